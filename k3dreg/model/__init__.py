@@ -1,0 +1,1 @@
+"""Values of the OCI world.  No Twisted, no I/O."""

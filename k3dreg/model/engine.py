@@ -1,0 +1,81 @@
+"""What an engine says of itself and of an image, as values."""
+
+from __future__ import annotations
+
+import enum
+
+from attrs import frozen
+
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.platform import Platform
+
+
+class ImageStore(enum.Enum):
+    """How an engine keeps images.  It decides what an image's ID means, and which digests exist at all."""
+
+    CONTAINERD = "containerd"  # ID = digest of the tag's target; every registry digest is kept
+    CLASSIC = "classic"  # ID = digest of the config; manifests are not kept
+    PODMAN = "podman"  # as CLASSIC, with another archive layout
+
+
+@frozen
+class EngineInfo:
+    """An engine, as of the last time it was asked.
+
+    `id` is the engine's own (`/info` ID), "" where it has none.  `root_dir` is a path on the *engine's* host.
+    """
+
+    id: str
+    version: str
+    api_version: tuple[int, int]
+    store: ImageStore
+    driver: str
+    root_dir: str
+    os_type: str = "linux"
+    containerd_address: str = ""
+
+
+@frozen
+class ChildManifest:
+    """One entry of an image's index, as the engine sees it (API 1.48, `Manifests`)."""
+
+    descriptor: Descriptor
+    available: bool
+    kind: str  # "image", "attestation", "unknown"
+
+
+@frozen
+class EngineImage:
+    """An image in the engine.
+
+    `descriptor` is the root's descriptor where the engine tells it (containerd store, API >= 1.48).
+    `diff_ids` are the digests of the uncompressed layers, lowest first.
+    `children` is empty where the engine does not tell (API < 1.48, or classic).
+    `size` in bytes as the engine counts it: it changes when another platform of the image arrives.
+    """
+
+    id: Digest
+    store: ImageStore
+    tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    diff_ids: tuple[Digest, ...] = ()
+    descriptor: Descriptor | None = None
+    children: tuple[ChildManifest, ...] = ()
+    platform: Platform | None = None
+    size: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an export of the image under the same ID may hold more, or less, than before."""
+        held = "".join("1" if child.available else "0" for child in self.children)
+        return f"{self.id} {self.size} {held}"
+
+
+@frozen
+class PullProgress:
+    """How far a pull by the engine is: bytes of layers that arrived, and are expected as far as known."""
+
+    status: str
+    current: int = 0
+    total: int = 0

@@ -1,0 +1,178 @@
+"""Everything that can go wrong, as one small tree.
+
+No class here knows an HTTP status: `k3dreg.web.errors` holds the one table that maps a class to
+(status, OCI error code), and a test walks this tree to see that none is missing from it.
+
+The text of an error is shown to people: in the log, in the OCI error JSON and from there in a
+pod's events.  It must never hold a secret or a path of this machine.
+"""
+
+from __future__ import annotations
+
+
+class K3dregError(Exception):
+    """The root of every error that k3dreg raises on purpose.
+
+    `str(error)` is one sentence for a person; `advice` is what that person can do, or "".
+    """
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+# -- the request is wrong ---------------------------------------------------------------------
+
+
+class BadRequest(K3dregError):
+    """The request is not one the distribution-spec knows, or a part of it does not parse."""
+
+
+class InvalidName(BadRequest):
+    """A repository name or registry host outside the spec's grammar."""
+
+
+class InvalidReference(BadRequest):
+    """A tag, or a tag-or-digest, outside the spec's grammar."""
+
+
+class InvalidDigest(BadRequest):
+    """A digest that does not parse, or names an algorithm other than sha256 and sha512."""
+
+
+class InvalidManifest(BadRequest):
+    """Bytes that are not a manifest or index this registry understands."""
+
+
+class UnsupportedOperation(K3dregError):
+    """A route that exists, asked for with a method it does not have."""
+
+
+class RangeNotSatisfiable(K3dregError):
+    """A byte range that lies outside the blob; `size` is the blob's size in bytes."""
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
+# -- what was asked for is not here -------------------------------------------------------------
+
+
+class NotFound(K3dregError):
+    """Neither k3dreg nor Docker can provide it: a node should ask its next host."""
+
+
+class ManifestUnknown(NotFound):
+    """No manifest by this reference."""
+
+
+class BlobUnknown(NotFound):
+    """No blob by this digest."""
+
+
+class NameUnknown(NotFound):
+    """No repository by this name."""
+
+
+class ImageNotInEngine(NotFound):
+    """The engine holds no image by this name or ID (its own 404)."""
+
+
+# -- the image's registry said no, through the engine -------------------------------------------
+
+
+class Refused(K3dregError):
+    """The image's own registry refused what the engine asked of it; the text is Docker's own words."""
+
+
+class AuthenticationRequired(Refused):
+    """Credentials are needed.  `challenge`: whether asking the client for some makes sense."""
+
+    def __init__(self, message: str, *, challenge: bool = True, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.challenge = challenge
+
+
+class Denied(Refused):
+    """Credentials were understood and are not enough."""
+
+
+class RateLimited(Refused):
+    """The image's registry counts pulls and this one was too many."""
+
+
+class UpstreamFailed(Refused):
+    """The image's registry could not be reached, or failed."""
+
+
+# -- the engine ---------------------------------------------------------------------------------
+
+
+class EngineError(K3dregError):
+    """The engine answered in a way that is no answer to the question.
+
+    `status` is the HTTP status of its answer, 0 when the error came inside a body.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.status = status
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot be reached, or the connection to it was lost."""
+
+
+class EngineTooOld(EngineError):
+    """The engine and k3dreg have no API version in common."""
+
+
+class EngineSilent(EngineUnavailable):
+    """The engine sent nothing for longer than the limit; what was under way has been given up."""
+
+
+# -- content ------------------------------------------------------------------------------------
+
+
+class ContentError(K3dregError):
+    """Bytes are not what they were said to be.  They are never served as whole."""
+
+
+class DigestMismatch(ContentError):
+    """Bytes do not hash to the digest, or are not as many, as was said."""
+
+
+class ArchiveError(ContentError):
+    """A stream of `docker save` is not a whole image archive; the text says where it broke."""
+
+
+class ImageIncomplete(ContentError):
+    """The engine's export of an image lacks blobs of a platform that it claims to hold."""
+
+
+class ContentGone(ContentError):
+    """A blob went away while it was read (evicted, or collected by the engine)."""
+
+
+# -- k3dreg itself ------------------------------------------------------------------------------
+
+
+class StoreError(K3dregError):
+    """The state directory could not be read or written."""
+
+
+class StoreFull(StoreError):
+    """No room is left on the disk of the state directory."""
+
+
+class NotYet(K3dregError):
+    """The work goes on, but longer than a client waits: ask again in `after` seconds."""
+
+    def __init__(self, message: str, *, after: float) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class UsageError(K3dregError):
+    """A setting that cannot be used; the text is a usage line."""

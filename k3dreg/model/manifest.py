@@ -1,0 +1,103 @@
+"""Manifests and indexes: read from bytes, or made for an image that has none.
+
+Bytes are the truth: nothing here writes a manifest again that it has read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from attrs import evolve, frozen
+
+from k3dreg.model import media_types
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import InvalidManifest
+
+# distribution-spec 1.1 asks registries to take manifests of at least 4 MiB; containerd refuses larger ones.
+LARGEST_MANIFEST = 4 * 1024 * 1024
+
+
+@frozen
+class Manifest:
+    """An image manifest, an artifact's manifest, or an index.
+
+    For a manifest `config` and `layers` are set; for an index `manifests`.
+    """
+
+    media_type: str
+    config: Descriptor | None = None
+    layers: tuple[Descriptor, ...] = ()
+    manifests: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+    artifact_type: str = ""
+
+    @property
+    def is_index(self) -> bool:
+        return self.media_type in media_types.INDEXES
+
+    def children(self) -> Iterator[Descriptor]:
+        """Everything this document refers to as a part of itself: config and layers, or manifests.  Not `subject`."""
+        if self.config is not None:
+            yield self.config
+        yield from self.layers
+        yield from self.manifests
+
+    @classmethod
+    def parse(cls, data: bytes, media_type: str = "") -> Manifest:
+        """The document in `data`; `media_type` is what its descriptor or Content-Type said, if anything did.
+
+        Raises `InvalidManifest` (or `InvalidDigest`) when it is neither a manifest nor an index.
+        """
+        if len(data) > LARGEST_MANIFEST:
+            raise InvalidManifest(f"a manifest of {len(data)} bytes is larger than {LARGEST_MANIFEST}")
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise InvalidManifest("a manifest is not JSON") from error
+        if not isinstance(value, dict):
+            raise InvalidManifest("a manifest is not a JSON object")
+        own = value.get("mediaType") or media_type
+        manifests, layers = value.get("manifests"), value.get("layers")
+        if not own:
+            own = media_types.OCI_INDEX if isinstance(manifests, list) else media_types.OCI_MANIFEST
+        if media_type and own != media_type:
+            raise InvalidManifest(f"a manifest says it is {own!r} and was called {media_type!r}")
+        subject = value.get("subject")
+        read = cls(
+            own,
+            subject=None if subject is None else Descriptor.from_json(subject),
+            artifact_type=str(value.get("artifactType") or ""),
+        )
+        if own in media_types.INDEXES:
+            if not isinstance(manifests, list):
+                raise InvalidManifest("an index has no manifests")
+            return evolve(read, manifests=tuple(map(Descriptor.from_json, manifests)))
+        if own in media_types.MANIFESTS:
+            if not isinstance(layers, list):
+                raise InvalidManifest("a manifest has no layers")
+            config = Descriptor.from_json(value.get("config"))
+            return evolve(read, config=config, layers=tuple(map(Descriptor.from_json, layers)))
+        raise InvalidManifest(f"not the media type of a manifest or an index: {own[:150]!r}")
+
+
+def make_image_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
+    """The manifest of an image whose engine keeps none (the classic store, Podman), and its descriptor.
+
+    `config` gives digest and size of the exact config bytes; `layers` digest (the diffID) and size of the
+    uncompressed layer tars, in order.  The same input gives the same bytes in every version of k3dreg:
+    nodes compare digests, so this must never change.
+    """
+
+    def plain(media_type: str, d: Descriptor) -> dict[str, str | int]:
+        return {"mediaType": media_type, "digest": str(d.digest), "size": d.size}
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_types.OCI_MANIFEST,
+        "config": plain(media_types.OCI_CONFIG, config),
+        "layers": [plain(media_types.OCI_LAYER, layer) for layer in layers],
+    }
+    data = json.dumps(document, separators=(",", ":")).encode("ascii")
+    return Descriptor(media_types.OCI_MANIFEST, Digest.of(data), len(data)), data

@@ -1,0 +1,24 @@
+"""The story of one request, told by whoever works on it and written as one log line."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+
+@define
+class Trace:
+    """What was done for a request.
+
+    Use cases and sources add to it; the web room writes it.  `source` is where the bytes came from, in one word
+    ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
+    is why it failed, in one sentence.
+    """
+
+    source: str = ""
+    steps: list[str] = field(factory=list)
+    reason: str = ""
+
+    def step(self, text: str) -> None:
+        """Add a step; said twice, it is told once."""
+        if text not in self.steps:
+            self.steps.append(text)

@@ -1,0 +1,1 @@
+"""k3dreg's own content on disk."""
