@@ -90,7 +90,7 @@ class IBlobStore(Interface):
         """Keep a small document; returns its sha256 digest.  Raises `StoreFull` or `StoreError`."""
 
     def hold(digests: Iterable[Digest]) -> Callable[[], None]:
-        """Keep these from being evicted, whether they are here already or not, until the returned function is called."""
+        """Keep these from being evicted, here already or not, until the returned function is called."""
 
     async def discard(digest: Digest) -> None:
         """Remove a blob, e.g. one found to be damaged.  A blob that is not here is no error."""
