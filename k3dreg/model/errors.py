@@ -44,6 +44,42 @@ class InvalidManifest(BadRequest):
     """Bytes that are not a manifest or index this registry understands."""
 
 
+class UploadInvalid(BadRequest):
+    """A request to an upload session that does not fit it."""
+
+
+class DigestNotMatched(BadRequest):
+    """What a client pushed does not hash to the digest it gave."""
+
+
+class SizeNotMatched(BadRequest):
+    """What a client pushed is not as long as it said."""
+
+
+class ManifestBlobUnknown(BadRequest):
+    """A pushed manifest refers to content that is not here: its parts are to be pushed first."""
+
+
+class TooLarge(BadRequest):
+    """A body of more bytes than this registry takes for such a request."""
+
+
+class UploadOutOfOrder(K3dregError):
+    """A chunk that does not begin where the upload session ends; `received` is how many bytes it has.
+
+    `location` is where the session goes on, for the answer.
+    """
+
+    def __init__(self, message: str, *, received: int, location: str = "") -> None:
+        super().__init__(message)
+        self.received = received
+        self.location = location
+
+
+class TooManyUploads(K3dregError):
+    """As many upload sessions are open as are allowed."""
+
+
 class UnsupportedOperation(K3dregError):
     """A route that exists, asked for with a method it does not have."""
 
@@ -75,8 +111,20 @@ class NameUnknown(NotFound):
     """No repository by this name."""
 
 
+class RouteUnknown(NotFound):
+    """A path that is none of the distribution-spec's."""
+
+
+class UploadUnknown(NotFound):
+    """No upload session by this identifier."""
+
+
 class ImageNotInEngine(NotFound):
     """The engine holds no image by this name or ID (its own 404)."""
+
+
+class FileAbsent(NotFound):
+    """The engine's host has no such file.  Sources turn it into what it means for an image."""
 
 
 # -- the image's registry said no, through the engine -------------------------------------------
@@ -130,6 +178,10 @@ class EngineTooOld(EngineError):
 
 class EngineSilent(EngineUnavailable):
     """The engine sent nothing for longer than the limit; what was under way has been given up."""
+
+
+class FilesUnreachable(EngineError):
+    """The engine's files cannot be read from here in the way that was tried; another source has to serve."""
 
 
 # -- content ------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ Bytes are the truth: nothing here writes a manifest again that it has read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from k3dreg.model import media_types
 from k3dreg.model.descriptor import Descriptor
@@ -32,6 +32,7 @@ class Manifest:
     manifests: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
     artifact_type: str = ""
+    annotations: Mapping[str, str] = field(factory=dict, eq=False)
 
     @property
     def is_index(self) -> bool:
@@ -59,7 +60,11 @@ class Manifest:
         if not isinstance(value, dict):
             raise InvalidManifest("a manifest is not a JSON object")
         own = value.get("mediaType") or media_type
-        manifests, layers = value.get("manifests"), value.get("layers")
+        # Programs in Go write an empty list as null.
+        manifests, layers = (_list(value, key) for key in ("manifests", "layers"))
+        annotations = value.get("annotations") or {}
+        if not isinstance(annotations, dict):
+            raise InvalidManifest("a manifest's annotations are not an object")
         if not own:
             own = media_types.OCI_INDEX if isinstance(manifests, list) else media_types.OCI_MANIFEST
         if media_type and own != media_type:
@@ -69,6 +74,7 @@ class Manifest:
             own,
             subject=None if subject is None else Descriptor.from_json(subject),
             artifact_type=str(value.get("artifactType") or ""),
+            annotations={str(k): str(v) for k, v in annotations.items()},
         )
         if own in media_types.INDEXES:
             if not isinstance(manifests, list):
@@ -80,6 +86,11 @@ class Manifest:
             config = Descriptor.from_json(value.get("config"))
             return evolve(read, config=config, layers=tuple(map(Descriptor.from_json, layers)))
         raise InvalidManifest(f"not the media type of a manifest or an index: {own[:150]!r}")
+
+
+def _list(value: Mapping[str, object], key: str) -> object:
+    """A member that should be a list; a null that is really there is an empty one."""
+    return [] if key in value and value[key] is None else value.get(key)
 
 
 def make_image_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:

@@ -56,6 +56,19 @@ class Repository:
                     path = f"library/{path}"
         return cls(registry, path)
 
+    @property
+    def upstream(self) -> Repository:
+        """The same with its registry, as Docker reads a name without: `my-image` is `docker.io/library/my-image`.
+
+        The grammar is that of `distribution/reference`, `splitDockerDomain`; a path holds neither colons nor capitals.
+        """
+        if self.registry is not None:
+            return self
+        first, slash, rest = self.path.partition("/")
+        if slash and ("." in first or first == "localhost"):
+            return Repository.parse(rest, first)
+        return Repository.parse(self.path, DOCKER_HUB)
+
     def __str__(self) -> str:
         """As a person writes it, and as every Docker engine takes it: `docker.io/library/nginx`, `my-image`."""
         return self.path if self.registry is None else f"{self.registry}/{self.path}"

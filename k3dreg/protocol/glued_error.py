@@ -1,0 +1,44 @@
+"""Docker's error messages inside an archive.
+
+`docker save` has answered 200 before it starts: what fails later is told by
+`{"errorDetail":{"message":...},"error":...}\\r\\n`, written behind the part of the tar that was sent,
+and the body then ends as if nothing had happened (moby, api/server/router/image, `getImagesGet`).
+"""
+
+from __future__ import annotations
+
+import json
+
+# Bytes kept of such an object, which says the message twice.  Docker's messages have some hundred bytes.
+LONGEST_OBJECT = 16 * 1024
+# Characters: it becomes part of a pod's events, which Kubernetes cuts at 1024.
+_LONGEST_SHOWN = 400
+
+_BEGINNING = b'{"errorDetail"'
+
+
+def message_of(data: bytes) -> str | None:
+    """The message if `data` is such an object, else None.  One line, of bounded length."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    detail = value.get("errorDetail")
+    nested = detail.get("message") if isinstance(detail, dict) else None
+    for text in (nested, value.get("error"), value.get("message")):
+        if isinstance(text, str) and text.strip():
+            return _shown(text)
+    return None
+
+
+def message_at_end(data: bytes) -> str | None:
+    """The message if `data` ends with such an object, else None."""
+    at = data.rfind(_BEGINNING)
+    return None if at < 0 else message_of(data[at:])
+
+
+def _shown(text: str) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 1] + "…"
