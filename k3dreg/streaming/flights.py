@@ -1,0 +1,196 @@
+"""One piece of work for many who want its result at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar, cast
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
+from twisted.python.failure import Failure
+
+from k3dreg.log import make_logger
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+log = make_logger()
+
+
+class _Waiters(Generic[V]):
+    """Those who wait for one result, each on a Deferred of his own."""
+
+    def __init__(self) -> None:
+        self._deferreds: list[Deferred[V]] = []
+
+    def __len__(self) -> int:
+        return len(self._deferreds)
+
+    def add(self) -> Deferred[V]:
+        """One more.  Cancelling the Deferred removes it and disturbs nobody else."""
+        waiter: Deferred[V] = Deferred(self._remove)
+        self._deferreds.append(waiter)
+        return waiter
+
+    def deliver(self, result: V | Failure) -> None:
+        """Fire them all, in the order in which they came.
+
+        One at a time from the list, because what one waiter does next may be to cancel another.
+        """
+        while self._deferreds:
+            waiter = self._deferreds.pop(0)
+            if isinstance(result, Failure):
+                # His own, because a Failure is changed by those it passes through.
+                waiter.errback(Failure(result.value, result.type, result.tb))
+            else:
+                waiter.callback(result)
+
+    def _remove(self, waiter: Deferred[V]) -> None:
+        if waiter in self._deferreds:
+            self._deferreds.remove(waiter)
+
+
+@define(eq=False)
+class _Flight(Generic[V]):
+    waiters: _Waiters[V] = field(factory=_Waiters)
+    work: Deferred[None] | None = None
+
+
+class Flights(Generic[K, V]):
+    """Single flight: the first who asks for a key starts the work, everyone who asks meanwhile waits for its result.
+
+    The work belongs to nobody: it goes on when all who wait have left, and a failure is only logged then.  A result
+    is not kept; who asks after the end starts anew.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[K, _Flight[V]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def keys(self) -> list[K]:
+        """What is under way."""
+        return list(self._flights)
+
+    def waiters(self, key: K) -> int:
+        """How many wait for `key`."""
+        flight = self._flights.get(key)
+        return 0 if flight is None else len(flight.waiters)
+
+    def join(self, key: K, start: Callable[[], Awaitable[V]]) -> Deferred[V]:
+        """The result of the work for `key`, which `start` begins unless it is under way.
+
+        Fails as the work fails, also when `start` itself raises; every waiter gets a Failure of his own around the
+        same exception.  Cancelling removes this waiter only.  After `shutdown` it fails with `CancelledError`.
+
+        The work must not wait for its own key: that would be for ever.
+        """
+        if self._closed:
+            return fail(CancelledError("k3dreg is stopping"))
+        flight = self._flights.get(key)
+        if flight is not None:
+            return flight.waiters.add()
+        # In the table before it starts: `start` may come back here for the same key.
+        flight = self._flights[key] = _Flight()
+        waiter = flight.waiters.add()
+        flight.work = Deferred.fromCoroutine(_awaited(start)).addBoth(self._landed, key, flight)
+        return waiter
+
+    def shutdown(self) -> Deferred[None]:
+        """Cancel everything and take nothing more; fires when all has ended.  Waiters get `CancelledError`."""
+        self._closed = True
+        works = [flight.work for flight in self._flights.values() if flight.work is not None]
+        for work in works:
+            work.cancel()
+        return DeferredList(works).addCallback(lambda _: None)
+
+    def _landed(self, result: V | Failure, key: K, flight: _Flight[V]) -> None:
+        # Before the waiters hear of it, so that one who tries again starts anew.
+        del self._flights[key]
+        if not flight.waiters:
+            _log_unheard(result, key)
+        flight.waiters.deliver(result)
+
+
+@define(eq=False)
+class _Question(Generic[V]):
+    """What is asked about one key: the question under way, and the one after it."""
+
+    now: _Waiters[V] = field(factory=_Waiters)
+    later: _Waiters[V] = field(factory=_Waiters)
+    start_later: Callable[[], Awaitable[V]] | None = None
+    work: Deferred[None] | None = None
+
+
+class Fresh(Generic[K, V]):
+    """Single flight for answers that must not be older than the asking.
+
+    Who asks while a question for the same key is under way does not share it, for it began before he asked; he shares
+    the next one, which starts when the first ends.  So any number who ask at once cost two questions, and a steady
+    stream of them costs one question at a time.
+    """
+
+    def __init__(self) -> None:
+        self._questions: dict[K, _Question[V]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def ask(self, key: K, start: Callable[[], Awaitable[V]]) -> Deferred[V]:
+        """An answer that `start` began to look for after this call.
+
+        Fails as the question fails.  Cancelling removes this waiter only; a question that all have left before it
+        started is not asked.  After `shutdown` it fails with `CancelledError`.
+        """
+        if self._closed:
+            return fail(CancelledError("k3dreg is stopping"))
+        question = self._questions.get(key)
+        if question is not None:
+            question.start_later = start
+            return question.later.add()
+        question = self._questions[key] = _Question()
+        waiter = question.now.add()
+        self._start(key, question, start)
+        return waiter
+
+    def shutdown(self) -> Deferred[None]:
+        """Cancel everything and take nothing more; fires when all has ended.  Waiters get `CancelledError`."""
+        self._closed = True
+        works = []
+        for question in list(self._questions.values()):
+            question.later.deliver(Failure(CancelledError("k3dreg is stopping")))
+            if question.work is not None:
+                works.append(question.work)
+                question.work.cancel()
+        return DeferredList(works).addCallback(lambda _: None)
+
+    def _start(self, key: K, question: _Question[V], start: Callable[[], Awaitable[V]]) -> None:
+        work = Deferred.fromCoroutine(_awaited(start))
+        # Before a callback is added: an answer that is there already may start, and set, the next.
+        question.work = cast("Deferred[None]", work)
+        work.addBoth(self._answered, key, question)
+
+    def _answered(self, result: V | Failure, key: K, question: _Question[V]) -> None:
+        if not question.now:
+            _log_unheard(result, key)
+        # The question stays in the table meanwhile: who asks again on hearing the answer joins the next.
+        question.now.deliver(result)
+        start, question.start_later = question.start_later, None
+        if start is None or not question.later:
+            del self._questions[key]
+            return
+        question.now, question.later = question.later, _Waiters()
+        self._start(key, question, start)
+
+
+async def _awaited(start: Callable[[], Awaitable[V]]) -> V:
+    """So that an exception of `start` itself is one of the work's."""
+    return await start()
+
+
+def _log_unheard(result: object, key: object) -> None:
+    if isinstance(result, Failure) and not result.check(CancelledError):
+        log.warn("{key}: failed when nobody waited any more: {error}", key=key, error=result.getErrorMessage())
