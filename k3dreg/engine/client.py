@@ -1,0 +1,173 @@
+"""The local engine, by its Engine API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from k3dreg.engine.connection import Connection, Params
+from k3dreg.engine.messages import PullTally, object_of, parse_image, parse_info, stream_error
+from k3dreg.engine.refusals import refusal
+from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests
+from k3dreg.model.digest import Digest
+from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore, PullProgress
+from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine
+from k3dreg.protocol.jsonlines import JsonObjects
+
+# Seconds without a byte after which a stream is given up.  The longest silence of a healthy engine that was seen
+# is a few seconds, while it commits a large layer; a slow disk may need many times that.
+SILENCE = 120.0
+# Seconds until the first byte of a save.  Engines with a classic store first write the whole archive to a
+# directory of their own (7 to 14 s for 1.3 GB was measured) and say nothing meanwhile.  This is enough for
+# some 300 GB; an engine that dies closes the connection long before.
+PREPARATION = 3600.0
+# The API version from which an image's inspection tells of the children of its index (`manifests=1`).
+_TELLS_CHILDREN = (1, 48)
+
+
+@implementer(IEngine, IEngineRequests)
+class Engine:
+    """See `IEngine`.  `silence` in seconds; `description` is for logs: the URL, which errors never tell."""
+
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        *,
+        base: str = "http://engine",
+        silence: float = SILENCE,
+        description: str,
+    ) -> None:
+        self._connection = Connection(agent, clock, base=base, silence=silence)
+        self._info: tuple[int, EngineInfo] | None = None
+        self.description = description
+
+    async def info(self) -> EngineInfo:
+        """What engine this is; remembered until the connection was lost or a sign of another store was seen."""
+        if self._info is None or self._info[0] != self._connection.generation:
+            generation = self._connection.generation
+            api = await self._connection.api_version()
+            told = object_of(await self._connection.get_json("/info"), "/info")
+            version = object_of(await self._connection.get_json("/version"), "/version")
+            self._info = (generation, parse_info(told, version, api))
+        return self._info[1]
+
+    async def inspect(self, name: str) -> EngineImage:
+        """The image, asked anew.  Raises `ImageNotInEngine` for names that cannot be one, too."""
+        path = f"/images/{_path_of(name)}/json"
+        info = await self.info()
+        params = {"manifests": "1"} if info.api_version >= _TELLS_CHILDREN else {}
+        try:
+            answer = object_of(await self._connection.get_json(path, params), "an inspection")
+        except EngineError as error:
+            if error.status == 404 or (error.status == 400 and "invalid reference format" in str(error)):
+                raise ImageNotInEngine(f"Docker has no image {name}") from error
+            raise
+        if _is_of_other_store(answer, info):
+            # The engine came back with its other image store while nobody was connected.
+            self._info = None
+            info = await self.info()
+        return parse_image(answer, info.store)
+
+    async def pull(self, name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
+        """Let the engine pull `name`; `latest` is meant where it has neither tag nor digest."""
+        repository, target = _split(name)
+        try:
+            response = await self._connection.request(
+                "POST",
+                "/images/create",
+                # Without a tag the engine would pull every tag of the repository.
+                params={"fromImage": repository, "tag": target},
+                headers={"X-Registry-Auth": registry_auth} if registry_auth else {},
+            )
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if not error.status:
+                raise
+            raise refusal(error.status, str(error)) from error
+        stream = self._connection.body(response, f"Docker's pull of {name}")
+        try:
+            await _follow(stream, progress)
+        finally:
+            stream.close()
+
+    async def save(self, image: Digest) -> IByteStream:
+        """The archive of an image.  Errors after its first byte are inside the archive (see `sources`)."""
+        # A containerd store begins at once.
+        patience = None if (await self.info()).store is ImageStore.CONTAINERD else PREPARATION
+        try:
+            response = await self._connection.request(
+                "GET", "/images/get", params={"names": str(image)}, patience=patience
+            )
+        except EngineError as error:
+            if error.status == 404:
+                raise ImageNotInEngine(f"Docker has no image {image}") from error
+            if error.status:
+                # Engine 20.10 and Podman say 500 of an image that they do not have.
+                await self.inspect(str(image))
+            raise
+        return self._connection.body(response, f"Docker's export of {image.algorithm}:{image.short}")
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | IBodyProducer | None = None,
+        versioned: bool = True,
+        patience: float | None = None,
+    ) -> IResponse:
+        """Any other request to the engine: see `Connection.request`."""
+        return await self._connection.request(
+            method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
+        )
+
+    def body(self, response: IResponse, what: str) -> IByteStream:
+        """The body of an answer to `request`: see `Connection.body`."""
+        return self._connection.body(response, what)
+
+
+async def _follow(stream: IByteStream, progress: Callable[[PullProgress], None]) -> None:
+    """Read a pull's progress to its end.  Raises what `refusal` makes of an error in it."""
+    objects, tally = JsonObjects(), PullTally()
+    while data := await stream.read():
+        for message in objects.feed(data):
+            error = stream_error(message)
+            if error is not None:
+                raise refusal(0, error)
+            state = tally.add(message)
+            if state is not None:
+                progress(state)
+    objects.close()
+
+
+def _path_of(name: str) -> str:
+    """`name` as a part of a URL's path.  The engine matches names with their slashes, and takes `:` and `@` plain."""
+    if not name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ImageNotInEngine(f"not the name of an image: {name[:150]!r}")
+    return quote(name, safe="/:@")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A reference's repository, and its digest or else its tag, or else `latest`."""
+    rest, _, digest = name.partition("@")
+    path, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:  # the colon of a port
+        path, tag = rest, "latest"
+    return path, digest or tag
+
+
+def _is_of_other_store(answer: Mapping[str, object], info: EngineInfo) -> bool:
+    """Whether an inspection comes from another image store than `info` tells of."""
+    graph = answer.get("GraphDriver")
+    driver = graph.get("Name") if isinstance(graph, dict) else None
+    if answer.get("Descriptor") and info.store is not ImageStore.CONTAINERD:
+        return True
+    return isinstance(driver, str) and bool(driver) and driver != info.driver

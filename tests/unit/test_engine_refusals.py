@@ -1,0 +1,170 @@
+"""Tests of k3dreg.engine.refusals: what engines said to a scripted registry, in both image stores."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k3dreg.engine.refusals import refusal
+from k3dreg.model.errors import (
+    AuthenticationRequired,
+    Denied,
+    EngineError,
+    K3dregError,
+    ManifestUnknown,
+    RateLimited,
+    UpstreamFailed,
+)
+
+_RESOLVE = 'failed to resolve reference "h.io/n/a:1": '
+_HEAD = f"unknown: {_RESOLVE}unexpected status from HEAD request to https://h.io/v2/n/a/manifests/1: "
+_PAGE = "<html>\r\n<head><title>404 Not Found</title></head><body>unauthorized denied</body></html>"
+
+_SAID: list[tuple[str, int, str, type[K3dregError]]] = [
+    ("name unknown, containerd", 404, f"{_RESOLVE}h.io/n/a:1: not found", ManifestUnknown),
+    ("name unknown, classic", 404, "name unknown", ManifestUnknown),
+    ("manifest, classic", 404, "manifest for h/n:t not found: manifest unknown: manifest unknown", ManifestUnknown),
+    ("404 page, classic", 500, f"unknown: {_PAGE}", ManifestUnknown),
+    (
+        "no credentials, containerd",
+        500,
+        f"{_RESOLVE}pull access denied, repository does not exist or may require authorization: "
+        "authorization failed: no basic auth credentials",
+        AuthenticationRequired,
+    ),
+    (
+        "no credentials, classic",
+        500,
+        'Head "http://h.io/v2/n/a/manifests/1": no basic auth credentials',
+        AuthenticationRequired,
+    ),
+    ("wrong credentials, containerd", 500, f"{_HEAD}401 Unauthorized", AuthenticationRequired),
+    ("wrong credentials, classic", 401, "unauthorized", AuthenticationRequired),
+    (
+        "insufficient scope, containerd",
+        404,
+        "pull access denied for h.io/n/a, repository does not exist or may require 'docker login'",
+        AuthenticationRequired,
+    ),
+    (
+        "insufficient scope, classic",
+        404,
+        "pull access denied for h.io/n/a, repository does not exist or may require 'docker login': "
+        "denied: requested access to the resource is denied",
+        AuthenticationRequired,
+    ),
+    (
+        "token server, containerd",
+        401,
+        "authentication required - incorrect username or password",
+        AuthenticationRequired,
+    ),
+    (
+        "token server, classic",
+        401,
+        'Head "https://h.io/v2/n/a/manifests/1": unauthorized: incorrect username or password',
+        AuthenticationRequired,
+    ),
+    ("failed to authorize", 500, f"{_RESOLVE}failed to authorize: failed to fetch", AuthenticationRequired),
+    ("403, containerd", 500, f"{_HEAD}403 Forbidden", Denied),
+    ("403, classic", 403, "denied", Denied),
+    ("403 with words, classic", 500, "error pulling image configuration: denied: no", Denied),
+    (
+        "403 page, classic",
+        404,
+        f"pull access denied for h.io/n/a, repository does not exist or may require 'docker login': denied: {_PAGE}",
+        AuthenticationRequired,
+    ),
+    ("429, containerd", 500, f"{_HEAD}429 Too Many Requests", RateLimited),
+    ("429, classic", 429, "toomanyrequests: You have reached your pull rate limit.", RateLimited),
+    ("429 in the stream", 0, "toomanyrequests: You have reached your pull rate limit.", RateLimited),
+    ("500, containerd", 500, f"{_HEAD}500 Internal Server Error", UpstreamFailed),
+    ("500, classic", 500, "received unexpected HTTP status: 500 Internal Server Error", UpstreamFailed),
+    (
+        "closed port, containerd",
+        500,
+        f'{_RESOLVE}failed to do request: Head "https://h.io/v2/": dial tcp 127.0.0.1:1: connect: connection refused',
+        UpstreamFailed,
+    ),
+    (
+        "unknown host, classic",
+        500,
+        'Get "https://h.io/v2/": dial tcp: lookup h.io on 10.0.0.1:53: no such host',
+        UpstreamFailed,
+    ),
+    ("plain HTTP", 500, "http: server gave HTTP response to HTTPS client", UpstreamFailed),
+    ("bad certificate", 500, "tls: failed to verify certificate: x509: certificate has expired", UpstreamFailed),
+    ("not TLS", 500, "tls: first record does not look like a TLS handshake", UpstreamFailed),
+    (
+        "platform, containerd",
+        404,
+        "no matching manifest for linux/s390x in the manifest list entries: no match for platform in manifest: "
+        "not found",
+        ManifestUnknown,
+    ),
+    ("platform, classic", 0, "no matching manifest for linux/s390x in the manifest list entries", ManifestUnknown),
+    (
+        "malformed, containerd",
+        0,
+        "unable to fetch descriptor () which reports content size of zero: invalid argument",
+        UpstreamFailed,
+    ),
+    (
+        "blob, classic",
+        0,
+        "error pulling image configuration: download failed after attempts=1: unknown blob",
+        UpstreamFailed,
+    ),
+    (
+        "blob, containerd",
+        0,
+        "failed to copy: httpReadSeeker: failed open: content at https://h.io/v2/n/a/blobs/sha256:00 not found: "
+        "not found",
+        UpstreamFailed,
+    ),
+    ("bad name", 400, "invalid reference format: repository name (h.io/N) must be lowercase", ManifestUnknown),
+    ("reserved name", 403, "'scratch' is a reserved name", ManifestUnknown),
+    ("disk full", 0, "failed to register layer: write /usr/lib/x: no space left on device", EngineError),
+    ("the engine's own files", 500, "open /var/lib/docker/tmp/x: permission denied", EngineError),
+    ("no words", 500, "", UpstreamFailed),
+    ("no words, not found", 404, "", ManifestUnknown),
+]
+
+
+@pytest.mark.parametrize(("case", "status", "message", "kind"), _SAID, ids=[case for case, *_ in _SAID])
+def test_what_docker_says_becomes_the_right_kind_of_error(
+    case: str, status: int, message: str, kind: type[K3dregError]
+) -> None:
+    error = refusal(status, message)
+    assert type(error) is kind, error
+
+
+@pytest.mark.parametrize(("case", "status", "message", "kind"), _SAID, ids=[case for case, *_ in _SAID])
+def test_the_text_is_one_line_for_a_person(case: str, status: int, message: str, kind: type[K3dregError]) -> None:
+    text = str(refusal(status, message))
+    assert text
+    assert text.isprintable()
+    assert "<" not in text
+    assert "/var/lib" not in text
+
+
+def test_docker_s_own_words_are_kept() -> None:
+    said = 'manifest for h.io:5000/n/a:1 not found: Get "https://h.io/v2/n/a": manifest unknown'
+    assert str(refusal(404, said)) == said
+
+
+def test_a_page_is_named_by_its_title() -> None:
+    assert str(refusal(500, f"unknown: {_PAGE}")) == "unknown: (an HTML page: 404 Not Found)"
+
+
+_WORD = st.sampled_from(["denied", "unauthorized", "toomanyrequests", "not-found", "manifest", "unknown", "a"])
+_NAME = st.lists(_WORD, min_size=1, max_size=4).map("/".join)
+
+
+@given(_NAME, _WORD)
+def test_the_name_of_an_image_does_not_mislead(name: str, tag: str) -> None:
+    reference = f"h.io/{name}:{tag}"
+    head = f'failed to resolve reference "{reference}": '
+    refused = f'failed to do request: Head "https://h.io/v2/{name}/manifests/{tag}": dial tcp: connection refused'
+    assert type(refusal(500, head + refused)) is UpstreamFailed
+    assert type(refusal(404, f"{head}{reference}: not found")) is ManifestUnknown
+    assert type(refusal(404, f"manifest for {reference} not found: manifest unknown")) is ManifestUnknown
