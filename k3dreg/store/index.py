@@ -1,0 +1,135 @@
+"""What a store holds, in memory: sizes, order of use, who must not be evicted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from attrs import define, frozen
+
+from k3dreg.model.digest import Digest
+
+# Bytes.  Blobs smaller than this are evicted last: manifests and configs are what a HEAD is answered from, a thousand
+# of them weigh as much as one layer, and without them an image is exported again to answer it.
+SMALL = 64 * 1024
+
+
+@frozen
+class Usage:
+    """Bytes and number of blobs held, and the limit in bytes."""
+
+    bytes: int
+    count: int
+    limit: int
+
+
+@define
+class Entry:
+    """One blob.
+
+    `verified`: it has been hashed since it could last have been damaged.  `synced`: it is on the disk, not only in
+    the kernel's cache.  `stamped`: the time of the last use as the file tells it, in seconds since the epoch.
+    """
+
+    size: int
+    verified: bool
+    synced: bool
+    stamped: float
+
+
+class Index:
+    """Thread-safe; does no I/O and never waits for any, so the reactor's thread may use it too."""
+
+    def __init__(self, limit: int, is_pinned: Callable[[Digest], bool]) -> None:
+        """`limit` in bytes.  `is_pinned` says what may never be evicted; called in any thread, it must be quick."""
+        self._limit = limit
+        self._is_pinned = is_pinned
+        self._lock = threading.Lock()
+        self._entries: dict[Digest, Entry] = {}  # least recently used first
+        self._holds: dict[Digest, int] = {}
+        self._bytes = 0
+
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._entries
+
+    def usage(self) -> Usage:
+        """How much there is."""
+        with self._lock:
+            return Usage(self._bytes, len(self._entries), self._limit)
+
+    def peek(self, digest: Digest) -> Entry | None:
+        """What is known of a blob.  Not a use."""
+        return self._entries.get(digest)
+
+    def use(self, digest: Digest) -> Entry | None:
+        """As `peek`, and it is the most recently used from now on."""
+        with self._lock:
+            entry = self._entries.pop(digest, None)
+            if entry is not None:
+                self._entries[digest] = entry
+            return entry
+
+    def add(self, digest: Digest, entry: Entry) -> None:
+        """A blob is there, or there anew."""
+        with self._lock:
+            self._drop(digest)
+            self._entries[digest] = entry
+            self._bytes += entry.size
+
+    def remove(self, digest: Digest) -> None:
+        """A blob is gone.  No error when it was not there."""
+        with self._lock:
+            self._drop(digest)
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """Do not evict these until as many `release`s."""
+        with self._lock:
+            for digest in digests:
+                self._holds[digest] = self._holds.get(digest, 0) + 1
+
+    def release(self, digests: Iterable[Digest]) -> bool:
+        """Undo one `hold`.  Whether there is more than the limit now."""
+        with self._lock:
+            for digest in digests:
+                left = self._holds.get(digest, 0) - 1
+                if left > 0:
+                    self._holds[digest] = left
+                else:
+                    self._holds.pop(digest, None)
+            return self._bytes > self._limit
+
+    def is_wanted(self, digest: Digest) -> bool:
+        """Whether it is held or pinned."""
+        with self._lock:
+            return digest in self._holds or self._is_pinned(digest)
+
+    def take_victims(self, excess: int | None = None) -> dict[Digest, Entry]:
+        """Remove, and return, what is to be evicted: at least `excess` bytes, or what is beyond the limit.
+
+        Least recently used first, but the small ones after all others; nothing that is held or pinned, even when that
+        leaves too much.
+        """
+        with self._lock:
+            if excess is None:
+                excess = self._bytes - self._limit
+            victims: dict[Digest, Entry] = {}
+            for small in (False, True):
+                for digest, entry in self._entries.items():
+                    if excess <= 0:
+                        break
+                    if (entry.size < SMALL) is small and digest not in self._holds and not self._is_pinned(digest):
+                        victims[digest] = entry
+                        excess -= entry.size
+            for digest in victims:
+                self._drop(digest)
+            return victims
+
+    def matching(self, wanted: Callable[[Entry], bool]) -> list[Digest]:
+        """The blobs whose entries are `wanted`."""
+        with self._lock:
+            return [digest for digest, entry in self._entries.items() if wanted(entry)]
+
+    def _drop(self, digest: Digest) -> None:
+        entry = self._entries.pop(digest, None)
+        if entry is not None:
+            self._bytes -= entry.size

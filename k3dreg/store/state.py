@@ -1,0 +1,138 @@
+"""The state directory: who may use it, and what can be believed of what lies in it.
+
+    lock        locked (flock) by the daemon that uses the directory
+    session     what `Session` says
+    staging/    what is being written; emptied at every start
+    blobs/      content by digest (k3dreg.store.blobs)
+    images/     what is known of images (k3dreg.store.catalogue)
+
+All of it blocks: for worker threads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from attrs import frozen
+
+from k3dreg.log import make_logger
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import InvalidDigest, UsageError
+from k3dreg.store.disk import storage_errors, write_whole
+
+log = make_logger()
+
+# Made anew by the kernel at every boot (random(4)).
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@frozen
+class Session:
+    """The last use of a state directory, as it was recorded in it.
+
+    Cached content is not written through to the disk: an fsync for each blob would cost more than exporting it again.
+    What a killed daemon wrote is safe all the same, for it is in the kernel's page cache; it is lost only when the
+    *machine* stops before the kernel has written it out.  So:
+
+    - the daemon stopped cleanly: it has synced what it wrote, and named in `unverified` what it had no reason to
+      look at and could not vouch for;
+    - it did not, and the boot is the same: only the process died, what it could vouch for is as good as before;
+    - it did not, and the boot is another: nothing can be believed before it was hashed.
+    """
+
+    boot: str
+    clean: bool
+    unverified: frozenset[Digest] = frozenset()
+
+    def to_json(self) -> bytes:
+        """As it is recorded."""
+        value = {"boot": self.boot, "clean": self.clean, "unverified": sorted(map(str, self.unverified))}
+        return json.dumps(value).encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Session | None:
+        """None for anything else than what `to_json` made."""
+        try:
+            value = json.loads(data)
+            unverified = frozenset(Digest.parse(text) for text in value["unverified"])
+            return cls(str(value["boot"]), value["clean"] is True, unverified)
+        except (ValueError, TypeError, KeyError, AttributeError, InvalidDigest):
+            return None
+
+
+class StateDirectory:
+    """A state directory that is ours until `close`."""
+
+    def __init__(self, root: Path, boot_id_file: Path = _BOOT_ID) -> None:
+        """Makes the directory with what belongs in it, and locks it.
+
+        Raises `UsageError` when another daemon uses it or it cannot be made.
+        """
+        self.root = root
+        self.staging = root / "staging"
+        self.blobs = root / "blobs"
+        self.images = root / "images"
+        self._session = root / "session"
+        try:
+            for directory in (root, self.staging, self.blobs, self.images):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A file object: closed, and so unlocked, also when nobody gets to know of this one.
+            self._lock = (root / "lock").open("ab")
+        except OSError as error:
+            raise UsageError(f"the state directory {root} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UsageError(f"the state directory {root} is used by another k3dreg; give this one its own") from error
+        try:
+            self._boot = boot_id_file.read_text("ascii").strip()
+        except OSError:
+            self._boot = ""  # not Linux: every unclean stop may have been the machine's
+
+    def begin(self, held: Iterable[Digest]) -> tuple[frozenset[Digest], frozenset[Digest]]:
+        """Record that the directory is in use, and say what can be believed of the content `held` in it.
+
+        Returns what must be hashed before it is believed, and what can be believed but may not be on the disk yet.
+        Raises `StoreError`.
+        """
+        try:
+            last = Session.from_json(self._session.read_bytes())
+        except OSError:
+            last = None  # the first start; or lost with the power, in which case nothing else can be believed
+        everything = frozenset(held)
+        same_boot = last is not None and last.boot == self._boot != ""
+        unverified = last.unverified & everything if last is not None and (last.clean or same_boot) else everything
+        unsynced = frozenset() if last is not None and last.clean else everything - unverified
+        if unverified:
+            log.info(
+                "{count} blobs are verified at their next use: the machine had stopped before they were surely on disk",
+                count=len(unverified),
+            )
+        self._record(Session(self._boot, clean=False, unverified=unverified))
+        return unverified, unsynced
+
+    def end(self, unverified: Iterable[Digest]) -> None:
+        """Record a clean stop.  Call it when everything but `unverified` has been synced.  Raises `StoreError`."""
+        self._record(Session(self._boot, clean=True, unverified=frozenset(unverified)))
+
+    def clear_staging(self) -> None:
+        """Remove what an earlier daemon did not get done."""
+        for left in self.staging.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let others use the directory.  Safe any number of times."""
+        self._lock.close()
+
+    def _record(self, session: Session) -> None:
+        with storage_errors("recording the session"):
+            # Durable: it tells about a power failure.
+            write_whole(self._session, self.staging / "session", session.to_json(), durable=True)
