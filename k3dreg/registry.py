@@ -1,0 +1,137 @@
+"""The use case of a pull: reference -> image -> manifest -> blob.
+
+It knows the engine, the sources and the store by their interfaces only, and HTTP not at all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from zope.interface import implementer
+
+from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, IImageSource, IRegistry, ServedManifest
+from k3dreg.log import make_logger
+from k3dreg.model.credentials import BasicAuth, registry_auth
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.engine import EngineImage
+from k3dreg.model.errors import (
+    BlobUnknown,
+    DigestMismatch,
+    ImageIncomplete,
+    InvalidManifest,
+    K3dregError,
+    ManifestUnknown,
+    NotFound,
+)
+from k3dreg.model.manifest import Manifest
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+from k3dreg.resolving import CLASSIC_DIGEST_ADVICE, Resolver
+from k3dreg.streaming.memory import MemoryBlob
+
+log = make_logger()
+
+# Which content belongs to which image, for images asked for since the start: an image has some tens of parts, so this
+# is room for hundreds of images in a few MB.  The catalogue knows it of images that were exported, across restarts.
+_PARTS_REMEMBERED = 20_000
+
+
+@implementer(IRegistry)
+class Registry:
+    """Answers for manifests and blobs out of the store and, through the sources, out of the engine."""
+
+    def __init__(
+        self, resolver: Resolver, sources: Sequence[IImageSource], store: IBlobStore, catalogue: ICatalogue
+    ) -> None:
+        """`sources` in the order in which they are to be tried."""
+        self._resolver = resolver
+        self._sources = sources
+        self._store = store
+        self._catalogue = catalogue
+        self._parts: OrderedDict[Digest, EngineImage] = OrderedDict()
+
+    async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
+        """What the reference means now.
+
+        Raises `ManifestUnknown` or another `NotFound`, a `Refused` when the engine's pull was refused, and
+        `EngineError`.  Cancelling leaves pulls and exports running for whoever asks next.
+        """
+        if reference.digest is not None:
+            try:
+                return await self._manifest_by_digest(reference.digest, trace)
+            except NotFound:
+                pass
+        auth = "" if authorization is None else registry_auth(authorization, reference.repository.registry)
+        image = await self._resolver.image(reference, auth, trace)
+        if reference.digest is not None and image.id != reference.digest:
+            # The classic store: the image is there, and its registry's manifest is not.
+            raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
+        root = await self._root(image, reference, trace)
+        self._remember(root.digest, image)
+        return ServedManifest(root, lambda: self._open_manifest(root.digest, root.media_type, trace))
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        """A blob, whichever repository it is asked under: nodes ask for digests they learned elsewhere.
+
+        Never starts a pull.  Raises `BlobUnknown` at once for a digest that no known image has.
+        """
+        return await self._open(digest, trace)
+
+    async def _root(self, image: EngineImage, reference: Reference, trace: Trace) -> Descriptor:
+        failed: K3dregError | None = None
+        for source in self._sources:
+            try:
+                return await source.root(image, trace)
+            except (NotFound, ImageIncomplete) as error:
+                failed = error
+        raise failed or ManifestUnknown(f"no source gives {reference}")
+
+    async def _manifest_by_digest(self, digest: Digest, trace: Trace) -> ServedManifest:
+        """A manifest that is known by its digest already.  Raises `NotFound`."""
+        blob = await self._open_manifest(digest, "", trace)
+        return ServedManifest(Descriptor(blob.media_type, digest, blob.size), blob.itself)
+
+    async def _open_manifest(self, digest: Digest, media_type: str, trace: Trace) -> MemoryBlob:
+        """The manifest's bytes, verified; whatever it refers to is remembered as part of the same image."""
+        data = await (await self._open(digest, trace)).read()
+        if Digest.of(data, digest.algorithm) != digest:
+            raise DigestMismatch(f"{digest} does not hash to its digest")
+        try:
+            manifest = Manifest.parse(data, media_type)
+        except InvalidManifest as error:
+            raise ManifestUnknown(f"{digest} is no manifest: {error}") from error
+        image = self._parts.get(digest)
+        if image is not None:
+            for child in manifest.children():
+                self._remember(child.digest, image)
+        return MemoryBlob(digest, data, manifest.media_type)
+
+    async def _open(self, digest: Digest, trace: Trace) -> IBlob:
+        blob = self._store.get(digest)
+        if blob is not None:
+            trace.source = trace.source or "cache"
+            return blob
+        failed: K3dregError | None = None
+        for image in self._images_with(digest):
+            for source in self._sources:
+                try:
+                    return await source.open(image, digest, trace)
+                except NotFound as error:
+                    failed = failed or error
+        raise failed or BlobUnknown(f"no image known here has {digest}")
+
+    def _images_with(self, digest: Digest) -> Iterator[EngineImage]:
+        recent = self._parts.get(digest)
+        if recent is not None:
+            yield recent
+        for image in self._catalogue.images_with(digest):
+            if recent is None or image.id != recent.id:
+                yield image
+
+    def _remember(self, part: Digest, image: EngineImage) -> None:
+        self._parts[part] = image
+        self._parts.move_to_end(part)
+        while len(self._parts) > _PARTS_REMEMBERED:
+            self._parts.popitem(last=False)

@@ -1,0 +1,110 @@
+"""From a reference to the image in the engine, which pulls it when it does not hold it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.interfaces import IEngine
+from k3dreg.log import make_logger
+from k3dreg.model.engine import EngineImage, ImageStore, PullProgress
+from k3dreg.model.errors import ImageNotInEngine, K3dregError, ManifestUnknown
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+from k3dreg.streaming.flights import Flights
+
+log = make_logger()
+
+# Seconds between two lines about a pull that is under way.
+_REPORT_EVERY = 5.0
+# How long a repository counts as one the engine could not pull from.  A node whose pull by tag failed here goes to its
+# next host, and then asks here first again for every digest that it learned there (facts: clients, 0.2): those must
+# not each start a pull.  A minute covers such a pull; a person who mended something and asks by tag is never affected.
+_FAILED_FOR = 60.0
+_FAILED_REMEMBERED = 1000
+
+CLASSIC_DIGEST_ADVICE = (
+    "Docker's classic image store keeps no registry manifests: switch it to the containerd image store "
+    '("features": {"containerd-snapshotter": true} in daemon.json) or refer to the image by tag'
+)
+
+
+@frozen
+class _Failure:
+    until: float
+    reason: str
+
+
+class Resolver:
+    """Asks the engine what a reference is, and lets it pull what it lacks: one pull, however many ask."""
+
+    def __init__(self, engine: IEngine, clock: IReactorTime) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._pulls: Flights[tuple[Reference, str], float] = Flights()
+        self._failed: OrderedDict[Repository, _Failure] = OrderedDict()
+
+    async def image(self, reference: Reference, registry_auth: str, trace: Trace) -> EngineImage:
+        """The image that the reference names now.
+
+        The engine is asked every time, so a rebuilt or re-tagged image is seen at once.  `registry_auth` is for the
+        pull, should one be needed; "" for none.  Raises what `IEngine.inspect` and `IEngine.pull` raise, and
+        `ManifestUnknown` for a digest that this engine can never give, or that belongs to a repository it has just
+        failed to pull from.  Cancelling leaves a pull running for whoever asks next.
+        """
+        try:
+            return await self._engine.inspect(str(reference))
+        except ImageNotInEngine:
+            pass
+        if reference.digest is not None:
+            await self._check_digest_can_be_had(reference)
+        seconds = await self._pulls.join((reference, registry_auth), lambda: self._pull(reference, registry_auth))
+        trace.step(f"pull {seconds:.1f}s")
+        try:
+            return await self._engine.inspect(str(reference))
+        except ImageNotInEngine as error:
+            raise ManifestUnknown(f"Docker pulled {reference} and does not have it all the same") from error
+
+    def shutdown(self) -> None:
+        """Stop all pulls."""
+        self._pulls.shutdown()
+
+    async def _check_digest_can_be_had(self, reference: Reference) -> None:
+        if (await self._engine.info()).store is not ImageStore.CONTAINERD:
+            raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
+        failed = self._failed.get(reference.repository)
+        if failed is not None and self._clock.seconds() < failed.until:
+            raise ManifestUnknown(f"Docker could not pull {reference.repository} just now: {failed.reason}")
+
+    async def _pull(self, reference: Reference, registry_auth: str) -> float:
+        """Returns the seconds it took."""
+        started = reported = self._clock.seconds()
+
+        def report(progress: PullProgress) -> None:
+            nonlocal reported
+            now = self._clock.seconds()
+            if now - reported >= _REPORT_EVERY:
+                reported = now
+                log.info(
+                    "Docker is pulling {reference}: {done:.0f} of {total:.0f} MB, {seconds:.0f} s so far",
+                    reference=reference,
+                    done=progress.current / 1e6,
+                    total=progress.total / 1e6,
+                    seconds=now - started,
+                )
+
+        log.info("Docker has no {reference}, so it pulls it", reference=reference)
+        try:
+            await self._engine.pull(str(reference), registry_auth, report)
+        except K3dregError as error:
+            self._failed[reference.repository] = _Failure(self._clock.seconds() + _FAILED_FOR, str(error))
+            self._failed.move_to_end(reference.repository)
+            while len(self._failed) > _FAILED_REMEMBERED:
+                self._failed.popitem(last=False)
+            raise
+        self._failed.pop(reference.repository, None)
+        seconds = self._clock.seconds() - started
+        log.info("Docker pulled {reference} in {seconds:.1f} s", reference=reference, seconds=seconds)
+        return seconds

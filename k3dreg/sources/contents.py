@@ -1,0 +1,130 @@
+"""What an export turned out to hold: the image's root, and which of its parts came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from k3dreg.interfaces import IBlobStore
+from k3dreg.model import media_types
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.engine import EngineImage, ImageStore
+from k3dreg.model.errors import ArchiveError, ImageIncomplete, InvalidManifest
+from k3dreg.model.manifest import Manifest, make_image_manifest
+from k3dreg.protocol.archive import ArchiveImage, ArchiveIndex
+from k3dreg.sources.spool import Kept
+
+MISSING_BLOBS_ADVICE = (
+    "Docker's containerd image store has lost blobs of this image (moby#49473, moby#53615): "
+    "`docker pull` it again with Docker 29.9 or later, or remove it and every image that shares layers with it and pull"
+)
+
+
+@frozen
+class Contents:
+    """`present` and `absent` together are everything that the root refers to, directly or not, and the root itself."""
+
+    root: Descriptor
+    present: frozenset[Digest]
+    absent: frozenset[Digest]
+
+
+def check_complete(image: EngineImage) -> None:
+    """Raises `ImageIncomplete` when the engine itself says that it holds no platform of the image whole."""
+    platforms = [child for child in image.children if child.kind == "image"]
+    if platforms and not any(child.available for child in platforms):
+        raise ImageIncomplete(f"Docker lacks layers of {image.id}", advice=MISSING_BLOBS_ADVICE)
+
+
+async def contents_of(
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore
+) -> Contents:
+    """What the archive `index`, whose blobs are in `store`, holds of `image`.
+
+    Makes the manifest where the engine has none.  Raises `ArchiveError` for an archive that is not this image's, and
+    `ImageIncomplete` when no platform of it is whole.
+    """
+    if image.store is ImageStore.CONTAINERD:
+        return await _of_containerd_store(image, index, members, store)
+    return await _of_classic_store(image, index, members, store)
+
+
+async def _of_containerd_store(
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore
+) -> Contents:
+    if not index.roots:
+        raise ArchiveError("Docker's export names no image in its index.json")
+    # By ID there is one root, and it is the ID; Docker 24 may export a reduced index under another digest instead.
+    root = next((root for root in index.roots if root.digest == image.id), index.roots[0])
+    came = {kept.digest for kept in members.values()}
+    present, absent = {root.digest}, set[Digest]()
+    whole = False
+    to_read = [root]
+    while to_read:
+        described = to_read.pop()
+        manifest = await _read_manifest(described, store)
+        missing = False
+        for child in manifest.children():
+            if child.digest in came:
+                present.add(child.digest)
+                if manifest.is_index and child.media_type in media_types.MANIFESTS | media_types.INDEXES:
+                    to_read.append(child)
+            else:
+                absent.add(child.digest)
+                missing = missing or media_types.is_distributable(child.media_type)
+        whole = whole or (not manifest.is_index and not missing)
+    if not whole:
+        raise ImageIncomplete(f"Docker's export of {image.id} lacks layers", advice=MISSING_BLOBS_ADVICE)
+    return Contents(root, frozenset(present), frozenset(absent - present))
+
+
+async def _read_manifest(described: Descriptor, store: IBlobStore) -> Manifest:
+    blob = store.get(described.digest)
+    if blob is None:
+        raise ArchiveError(f"Docker's export lacks the manifest {described.digest}")
+    try:
+        return Manifest.parse(await blob.read(), described.media_type)
+    except InvalidManifest as error:
+        raise ArchiveError(f"Docker's export holds {described.digest}, which is no manifest: {error}") from error
+
+
+async def _of_classic_store(
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore
+) -> Contents:
+    for candidate in index.images:
+        config = members.get(candidate.config)
+        if config is not None and config.digest == image.id:
+            return await _made(candidate, config, members, store)
+    raise ArchiveError(f"Docker's export does not hold the config {image.id}")
+
+
+async def _made(exported: ArchiveImage, config: Kept, members: Mapping[str, Kept], store: IBlobStore) -> Contents:
+    try:
+        layers = [members[name] for name in exported.layers]
+    except KeyError as error:
+        raise ArchiveError(f"Docker's export lacks the layer {error.args[0]!r}") from None
+    blob = store.get(config.digest)
+    if blob is None:
+        raise ArchiveError(f"the config {config.digest} was evicted before it was read")
+    _check_diff_ids(await blob.read(), layers)
+    root, data = make_image_manifest(_plain(config), [_plain(layer) for layer in layers])
+    await store.put(data)
+    return Contents(root, frozenset({root.digest, config.digest, *(layer.digest for layer in layers)}), frozenset())
+
+
+def _plain(kept: Kept) -> Descriptor:
+    """Only digest and size: the media types are `make_image_manifest`'s to say."""
+    return Descriptor("", kept.digest, kept.size)
+
+
+def _check_diff_ids(config: bytes, layers: list[Kept]) -> None:
+    """The layers are the ones the config names (image-spec 1.1, config.md, `rootfs.diff_ids`).  Or `ArchiveError`."""
+    try:
+        diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArchiveError("an image's config has no rootfs.diff_ids") from error
+    if diff_ids != [str(layer.digest) for layer in layers]:
+        raise ArchiveError("the layers in Docker's export are not those of the image's config")

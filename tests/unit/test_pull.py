@@ -1,0 +1,386 @@
+"""The use case of a pull, from a reference to the last byte, out of an engine in memory into a store on disk."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from k3dreg.interfaces import IBlob, ServedManifest
+from k3dreg.model import media_types
+from k3dreg.model.digest import Digest
+from k3dreg.model.engine import ImageStore
+from k3dreg.model.errors import (
+    ArchiveError,
+    BlobUnknown,
+    EngineError,
+    EngineUnavailable,
+    ImageIncomplete,
+    ManifestUnknown,
+)
+from k3dreg.model.manifest import Manifest
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+from k3dreg.registry import Registry
+from k3dreg.resolving import Resolver
+from k3dreg.sources.archive import ArchiveSource
+from k3dreg.store.blobs import BlobStore, open_store
+from k3dreg.store.catalogue import open_catalogue
+from tests.fakes.engine import FakeEngine, SaveFault
+from tests.fakes.images import FakeImage, lose, make_image, make_layer
+from tests.fakes.workers import InlineWorkers
+
+HELLO = Reference.parse(Repository.parse("library/hello", "docker.io"), "1")
+PLENTY = 10**9
+
+
+def by_digest(digest: Digest) -> Reference:
+    return Reference(HELLO.repository, digest)
+
+
+class PullCase(SynchronousTestCase):
+    store_kind = ImageStore.CONTAINERD
+    api = "1.51"
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.engine = FakeEngine(self.store_kind, api=self.api)
+        self.state = Path(self.mktemp())
+        self.trace = Trace()
+        self.start()
+
+    def start(self, limit: int = PLENTY) -> None:
+        """Start k3dreg, or start it anew on the same state."""
+        workers = InlineWorkers(self.clock)
+        client = self.engine.client(self.clock)
+        self.store: BlobStore = self.now(open_store(self.state, workers, limit, self.clock))
+        self.addCleanup(lambda store: self.now(store.close()), self.store)
+        catalogue = self.now(open_catalogue(self.state, workers))
+        self.source = ArchiveSource(client, self.store, catalogue, workers, self.clock)
+        self.registry = Registry(Resolver(client, self.clock), [self.source], self.store, catalogue)
+
+    def restart(self) -> None:
+        self.now(self.store.close())
+        self.start()
+
+    def now(self, work):  # type: ignore[no-untyped-def]
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def begin(self, work):  # type: ignore[no-untyped-def]
+        deferred = Deferred.fromCoroutine(work)
+        self.engine.flush()
+        return deferred
+
+    def manifest(self, reference: Reference = HELLO) -> ServedManifest:
+        self.trace = Trace()
+        served: ServedManifest = self.successResultOf(self.begin(self.registry.manifest(reference, None, self.trace)))
+        return served
+
+    def fetch(self, digest: Digest) -> bytes:
+        """A blob's bytes as a node gets them."""
+        self.trace = Trace()
+        blob: IBlob = self.successResultOf(self.begin(self.registry.blob(HELLO.repository, digest, self.trace)))
+        data: bytes = self.successResultOf(self.begin(blob.read()))
+        self.assertEqual(len(data), blob.size)
+        return data
+
+    def fetch_manifest(self, reference: Reference = HELLO) -> bytes:
+        served = self.manifest(reference)
+        blob = self.successResultOf(self.begin(served.open()))
+        data: bytes = self.successResultOf(self.begin(blob.read()))
+        self.assertEqual(Digest.of(data), served.descriptor.digest)
+        self.assertEqual(len(data), served.descriptor.size)
+        return data
+
+    def pull(self) -> list[Digest]:
+        """What a node does; the digests of everything it got."""
+        root = self.manifest().descriptor
+        document = Manifest.parse(self.fetch_manifest(by_digest(root.digest)), root.media_type)
+        got = [root.digest]
+        if document.is_index:
+            child = document.manifests[0]
+            document = Manifest.parse(self.fetch_manifest(by_digest(child.digest)), child.media_type)
+            got.append(child.digest)
+        assert document.config is not None
+        for part in (document.config, *document.layers):
+            self.assertEqual(Digest.of(self.fetch(part.digest)), part.digest)
+            got.append(part.digest)
+        return got
+
+
+class ContainerdStoreTests(PullCase):
+    def test_a_node_gets_the_very_bytes_that_docker_pulled(self) -> None:
+        image = self.engine.add(make_image())
+        got = self.pull()
+        self.assertEqual(got[0], image.root.digest)
+        self.assertEqual(set(got), set(image.contents))
+        self.assertEqual(len(self.engine.saves), 1)
+
+    def test_a_head_of_a_tag_costs_one_inspection_and_no_export(self) -> None:
+        image = self.engine.add(make_image())
+        self.assertEqual(self.manifest().descriptor.digest, image.root.digest)
+        self.assertEqual(self.engine.saves, [])
+
+    def test_what_only_the_upstream_has_is_pulled_first(self) -> None:
+        self.engine.upstream[str(HELLO)] = make_image()
+        self.pull()
+        self.assertEqual(len(self.engine.pulls), 1)
+
+    def test_the_second_pull_and_one_after_a_restart_export_nothing(self) -> None:
+        self.engine.add(make_image())
+        self.pull()
+        self.pull()
+        self.restart()
+        self.pull()
+        self.assertEqual(len(self.engine.saves), 1)
+        self.assertEqual(self.trace.source, "cache")
+
+    def test_a_rebuilt_image_is_served_at_once(self) -> None:
+        self.engine.add(make_image())
+        before = self.pull()
+        rebuilt = self.engine.add(make_image(layers=[make_layer({"hello": b"hello, again\n"})]))
+        after = self.pull()
+        self.assertNotEqual(before[0], after[0])
+        self.assertEqual(after[0], rebuilt.root.digest)
+
+    def test_a_layer_that_was_here_is_not_written_again(self) -> None:
+        base = make_layer({"base": b"b" * 10_000})
+        self.engine.add(make_image(layers=[base]))
+        self.pull()
+        self.engine.add(make_image(layers=[base, make_layer({"app": b"a"})]))
+        with_base = self.store.usage().bytes
+        self.pull()
+        self.assertLess(self.store.usage().bytes - with_base, 3_000)
+
+    def test_of_an_index_the_platform_that_docker_holds_is_served_and_the_others_are_unknown_at_once(self) -> None:
+        image = self.engine.add(make_image(platforms=["linux/amd64", "linux/arm64"]))
+        self.pull()
+        absent = image.variants[1].descriptor.digest
+        for _ in range(3):
+            self.failureResultOf(self.begin(self.registry.manifest(by_digest(absent), None, Trace())), ManifestUnknown)
+        self.assertEqual(len(self.engine.saves), 1)
+
+    def test_an_image_is_asked_for_by_its_index_digest(self) -> None:
+        image = self.engine.add(make_image(platforms=["linux/amd64", "linux/arm64"]))
+        served = self.manifest(by_digest(image.root.digest))
+        self.assertEqual(served.descriptor.media_type, media_types.OCI_INDEX)
+
+    def test_a_platform_that_came_later_is_served(self) -> None:
+        image = self.engine.add(make_image(platforms=["linux/amd64", "linux/arm64"]))
+        self.pull()
+        self.engine.replace(evolve(image, held=frozenset({"linux/amd64", "linux/arm64"})))
+        self.manifest()
+        self.fetch_manifest(by_digest(image.root.digest))
+        self.fetch_manifest(by_digest(image.variants[1].descriptor.digest))
+        self.assertEqual(len(self.engine.saves), 2)
+
+    def test_a_digest_nobody_knows_is_a_fast_404_and_pulls_nothing(self) -> None:
+        nowhere = Digest.of(b"nothing")
+        self.failureResultOf(self.begin(self.registry.blob(HELLO.repository, nowhere, Trace())), BlobUnknown)
+        self.assertEqual((self.engine.pulls, self.engine.saves), ([], []))
+
+    def test_a_layer_asked_for_as_a_manifest_is_unknown(self) -> None:
+        self.engine.add(make_image())
+        layer = self.pull()[-1]
+        self.failureResultOf(self.begin(self.registry.manifest(by_digest(layer), None, Trace())), ManifestUnknown)
+
+    def test_an_image_that_lacks_layers_says_so(self) -> None:
+        image = make_image()
+        self.engine.add(lose(image, image.variants[0].layers[0].descriptor.digest))
+        self.failureResultOf(self.begin(self.registry.manifest(HELLO, None, Trace())), ImageIncomplete)
+
+    def test_twenty_who_ask_share_one_export(self) -> None:
+        image = self.engine.add(make_image())
+        served = self.manifest()
+        self.engine.save_gate.shut()
+        asked = [self.begin(served.open()) for _ in range(20)]
+        self.engine.save_gate.open()
+        for each in asked:
+            self.assertEqual(self.successResultOf(each).digest, image.root.digest)
+        self.assertEqual(len(self.engine.saves), 1)
+
+    def test_who_leaves_does_not_stop_the_export(self) -> None:
+        self.engine.add(make_image())
+        served = self.manifest()
+        self.engine.save_gate.shut()
+        leaving, staying = self.begin(served.open()), self.begin(served.open())
+        leaving.cancel()
+        self.failureResultOf(leaving)
+        self.engine.save_gate.open()
+        self.successResultOf(staying)
+
+    def test_parts_that_were_evicted_are_exported_again(self) -> None:
+        self.engine.add(make_image())
+        layer = self.pull()[-1]
+        self.now(self.store.discard(layer))
+        self.assertEqual(Digest.of(self.fetch(layer)), layer)
+        self.assertEqual(len(self.engine.saves), 2)
+
+    def test_parts_of_an_image_that_docker_has_deleted_are_served_while_they_are_here(self) -> None:
+        image = self.engine.add(make_image())
+        kept, lost = self.pull()[-2:]
+        self.engine.remove(image)
+        self.now(self.store.discard(lost))
+        self.fetch(kept)
+        self.failureResultOf(self.begin(self.registry.blob(HELLO.repository, lost, Trace())), BlobUnknown)
+
+    def test_what_is_here_is_served_while_docker_is_away(self) -> None:
+        self.engine.add(make_image())
+        got = self.pull()
+        self.engine.down = True
+        for digest in got[1:]:
+            self.fetch(digest)
+        self.failureResultOf(self.begin(self.registry.manifest(HELLO, None, Trace())), EngineUnavailable)
+        self.engine.down = False
+        self.pull()
+
+
+class OlderContainerdStoreTests(ContainerdStoreTests):
+    """Before API 1.48 only the root's digest is known from an inspection."""
+
+    api = "1.45"
+
+    def test_a_head_of_a_tag_costs_one_inspection_and_no_export(self) -> None:
+        image = self.engine.add(make_image())
+        self.assertEqual(self.manifest().descriptor.digest, image.root.digest)
+        self.manifest()
+        self.assertEqual(len(self.engine.saves), 1)
+
+    def test_an_image_that_lacks_layers_says_so(self) -> None:
+        image = make_image()
+        self.engine.add(lose(image, image.variants[0].layers[0].descriptor.digest))
+        self.failureResultOf(self.begin(self.registry.manifest(HELLO, None, Trace())), ImageIncomplete)
+
+    def test_twenty_who_ask_share_one_export(self) -> None:
+        self.engine.add(make_image())
+        self.engine.save_gate.shut()
+        asked = [self.begin(self.registry.manifest(HELLO, None, Trace())) for _ in range(20)]
+        self.engine.save_gate.open()
+        self.assertEqual(len({self.successResultOf(each).descriptor.digest for each in asked}), 1)
+        self.assertEqual(len(self.engine.saves), 1)
+
+    def test_who_leaves_does_not_stop_the_export(self) -> None:
+        self.engine.add(make_image())
+        self.engine.save_gate.shut()
+        leaving, staying = (self.begin(self.registry.manifest(HELLO, None, Trace())) for _ in range(2))
+        leaving.cancel()
+        self.failureResultOf(leaving)
+        self.engine.save_gate.open()
+        self.successResultOf(staying)
+
+
+class ClassicStoreTests(PullCase):
+    store_kind = ImageStore.CLASSIC
+
+    def image(self) -> FakeImage:
+        return self.engine.add(make_image())
+
+    def test_a_node_gets_the_config_and_the_uncompressed_layers(self) -> None:
+        image = self.image()
+        got = self.pull()
+        variant = image.variants[0]
+        self.assertEqual(got[1:], [Digest.of(variant.config), *(layer.diff_id for layer in variant.layers)])
+
+    def test_the_manifest_has_the_same_bytes_from_every_layout(self) -> None:
+        self.image()
+        first = self.fetch_manifest()
+        document = json.loads(first)
+        self.assertEqual(document["mediaType"], media_types.OCI_MANIFEST)
+        self.assertEqual({layer["mediaType"] for layer in document["layers"]}, {media_types.OCI_LAYER})
+        for api in ("1.41", "1.43", "1.45", "1.51"):
+            self.engine = FakeEngine(self.store_kind, api=api)
+            self.image()
+            self.state = Path(self.mktemp())
+            self.start()
+            self.assertEqual(self.fetch_manifest(), first)
+
+    def test_a_layer_that_comes_twice_is_served(self) -> None:
+        layer = make_layer({"same": b"same"})
+        self.engine.add(make_image(layers=[layer, make_layer({"other": b"o"}), layer]))
+        self.assertEqual(len(self.pull()), 5)
+
+    def test_nothing_that_no_node_asks_for_is_kept(self) -> None:
+        self.image()
+        got = self.pull()
+        self.assertEqual(self.store.usage().count, len(set(got)))
+
+    def test_the_second_pull_and_one_after_a_restart_export_nothing(self) -> None:
+        self.image()
+        self.pull()
+        self.restart()
+        self.pull()
+        self.assertEqual(len(self.engine.saves), 1)
+
+    def test_a_registrys_digest_cannot_be_had_and_costs_no_export(self) -> None:
+        image = self.engine.upstream[str(HELLO)] = make_image()
+        self.manifest()
+        saves = len(self.engine.saves)
+        asked = self.begin(self.registry.manifest(by_digest(image.root.digest), None, Trace()))
+        error = self.failureResultOf(asked, ManifestUnknown).value
+        self.assertIn("containerd image store", error.advice)
+        self.assertEqual((len(self.engine.saves), len(self.engine.pulls)), (saves, 1))
+
+
+class LegacyLayoutTests(ClassicStoreTests):
+    """Docker 20.10 to 24."""
+
+    api = "1.41"
+
+
+class BrokenExportTests(PullCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.image = self.engine.add(make_image())
+        self.size = len(self.engine.archive(self.image))
+
+    def attempt(self, fault: SaveFault) -> int:
+        """An export that breaks, and the next try, which works.  Returns how many parts the first did not give."""
+        self.engine.save_fault = fault
+        served = self.manifest()
+        parts: list[Digest] = [*self.image.contents]
+        failed = 0
+        for digest in parts:
+            asked = self.begin(self.registry.blob(HELLO.repository, digest, Trace()))
+            asked.addCallback(lambda blob: Deferred.fromCoroutine(blob.read()))
+            self.engine.flush()
+            results: list[object] = []
+            asked.addBoth(results.append)
+            (result,) = results
+            if isinstance(result, bytes):
+                self.assertEqual(Digest.of(result), digest)
+            else:
+                failed += 1
+        for digest in parts:
+            kept = self.store.get(digest)
+            if kept is not None:
+                self.assertEqual(Digest.of(self.successResultOf(self.begin(kept.read()))), digest)
+        self.engine.save_fault = None
+        self.assertEqual(served.descriptor.digest, self.pull()[0])
+        return failed
+
+    def attempt_everywhere(self, kind: Literal["cut", "truncate"]) -> None:
+        failed = []
+        for after in range(0, self.size - 1024, self.size // 11):
+            with self.subTest(after=after):
+                self.state = Path(self.mktemp())
+                self.start()
+                failed.append(self.attempt(SaveFault(kind, after)))
+        # Cut off at its very beginning it gives nothing; what came whole later on is verified, and is given.
+        self.assertEqual(failed[0], len(self.image.contents))
+
+    def test_an_export_may_be_cut_off_anywhere(self) -> None:
+        self.attempt_everywhere("cut")
+
+    def test_an_export_may_end_early_with_every_sign_of_success(self) -> None:
+        self.attempt_everywhere("truncate")
+
+    def test_dockers_error_in_the_archive_is_told(self) -> None:
+        self.engine.save_fault = SaveFault("error", 512)
+        served = self.manifest()
+        error = self.failureResultOf(self.begin(served.open()), ArchiveError, EngineError).value
+        self.assertIn("Docker", str(error))
+        self.engine.save_fault = None
+        self.pull()

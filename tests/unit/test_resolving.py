@@ -1,0 +1,140 @@
+"""A reference becomes an image: the engine is asked every time, and pulls what it lacks once."""
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from k3dreg.model.credentials import BasicAuth, registry_auth
+from k3dreg.model.engine import EngineImage, ImageStore
+from k3dreg.model.errors import AuthenticationRequired, EngineUnavailable, ManifestUnknown
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+from k3dreg.resolving import Resolver
+from tests.fakes.engine import FakeEngine, PullError
+from tests.fakes.images import make_image
+
+HUB = "docker.io"
+NOWHERE = f"sha256:{'0' * 64}"
+
+
+def reference(path: str, target: str, registry: str | None = HUB) -> Reference:
+    return Reference.parse(Repository.parse(path, registry), target)
+
+
+class ResolvingTests(SynchronousTestCase):
+    store = ImageStore.CONTAINERD
+
+    def setUp(self) -> None:
+        self.engine = FakeEngine(self.store)
+        self.clock = Clock()
+        self.resolver = Resolver(self.engine.client(self.clock), self.clock)
+        self.trace = Trace()
+
+    def ask(self, what: Reference, auth: str = "") -> Deferred[EngineImage]:
+        asked = Deferred.fromCoroutine(self.resolver.image(what, auth, self.trace))
+        self.engine.flush()
+        return asked
+
+    def test_what_docker_holds_is_not_pulled(self) -> None:
+        held = self.engine.add(make_image("docker.io/library/nginx:1"))
+        image = self.successResultOf(self.ask(reference("library/nginx", "1")))
+        self.assertEqual(image.id, held.id(self.store))
+        self.assertEqual(self.engine.pulls, [])
+
+    def test_without_a_registry_the_local_name_is_meant(self) -> None:
+        held = self.engine.add(make_image("docker.io/library/my-image:latest"))
+        image = self.successResultOf(self.ask(reference("my-image", "latest", None)))
+        self.assertEqual(image.id, held.id(self.store))
+
+    def test_a_tag_that_was_moved_is_seen_at_the_next_question(self) -> None:
+        self.engine.add(make_image("docker.io/library/app:1", labels={"build": "1"}))
+        before = self.successResultOf(self.ask(reference("library/app", "1")))
+        moved = self.engine.add(make_image("docker.io/library/app:1", labels={"build": "2"}))
+        after = self.successResultOf(self.ask(reference("library/app", "1")))
+        self.assertNotEqual(before.id, after.id)
+        self.assertEqual(after.id, moved.id(self.store))
+
+    def test_what_docker_lacks_it_pulls_once_however_many_ask(self) -> None:
+        self.engine.upstream["docker.io/library/nginx:1"] = make_image("docker.io/library/nginx:1")
+        self.engine.pull_gate.shut()
+        asked = [self.ask(reference("library/nginx", "1")) for _ in range(20)]
+        for each in asked:
+            self.assertNoResult(each)
+        self.engine.pull_gate.open()
+        ids = {self.successResultOf(each).id for each in asked}
+        self.assertEqual(len(ids), 1)
+        self.assertEqual(len(self.engine.pulls), 1)
+        self.assertIn("pull 0.0s", self.trace.steps)
+
+    def test_callers_with_other_credentials_do_not_share_a_pull(self) -> None:
+        self.engine.upstream["docker.io/library/nginx:1"] = make_image("docker.io/library/nginx:1")
+        self.engine.pull_gate.shut()
+        auth = registry_auth(BasicAuth("someone", "secret"), HUB)
+        asked = [self.ask(reference("library/nginx", "1")), self.ask(reference("library/nginx", "1"), auth)]
+        self.engine.pull_gate.open()
+        for each in asked:
+            self.successResultOf(each)
+        self.assertEqual(self.engine.auths, [None, auth])
+
+    def test_who_leaves_does_not_stop_the_pull(self) -> None:
+        self.engine.upstream["docker.io/library/nginx:1"] = make_image("docker.io/library/nginx:1")
+        self.engine.pull_gate.shut()
+        leaving = self.ask(reference("library/nginx", "1"))
+        leaving.cancel()
+        self.failureResultOf(leaving, CancelledError)
+        self.engine.pull_gate.open()
+        self.assertEqual(self.engine.abandoned, [])
+        self.successResultOf(self.ask(reference("library/nginx", "1")))
+        self.assertEqual(len(self.engine.pulls), 1)
+
+    def test_what_nobody_has_is_unknown_and_asked_for_anew_by_tag(self) -> None:
+        for _ in range(2):
+            self.failureResultOf(self.ask(reference("library/nginx", "1")), ManifestUnknown)
+        self.assertEqual(len(self.engine.pulls), 2)
+
+    def test_a_refusal_keeps_dockers_words(self) -> None:
+        words = "Head: no basic auth credentials"
+        self.engine.upstream["docker.io/some/private:1"] = PullError(500, words)
+        error = self.failureResultOf(self.ask(reference("some/private", "1")), AuthenticationRequired).value
+        self.assertIn(words, str(error))
+
+    def test_an_engine_that_is_down_is_no_unknown_image(self) -> None:
+        self.engine.down = True
+        self.failureResultOf(self.ask(reference("library/nginx", "1")), EngineUnavailable)
+
+    def test_digests_of_a_repository_that_just_failed_start_no_pulls(self) -> None:
+        """A node that went to its next host asks here first for each digest that it learned there."""
+        self.engine.upstream["docker.io/some/private:1"] = PullError(500, "no basic auth credentials")
+        self.failureResultOf(self.ask(reference("some/private", "1")), AuthenticationRequired)
+        for _ in range(3):
+            self.failureResultOf(self.ask(reference("some/private", NOWHERE)), ManifestUnknown)
+        self.assertEqual(len(self.engine.pulls), 1)
+        self.clock.advance(61)
+        self.failureResultOf(self.ask(reference("some/private", NOWHERE)), ManifestUnknown)
+        self.assertEqual(len(self.engine.pulls), 2)
+
+    def test_a_pull_that_went_well_clears_the_repositorys_name(self) -> None:
+        image = make_image("docker.io/library/nginx:2")
+        self.failureResultOf(self.ask(reference("library/nginx", "1")), ManifestUnknown)
+        self.engine.upstream["docker.io/library/nginx:2"] = image
+        self.successResultOf(self.ask(reference("library/nginx", "2")))
+        self.engine.remove(image)
+        self.successResultOf(self.ask(reference("library/nginx", str(image.root.digest))))
+
+    def test_by_digest_docker_pulls_too(self) -> None:
+        image = make_image("docker.io/library/nginx:1")
+        self.engine.upstream["docker.io/library/nginx:1"] = image
+        found = self.successResultOf(self.ask(reference("library/nginx", str(image.root.digest))))
+        self.assertEqual(found.id, image.root.digest)
+
+
+class ClassicResolvingTests(SynchronousTestCase):
+    def test_a_digest_is_not_pulled_since_docker_could_not_give_it_afterwards(self) -> None:
+        engine, clock = FakeEngine(ImageStore.CLASSIC), Clock()
+        resolver = Resolver(engine.client(clock), clock)
+        asked = Deferred.fromCoroutine(resolver.image(reference("library/nginx", NOWHERE), "", Trace()))
+        engine.flush()
+        error = self.failureResultOf(asked, ManifestUnknown).value
+        assert isinstance(error, ManifestUnknown)
+        self.assertIn("containerd image store", error.advice)
+        self.assertEqual(engine.pulls, [])
