@@ -1,0 +1,102 @@
+"""Answers as values: what a handler gives back, before any of it is written."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from k3dreg.interfaces import IBlob, ServedManifest
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.media_types import OCTET_STREAM
+from k3dreg.protocol.ranges import ByteRange, if_none_match_holds, if_range_holds, parse_range
+
+Headers = tuple[tuple[str, str], ...]
+
+# distribution-spec 1.1, "Legacy Docker support HTTP headers".
+API_VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
+
+
+@frozen
+class Part:
+    """The bytes of a blob from `start` up to, not including, `stop`."""
+
+    blob: IBlob
+    start: int
+    stop: int
+
+
+@frozen
+class Conditions:
+    """The headers of a request that decide how much of some content it gets (RFC 9110, 13 and 14)."""
+
+    if_none_match: str | None = None
+    range: str | None = None
+    if_range: str | None = None
+
+
+@frozen
+class Answer:
+    """A whole answer.
+
+    `length` is the value of `Content-Length`, None for a status without content (304); the body is `body`, or else
+    `part`.  An answer to HEAD has the length and neither.  `reason` is for the log: why it is no success.
+    """
+
+    status: int
+    headers: Headers
+    length: int | None
+    body: bytes = b""
+    part: Part | None = None
+    reason: str = ""
+
+
+def text_answer(body: bytes, media_type: str) -> Answer:
+    """A small document, the same for everyone."""
+    return Answer(200, (("Content-Type", media_type),), len(body), body)
+
+
+def manifest_headers(descriptor: Descriptor) -> Headers:
+    """The headers of a manifest (distribution-spec 1.1, "Pulling manifests").
+
+    A node takes media type, digest and size from them, without asking for the bytes.
+    """
+    return (("Content-Type", descriptor.media_type), *_identity(descriptor.digest))
+
+
+async def manifest_answer(manifest: ServedManifest, with_body: bool, conditions: Conditions) -> Answer:
+    """A manifest for GET (`with_body`) or HEAD.  Raises what `ServedManifest.open` raises."""
+    descriptor = manifest.descriptor
+    if not if_none_match_holds(conditions.if_none_match, _etag(descriptor.digest)):
+        return _not_modified(descriptor.digest)
+    part = Part(await manifest.open(), 0, descriptor.size) if with_body else None
+    return Answer(200, manifest_headers(descriptor), descriptor.size, part=part)
+
+
+def blob_answer(blob: IBlob, with_body: bool, conditions: Conditions) -> Answer:
+    """A blob, or the part of it that was asked for (distribution-spec 1.1, "Pulling blobs").
+
+    Ranges are for GET alone (RFC 9110, 14.2).  Raises `RangeNotSatisfiable`.
+    """
+    etag = _etag(blob.digest)
+    if not if_none_match_holds(conditions.if_none_match, etag):
+        return _not_modified(blob.digest)
+    wanted: ByteRange | None = None
+    if with_body and if_range_holds(conditions.if_range, etag):
+        wanted = parse_range(conditions.range, blob.size)
+    headers: Headers = (("Content-Type", OCTET_STREAM), *_identity(blob.digest), ("Accept-Ranges", "bytes"))
+    if wanted is None:
+        return Answer(200, headers, blob.size, part=Part(blob, 0, blob.size) if with_body else None)
+    headers = (*headers, ("Content-Range", wanted.content_range(blob.size)))
+    return Answer(206, headers, wanted.stop - wanted.start, part=Part(blob, wanted.start, wanted.stop))
+
+
+def _etag(digest: Digest) -> str:
+    return f'"{digest}"'
+
+
+def _identity(digest: Digest) -> Headers:
+    return (("Docker-Content-Digest", str(digest)), ("ETag", _etag(digest)))
+
+
+def _not_modified(digest: Digest) -> Answer:
+    return Answer(304, _identity(digest), None)

@@ -1,0 +1,119 @@
+"""The one table from errors to HTTP: class -> (status, code of the OCI error JSON).
+
+What a status makes a node do was read in containerd's source, and decides some of these:
+
+- 404, 403, 401 without a scheme it knows, and 5xx: it asks its next host, at once.
+- 429 and 408: it asks again at once, up to six times, without a pause.  So a counted pull is not answered by 429.
+- 5xx beats 404 when it comes to what the user is told in the end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+from k3dreg.model import errors
+from k3dreg.web.answers import Answer
+
+# What a browser or `docker login` shows; nodes do not care.
+REALM = "k3dreg"
+
+# Codes are those of distribution-spec 1.1, "Error Codes", and where none fits those of the registry API it grew out of
+# (UNKNOWN, UNAVAILABLE, RANGE_INVALID), which clients know too.
+TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
+    errors.K3dregError: (500, "UNKNOWN"),
+    # The request is wrong.
+    errors.BadRequest: (400, "UNSUPPORTED"),
+    errors.InvalidName: (400, "NAME_INVALID"),
+    # What no tag can be called is not there; the conformance tests of distribution-spec 1.1 ask for such a tag
+    # (`.INVALID_MANIFEST_NAME`) and want 404.
+    errors.InvalidReference: (404, "MANIFEST_UNKNOWN"),
+    errors.InvalidDigest: (400, "DIGEST_INVALID"),
+    errors.InvalidManifest: (400, "MANIFEST_INVALID"),
+    errors.UploadInvalid: (400, "BLOB_UPLOAD_INVALID"),
+    errors.DigestNotMatched: (400, "DIGEST_INVALID"),
+    errors.SizeNotMatched: (400, "SIZE_INVALID"),
+    errors.ManifestBlobUnknown: (400, "MANIFEST_BLOB_UNKNOWN"),
+    errors.TooLarge: (413, "SIZE_INVALID"),
+    errors.UploadOutOfOrder: (416, "BLOB_UPLOAD_INVALID"),
+    errors.TooManyUploads: (429, "TOOMANYREQUESTS"),
+    errors.UnsupportedOperation: (405, "UNSUPPORTED"),
+    errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),
+    # Not here: a node asks its next host.
+    errors.NotFound: (404, "MANIFEST_UNKNOWN"),
+    errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
+    errors.BlobUnknown: (404, "BLOB_UNKNOWN"),
+    errors.NameUnknown: (404, "NAME_UNKNOWN"),
+    errors.RouteUnknown: (404, "UNSUPPORTED"),
+    errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
+    errors.ImageNotInEngine: (404, "MANIFEST_UNKNOWN"),
+    errors.FileAbsent: (404, "BLOB_UNKNOWN"),
+    # The image's registry said no.
+    errors.Refused: (502, "UNAVAILABLE"),
+    errors.AuthenticationRequired: (401, "UNAUTHORIZED"),
+    errors.Denied: (403, "DENIED"),
+    errors.RateLimited: (503, "TOOMANYREQUESTS"),
+    errors.UpstreamFailed: (502, "UNAVAILABLE"),
+    # The engine.
+    errors.EngineError: (502, "UNAVAILABLE"),
+    errors.EngineUnavailable: (503, "UNAVAILABLE"),
+    errors.EngineTooOld: (503, "UNAVAILABLE"),
+    errors.EngineSilent: (504, "UNAVAILABLE"),
+    errors.FilesUnreachable: (503, "UNAVAILABLE"),
+    # Content that cannot be given as it was said to be: the fault is behind k3dreg.
+    errors.ContentError: (502, "UNKNOWN"),
+    errors.DigestMismatch: (502, "UNKNOWN"),
+    errors.ArchiveError: (502, "UNKNOWN"),
+    errors.ImageIncomplete: (404, "MANIFEST_UNKNOWN"),
+    errors.ContentGone: (503, "UNAVAILABLE"),
+    # k3dreg itself.
+    errors.StoreError: (500, "UNKNOWN"),
+    errors.StoreFull: (507, "UNAVAILABLE"),
+    errors.NotYet: (503, "UNAVAILABLE"),
+    errors.UsageError: (500, "UNKNOWN"),
+}
+
+
+def status_and_code(error: errors.K3dregError) -> tuple[int, str]:
+    """From the table; a class that is not in it counts as its nearest ancestor that is."""
+    return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+
+
+def error_answer(error: errors.K3dregError) -> Answer:
+    """The answer to a request that failed with `error`."""
+    status, code = status_and_code(error)
+    headers: list[tuple[str, str]] = []
+    if isinstance(error, errors.AuthenticationRequired) and error.challenge:
+        # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when they have been tried:
+        # a second challenge makes them repeat the same ones.
+        headers.append(("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"'))
+    elif isinstance(error, errors.NotYet):
+        headers.append(("Retry-After", str(max(1, math.ceil(error.after)))))
+    elif isinstance(error, errors.RangeNotSatisfiable):
+        headers.append(("Content-Range", f"bytes */{error.size}"))
+    return _answer(status, code, str(error), error.advice, headers)
+
+
+def method_not_allowed(allowed: list[str]) -> Answer:
+    """405, naming the methods that the route does have (RFC 9110, 15.5.6)."""
+    error = errors.UnsupportedOperation("this registry does not do that")
+    status, code = status_and_code(error)
+    return _answer(status, code, str(error), "", [("Allow", ", ".join(allowed))])
+
+
+def unexpected_answer() -> Answer:
+    """500, for what is a fault in k3dreg.  It says nothing more: the log does."""
+    return _answer(500, "UNKNOWN", "something went wrong in k3dreg; its log says what", "", [])
+
+
+def interrupted_answer() -> Answer:
+    """503, when the work for a client that is still there was cancelled: k3dreg is shutting down."""
+    return _answer(503, "UNAVAILABLE", "k3dreg gave up this request; ask again", "", [])
+
+
+def _answer(status: int, code: str, message: str, advice: str, headers: list[tuple[str, str]]) -> Answer:
+    """The error body of distribution-spec 1.1, "Error Codes".  Nodes show code and message in a pod's events."""
+    error = {"code": code, "message": message} | ({"detail": advice} if advice else {})
+    body = json.dumps({"errors": [error]}).encode("ascii")
+    return Answer(status, (("Content-Type", "application/json"), *headers), len(body), body, reason=message)

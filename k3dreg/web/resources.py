@@ -1,0 +1,167 @@
+"""The resource tree, and which handler answers which route with which method."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from k3dreg import __version__
+from k3dreg.interfaces import IRegistry
+from k3dreg.model.credentials import BasicAuth
+from k3dreg.model.errors import K3dregError, RouteUnknown
+from k3dreg.model.trace import Trace
+from k3dreg.protocol.routes import (
+    Base,
+    BlobRoute,
+    CatalogRoute,
+    ManifestRoute,
+    Query,
+    ReferrersRoute,
+    Route,
+    TagsRoute,
+    UploadRoute,
+    UploadsRoute,
+    parse_target,
+)
+from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
+from k3dreg.web.errors import error_answer, method_not_allowed
+from k3dreg.web.log import Record, name_of, quoted
+from k3dreg.web.rendering import client_of, render
+
+_FRONT = f"""k3dreg {__version__}: an OCI registry whose content is the local Docker engine.
+
+The registry API is at /v2/.
+"""
+
+
+@frozen
+class Exchange:
+    """What a handler is given of a request: no more HTTP than it needs.
+
+    `with_body` is False for HEAD, whose answer is to be that of GET without its body.
+    """
+
+    query: Query
+    with_body: bool
+    conditions: Conditions
+    authorization: BasicAuth | None
+    trace: Trace
+
+
+Handler = Callable[[Any, Exchange], Awaitable[Answer]]
+Methods = Mapping[str, Handler]
+
+
+class RegistryApi(Resource):
+    """`/v2/` and everything below it (distribution-spec 1.1)."""
+
+    isLeaf = True
+
+    def __init__(self, registry: IRegistry, clock: IReactorTime) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._registry = registry
+        self._clock = clock
+        # The whole API.  A method that is not here is answered by 405.
+        self._handlers: Mapping[type[Route], Methods] = {
+            Base: _reading(self._base),
+            ManifestRoute: _reading(self._manifest),
+            BlobRoute: _reading(self._blob),
+            TagsRoute: {},
+            ReferrersRoute: {},
+            CatalogRoute: {},
+            UploadsRoute: {},
+            UploadRoute: {},
+        }
+
+    def render(self, request: Request) -> int:
+        """Answer any request, of any method."""
+        method = request.method.decode("ascii", "backslashreplace")
+        record = Record(client_of(request), method, "")
+        try:
+            route, query = parse_target(request.uri)
+        except K3dregError as error:
+            record.subject = quoted(request.uri)
+            return render(request, self._clock, record, _at_once(error_answer(error)))
+        record.subject = name_of(route)
+        record.quiet = isinstance(route, Base)
+        methods = self._handlers[type(route)]
+        handler = methods.get(method)
+        if handler is None:
+            return render(request, self._clock, record, _at_once(method_not_allowed(list(methods))))
+        exchange = Exchange(
+            query,
+            method != "HEAD",
+            _conditions(request),
+            BasicAuth.from_header(request.getHeader("Authorization")),
+            record.trace,
+        )
+        return render(request, self._clock, record, lambda: handler(route, exchange))
+
+    async def _base(self, route: Base, exchange: Exchange) -> Answer:
+        """end-1: clients look whether this is a registry.  Never asks for credentials: pulls need none."""
+        return text_answer(b"{}", "application/json")
+
+    async def _manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
+        """end-3."""
+        manifest = await self._registry.manifest(route.reference, exchange.authorization, exchange.trace)
+        return await manifest_answer(manifest, exchange.with_body, exchange.conditions)
+
+    async def _blob(self, route: BlobRoute, exchange: Exchange) -> Answer:
+        """end-2."""
+        blob = await self._registry.blob(route.repository, route.digest, exchange.trace)
+        return blob_answer(blob, exchange.with_body, exchange.conditions)
+
+
+class Root(Resource):
+    """`/` for people who look what this is, `/v2/` for clients, and 404 in the registry's own form for the rest."""
+
+    def __init__(self, registry: IRegistry, clock: IReactorTime) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._clock = clock
+        self.putChild(b"v2", RegistryApi(registry, clock))
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Nothing but `/v2/` has a resource of its own."""
+        return self
+
+    def render(self, request: Request) -> int:
+        """The front page, or 404."""
+        method = request.method.decode("ascii", "backslashreplace")
+        record = Record(client_of(request), method, quoted(request.uri))
+        if request.path != b"/":
+            answer = error_answer(RouteUnknown("there is nothing at this path: the registry API is at /v2/"))
+        elif method not in _READS:
+            answer = method_not_allowed(list(_READS))
+        else:
+            answer = text_answer(_FRONT.encode("ascii"), "text/plain; charset=utf-8")
+        return render(request, self._clock, record, _at_once(answer))
+
+
+_READS = ("GET", "HEAD")
+
+
+def _reading(handler: Handler) -> Methods:
+    """A route that can be read: HEAD is answered by the handler of GET."""
+    return dict.fromkeys(_READS, handler)
+
+
+def _at_once(answer: Answer) -> Callable[[], Awaitable[Answer]]:
+    async def ready() -> Answer:
+        return answer
+
+    return ready
+
+
+def _conditions(request: Request) -> Conditions:
+    return Conditions(_joined(request, "If-None-Match"), _joined(request, "Range"), _joined(request, "If-Range"))
+
+
+def _joined(request: Request, name: str) -> str | None:
+    """All values of a header as one, as RFC 9110, 5.3 has it."""
+    values = request.requestHeaders.getRawHeaders(name)
+    return None if values is None else ", ".join(values)

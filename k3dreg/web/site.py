@@ -1,0 +1,117 @@
+"""The HTTP server itself: connections, their limits, and what is not HTTP at all."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, BinaryIO, cast
+
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.protocols.policies import TimeoutMixin
+from twisted.web.http import HTTPChannel
+from twisted.web.server import Site
+
+from k3dreg.interfaces import IRegistry
+from k3dreg.web.resources import Root
+
+# Seconds without a request until a connection is closed.  containerd keeps idle connections for 30 s and Docker for
+# longer; a server that closes first races with the client's next request, so it must be the more patient one.
+# The same time is given for the head of a request, from its first byte to its last.
+IDLE_SECONDS = 120.0
+
+# The first byte of every TLS connection: a record of type handshake (RFC 8446, 5.1).  No HTTP request begins with it.
+_TLS_HANDSHAKE = b"\x16"
+_NOT_TLS = b"This port speaks HTTP, not HTTPS.\n"
+# Docker and containerd take a server for one of plain HTTP when its answer to their ClientHello begins with "HTTP/".
+_ANSWER_TO_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
+) % (len(_NOT_TLS), _NOT_TLS)
+
+
+class Channel(HTTPChannel):
+    """One connection."""
+
+    transport: ITCPTransport
+    _began = False
+    _in_head = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """A ClientHello is turned away at once: it holds no line end, so it would wait for its timeout instead.
+
+        Docker tries HTTPS first where a registry may speak either, and waits 10 s for the handshake.
+        """
+        if not self._began:
+            self._began = True
+            if data.startswith(_TLS_HANDSHAKE):
+                self.transport.write(_ANSWER_TO_TLS)
+                self.loseConnection()  # type: ignore[no-untyped-call]
+                return
+        elif self._closing:
+            return
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    @property
+    def _closing(self) -> bool:
+        return bool(getattr(self.transport, "disconnecting", False))
+
+    def resetTimeout(self) -> None:
+        """The head of a request has its time as a whole: one byte now and then does not prolong it."""
+        if self.line_mode and self._in_head:
+            return
+        self._in_head = bool(self.line_mode)
+        TimeoutMixin.resetTimeout(self)
+
+    def requestDone(self, request: Any) -> None:
+        """An answer is complete: what comes next is the head of another request."""
+        self._in_head = False
+        super().requestDone(request)  # type: ignore[no-untyped-call]
+
+
+class _NoBody(io.RawIOBase):
+    """Where bodies go that nobody asked for: nowhere."""
+
+    def write(self, data: Any, /) -> int:
+        return len(data)
+
+    def tell(self) -> int:
+        return 0
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        return b""
+
+
+class RegistrySite(Site):
+    """A site of `Channel`s.  It writes no access log: the answers do."""
+
+    protocol = Channel  # type: ignore[assignment]  # as Twisted itself has to
+    noisy = False
+
+    def startFactory(self) -> None:
+        """Not Twisted's, which starts its access log and a clock for it."""
+
+    def stopFactory(self) -> None:
+        """Nothing was started."""
+
+    def getContentFile(self, length: int | None) -> BinaryIO:
+        """Where the body of a request goes, which Twisted reads before the request is looked at.
+
+        No route takes a body; kept on disk, as is Twisted's way, one of any size would fill it.
+        """
+        return cast(BinaryIO, _NoBody())
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 alone, should this be behind a TLS endpoint: `Channel` speaks nothing else."""
+        return [b"http/1.1"]
+
+
+def make_site(registry: IRegistry, reactor: IReactorTime) -> RegistrySite:
+    """The factory to listen with.
+
+    `reactor` is the clock of timeouts and of the log's seconds.  A line has at most 16 KiB and so has a request's
+    head (Twisted's limits, kept).
+    """
+    return RegistrySite(  # type: ignore[no-untyped-call]
+        Root(registry, reactor), timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False
+    )
