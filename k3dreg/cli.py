@@ -1,0 +1,24 @@
+"""The `k3dreg` command: `twistd --nodaemon k3dreg` without the ceremony."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from twisted.python import usage
+from twisted.scripts import twistd
+
+from k3dreg.config import Options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run in the foreground until told to stop.  Ends with status 2 and a usage line for options that are wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        Options().parseOptions(given)  # type: ignore[no-untyped-call]
+    except usage.UsageError as error:
+        sys.stderr.write(f"k3dreg: {error}\n{Options.synopsis}\n")
+        sys.exit(2)
+    # No pid file: several may run in one directory, and a service manager knows the process anyway.
+    sys.argv = ["k3dreg", "--nodaemon", "--pidfile=", "k3dreg", *given]
+    twistd.run()

@@ -1,0 +1,148 @@
+"""Options and environment, checked and turned into one frozen `Config`.
+
+Precedence: command line, then `K3DREG_…`, then what other programs call the same thing
+(`REGISTRY_HTTP_ADDR` of the official registry image, `DOCKER_HOST` of Docker's client), then the default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+from twisted.internet.endpoints import serverFromString
+from twisted.python import usage
+
+from k3dreg import __version__
+from k3dreg.engine.endpoint import EngineAddress, parse_engine_url
+from k3dreg.log import LEVELS
+from k3dreg.model.errors import UsageError
+
+DEFAULT_DOCKER = "unix:///var/run/docker.sock"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+# Below this a single image would not fit and every pull would export again.
+_SMALLEST_CACHE = 64 * 1024 * 1024
+
+
+@frozen
+class Config:
+    """Everything a daemon is started with.  `cache_size` in bytes."""
+
+    listen: tuple[str, ...]
+    docker: EngineAddress
+    state_dir: Path
+    cache_size: int
+    log_level: str
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `500MB`, `20G`, `1.5GiB`, `1048576`.  Raises `usage.UsageError`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise usage.UsageError(f"not a size: {text!r} (a number with k, M, G or T, such as 20GB)")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+
+
+def endpoint_of_address(address: str) -> str:
+    """The Twisted endpoint string for a `REGISTRY_HTTP_ADDR`: `:5000`, `0.0.0.0:5000`, `localhost:5000`, `[::]:5000`.
+
+    Raises `usage.UsageError`.
+    """
+    host, colon, port = address.strip().rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise usage.UsageError(f"REGISTRY_HTTP_ADDR={address!r} is not HOST:PORT")
+    if host.startswith("[") and host.endswith("]"):
+        escaped = host[1:-1].replace(":", "\\:")
+        return f"tcp6:{port}:interface={escaped}"
+    if ":" in host:
+        raise usage.UsageError(f"REGISTRY_HTTP_ADDR={address!r}: an IPv6 address is written in brackets")
+    return f"tcp:{port}:interface={host}" if host else f"tcp:{port}"
+
+
+def check_endpoint(description: str) -> str:
+    """The endpoint string, when Twisted understands it.  Raises `usage.UsageError`."""
+    try:
+        # Parsing needs no reactor, listening does.
+        serverFromString(None, description)
+    except Exception as error:  # each kind of endpoint has its own ways to refuse
+        raise usage.UsageError(f"--listen {description!r} is not an endpoint such as tcp:5000: {error}") from error
+    return description
+
+
+def check_docker(url: str) -> EngineAddress:
+    """Where the engine is.  Raises `usage.UsageError`."""
+    try:
+        return parse_engine_url(url)
+    except UsageError as error:
+        raise usage.UsageError(f"--docker: {error}") from error
+
+
+def default_state_dir(environment: Mapping[str, str]) -> str:
+    """Where state is kept when nobody says: the system's place for root, the user's own else."""
+    if os.geteuid() == 0:
+        return "/var/lib/k3dreg"
+    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "."), ".local", "state")
+    return os.path.join(base, "k3dreg")
+
+
+class Options(usage.Options):
+    """The command line of `k3dreg` and `twistd k3dreg`.  After parsing, `config` is set."""
+
+    synopsis = "Usage: k3dreg [--listen ENDPOINT]... [--docker URL] [--state-dir DIR] [--cache-size SIZE] [--log-level LEVEL]"
+    longdesc = (
+        "An OCI registry whose content is the local Docker engine's images. "
+        "Each option can also be given in the environment: --cache-size as K3DREG_CACHE_SIZE."
+    )
+    optParameters = [  # noqa: RUF012  (the shape of usage.Options)
+        ["docker", None, None, f"The engine: unix:///path or tcp://host:port [DOCKER_HOST, else {DEFAULT_DOCKER}]"],
+        ["state-dir", None, None, "Where exported images are kept [/var/lib/k3dreg, or ~/.local/state/k3dreg]"],
+        ["cache-size", None, None, "How much of them to keep; what was not used for longest goes first [20GB]"],
+        ["log-level", None, None, f"One of {', '.join(LEVELS)} [info]"],
+    ]
+
+    config: Config
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._environment = environment
+        self._listen: list[str] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Where to listen, as a Twisted endpoint string; may be repeated [REGISTRY_HTTP_ADDR, else tcp:5000]"""
+        self._listen.append(endpoint)
+
+    def opt_version(self) -> None:
+        """Print the version and exit"""
+        print(f"k3dreg {__version__}")  # noqa: T201
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check everything.  Raises `usage.UsageError`, which names the setting."""
+        environment = self._environment
+
+        def setting(name: str, *others: str, default: str) -> str:
+            variable = "K3DREG_" + name.upper().replace("-", "_")
+            values = (self[name], environment.get(variable), *(environment.get(other) for other in others))
+            return next((value for value in values if value), default)
+
+        listen = self._listen or environment.get("K3DREG_LISTEN", "").split()
+        if not listen:
+            address = environment.get("REGISTRY_HTTP_ADDR", "")
+            listen = [endpoint_of_address(address) if address else "tcp:5000"]
+        cache_size = parse_size(setting("cache-size", default="20GB"))
+        if cache_size < _SMALLEST_CACHE:
+            raise usage.UsageError(f"--cache-size must be at least {_SMALLEST_CACHE >> 20}MiB")
+        level = setting("log-level", default="info").lower()
+        if level not in LEVELS:
+            raise usage.UsageError(f"--log-level {level!r} is not one of {', '.join(LEVELS)}")
+        self.config = Config(
+            listen=tuple(map(check_endpoint, listen)),
+            docker=check_docker(setting("docker", "DOCKER_HOST", default=DEFAULT_DOCKER)),
+            state_dir=Path(setting("state-dir", default=default_state_dir(environment))),
+            cache_size=cache_size,
+            log_level=level,
+        )

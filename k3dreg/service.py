@@ -1,0 +1,168 @@
+"""Puts the rooms together and runs them.  The only module that imports the reactor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from k3dreg import __version__
+from k3dreg.config import Config, Options
+from k3dreg.engine.client import Engine
+from k3dreg.engine.endpoint import make_agent, make_pool
+from k3dreg.interfaces import IEngine
+from k3dreg.log import make_logger, set_level
+from k3dreg.model.engine import EngineInfo, ImageStore
+from k3dreg.model.errors import EngineError, K3dregError
+from k3dreg.registry import Registry
+from k3dreg.resolving import Resolver
+from k3dreg.sources.archive import ArchiveSource
+from k3dreg.store.blobs import open_store
+from k3dreg.store.catalogue import open_catalogue
+from k3dreg.streaming.workers import Workers
+from k3dreg.web.site import make_site
+
+log = make_logger()
+
+# Seconds between two looks for an engine that is down.  Requests find it by themselves; this is for the log.
+_LOOK_FOR_ENGINE = 2.0
+
+
+class EngineWatch(Service):
+    """Says in the log which engine is there, when it is lost, and when it is back."""
+
+    def __init__(self, engine: IEngine, description: str, clock: IReactorTime) -> None:
+        self._engine = engine
+        self._description = description
+        self._clock = clock
+        self._watching: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._watching = Deferred.fromCoroutine(self._watch())
+        self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        known, complaint = "", ""
+        while True:
+            try:
+                told = describe_engine(await self._engine.info())
+            except EngineError as error:
+                if str(error) != complaint:
+                    log.warn(
+                        "no engine at {where}: {error}. {advice}",
+                        where=self._description,
+                        error=error,
+                        advice=error.advice,
+                    )
+                known, complaint = "", str(error)
+            else:
+                if told != known:
+                    log.info("images come from {what} at {where}", what=told, where=self._description)
+                known, complaint = told, ""
+            await deferLater(self._clock, _LOOK_FOR_ENGINE)
+
+
+def describe_engine(info: EngineInfo) -> str:
+    """`Docker 28.5.2, containerd image store`."""
+    if info.store is ImageStore.PODMAN:
+        return f"Podman {info.version}"
+    return f"Docker {info.version}, {info.store.value} image store"
+
+
+class Daemon(MultiService):
+    """Everything, started in order and stopped in the reverse of it.
+
+    `reactor` is Twisted's: it is asked for time, threads, sockets and, when the start fails, to stop.
+    """
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._config = config
+        self._reactor = reactor
+        self._workers = Workers(reactor)
+        self._pool = make_pool(reactor)
+        agent = make_agent(reactor, config.docker, pool=self._pool)
+        self._engine = Engine(agent, reactor, description=str(config.docker))
+        self._closing: list[Callable[[], Awaitable[object] | None]] = []
+        self._starting: Deferred[None] | None = None
+        EngineWatch(self._engine, str(config.docker), reactor).setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._give_up)
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _start(self) -> None:
+        config = self._config
+        log.info("k3dreg {version}, state in {state}", version=__version__, state=config.state_dir)
+        self._workers.start()
+        self._closing.append(self._workers.stop)
+        self._closing.append(self._pool.closeCachedConnections)
+        store = await open_store(config.state_dir, self._workers, config.cache_size, self._reactor)
+        self._closing.append(store.close)
+        catalogue = await open_catalogue(config.state_dir, self._workers)
+        resolver = Resolver(self._engine, self._reactor)
+        self._closing.append(resolver.shutdown)
+        archive = ArchiveSource(self._engine, store, catalogue, self._workers, self._reactor)
+        self._closing.append(archive.shutdown)
+        site = make_site(Registry(resolver, [archive], store, catalogue), self._reactor)
+        for endpoint in config.listen:
+            port: IListeningPort = await serverFromString(self._reactor, endpoint).listen(site)
+            self._closing.append(port.stopListening)
+            # k3d takes these two words for the sign that a registry is ready.
+            log.info("listening on {address}", address=describe_address(port.getHost()))
+        super().startService()  # type: ignore[no-untyped-call]
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        await super().stopService()  # type: ignore[no-untyped-call]
+        while self._closing:
+            closed = self._closing.pop()()
+            if closed is not None:
+                await closed
+
+    def _give_up(self, failure: Failure) -> None:
+        """The start failed: say why, stop, and make the process end with status 1."""
+        if failure.check(CancelledError):
+            return
+        if failure.check(K3dregError, OSError, CannotListenError):
+            log.error("k3dreg cannot start: {error}", error=failure.getErrorMessage())
+        else:
+            log.failure("k3dreg cannot start", failure=failure)
+        # twistd has no way to say "with status 1" once the reactor runs; everything is closed by this time.
+        self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self._reactor.stop()
+
+
+def describe_address(address: IAddress) -> str:
+    """`0.0.0.0:5000`, `[::]:5000`, `/run/k3dreg.sock`."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        name = getattr(address, "name", None)
+        return os.fsdecode(name) if name else str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def makeService(options: Options) -> Daemon:
+    """What `twistd k3dreg` runs."""
+    from twisted.internet import reactor  # here and nowhere else, so that importing chooses no reactor
+
+    set_level(options.config.log_level)
+    return Daemon(options.config, reactor)

@@ -1,0 +1,93 @@
+"""Options and environment become one checked Config."""
+
+import pytest
+from twisted.python import usage
+
+from k3dreg.config import Config, Options, endpoint_of_address, parse_size
+
+
+def parse(*arguments: str, **environment: str) -> Config:
+    options = Options({"HOME": "/home/someone", **environment})
+    options.parseOptions(list(arguments))
+    return options.config
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = parse()
+    assert config.listen == ("tcp:5000",)
+    assert str(config.docker) == "unix:///var/run/docker.sock"
+    assert config.cache_size == 20 * 10**9
+    assert config.log_level == "info"
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    config = parse(
+        "--cache-size", "1GB", "--docker", "unix:///a.sock", K3DREG_CACHE_SIZE="2GB", DOCKER_HOST="tcp://b:1"
+    )
+    assert config.cache_size == 10**9
+    assert str(config.docker) == "unix:///a.sock"
+
+
+def test_our_own_variable_wins_over_dockers() -> None:
+    assert str(parse(K3DREG_DOCKER="unix:///a.sock", DOCKER_HOST="tcp://b:1").docker) == "unix:///a.sock"
+    assert str(parse(DOCKER_HOST="tcp://b:2375").docker) == "tcp://b:2375"
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert parse(K3DREG_LOG_LEVEL="", REGISTRY_HTTP_ADDR="").listen == ("tcp:5000",)
+
+
+def test_listen_may_be_repeated() -> None:
+    assert parse("--listen", "tcp:1", "--listen", "tcp:2").listen == ("tcp:1", "tcp:2")
+    assert parse(K3DREG_LISTEN="tcp:1 tcp:2").listen == ("tcp:1", "tcp:2")
+    assert parse("--listen", "tcp:3", K3DREG_LISTEN="tcp:1", REGISTRY_HTTP_ADDR=":7").listen == ("tcp:3",)
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint"),
+    [
+        (":5000", "tcp:5000"),
+        ("0.0.0.0:5000", "tcp:5000:interface=0.0.0.0"),
+        ("localhost:5001", "tcp:5001:interface=localhost"),
+        ("[::]:5000", r"tcp6:5000:interface=\:\:"),
+    ],
+)
+def test_the_official_images_address_is_honoured(address: str, endpoint: str) -> None:
+    assert endpoint_of_address(address) == endpoint
+    assert parse(REGISTRY_HTTP_ADDR=address).listen == (endpoint,)
+
+
+@pytest.mark.parametrize("address", ["5000", "host:", ":http", "::1:5000", ":70000"])
+def test_an_address_that_is_none_is_a_usage_error(address: str) -> None:
+    with pytest.raises(usage.UsageError, match="REGISTRY_HTTP_ADDR"):
+        parse(REGISTRY_HTTP_ADDR=address)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1048576", 2**20), ("20GB", 20 * 10**9), ("1.5GiB", 3 * 2**29), ("500 m", 5 * 10**8), ("2T", 2 * 10**12)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--cache-size", "much"],
+        ["--cache-size", "1MB"],
+        ["--log-level", "chatty"],
+        ["--docker", "ftp://somewhere"],
+        ["--listen", "carrier-pigeon:5000"],
+        ["--no-such-option"],
+        ["an argument"],
+    ],
+)
+def test_what_cannot_be_used_is_a_usage_error(arguments: list[str]) -> None:
+    with pytest.raises(usage.UsageError):
+        parse(*arguments)
+
+
+def test_state_is_kept_where_the_user_may_write() -> None:
+    assert str(parse("--state-dir", "/x").state_dir) == "/x"
+    assert str(parse(K3DREG_STATE_DIR="/y").state_dir) == "/y"
