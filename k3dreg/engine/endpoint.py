@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
@@ -90,9 +90,15 @@ def make_agent(
     return agent
 
 
+class _QuietFactory(_HTTP11ClientFactory):
+    noisy = False
+
+
 def make_pool(reactor: Any) -> HTTPConnectionPool:
     """The pool of idle connections that `make_agent` uses; `closeCachedConnections` ends them."""
     pool = HTTPConnectionPool(reactor, persistent=True)
+    # Twisted would write two lines to the log for each connection, and has no public way to say no.
+    pool._factory = _QuietFactory
     pool.cachedConnectionTimeout = IDLE_TIMEOUT
     pool.maxPersistentPerHost = IDLE_CONNECTIONS
     return pool

@@ -99,7 +99,7 @@ class Spool:
         self._announced = False
         # The layer of an image exported before is neither hashed nor written again.
         if event.digest is None or not self._store.has(event.digest):
-            self._writer = self._store.writer()
+            self._writer = self._store.writer("sha256" if event.digest is None else event.digest.algorithm)
 
     def _end(self) -> Kept:
         begun, writer = self._begun, self._writer

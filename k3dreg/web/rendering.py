@@ -128,9 +128,12 @@ class _Rendering:
         with a Range when it is closed.  So it is closed, after what was written has been sent, where more of the
         same can be given; and reset where the bytes were wrong, or the client takes none.
         """
+        abort = cast(ITCPTransport, self._request.transport).abortConnection
         stalled = isinstance(error, ConsumerStalled)
         if self._left or (isinstance(error, ConsumerGone) and not stalled):
             self._write_line(CLIENT_GONE, reason="the client went away in the middle of the answer")
+            if not self._left:
+                abort()
             return
         resumable = False
         if isinstance(error, CancelledError):
@@ -146,7 +149,6 @@ class _Rendering:
                 subject=self._record.subject,
             )
         self._write_line(answer.status, reason=reason, aborted=True)
-        abort = cast(ITCPTransport, self._request.transport).abortConnection
         if resumable:
             self._closing = self._clock.callLater(CLOSE_SECONDS, abort)
             self._request.loseConnection()

@@ -20,6 +20,8 @@ from tests.fakes.images import make_tar
 
 Entries = list[tuple[str, bytes | str | None]]
 
+# `docker save` of "FROM scratch, ADD a.txt, ADD b.txt, ADD a.txt" built on 20.10.24, 26.1.5 and 28.5.2,
+# on both stores; gzipped.
 DATA = Path(__file__).parents[1] / "data" / "archives"
 ERROR = b'{"errorDetail":{"message":"layer not found"},"error":"layer not found"}\r\n'
 
@@ -196,6 +198,12 @@ def test_an_oci_archive_without_its_last_documents_is_not_whole_whatever_its_end
         with pytest.raises(ArchiveError, match=r"has no (index\.json|oci-layout|manifest\.json)"):
             read_all(make_tar(entries[:count]))
     read_all(make_tar(entries[:-1]))
+
+
+def test_blobs_and_a_manifest_json_alone_are_no_whole_archive() -> None:
+    entries = [entry for entry in oci_entries() if entry[0] not in ("index.json", "oci-layout")]
+    with pytest.raises(ArchiveError, match=r"has no index\.json"):
+        read_all(make_tar(entries))
 
 
 @pytest.mark.parametrize("layout", ["legacy", "podman"])

@@ -154,7 +154,7 @@ def test_a_link_in_place_of_a_blob_seen_before_is_refused() -> None:
         "a/b/layer.tar",
         "layer.tar",
         "VERSION",
-        "caf\udce9",
+        "caf\udce9/layer.tar",
         f"blobs/sha256/{HEX[:-1]}\udce9",
     ],
 )

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import tarfile
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,11 @@ from hypothesis import strategies as st
 from k3dreg.model.errors import ArchiveError
 from k3dreg.protocol.tar import LARGEST_EXTENSION, Content, Entry, EntryEnd, EntryKind, TarReader
 
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+FORMATS: dict[str, Literal[0, 1, 2]] = {
+    "ustar": tarfile.USTAR_FORMAT,
+    "gnu": tarfile.GNU_FORMAT,
+    "pax": tarfile.PAX_FORMAT,
+}
 MARKER = bytes(1024)
 ERROR = b'{"errorDetail":{"message":"open layer: no space left"},"error":"open layer: no space left"}\r\n'
 SAID = "Docker broke off the archive: open layer: no space left"
@@ -174,7 +179,14 @@ def test_a_header_with_one_wrong_byte_is_refused(at: int) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [b"+0000000005\0", b"-1\0\0\0\0\0\0\0\0\0\0", b"0x5\0\0\0\0\0\0\0\0\0", b"\xff" * 12, b"\x80" + b"\xff" * 11],
+    [
+        b"+0000000005\0",
+        b"-1\0\0\0\0\0\0\0\0\0\0",
+        b"0x5\0\0\0\0\0\0\0\0\0",
+        b"\xff" * 12,
+        b"\x80" + b"\xff" * 11,
+        b"\x81" + bytes(10) + b"\5",
+    ],
 )
 def test_a_size_that_is_no_number_of_bytes_is_refused(size: bytes) -> None:
     block = bytearray(header("name", 5))
@@ -217,7 +229,7 @@ def test_pax_records_are_for_the_next_entry_only_and_global_ones_for_all() -> No
 
 @pytest.mark.parametrize(
     "records",
-    [b"path=a\n", b"99 path=a\n", b"10 path=aa", b"9 patha\n\n", b"5 =a\n", b"0 \n", b"-9 path=a\n", b"13 path=a\0b\n"],
+    [b"path=a\n", b"99 path=a\n", b"10 path=aa", b"9 patha\n\n", b"5 =a\n", b"0 \n", b"-9 path=a\n", b"12 path=a\0b\n"],
 )
 def test_pax_records_that_do_not_hold_together_are_refused(records: bytes) -> None:
     with pytest.raises(ArchiveError):
@@ -303,6 +315,14 @@ def test_dockers_error_in_place_of_content_is_told_too(cuts: list[int]) -> None:
     reader = TarReader()
     read_all(reader, header("a", 5000) + b"content" + ERROR, cuts)
     with pytest.raises(ArchiveError, match=r"'a', \d+ bytes early: Docker says: open layer: no space left$"):
+        reader.close()
+
+
+def test_an_error_message_in_an_earlier_entry_is_not_taken_for_dockers_last_words() -> None:
+    reader = TarReader()
+    first = file("a", ERROR)
+    read_all(reader, first + header("b", 100), [512 + len(ERROR) - 2])
+    with pytest.raises(ArchiveError, match=r"'b', 100 bytes early$"):
         reader.close()
 
 

@@ -14,7 +14,7 @@ from k3dreg.interfaces import IBlob
 from k3dreg.model.errors import ContentGone, DigestMismatch
 from k3dreg.model.media_types import OCI_INDEX
 from k3dreg.model.trace import Trace
-from k3dreg.streaming.sending import STALL
+from k3dreg.streaming.sending import STALL, ConsumerGone
 from k3dreg.web.rendering import CLOSE_SECONDS
 from k3dreg.web.site import IDLE_SECONDS, make_site
 from tests.fakes.registry import EndlessBlob, FakeRegistry, GivingUpBlob, PacedBlob, ShortBlob, WholeBlob
@@ -140,6 +140,13 @@ class ClientGoneTests(EndsCase):
         self.assertRegex((await self.logged())[0], " 499, 0 bytes, .*: the client went away in the middle")
         await wire.closed()
         self.assertEqual(len(self.lines), 1)
+
+    async def test_a_consumer_that_is_called_gone_is_gone(self) -> None:
+        blob = PacedBlob(DATA)
+        wire = await self.asked(blob)
+        blob.fail(ConsumerGone("the connection was lost"))
+        await wire.closed()
+        self.assertRegex((await self.logged())[0], "^info .* 499, 0 bytes, .*: the client went away in the middle")
 
     async def test_a_client_that_leaves_before_the_answer_cancels_the_work(self) -> None:
         cancelled: list[object] = []

@@ -1,0 +1,143 @@
+"""The daemon as a process, without an engine: what it says, where it listens, how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+# Seconds.  A daemon starts in well under one; a loaded machine may need more.
+PATIENCE = 30
+
+
+# The process imports what this one does.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+class Process:
+    """`k3dreg` with `arguments`, its state below the current directory, and an engine that is not there."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        command = [sys.executable, "-c", "from k3dreg.cli import main; main()", "--state-dir", "state", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**ENVIRONMENT, "DOCKER_HOST": f"unix://{Path.cwd()}/no.sock", **environment},
+        )
+        assert self.process.stdout is not None
+        self.output: IO[str] = self.process.stdout
+        self.lines: list[str] = []
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first line from here on that has `pattern`.  The process's end ends the waiting."""
+        for line in self.output:
+            self.lines.append(line)
+            if match := re.search(pattern, line):
+                return match
+        raise AssertionError(f"{pattern!r} is not in:\n{''.join(self.lines)}")
+
+    def port(self) -> int:
+        return int(self.wait_for(r"listening on 127\.0\.0\.1:(\d+)")[1])
+
+    def end(self) -> int:
+        """The exit status of a process that ends by itself."""
+        self.lines += self.output.readlines()
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def started() -> Iterator[list[Process]]:
+    processes: list[Process] = []
+    yield processes
+    for each in processes:
+        each.process.kill()
+        each.process.wait()
+        each.output.close()
+
+
+def start(started: list[Process], *arguments: str, **environment: str) -> Process:
+    started.append(Process(*arguments, **environment))
+    return started[-1]
+
+
+ANY_PORT = ("--listen", "tcp:0:interface=127.0.0.1")
+
+
+def test_it_starts_without_docker_says_so_and_says_where_it_listens(started: list[Process]) -> None:
+    daemon = start(started, *ANY_PORT)
+    port = daemon.port()
+    daemon.wait_for("no engine at unix://.*no.sock")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("GET", "/v2/")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"{}")
+    connection.request("GET", "/v2/library/nginx/manifests/1?ns=docker.io")
+    answer = connection.getresponse()
+    assert answer.status == 503
+    (error,) = json.loads(answer.read())["errors"]
+    assert "socket" in error["message"]
+    daemon.wait_for("GET docker.io/library/nginx:1 503")
+
+
+def test_it_ends_soon_and_well_when_it_is_told_to(started: list[Process]) -> None:
+    daemon = start(started, *ANY_PORT)
+    daemon.port()
+    began = time.monotonic()
+    daemon.process.send_signal(signal.SIGTERM)
+    # twistd closes everything, and then ends by the signal it was sent.
+    assert daemon.end() in (0, -signal.SIGTERM)
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in "".join(daemon.lines)
+
+
+def test_it_is_the_same_as_twistd_k3dreg() -> None:
+    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "k3dreg", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=ENVIRONMENT)
+    assert "--cache-size" in told.stdout
+
+
+def test_a_port_that_is_taken_ends_it_with_a_line_that_says_so(started: list[Process]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        daemon = start(started, "--listen", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
+        assert daemon.end() == 1
+    (line,) = (line for line in daemon.lines if "cannot start" in line)
+    assert "Address already in use" in line
+
+
+def test_a_state_directory_in_use_ends_it_with_a_line_that_says_so(started: list[Process]) -> None:
+    start(started, *ANY_PORT).port()
+    second = start(started, *ANY_PORT)
+    assert second.end() == 1
+    (line,) = (line for line in second.lines if "cannot start" in line)
+    assert "Traceback" not in "".join(second.lines)
+    assert "another" in line
+
+
+def test_a_wrong_option_is_a_usage_line_and_status_2(started: list[Process]) -> None:
+    daemon = start(started, "--cache-size", "much")
+    assert daemon.end() == 2
+    assert "Usage: k3dreg" in "".join(daemon.lines)
+
+
+def test_the_official_images_address_is_where_it_listens(started: list[Process]) -> None:
+    daemon = start(started, REGISTRY_HTTP_ADDR="localhost:0")
+    daemon.port()
+
+
+def test_log_level_hides_what_is_less_important(started: list[Process]) -> None:
+    daemon = start(started, *ANY_PORT, "--log-level", "warn")
+    daemon.wait_for("no engine at")
+    assert "listening on 127.0.0.1" not in "".join(daemon.lines)
