@@ -391,6 +391,29 @@ class IPushed(Interface):
         """Returns how many of them there were."""
 
 
+class IDiscovery(Interface):
+    """The use case of finding out what is here, as the web room calls it."""
+
+    async def tags(repository: Repository) -> Sequence[str]:
+        """The tags of a repository in lexical order.  Raises `NameUnknown`."""
+
+    async def repositories() -> Sequence[str]:
+        """The names of this registry's own repositories in lexical order."""
+
+    def referrers(repository: Repository, subject: Digest) -> Sequence[PushedManifest]:
+        """The manifests that refer to a subject, which need not be here."""
+
+
+class IImageNames(Interface):
+    """Which images the engine has, by name."""
+
+    async def names() -> Sequence[tuple[Repository, Tag]]:
+        """Every name of every image.  A bare name is given as the engine spells it, and no registry is made up.
+
+        Raises `EngineError`.
+        """
+
+
 @frozen
 class UploadStatus:
     """An upload session: where it is, and how many bytes it has."""
