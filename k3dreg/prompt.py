@@ -1,0 +1,58 @@
+"""Answers in time: a node gets the head of an answer before it stops waiting, whatever the work behind it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from k3dreg.interfaces import IBlob, IRegistry, ServedManifest
+from k3dreg.model.credentials import BasicAuth
+from k3dreg.model.digest import Digest
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+from k3dreg.streaming.patience import within
+
+T = TypeVar("T")
+
+# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (facts: clients, 0.1), and then take the mirror
+# for broken; this leaves room for a machine that is busy with the very pull that is waited for.
+PATIENCE = 18.0
+# Seconds after which to ask again: the kubelet's first back-off is as long.
+_AGAIN = 10.0
+
+
+@implementer(IRegistry)
+class Prompt:
+    """A registry whose every answer begins in time.
+
+    What takes longer goes on behind the answer "not yet", and whoever asks again is served from its result.
+    """
+
+    def __init__(self, registry: IRegistry, clock: IReactorTime, patience: float = PATIENCE) -> None:
+        """`patience` in seconds."""
+        self._registry = registry
+        self._clock = clock
+        self._patience = patience
+
+    async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
+        """As the registry's, or `NotYet`."""
+        until = self._clock.seconds() + self._patience
+        served = await self._within(until, self._registry.manifest(reference, authorization, trace))
+
+        async def opened() -> IBlob:
+            return await served.open()
+
+        return evolve(served, open=lambda: self._within(until, opened()))
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        """As the registry's, or `NotYet`."""
+        until = self._clock.seconds() + self._patience
+        return await self._within(until, self._registry.blob(repository, digest, trace))
+
+    async def _within(self, until: float, work: Coroutine[Deferred[Any], Any, T]) -> T:
+        return await within(max(0.0, until - self._clock.seconds()), self._clock, work, after=_AGAIN)
