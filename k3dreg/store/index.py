@@ -50,7 +50,8 @@ class Index:
         self._bytes = 0
 
     def __contains__(self, digest: Digest) -> bool:
-        return digest in self._entries
+        with self._lock:  # `use` takes an entry out for a moment
+            return digest in self._entries
 
     def usage(self) -> Usage:
         """How much there is."""
@@ -59,7 +60,8 @@ class Index:
 
     def peek(self, digest: Digest) -> Entry | None:
         """What is known of a blob.  Not a use."""
-        return self._entries.get(digest)
+        with self._lock:
+            return self._entries.get(digest)
 
     def use(self, digest: Digest) -> Entry | None:
         """As `peek`, and it is the most recently used from now on."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from k3dreg.engine.endpoint import EngineAddress, make_agent
 from k3dreg.model.errors import EngineError, EngineSilent, EngineUnavailable
 from k3dreg.streaming.bodies import BATCH, HIGH_WATER, ResponseBody, read_whole
 
@@ -160,6 +165,64 @@ class BackPressure(_BodyCase):
     def test_a_pause_made_while_buffered_bytes_were_delivered_is_made_again(self) -> None:
         response, _body = self.body(*[_CHUNK] * 80)
         self.assertLessEqual(response.produce(100), 1)
+
+
+@implementer(IPushProducer)
+class _Torrent(Resource):
+    """An answer without end, at the pace of the connection.  `sent` in bytes."""
+
+    isLeaf = True  # noqa: N815
+
+    def render_GET(self, request: Request) -> int:
+        self.request = request
+        self.sent = 0
+        self.paused = False
+        request.registerProducer(self, True)
+        self.resumeProducing()
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        while not self.paused:
+            self.request.write(_CHUNK)
+            self.sent += len(_CHUNK)
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def stopProducing(self) -> None:
+        self.paused = True
+
+
+class BackPressureOnASocket(TestCase):
+    # What lies between the two ends: buffers of the kernel and of Twisted's transport, and the chunks in flight.
+    between = 1024 * 1024
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.torrent = _Torrent()
+        path = self.mktemp()
+        port = await UNIXServerEndpoint(reactor, path).listen(Site(self.torrent))
+        self.addCleanup(port.stopListening)
+        response = await make_agent(reactor, EngineAddress(path=path)).request(b"GET", b"http://engine/")
+        clock: Any = reactor
+        self.body = ResponseBody(response, clock, silence=10, what="a torrent")
+        self.addCleanup(self.turns)
+        self.addCleanup(self.body.close)
+
+    async def turns(self) -> None:
+        """Let the reactor do all that it can do now."""
+        for _ in range(200):
+            await deferLater(reactor, 0)
+
+    async def test_the_sender_is_stopped_until_the_reader_goes_on(self) -> None:
+        read = 0
+        for _ in range(5):
+            await self.turns()
+            self.assertTrue(self.torrent.paused)
+            self.assertLessEqual(self.torrent.sent - read, HIGH_WATER + self.between)
+            self.assertGreaterEqual(self.torrent.sent - read, HIGH_WATER)
+            for _ in range(8):
+                read += len(await self.body.read())
 
 
 class Ends(_BodyCase):

@@ -84,7 +84,9 @@ class FlightsTests(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(len(self.flights), 0)
 
-    def test_a_waiter_who_is_cancelled_by_another_while_results_are_delivered_hears_of_the_cancelling_only(self) -> None:
+    def test_a_waiter_whom_another_cancels_during_the_delivery_hears_of_the_cancelling_only(
+        self,
+    ) -> None:
         first = self.flights.join("a", self.work)
         second, third = self.flights.join("a", self.work), self.flights.join("a", self.work)
         first.addCallback(lambda _: second.cancel())
