@@ -33,7 +33,7 @@ from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
 from k3dreg.model import media_types
 from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
+from k3dreg.model.engine import ImageStore, PullProgress
 from k3dreg.model.errors import (
     AuthenticationRequired,
     Denied,
@@ -175,7 +175,11 @@ class EngineContract:
             wanted = {"index.json", "manifest.json", "oci-layout", *(f"blobs/sha256/{d.hex}" for d in digests)}
             self.case.assertLessEqual(wanted, kept)
         else:
-            self.case.assertEqual([n.rpartition("/")[2] for n in names], [n.rpartition("/")[2] for n in expected])
+            # Directories, and with them the config's place among them, go by IDs of the engine's own invention.
+            def kinds(names: list[str]) -> list[str]:
+                return sorted(name.rpartition("/")[2] for name in names)
+
+            self.case.assertEqual(kinds(names), kinds(expected))
 
     async def test_an_engine_that_is_lost_in_the_middle_is_found_again(self) -> None:
         image = await self.hold(self.an_image())
@@ -315,8 +319,16 @@ class _RealContract(_Contract):
         stalls = f"/blobs/{image.best.layers[1].descriptor.digest}"
         registry = MoodyRegistry.saying(Answer(200), answers, stalls)
         name = await self.registry(registry)
-        pulling = Deferred.fromCoroutine(self.engine.pull(name, "", lambda _: None))
+        arriving: Deferred[None] = Deferred()
+
+        def note(progress: PullProgress) -> None:
+            # More than the small layer: a classic store does not notice that it should stop before a blob's first bytes.
+            if progress.current > 100_000 and not arriving.called:
+                arriving.callback(None)
+
+        pulling = Deferred.fromCoroutine(self.engine.pull(name, "", note))
         await registry.stalled
+        await arriving
         pulling.cancel()
         await self.fails(pulling, CancelledError)
         await registry.left  # the test's time limit is the assertion

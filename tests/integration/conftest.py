@@ -1,0 +1,144 @@
+"""Fixtures of the integration tests: the upstream registry, the images in it, and a daemon for each engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from tests.integration.support import images, rig
+from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.node import Node
+from tests.integration.support.upstream import Json, Layer, Upstream
+
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "engines(*names): only these of the engines")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.integration)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`engine` stands for every engine, or for those that the test's marker names; `node` for every node.
+
+    One that is not there is named all the same: the test skips, or on the CI machine fails.
+    """
+    if "engine" in metafunc.fixturenames:
+        there = {engine.name: engine for engine in [*rig.engines(), *rig.spares()]}
+        marker = metafunc.definition.get_closest_marker("engines")
+        names = marker.args if marker else [engine.name for engine in rig.engines()] or ["docker28"]
+        choice = [there.get(name, rig.EngineAddress(name, "")) for name in names]
+        # Module scope: pytest puts the tests of one engine together, so they share a daemon.
+        metafunc.parametrize("engine", choice, indirect=True, ids=names, scope="module")
+    if "node" in metafunc.fixturenames:
+        nodes = rig.nodes() or [rig.NodeAddress("node", Path(), Path())]
+        metafunc.parametrize("node", nodes, indirect=True, ids=[node.name for node in nodes], scope="function")
+
+
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest) -> rig.EngineAddress:
+    engine: rig.EngineAddress = request.param
+    if not engine.url:
+        rig.unavailable(f"{engine.name} is not among K3DREG_TEST_ENGINES and K3DREG_TEST_SPARES:")
+    return engine
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node that holds nothing."""
+    address: rig.NodeAddress = request.param
+    if address.socket == Path():
+        rig.unavailable("K3DREG_TEST_NODES is not set:")
+    node = Node(address)
+    node.clean()
+    yield node
+    node.clean()
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Upstream:
+    return Upstream(rig.setting("K3DREG_TEST_REGISTRY"))
+
+
+@pytest.fixture(scope="session")
+def busybox() -> bytes:
+    return Path(rig.setting("K3DREG_TEST_BUSYBOX")).read_bytes()
+
+
+@frozen
+class PushedImage:
+    """An image in the upstream registry: `manifest` is its descriptor, `message` what it prints when it runs."""
+
+    registry: str
+    repository: str
+    tag: str
+    manifest: Json
+    layers: tuple[Json, ...]
+    message: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.registry}/{self.repository}:{self.tag}"
+
+    def pull_into(self, engine: rig.EngineAddress) -> Docker:
+        """`docker pull`, afresh.  Returns the engine's API."""
+        docker = self.remove_from(engine)
+        docker.pull(f"{self.registry}/{self.repository}", self.tag)
+        return docker
+
+    def remove_from(self, engine: rig.EngineAddress) -> Docker:
+        docker = Docker(engine.socket)
+        docker.remove(self.name)
+        return docker
+
+
+Push = Callable[[str, list[Layer], str], PushedImage]
+
+
+@pytest.fixture(scope="session")
+def push(upstream: Upstream) -> Push:
+    """push(repository, layers, message): an image in the upstream registry, tagged `1`."""
+
+    def push(repository: str, layers: list[Layer], message: str) -> PushedImage:
+        manifest = upstream.push_image(repository, "1", layers, images.COMMAND)
+        descriptors = tuple(layer.descriptor for layer in layers)
+        return PushedImage(upstream.address, repository, "1", manifest, descriptors, message)
+
+    return push
+
+
+@pytest.fixture(scope="session")
+def layered_image(push: Push, busybox: bytes) -> PushedImage:
+    """Over 200 MB in seven layers."""
+    message = "seven layers say hello"
+    return push("k3dreg-test/layered", images.many_sided_layers(busybox, message), message)
+
+
+@pytest.fixture(scope="session")
+def huge_image(push: Push, busybox: bytes) -> PushedImage:
+    """1.1 GB in twelve layers."""
+    message = "a huge image says hello"
+    return push("k3dreg-test/huge", images.huge_layers(busybox, message), message)
+
+
+@pytest.fixture(scope="session")
+def small_image(push: Push, busybox: bytes) -> PushedImage:
+    """Two layers, one MB."""
+    message = "a small image says hello"
+    return push("k3dreg-test/small", images.small_layers(busybox, message), message)
+
+
+@pytest.fixture(scope="module")
+def daemon(engine: rig.EngineAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all tests of a module that use the same engine."""
+    with running(engine, tmp_path_factory.mktemp(f"k3dreg-{engine.name}")) as daemon:
+        yield daemon

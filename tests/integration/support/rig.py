@@ -1,0 +1,92 @@
+"""What the integration tests run against, read from the environment that `.ci/engines env` prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+HOW = "needs real engines: run .ci/run as root on a Debian machine (README, Contributing)"
+
+
+@frozen
+class EngineAddress:
+    """An engine by the name it has in `.ci/engines`, which tells its version and its image store."""
+
+    name: str
+    url: str
+
+    @property
+    def socket(self) -> str:
+        return self.url.removeprefix("unix://")
+
+    @property
+    def containerd_store(self) -> bool:
+        return "classic" not in self.name and not self.name.startswith("docker20")
+
+
+@frozen
+class NodeAddress:
+    """A containerd with its CRI plugin: its socket as a path on this machine, and the root directory it lives in."""
+
+    name: str
+    socket: Path
+    chroot: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.socket.parent
+
+    @property
+    def inner_socket(self) -> str:
+        return f"/{self.socket.relative_to(self.chroot)}"
+
+
+def _pairs(variable: str) -> list[tuple[str, str]]:
+    words = os.environ.get(variable, "").split(",")
+    return [(name, value) for name, equals, value in (word.partition("=") for word in words) if equals]
+
+
+def engines() -> list[EngineAddress]:
+    return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_ENGINES")]
+
+
+def spares() -> list[EngineAddress]:
+    return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_SPARES")]
+
+
+def nodes() -> list[NodeAddress]:
+    found = []
+    for name, value in _pairs("K3DREG_TEST_NODES"):
+        socket, _, chroot = value.rpartition(":")
+        found.append(NodeAddress(name, Path(socket), Path(chroot)))
+    return found
+
+
+def unavailable(what: str) -> None:
+    """Skips the test; on the CI machine, where nothing may be missing, fails it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} {HOW}, and CI=true")
+    pytest.skip(f"{what} {HOW}")
+
+
+def setting(variable: str) -> str:
+    """The variable's value; where there is none, the test is skipped."""
+    value = os.environ.get(variable, "")
+    if not value:
+        unavailable(f"{variable} is not set:")
+    return value
+
+
+def kill_engine(engine: EngineAddress) -> None:
+    """SIGKILL to the engine, as a crash or the kernel's out-of-memory killer would."""
+    subprocess.run([REPOSITORY / ".ci/engines", "kill", engine.name], check=True, timeout=60)
+
+
+def start_engine(engine: EngineAddress) -> None:
+    """Bring it up again; returns when it answers."""
+    subprocess.run([REPOSITORY / ".ci/engines", "up", engine.name], check=True, timeout=90, stdout=subprocess.DEVNULL)

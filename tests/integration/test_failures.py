@@ -1,0 +1,177 @@
+"""What breaks in the middle: the engine, the client, the disk, the daemon itself.
+
+Each time nothing wrong is handed over as whole, and the next try works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import PushedImage
+from tests.integration.support import rig
+from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.images import MB
+from tests.integration.support.puller import Broken, LazyReader, Puller, chunks
+from tests.integration.support.rig import EngineAddress
+
+
+@pytest.fixture
+def huge(engine: EngineAddress, huge_image: PushedImage) -> PushedImage:
+    """The huge image, in the engine."""
+    if Docker(engine.socket).inspect(huge_image.name) is None:
+        huge_image.pull_into(engine)
+    return huge_image
+
+
+def _big_layers(image: PushedImage) -> list[tuple[str, int]]:
+    """(digest, size) of the layers over 100 MB, in the order in which `docker save` writes them: it sorts by digest."""
+    return sorted((layer["digest"], layer["size"]) for layer in image.layers if layer["size"] > 100 * MB)
+
+
+@pytest.fixture
+def spare(engine: EngineAddress) -> Iterator[EngineAddress]:
+    """An engine to be killed.  It is up again afterwards."""
+    yield engine
+    rig.start_engine(engine)
+
+
+@pytest.mark.engines("docker28-spare", "docker28-classic-spare")
+def test_an_engine_killed_in_the_middle_of_an_export(
+    spare: EngineAddress, huge_image: PushedImage, tmp_path: Path
+) -> None:
+    huge_image.pull_into(spare)
+    with running(spare, tmp_path) as daemon:
+        outcome: list[Exception | int] = []
+
+        def pull() -> None:
+            try:
+                outcome.append(Puller(daemon.host, huge_image.registry).image(huge_image.repository, huge_image.tag))
+            except (Broken, AssertionError) as error:
+                outcome.append(error)
+
+        client = threading.Thread(target=pull)
+        client.start()
+        if spare.containerd_store:
+            # In the middle of a blob that somebody is reading.
+            reader = Puller(daemon.host, huge_image.registry)
+            reader.layers(huge_image.repository, huge_image.tag)
+            digest, size = _big_layers(huge_image)[0]
+            with pytest.raises(Broken, match=rf"[1-9]\d* of {size} bytes"):
+                reader.blob(huge_image.repository, digest, size, halfway=lambda: rig.kill_engine(spare))
+        else:
+            # Nothing arrives before the engine has copied everything.
+            daemon.wait_for("exporting ")
+            rig.kill_engine(spare)
+        client.join(60)
+        assert len(outcome) == 1
+        assert isinstance(outcome[0], Broken), outcome[0]
+        # While it is down, the answer says so, and at once.
+        answer = Puller(daemon.host, huge_image.registry, 20).manifest("k3dreg-test/other", "1")
+        assert answer.status == 503, answer.body
+        assert answer.json["errors"][0]["message"]
+        rig.start_engine(spare)
+        assert Puller(daemon.host, huge_image.registry).image(huge_image.repository, huge_image.tag) > 1e9
+
+
+@pytest.mark.engines("docker28")
+def test_a_client_that_leaves_in_the_middle_harms_nobody(
+    engine: EngineAddress, huge: PushedImage, tmp_path: Path
+) -> None:
+    with running(engine, tmp_path) as daemon:
+        for digest, _ in (_big_layers(huge)[0], _big_layers(huge)[-1]):
+            puller = Puller(daemon.host, huge.registry)
+            puller.layers(huge.repository, huge.tag)
+            next(chunks(puller.open_blob(huge.repository, digest)))
+            puller.close()
+        assert Puller(daemon.host, huge.registry).image(huge.repository, huge.tag) > 1e9
+        assert daemon.peak_memory() < 80 << 20
+
+
+@pytest.mark.engines("docker28")
+def test_a_client_that_stops_reading_costs_no_memory_and_holds_nobody_up(
+    engine: EngineAddress, huge: PushedImage, tmp_path: Path
+) -> None:
+    with running(engine, tmp_path) as daemon, contextlib.ExitStack() as stack:
+        puller = Puller(daemon.host, huge.registry)
+        puller.layers(huge.repository, huge.tag)
+        lazy = {}
+        for layer in huge.layers:
+            reader = LazyReader(daemon.host, huge.registry, huge.repository, layer["digest"])
+            lazy[layer["digest"]] = stack.enter_context(contextlib.closing(reader))
+        assert puller.image(huge.repository, huge.tag) > 1e9
+        assert daemon.peak_memory() < 80 << 20
+        digest, size = _big_layers(huge)[-1]
+        assert lazy[digest].read(size) == size
+
+
+@pytest.fixture
+def tight_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """tight_disk(bytes): a file system of that size; called again, the same one with another size."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mounted = False
+
+    def make(size: int) -> Path:
+        nonlocal mounted
+        options = f"size={size}" + (",remount" if mounted else "")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], check=True)
+        mounted = True
+        return directory
+
+    yield make
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@pytest.mark.engines("docker28", "docker28-classic")
+def test_a_full_disk_is_an_error_that_says_so_and_room_is_all_it_takes(
+    engine: EngineAddress, layered_image: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
+) -> None:
+    layered_image.pull_into(engine)
+    state = tight_disk(100_000_000)
+    with running(engine, tmp_path, state=state) as daemon:
+        with pytest.raises(Broken):
+            Puller(daemon.host, layered_image.registry).image(layered_image.repository, layered_image.tag)
+        assert "disk" in daemon.log().lower() or "space" in daemon.log().lower()
+        tight_disk(1_000_000_000)
+        assert Puller(daemon.host, layered_image.registry).image(layered_image.repository, layered_image.tag) > 2e8
+        assert daemon.peak_memory() < 80 << 20
+
+
+def _pull(daemon: Daemon, image: PushedImage) -> int:
+    return Puller(daemon.host, image.registry).image(image.repository, image.tag)
+
+
+@pytest.mark.engines("docker28")
+def test_a_daemon_killed_in_the_middle_of_an_export_starts_again_and_serves_it(
+    engine: EngineAddress, huge: PushedImage, tmp_path: Path
+) -> None:
+    with running(engine, tmp_path) as daemon:
+        puller = Puller(daemon.host, huge.registry)
+        puller.layers(huge.repository, huge.tag)
+        next(chunks(puller.open_blob(huge.repository, _big_layers(huge)[0][0])))
+        daemon.kill()
+        with pytest.raises(Broken):
+            puller.blob(huge.repository, *_big_layers(huge)[-1])
+        daemon.start()
+        assert _pull(daemon, huge) > 1e9
+
+
+@pytest.mark.engines("docker28-spare")
+def test_a_daemon_without_an_engine_starts_and_finds_it_when_it_comes(
+    spare: EngineAddress, small_image: PushedImage, tmp_path: Path
+) -> None:
+    small_image.pull_into(spare)
+    rig.kill_engine(spare)
+    with running(spare, tmp_path) as daemon:
+        answer = Puller(daemon.host, small_image.registry, 20).manifest(small_image.repository, small_image.tag)
+        assert answer.status == 503
+        rig.start_engine(spare)
+        assert _pull(daemon, small_image) > 0

@@ -1,0 +1,41 @@
+"""Twenty clients ask for one cold image of over a gigabyte at the same time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import PushedImage
+from tests.integration.support.daemon import running
+from tests.integration.support.images import MB
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+
+CLIENTS = 20
+
+
+@pytest.mark.engines("docker28", "docker28-classic")
+def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
+    engine: EngineAddress, huge_image: PushedImage, tmp_path: Path
+) -> None:
+    docker = huge_image.pull_into(engine)
+    try:
+        with running(engine, tmp_path) as daemon, ThreadPoolExecutor(CLIENTS) as threads:
+            began = time.time()
+
+            def pull(_: int) -> int:
+                return Puller(daemon.host, huge_image.registry, 900).image(huge_image.repository, huge_image.tag)
+
+            sizes = list(threads.map(pull, range(CLIENTS)))
+            seconds = time.time() - began
+            memory = daemon.peak_memory()
+            told = f"{sum(sizes) / 1e9:.1f} GB in {seconds:.0f} s, {memory >> 20} MiB at most"
+            print(f"{engine.name}: {CLIENTS} clients, {told}")
+            assert min(sizes) == max(sizes) > 1_000 * MB
+            assert docker.exports(began, time.time()) <= 1
+            assert memory < 80 << 20
+    finally:
+        docker.remove(huge_image.name)
