@@ -6,10 +6,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
 from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.iweb import IAgent, IAgentEndpointFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from k3dreg.model.errors import UsageError
@@ -86,8 +88,31 @@ def make_agent(
         endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=connect_timeout)
     if pool is None:
         pool = make_pool(reactor)
-    agent: IAgent = Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), pool)
-    return agent
+    return _Uncompressed(Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), pool))
+
+
+@implementer(IAgent)
+class _Uncompressed:
+    """Asks for nothing to be compressed.
+
+    treq always says that it takes gzip, and the engine's archive API then compresses what it sends, which costs both
+    sides several times what the sending does.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,  # noqa: N803  (IAgent's name)
+    ) -> Deferred[IResponse]:
+        headers = Headers() if headers is None else headers.copy()
+        headers.setRawHeaders("accept-encoding", ["identity"])
+        requested: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+        return requested
 
 
 class _QuietFactory(_HTTP11ClientFactory):

@@ -132,7 +132,14 @@ def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:
 
 def _child(value: Mapping[str, Any]) -> ChildManifest:
     descriptor = Descriptor.from_json(value.get("Descriptor"))
-    return ChildManifest(descriptor, value.get("Available") is True, _text(value, "Kind") or "unknown")
+    size = value.get("Size")
+    held = size.get("Content") if isinstance(size, dict) else 0
+    return ChildManifest(
+        descriptor,
+        value.get("Available") is True,
+        _text(value, "Kind") or "unknown",
+        held if isinstance(held, int) else 0,
+    )
 
 
 def _text(value: Mapping[str, Any], key: str) -> str:

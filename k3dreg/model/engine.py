@@ -38,11 +38,15 @@ class EngineInfo:
 
 @frozen
 class ChildManifest:
-    """One entry of an image's index, as the engine sees it (API 1.48, `Manifests`)."""
+    """One entry of an image's index, as the engine sees it (API 1.48, `Manifests`).
+
+    `held` is how many bytes of it, its manifest included, are in the engine's content store.
+    """
 
     descriptor: Descriptor
     available: bool
     kind: str  # "image", "attestation", "unknown"
+    held: int = 0
 
 
 @frozen
