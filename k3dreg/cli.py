@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from twisted.python import usage
 from twisted.scripts import twistd
 
+from k3dreg import housekeeping
 from k3dreg.config import Options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run in the foreground until told to stop.  Ends with status 2 and a usage line for options that are wrong."""
+    """Run in the foreground until told to stop, or do `ls` or `gc`, which are for people.
+
+    Ends with status 2 and a usage line for options that are wrong.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["ls"], ["gc"]):
+        housekeeping.main(given[0], given[1:], dict(os.environ))
+        return
     try:
         Options().parseOptions(given)  # type: ignore[no-untyped-call]
     except usage.UsageError as error:

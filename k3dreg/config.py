@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -18,7 +18,8 @@ from twisted.python import usage
 from k3dreg import __version__
 from k3dreg.engine.endpoint import EngineAddress, parse_engine_url
 from k3dreg.log import LEVELS
-from k3dreg.model.errors import UsageError
+from k3dreg.model.errors import InvalidName, UsageError
+from k3dreg.names import OwnNames
 
 DEFAULT_DOCKER = "unix:///var/run/docker.sock"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -29,13 +30,19 @@ _SMALLEST_CACHE = 64 * 1024 * 1024
 
 @frozen
 class Config:
-    """Everything a daemon is started with.  `cache_size` in bytes."""
+    """Everything a daemon is started with.  `cache_size` in bytes.
+
+    `aliases` are names of this registry beside those it finds out by itself; `deleting` is whether clients may delete
+    what was pushed.
+    """
 
     listen: tuple[str, ...]
     docker: EngineAddress
     state_dir: Path
     cache_size: int
     log_level: str
+    aliases: tuple[str, ...] = ()
+    deleting: bool = True
 
 
 def parse_size(text: str) -> int:
@@ -81,6 +88,24 @@ def check_docker(url: str) -> EngineAddress:
         raise usage.UsageError(f"--docker: {error}") from error
 
 
+def check_aliases(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of this registry.  Raises `usage.UsageError`."""
+    try:
+        return OwnNames(names).hosts
+    except InvalidName as error:
+        raise usage.UsageError(f"--alias: {error}, such as registry.localhost:5000") from error
+
+
+def check_deleting(value: str) -> bool:
+    """`REGISTRY_STORAGE_DELETE_ENABLED` of the official registry image, as k3d and ctlptl set it; on by default.
+
+    Raises `usage.UsageError`.
+    """
+    if value.strip().lower() not in ("", "true", "false", "1", "0", "t", "f"):
+        raise usage.UsageError(f"REGISTRY_STORAGE_DELETE_ENABLED={value!r} is neither true nor false")
+    return value.strip().lower() not in ("false", "0", "f")
+
+
 def default_state_dir(environment: Mapping[str, str]) -> str:
     """Where state is kept when nobody says: the system's place for root, the user's own else."""
     if os.geteuid() == 0:
@@ -92,7 +117,10 @@ def default_state_dir(environment: Mapping[str, str]) -> str:
 class Options(usage.Options):
     """The command line of `k3dreg` and `twistd k3dreg`.  After parsing, `config` is set."""
 
-    synopsis = "Usage: k3dreg [--listen ENDPOINT]... [--docker URL] [--state-dir DIR] [--cache-size SIZE] [--log-level LEVEL]"
+    synopsis = (
+        "Usage: k3dreg [--listen ENDPOINT]... [--alias HOST:PORT]... [--docker URL] [--state-dir DIR] "
+        "[--cache-size SIZE] [--log-level LEVEL]"
+    )
     longdesc = (
         "An OCI registry whose content is the local Docker engine's images. "
         "Each option can also be given in the environment: --cache-size as K3DREG_CACHE_SIZE."
@@ -110,10 +138,15 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self._environment = environment
         self._listen: list[str] = []
+        self._aliases: list[str] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Where to listen, as a Twisted endpoint string; may be repeated [REGISTRY_HTTP_ADDR, else tcp:5000]"""
         self._listen.append(endpoint)
+
+    def opt_alias(self, name: str) -> None:
+        """Another name of this registry, host:port as in an image's name; may be repeated"""
+        self._aliases.append(name)
 
     def opt_version(self) -> None:
         """Print the version and exit"""
@@ -145,4 +178,6 @@ class Options(usage.Options):
             state_dir=Path(setting("state-dir", default=default_state_dir(environment))),
             cache_size=cache_size,
             log_level=level,
+            aliases=check_aliases(self._aliases or environment.get("K3DREG_ALIAS", "").split()),
+            deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

@@ -6,7 +6,7 @@ around a coroutine ends that caller's own part of the work and nobody else's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from attrs import frozen
 from twisted.internet.interfaces import IConsumer
@@ -360,6 +360,9 @@ class IPushed(Interface):
     def manifests(repository: Repository) -> Sequence[PushedManifest]:
         """All of them."""
 
+    def tagged_digests(repository: Repository) -> Collection[Digest]:
+        """What its tags name."""
+
     def blobs(repository: Repository) -> Mapping[Digest, float]:
         """Its blobs, each with the time (seconds since the epoch) since which somebody may rely on it."""
 
@@ -373,7 +376,13 @@ class IPushed(Interface):
         """Whether any repository holds it, as a blob or as a manifest.  Such content is never evicted."""
 
     def was_pushed(digest: Digest) -> bool:
-        """Whether any repository holds it, or has held it since the start."""
+        """Whether any repository holds it, or has held it since the start, and `forget` was not called."""
+
+    def let_go() -> Collection[Digest]:
+        """What was held since the start and is not any more: its file may still be here."""
+
+    def forget(digest: Digest) -> None:
+        """What was let go is not here any more, or it is the engine's."""
 
     async def add_blob(repository: Repository, digest: Digest) -> None:
         """The blob, which is in the blob store durably, is now in this repository too."""
@@ -531,3 +540,17 @@ class IFallback(Interface):
 
     async def blob(repository: Repository, digest: Digest, trace: Trace) -> IBlob:
         """Some content of a repository; it may still be arriving.  Raises `NotFound`, `Refused`, `StoreError`."""
+
+
+class IRepair(Interface):
+    """Mends images of which the engine has lost blobs (moby#49473)."""
+
+    async def ensure(image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace) -> EngineImage:
+        """The image, mended if the engine says that it lacks blobs; most are whole, and given back at once.
+
+        `shown` is what the client sent.  Raises `ImageIncomplete` when it cannot be mended,
+        `AuthenticationRequired` when credentials might help, and `EngineError`.  Cancelling leaves a repair running.
+        """
+
+    async def mend(image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace) -> EngineImage:
+        """As `ensure`, for an image that was found to lack blobs by reading it: older engines do not say so."""

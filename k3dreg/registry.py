@@ -79,6 +79,10 @@ class Registry:
         """
         return await self._open(digest, trace)
 
+    def knows(self, digest: Digest) -> bool:
+        """Whether it is known to be a part of some image of the engine's.  No I/O."""
+        return digest in self._parts or bool(self._catalogue.images_with(digest))
+
     async def _root(self, image: EngineImage, reference: Reference, trace: Trace) -> Descriptor:
         failed: K3dregError | None = None
         for source in self._sources:

@@ -13,6 +13,7 @@ from k3dreg.model.engine import EngineImage, ImageStore, PullProgress
 from k3dreg.model.errors import ImageNotInEngine, K3dregError, ManifestUnknown
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
+from k3dreg.names import OwnNames
 from k3dreg.streaming.flights import Flights
 
 log = make_logger()
@@ -29,6 +30,7 @@ CLASSIC_DIGEST_ADVICE = (
     "Docker's classic image store keeps no registry manifests: switch it to the containerd image store "
     '("features": {"containerd-snapshotter": true} in daemon.json) or refer to the image by tag'
 )
+_OWN_NAME_ADVICE = "an image of another registry is asked for with that registry's name: ?ns=docker.io"
 
 
 @frozen
@@ -40,7 +42,9 @@ class _Failure:
 class Resolver:
     """Asks the engine what a reference is, and lets it pull what it lacks: one pull, however many ask."""
 
-    def __init__(self, engine: IEngine, clock: IReactorTime) -> None:
+    def __init__(self, engine: IEngine, clock: IReactorTime, names: OwnNames | None = None) -> None:
+        """`names` are what this registry is called."""
+        self._names = OwnNames() if names is None else names
         self._engine = engine
         self._clock = clock
         self._pulls: Flights[tuple[Reference, str], float] = Flights()
@@ -50,14 +54,20 @@ class Resolver:
         """The image that the reference names now.
 
         The engine is asked every time, so a rebuilt or re-tagged image is seen at once.  `registry_auth` is for the
-        pull, should one be needed; "" for none.  Raises what `IEngine.inspect` and `IEngine.pull` raise, and
-        `ManifestUnknown` for a digest that this engine can never give, or that belongs to a repository it has just
-        failed to pull from.  Cancelling leaves a pull running for whoever asks next.
+        pull, should one be needed; "" for none.  Under this registry's own names, or none, nothing is pulled: the
+        engine would have to ask here, and a client that pushes looks first whether the name is taken.
+
+        Raises what `IEngine.inspect` and `IEngine.pull` raise, and `ManifestUnknown` for what may not be pulled, a
+        digest that this engine can never give, or one of a repository it has just failed to pull from.  Cancelling
+        leaves a pull running for whoever asks next.
         """
-        try:
-            return await self._engine.inspect(str(reference))
-        except ImageNotInEngine:
-            pass
+        for name in self._names.in_engine(reference):
+            try:
+                return await self._engine.inspect(str(name))
+            except ImageNotInEngine:
+                pass
+        if self._names.is_own(reference.repository.registry):
+            raise ManifestUnknown(f"Docker has no {reference}, and it was not pushed here", advice=_OWN_NAME_ADVICE)
         if reference.digest is not None:
             await self._check_digest_can_be_had(reference)
         seconds = await self._pulls.join((reference, registry_auth), lambda: self._pull(reference, registry_auth))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,18 +17,26 @@ from twisted.python.failure import Failure
 
 from k3dreg import __version__
 from k3dreg.config import Config, Options
+from k3dreg.discovery import Discovery
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
 from k3dreg.interfaces import IEngine
+from k3dreg.learning import EngineImageNames, keep_learning
 from k3dreg.log import make_logger, set_level
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError, K3dregError
+from k3dreg.names import OwnNames
+from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
 from k3dreg.resolving import Resolver
 from k3dreg.sources.archive import ArchiveSource
 from k3dreg.store.blobs import open_store
 from k3dreg.store.catalogue import open_catalogue
+from k3dreg.store.collect import Collector
+from k3dreg.store.pushed import open_pushed
+from k3dreg.store.sessions import Staging
 from k3dreg.streaming.workers import Workers
+from k3dreg.uploads import Uploads
 from k3dreg.web.site import make_site
 
 log = make_logger()
@@ -114,19 +123,42 @@ class Daemon(MultiService):
         self._workers.start()
         self._closing.append(self._workers.stop)
         self._closing.append(self._pool.closeCachedConnections)
-        store = await open_store(config.state_dir, self._workers, config.cache_size, self._reactor)
+        # Before the store, which must not evict what was pushed.
+        pushed = await open_pushed(config.state_dir, self._workers, self._reactor)
+        self._closing.append(pushed.close)
+        store = await open_store(
+            config.state_dir, self._workers, config.cache_size, self._reactor, is_pinned=pushed.keeps
+        )
         self._closing.append(store.close)
+        names = OwnNames(config.aliases)
         catalogue = await open_catalogue(config.state_dir, self._workers)
-        resolver = Resolver(self._engine, self._reactor)
+        resolver = Resolver(self._engine, self._reactor, names)
         self._closing.append(resolver.shutdown)
         archive = ArchiveSource(self._engine, store, catalogue, self._workers, self._reactor)
         self._closing.append(archive.shutdown)
-        site = make_site(Registry(resolver, [archive], store, catalogue), self._reactor)
+        behind = Registry(resolver, [archive], store, catalogue)
+        registry = PushedFirst(behind, pushed, store, names, behind.knows)
+        uploads = Uploads(
+            store, Staging(store), pushed, registry, names, self._workers, self._reactor, deleting=config.deleting
+        )
+        self._closing.append(uploads.shutdown)
+        collector = Collector(pushed, store, behind.knows, self._reactor)
+        collector.start()
+        self._closing.append(collector.stop)
+        discovery = Discovery(pushed, names, EngineImageNames(self._engine))
+        site = make_site(registry, self._reactor, uploads=uploads, discovery=discovery)
+        ports: list[int] = []
         for endpoint in config.listen:
             port: IListeningPort = await serverFromString(self._reactor, endpoint).listen(site)
             self._closing.append(port.stopListening)
+            ports += [number] if (number := getattr(port.getHost(), "port", None)) else []
             # k3d takes these two words for the sign that a registry is ready.
             log.info("listening on {address}", address=describe_address(port.getHost()))
+        learning = Deferred.fromCoroutine(
+            keep_learning(names, self._engine, socket.gethostname(), ports, self._reactor)
+        )
+        learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._closing.append(learning.cancel)
         super().startService()  # type: ignore[no-untyped-call]
 
     async def _stop(self) -> None:

@@ -35,7 +35,8 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     of bytes: no header, another unit, several ranges, nonsense.  Also to any range of empty content: no
     `Content-Range` can describe it, and some clients send `bytes=0-` with every request.
 
-    Raises `RangeNotSatisfiable` when the range begins at or after the end, or is a suffix of no bytes.
+    Raises `RangeNotSatisfiable` when the range begins at or after the end, ends before it begins, or is a suffix of no
+    bytes.
     """
     if header is None or size == 0:
         return None
@@ -53,7 +54,8 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
         return ByteRange(max(0, size - length), size)
     start = _number(first)
     if last and _number(last) < start:
-        return None
+        # It could be ignored as well (RFC 9110, 14.2: "ignore or reject"); the conformance tests want it rejected.
+        raise RangeNotSatisfiable("a range was asked for that ends before it begins", size=size)
     if start >= size:
         raise RangeNotSatisfiable(f"a range was asked for that begins after the last of {size} bytes", size=size)
     return ByteRange(start, min(size, _number(last) + 1) if last else size)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import cast
 
-from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -14,13 +13,11 @@ from k3dreg import __version__
 from k3dreg.interfaces import IRegistry
 from k3dreg.model.credentials import BasicAuth
 from k3dreg.model.errors import K3dregError, RouteUnknown
-from k3dreg.model.trace import Trace
 from k3dreg.protocol.routes import (
     Base,
     BlobRoute,
     CatalogRoute,
     ManifestRoute,
-    Query,
     ReferrersRoute,
     Route,
     TagsRoute,
@@ -29,7 +26,9 @@ from k3dreg.protocol.routes import (
     parse_target,
 )
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
+from k3dreg.web.bodies import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
+from k3dreg.web.exchange import Content, Exchange, Handler, Methods
 from k3dreg.web.log import Record, name_of, quoted
 from k3dreg.web.rendering import client_of, render
 
@@ -39,35 +38,18 @@ The registry API is at /v2/.
 """
 
 
-@frozen
-class Exchange:
-    """What a handler is given of a request: no more HTTP than it needs.
-
-    `with_body` is False for HEAD, whose answer is to be that of GET without its body.
-    """
-
-    query: Query
-    with_body: bool
-    conditions: Conditions
-    authorization: BasicAuth | None
-    trace: Trace
-
-
-Handler = Callable[[Any, Exchange], Awaitable[Answer]]
-Methods = Mapping[str, Handler]
-
-
 class RegistryApi(Resource):
     """`/v2/` and everything below it (distribution-spec 1.1)."""
 
     isLeaf = True
 
-    def __init__(self, registry: IRegistry, clock: IReactorTime) -> None:
+    def __init__(self, registry: IRegistry, clock: IReactorTime, more: Sequence[Mapping[type[Route], Methods]]) -> None:
+        """`more` are the tables of other handlers: of pushing, discovery, management."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._registry = registry
         self._clock = clock
         # The whole API.  A method that is not here is answered by 405.
-        self._handlers: Mapping[type[Route], Methods] = {
+        self._handlers: dict[type[Route], Methods] = {
             Base: _reading(self._base),
             ManifestRoute: _reading(self._manifest),
             BlobRoute: _reading(self._blob),
@@ -77,6 +59,9 @@ class RegistryApi(Resource):
             UploadsRoute: {},
             UploadRoute: {},
         }
+        for table in more:
+            for route, methods in table.items():
+                self._handlers[route] = {**self._handlers[route], **methods}
 
     def render(self, request: Request) -> int:
         """Answer any request, of any method."""
@@ -97,8 +82,9 @@ class RegistryApi(Resource):
             query,
             method != "HEAD",
             _conditions(request),
-            BasicAuth.from_header(request.getHeader("Authorization")),
+            BasicAuth.from_header(_joined(request, "Authorization")),
             record.trace,
+            _content(request),
         )
         return render(request, self._clock, record, lambda: handler(route, exchange))
 
@@ -120,10 +106,12 @@ class RegistryApi(Resource):
 class Root(Resource):
     """`/` for people who look what this is, `/v2/` for clients, and 404 in the registry's own form for the rest."""
 
-    def __init__(self, registry: IRegistry, clock: IReactorTime) -> None:
+    def __init__(
+        self, registry: IRegistry, clock: IReactorTime, more: Sequence[Mapping[type[Route], Methods]] = ()
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._clock = clock
-        self.putChild(b"v2", RegistryApi(registry, clock))
+        self.putChild(b"v2", RegistryApi(registry, clock, more))
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Nothing but `/v2/` has a resource of its own."""
@@ -161,7 +149,15 @@ def _conditions(request: Request) -> Conditions:
     return Conditions(_joined(request, "If-None-Match"), _joined(request, "Range"), _joined(request, "If-Range"))
 
 
+def _content(request: Request) -> Content:
+    media_type = (_joined(request, "Content-Type") or "").partition(";")[0].strip()
+    return Content(cast(BodyRequest, request).body, media_type, _joined(request, "Content-Range"))
+
+
 def _joined(request: Request, name: str) -> str | None:
-    """All values of a header as one, as RFC 9110, 5.3 has it."""
-    values = request.requestHeaders.getRawHeaders(name)
-    return None if values is None else ", ".join(values)
+    """All values of a header as one, as RFC 9110, 5.3 has it.
+
+    By bytes, which may be any: Twisted would take text from them as UTF-8, or raise.
+    """
+    values = request.requestHeaders.getRawHeaders(name.encode("ascii"))
+    return None if values is None else b", ".join(values).decode("latin-1")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any, BinaryIO, cast
+from collections.abc import Mapping
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.protocols.policies import TimeoutMixin
-from twisted.web.http import HTTPChannel
 from twisted.web.server import Site
 
-from k3dreg.interfaces import IRegistry
+from k3dreg.interfaces import IDiscovery, IRegistry, IUploads
+from k3dreg.protocol.routes import Route
+from k3dreg.web.bodies import BodyChannel, BodyRequest
+from k3dreg.web.discovery import DiscoveryHandlers
+from k3dreg.web.exchange import Methods
+from k3dreg.web.management import ManagementHandlers
 from k3dreg.web.resources import Root
+from k3dreg.web.uploads import PushHandlers
 
 # Seconds without a request until a connection is closed.  containerd keeps idle connections for 30 s and Docker for
 # longer; a server that closes first races with the client's next request, so it must be the more patient one.
@@ -27,7 +32,7 @@ _ANSWER_TO_TLS = (
 ) % (len(_NOT_TLS), _NOT_TLS)
 
 
-class Channel(HTTPChannel):
+class Channel(BodyChannel):
     """One connection."""
 
     transport: ITCPTransport
@@ -47,7 +52,7 @@ class Channel(HTTPChannel):
                 return
         elif self._closing:
             return
-        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        super().dataReceived(data)
 
     @property
     def _closing(self) -> bool:
@@ -63,29 +68,14 @@ class Channel(HTTPChannel):
     def requestDone(self, request: Any) -> None:
         """An answer is complete: what comes next is the head of another request."""
         self._in_head = False
-        super().requestDone(request)  # type: ignore[no-untyped-call]
-
-
-class _NoBody(io.RawIOBase):
-    """Where bodies go that nobody asked for: nowhere."""
-
-    def write(self, data: Any, /) -> int:
-        return len(data)
-
-    def tell(self) -> int:
-        return 0
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        return b""
+        super().requestDone(request)
 
 
 class RegistrySite(Site):
     """A site of `Channel`s.  It writes no access log: the answers do."""
 
     protocol = Channel  # type: ignore[assignment]  # as Twisted itself has to
+    requestFactory = BodyRequest
     noisy = False
 
     def startFactory(self) -> None:
@@ -94,24 +84,28 @@ class RegistrySite(Site):
     def stopFactory(self) -> None:
         """Nothing was started."""
 
-    def getContentFile(self, length: int | None) -> BinaryIO:
-        """Where the body of a request goes, which Twisted reads before the request is looked at.
-
-        No route takes a body; kept on disk, as is Twisted's way, one of any size would fill it.
-        """
-        return cast(BinaryIO, _NoBody())
-
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 alone, should this be behind a TLS endpoint: `Channel` speaks nothing else."""
         return [b"http/1.1"]
 
 
-def make_site(registry: IRegistry, reactor: IReactorTime) -> RegistrySite:
-    """The factory to listen with.
+def make_site(
+    registry: IRegistry,
+    reactor: IReactorTime,
+    *,
+    uploads: IUploads | None = None,
+    discovery: IDiscovery | None = None,
+) -> RegistrySite:
+    """The factory to listen with; without `uploads` and `discovery` it serves pulls alone.
 
     `reactor` is the clock of timeouts and of the log's seconds.  A line has at most 16 KiB and so has a request's
     head (Twisted's limits, kept).
     """
+    more: list[Mapping[type[Route], Methods]] = []
+    if uploads is not None:
+        more += [PushHandlers(uploads).table, ManagementHandlers(uploads).table]
+    if discovery is not None:
+        more.append(DiscoveryHandlers(discovery).table)
     return RegistrySite(  # type: ignore[no-untyped-call]
-        Root(registry, reactor), timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False
+        Root(registry, reactor, more), timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False
     )

@@ -20,7 +20,7 @@ class Answer:
 class MoodyRegistry(Factory):
     """`answers` are for paths that contain their key, `answer` is for all others.
 
-    The answer for a path that contains `stalls` ends half-way: `stalled` fires then, `left` when whoever asked hangs up.
+    The answer for a path that contains `stalls` ends half-way: `stalled` fires then, `left` when the client hangs up.
     """
 
     answer: Answer

@@ -227,10 +227,6 @@ class NotHttpTests(EndsCase):
         self.assertEqual((await wire.response()).status, 405)
         self.assertEqual((await wire.ask("GET", "/v2/")).status, 200)
 
-    async def test_a_body_that_nobody_asked_for_is_kept_nowhere(self) -> None:
-        sink = make_site(self.registry, self.clock).getContentFile(None)
-        self.assertEqual((sink.write(b"abc"), sink.tell(), sink.read()), (3, 0, b""))
-
     async def test_a_head_without_end_is_turned_away(self) -> None:
         wire = await self.connect(self.port)
         wire.transport.write(b"GET /v2/ HTTP/1.1\r\n" + b"X: y\r\n" * 5000)

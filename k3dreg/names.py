@@ -1,0 +1,140 @@
+"""What this registry is called, and which names in Docker mean the same image.
+
+One image has many names: pushed as `localhost:5005/app:t`, it is asked for by a node as `k3d-reg:5000/app:t` (then
+without `ns`, as the node believes it is talking to the image's own registry), as `ns=k3d-reg:5005` or as
+`ns=localhost:5005`.  All of these are this registry.  Pure: who learns the names is told where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from k3dreg.model.errors import InvalidName
+from k3dreg.model.reference import Reference, Repository
+
+# The names by which programs on one machine, and pods in it, reach a port of that machine.  Docker takes pushes to
+# `localhost` and all of 127.0.0.0/8 over plain HTTP; k3d writes the last into its nodes.
+_THIS_MACHINE = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "host.k3d.internal", "host.docker.internal")  # noqa: S104
+
+# k3d's labels on a registry's container (`pkg/types/types.go`: the prefix of the ports really is k3s).
+_LABEL_HOST = "k3d.registry.host"
+_LABEL_EXTERNAL_PORT = "k3s.registry.port.external"
+_LABEL_INTERNAL_PORT = "k3s.registry.port.internal"
+
+
+class OwnNames:
+    """The hosts, each with its port, that are this registry.  More may be learned at any time."""
+
+    def __init__(self, hosts: Iterable[str] = ()) -> None:
+        """Raises `InvalidName` for what is not a registry host."""
+        self._hosts: dict[str, None] = {}
+        self.learn(hosts)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """In the order in which they were learned: the first is tried first."""
+        return tuple(self._hosts)
+
+    def learn(self, hosts: Iterable[str]) -> tuple[str, ...]:
+        """Add names; returns those that are new.  Raises `InvalidName`, and then none is added."""
+        found = [_checked(host) for host in hosts]
+        new = tuple(dict.fromkeys(host for host in found if host not in self._hosts))
+        self._hosts.update(dict.fromkeys(new))
+        return new
+
+    def is_own(self, registry: str | None) -> bool:
+        """Whether a client that says `ns=registry`, or says nothing, means this registry."""
+        return registry is None or registry.lower() in self._hosts
+
+    def own(self, repository: Repository) -> Repository:
+        """The one spelling of a repository: this registry's own have no host, whatever the client called it."""
+        if repository.registry is not None and self.is_own(repository.registry):
+            return Repository(None, repository.path)
+        return repository
+
+    def in_engine(self, reference: Reference) -> tuple[Reference, ...]:
+        """The names to look for in the engine, in order.
+
+        A reference to this registry may be in Docker under any of its names (an image that was tagged for a push, or
+        pushed), or under its bare name (one that was only built).  Any other reference has one name.
+        """
+        path, target = reference.repository.path, reference.target
+        if not self.is_own(reference.repository.registry):
+            return (reference,)
+        said = () if reference.repository.registry is None else (reference.repository.registry.lower(),)
+        hosts = dict.fromkeys((*said, *self._hosts))
+        return (
+            *(Reference(Repository(host, path), target) for host in hosts),
+            Reference(Repository(None, path), target),
+        )
+
+
+def names_of_machine(ports: Iterable[int], hostname: str = "") -> tuple[str, ...]:
+    """What a registry that listens on `ports` of this machine is called, by programs on it and in its containers."""
+    names = (*_THIS_MACHINE, hostname) if hostname else _THIS_MACHINE
+    return tuple(f"{name}:{port}" for port in ports for name in names)
+
+
+def names_of_container(inspected: Mapping[str, Any], hostname: str, ports: Iterable[int]) -> tuple[str, ...]:
+    """What a registry is called that runs in a container.
+
+    `inspected` is Docker's `GET /containers/<hostname>/json`; `hostname` is the container's own, and `ports` are those
+    that the registry listens on in it.  Empty when it is not this container: a machine's name may be some container's.
+    """
+    config = _mapping(inspected.get("Config"))
+    if config.get("Hostname") != hostname:
+        return ()
+    labels = _mapping(config.get("Labels"))
+    network = _mapping(inspected.get("NetworkSettings"))
+    inner = [*map(str, ports), *_strings(labels.get(_LABEL_INTERNAL_PORT))]
+    outer = [
+        *_published(_mapping(network.get("Ports")), inner),
+        *_published(_mapping(_mapping(inspected.get("HostConfig")).get("PortBindings")), inner),
+        *_strings(labels.get(_LABEL_EXTERNAL_PORT)),
+    ]
+    called = [*_strings(labels.get(_LABEL_HOST)), str(inspected.get("Name") or "").lstrip("/"), hostname]
+    for joined in _mapping(network.get("Networks")).values():
+        aliases = _mapping(joined).get("Aliases")
+        called += [str(alias) for alias in aliases] if isinstance(aliases, list) else []
+    found = [f"{name}:{port}" for port in outer for name in (*_THIS_MACHINE, *called)]
+    found += [f"{name}:{port}" for port in inner for name in called]
+    return tuple(dict.fromkeys(name.lower() for name in found if _is_host(name)))
+
+
+def _published(bindings: Mapping[str, Any], inner: list[str]) -> Iterator[str]:
+    """The host's ports that lead to one of the container's.  Docker writes `{"5000/tcp": [{"HostPort": "5005"}]}`."""
+    for name, targets in bindings.items():
+        port, _, protocol = str(name).partition("/")
+        if port in inner and protocol in ("", "tcp") and isinstance(targets, list):
+            for target in targets:
+                # Port 0 is "any", written where the container was made; what was chosen is in NetworkSettings.
+                if (chosen := str(_mapping(target).get("HostPort") or "0")) != "0":
+                    yield chosen
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) and value else ()
+
+
+def _is_host(host: str) -> bool:
+    try:
+        _checked(host)
+    except InvalidName:
+        return False
+    return True
+
+
+def _checked(host: str) -> str:
+    """`host` in lower case.  Raises `InvalidName` unless it is one with a port, as a registry's is.
+
+    A name without a port is Docker Hub's or another's: taking it for our own would hide that registry.
+    """
+    registry = Repository.parse("x", host).registry
+    if registry is None or not registry.rpartition(":")[2].isdecimal() or ":" not in registry:
+        raise InvalidName(f"not a registry's host and port: {host[:150]!r}")
+    return registry.lower()

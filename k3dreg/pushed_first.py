@@ -1,0 +1,86 @@
+"""The use case of a pull in front of the engine's: what was pushed under a name comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zope.interface import implementer
+
+from k3dreg.interfaces import IBlob, IBlobStore, IPushed, IRegistry, PushedManifest, ServedManifest
+from k3dreg.model.credentials import BasicAuth
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import BlobUnknown, ContentGone, EngineUnavailable, ManifestUnknown
+from k3dreg.model.reference import Reference, Repository, Tag
+from k3dreg.model.trace import Trace
+from k3dreg.names import OwnNames
+from k3dreg.streaming.memory import MemoryBlob
+
+
+@implementer(IRegistry)
+class PushedFirst:
+    """Content that was pushed, and behind it another registry: the one whose content is the engine's."""
+
+    def __init__(
+        self,
+        behind: IRegistry,
+        pushed: IPushed,
+        store: IBlobStore,
+        names: OwnNames,
+        is_engines: Callable[[Digest], bool],
+    ) -> None:
+        """`is_engines` says whether content is known to be part of an image in the engine."""
+        self._behind = behind
+        self._pushed = pushed
+        self._store = store
+        self._names = names
+        self._is_engines = is_engines
+
+    async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
+        """See `IRegistry`."""
+        repository = self._names.own(reference.repository)
+        if isinstance(reference.target, Tag):
+            pushed = self._pushed.tagged(repository, reference.target)
+        else:
+            pushed = self._pushed.manifest(repository, reference.target)
+            if pushed is None and self._is_only_pushed(reference.target):
+                raise ManifestUnknown(f"{reference} was not pushed, and Docker is not known to have it")
+        if pushed is None:
+            return await self._from_behind(reference, authorization, trace)
+        trace.source = "pushed"
+        found = pushed
+        return ServedManifest(found.descriptor, lambda: self._open(found))
+
+    async def _from_behind(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
+        try:
+            return await self._behind.manifest(reference, authorization, trace)
+        except EngineUnavailable as error:
+            if not self._names.is_own(reference.repository.registry):
+                raise
+            # Pushes go on without an engine, and the first thing a client does is to ask whether the tag is taken:
+            # anything but 200 and 404 ends its push.
+            raise ManifestUnknown(f"{reference} was not pushed here, and {error}", advice=error.advice) from error
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        """See `IRegistry`.
+
+        What was pushed is served from the repositories it was pushed to, so that what is deleted from one of them is
+        gone from there (distribution-spec 1.1, "Deleting Blobs").  What is Docker's is served under any name.
+        """
+        if self._pushed.has_blob(self._names.own(repository), digest):
+            blob = self._store.get(digest)
+            if blob is not None:
+                trace.source = "pushed"
+                return blob
+        if self._is_only_pushed(digest):
+            raise BlobUnknown(f"{digest} was not pushed to {repository}, and Docker is not known to have it")
+        return await self._behind.blob(repository, digest, trace)
+
+    def _is_only_pushed(self, digest: Digest) -> bool:
+        """Whether it is here because it was pushed, elsewhere or once, and not because Docker has it."""
+        return self._pushed.was_pushed(digest) and not self._is_engines(digest)
+
+    async def _open(self, pushed: PushedManifest) -> IBlob:
+        blob = self._store.get(pushed.digest)
+        if blob is None:
+            raise ContentGone(f"{pushed.digest} was pushed, and is not on the disk any more")
+        return MemoryBlob(pushed.digest, await blob.read(), pushed.descriptor.media_type)

@@ -1,0 +1,293 @@
+"""What was pushed: repositories with their blobs, manifests and tags.  In memory for reading, in a file for good."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from k3dreg.interfaces import IPushed, PushedManifest
+from k3dreg.log import make_logger
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import StoreError, UsageError
+from k3dreg.model.reference import Repository, Tag
+from k3dreg.store import ledger
+from k3dreg.store.ledger import Ledger, Row, Statement
+from k3dreg.streaming.outcome import Outcome
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# In the state directory.
+LEDGER_NAME = "pushed.db"
+
+
+@define
+class _Contents:
+    """One repository."""
+
+    blobs: dict[Digest, float] = field(factory=dict)
+    manifests: dict[Digest, PushedManifest] = field(factory=dict)
+    tags: dict[str, Digest] = field(factory=dict)
+    referrers: dict[Digest, dict[Digest, None]] = field(factory=dict)
+
+
+@frozen
+class _Change:
+    """Something to be written, and then to be done in memory."""
+
+    statements: Sequence[Statement]
+    apply: Callable[[], None]
+    done: Outcome[None]
+
+
+_NOTHING = _Contents()
+
+
+@implementer(IPushed)
+class PushedContent:
+    """See `IPushed`.  Changes that are asked for while others are being written go to the disk together."""
+
+    def __init__(self, file: Ledger, rows: Iterable[Row], workers: Workers, clock: IReactorTime) -> None:
+        """`clock` tells seconds since the epoch."""
+        self._ledger = file
+        self._workers = workers
+        self._clock = clock
+        self._shelves: dict[Repository, _Contents] = {}
+        self._kept: Counter[Digest] = Counter()
+        # What was here and may still be on the disk, as content of nobody's.
+        self._let_gone: set[Digest] = set()
+        self._waiting: list[_Change] = []
+        self._writing = False
+        self._idle: Outcome[None] | None = None
+        self._closed = False
+        for row in rows:
+            self._read(row)
+
+    # -- answers --------------------------------------------------------------------------------
+
+    def repositories(self) -> Sequence[Repository]:
+        return sorted(self._shelves, key=str)
+
+    def has(self, repository: Repository) -> bool:
+        return repository in self._shelves
+
+    def tags(self, repository: Repository) -> Sequence[str]:
+        return sorted(self._shelf(repository).tags)
+
+    def tagged(self, repository: Repository, tag: Tag) -> PushedManifest | None:
+        shelf = self._shelf(repository)
+        digest = shelf.tags.get(tag.name)
+        return None if digest is None else shelf.manifests.get(digest)
+
+    def manifest(self, repository: Repository, digest: Digest) -> PushedManifest | None:
+        return self._shelf(repository).manifests.get(digest)
+
+    def manifests(self, repository: Repository) -> Sequence[PushedManifest]:
+        return list(self._shelf(repository).manifests.values())
+
+    def tagged_digests(self, repository: Repository) -> Collection[Digest]:
+        return set(self._shelf(repository).tags.values())
+
+    def blobs(self, repository: Repository) -> Mapping[Digest, float]:
+        return self._shelf(repository).blobs
+
+    def has_blob(self, repository: Repository, digest: Digest) -> bool:
+        """In memory only does it count as a use: after a restart the client that was told so has to ask again."""
+        blobs = self._shelf(repository).blobs
+        if digest not in blobs:
+            return False
+        blobs[digest] = self._clock.seconds()
+        return True
+
+    def referrers(self, repository: Repository, subject: Digest) -> Sequence[PushedManifest]:
+        shelf = self._shelf(repository)
+        return [shelf.manifests[digest] for digest in sorted(shelf.referrers.get(subject, ()))]
+
+    def keeps(self, digest: Digest) -> bool:
+        return digest in self._kept
+
+    def was_pushed(self, digest: Digest) -> bool:
+        return digest in self._kept or digest in self._let_gone
+
+    def let_go(self) -> Collection[Digest]:
+        return list(self._let_gone)
+
+    def forget(self, digest: Digest) -> None:
+        self._let_gone.discard(digest)
+
+    # -- changes --------------------------------------------------------------------------------
+
+    async def add_blob(self, repository: Repository, digest: Digest) -> None:
+        now = self._clock.seconds()
+        await self._change([ledger.add_blob(repository, digest, now)], lambda: self._put_blob(repository, digest, now))
+
+    async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
+        names = [tag.name for tag in tags]
+        statements = [ledger.add_manifest(repository, manifest)]
+        statements += [ledger.add_tag(repository, name, manifest.digest) for name in names]
+
+        def apply() -> None:
+            self._put_manifest(repository, manifest)
+            for name in names:
+                self._shelves[repository].tags[name] = manifest.digest
+
+        await self._change(statements, apply)
+
+    async def remove_tag(self, repository: Repository, tag: Tag) -> bool:
+        if tag.name not in self._shelf(repository).tags:
+            return False
+        await self._change([ledger.remove_tag(repository, tag.name)], lambda: self._drop_tag(repository, tag.name))
+        return True
+
+    async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
+        if digest not in self._shelf(repository).manifests:
+            return False
+        await self._change(ledger.remove_manifest(repository, digest), lambda: self._drop_manifest(repository, digest))
+        return True
+
+    async def remove_blobs(self, repository: Repository, digests: Iterable[Digest]) -> int:
+        known = self._shelf(repository).blobs
+        found = [digest for digest in digests if digest in known]
+        if found:
+            await self._change(
+                [ledger.remove_blob(repository, digest) for digest in found],
+                lambda: self._drop_blobs(repository, found),
+            )
+        return len(found)
+
+    async def close(self) -> None:
+        """Wait for changes under way, take no more of them, and close the file."""
+        self._closed = True
+        if self._writing:
+            self._idle = Outcome()
+            await self._idle.wait()
+        await self._workers.run(self._ledger.close)
+
+    # -- writing --------------------------------------------------------------------------------
+
+    async def _change(self, statements: Sequence[Statement], apply: Callable[[], None]) -> None:
+        if self._closed:
+            raise StoreError("k3dreg is stopping")
+        change = _Change(statements, apply, Outcome())
+        self._waiting.append(change)
+        if not self._writing:
+            self._writing = True
+            writing = Deferred.fromCoroutine(self._write())
+            writing.addErrback(lambda failure: log.failure("writing what was pushed", failure=failure))
+        # An Outcome, so that a client that leaves takes nothing but its own answer with it.
+        await change.done.wait()
+
+    async def _write(self) -> None:
+        """Write what waits, all of it in one transaction, until nothing waits."""
+        while self._waiting:
+            changes, self._waiting = self._waiting, []
+            statements = [statement for change in changes for statement in change.statements]
+            try:
+                await self._workers.run(self._ledger.write, statements)
+            except Exception as error:  # noqa: BLE001  (whatever it was, those who wait are told)
+                for change in changes:
+                    change.done.fail(error)
+                continue
+            for change in changes:
+                change.apply()
+            for change in changes:
+                change.done.succeed(None)
+        self._writing = False
+        if self._idle is not None:
+            self._idle.succeed(None)
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def _shelf(self, repository: Repository) -> _Contents:
+        """To read: nothing may be put on it."""
+        return self._shelves.get(repository, _NOTHING)
+
+    def _read(self, row: Row) -> None:
+        if row.blob is not None:
+            self._put_blob(row.repository, row.blob, row.since)
+        if row.manifest is not None:
+            self._put_manifest(row.repository, row.manifest)
+        if row.tag is not None:
+            name, digest = row.tag
+            self._shelves.setdefault(row.repository, _Contents()).tags[name] = digest
+
+    def _put_blob(self, repository: Repository, digest: Digest, since: float) -> None:
+        blobs = self._shelves.setdefault(repository, _Contents()).blobs
+        if digest not in blobs:
+            self._keep(digest)
+        blobs[digest] = since
+
+    def _put_manifest(self, repository: Repository, manifest: PushedManifest) -> None:
+        shelf = self._shelves.setdefault(repository, _Contents())
+        if manifest.digest not in shelf.manifests:
+            self._keep(manifest.digest)
+        shelf.manifests[manifest.digest] = manifest
+        if manifest.subject is not None:
+            shelf.referrers.setdefault(manifest.subject, {})[manifest.digest] = None
+
+    def _drop_tag(self, repository: Repository, name: str) -> None:
+        self._shelf(repository).tags.pop(name, None)
+        self._tidy(repository)
+
+    def _drop_manifest(self, repository: Repository, digest: Digest) -> None:
+        shelf = self._shelf(repository)
+        manifest = shelf.manifests.pop(digest, None)
+        if manifest is None:
+            return
+        self._let_go(digest)
+        for name in [name for name, named in shelf.tags.items() if named == digest]:
+            del shelf.tags[name]
+        if manifest.subject is not None:
+            referrers = shelf.referrers[manifest.subject]
+            del referrers[digest]
+            if not referrers:
+                del shelf.referrers[manifest.subject]
+        self._tidy(repository)
+
+    def _drop_blobs(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        blobs = self._shelf(repository).blobs
+        for digest in digests:
+            if blobs.pop(digest, None) is not None:
+                self._let_go(digest)
+        self._tidy(repository)
+
+    def _keep(self, digest: Digest) -> None:
+        self._kept[digest] += 1
+        self._let_gone.discard(digest)
+
+    def _let_go(self, digest: Digest) -> None:
+        self._kept[digest] -= 1
+        if not self._kept[digest]:
+            del self._kept[digest]
+            self._let_gone.add(digest)
+
+    def _tidy(self, repository: Repository) -> None:
+        shelf = self._shelf(repository)
+        if not (shelf.blobs or shelf.manifests or shelf.tags):
+            self._shelves.pop(repository, None)
+
+
+async def open_pushed(state_dir: Path, workers: Workers, clock: IReactorTime) -> PushedContent:
+    """What was pushed, read from the state directory, which is made if need be.
+
+    It comes before the blob store, which must know what it may not evict; so the directory is not locked yet.  Should
+    another daemon use it, nothing is written before the blob store says so.
+    Raises `StoreError`, and `UsageError` when the directory cannot be made.
+    """
+
+    def read() -> tuple[Ledger, list[Row]]:
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the state directory {state_dir} cannot be used: {error.strerror}") from error
+        file = Ledger(state_dir / LEDGER_NAME)
+        return file, file.read()
+
+    opened, rows = await workers.run(read)
+    return PushedContent(opened, rows, workers, clock)

@@ -1,0 +1,295 @@
+"""Bodies of requests, read at the reader's pace.
+
+Twisted Web reads a body to its end before a request is looked at.  Here a request begins when its head is complete,
+and its body is a stream: what is not wanted is refused before it was sent, and what is wanted goes to the disk as it
+comes, no faster than the disk takes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
+from twisted.web.http import HTTPChannel
+from twisted.web.server import Request
+from zope.interface import implementer
+
+from k3dreg.interfaces import IByteStream
+from k3dreg.model.errors import TooLarge
+
+# As for the engine's bodies (k3dreg.streaming.bodies): a batch for the worker, and one more that arrives meanwhile.
+BATCH = 1024 * 1024
+HIGH_WATER = 2 * BATCH
+LOW_WATER = BATCH
+
+# Bytes of a body that are read and thrown away, after an answer that did not wait for them, to keep the connection.
+# Reading so much takes no time; a layer is cheaper to cut off with its connection.
+_SMALL_REST = 1024 * 1024
+# Seconds for which a connection that is to be closed is still read from.  Closing it with bytes unread resets it, and
+# the reset may overtake the answer.  A client that has read `Connection: close` closes it before.
+LINGER = 5.0
+# Characters of a Content-Length: the largest number of 64 bits has 20.
+_LONGEST_LENGTH = 40
+
+
+@implementer(IByteStream)
+class RequestBody:
+    """The body of one request.  Also what Twisted takes for the file that it writes bodies to."""
+
+    def __init__(self, length: int | None, flow: Callable[[bool], None], wanted: Callable[[], None]) -> None:
+        """`length` in bytes, None when it is chunked.
+
+        `flow` stops (False) and starts (True) the reading from the connection; `wanted` is called once, when
+        somebody waits for the first byte.
+        """
+        self.length = length
+        self.received = 0
+        self._flow = flow
+        self._wanted: Callable[[], None] | None = wanted
+        self._chunks: deque[bytes] = deque()
+        self._unread = 0
+        self._stopped = False
+        self._reader: Deferred[None] | None = None
+        self._ended = length == 0
+        self._closed = False
+
+    # -- the reader's side ----------------------------------------------------------------------
+
+    async def read(self) -> bytes:
+        """The next bytes, all that have arrived up to about `BATCH`; b"" at the end of the body.
+
+        Cancelled when the client goes away; how long a silent client is waited for is the connection's business.
+        """
+        if self._wanted is not None:
+            wanted, self._wanted = self._wanted, None
+            if not self._ended and not self.received:
+                wanted()
+        if not self._chunks and not self._ended:
+            if self._closed:
+                raise CancelledError
+            self._reader = Deferred(lambda _: self._forget_reader())
+            await self._reader
+        return self._take() if self._chunks else b""
+
+    async def read_whole(self, limit: int) -> bytes:
+        """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them."""
+        if self.length is not None and self.length > limit:
+            raise TooLarge(f"a body of {self.length} bytes; at most {limit} are taken here")
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.read():
+            parts.append(data)
+            size += len(data)
+            if size > limit:
+                raise TooLarge(f"a body of more than {limit} bytes, which is what is taken here")
+        return b"".join(parts)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what is still to come is worth waiting for, to keep the connection."""
+        return self.length is not None and self.length - self.received <= _SMALL_REST
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._ended or self.received == self.length
+
+    def _take(self) -> bytes:
+        batch = [self._chunks.popleft()]
+        size = len(batch[0])
+        while self._chunks and size < BATCH:
+            batch.append(self._chunks.popleft())
+            size += len(batch[-1])
+        self._unread -= size
+        if self._stopped and self._unread <= LOW_WATER:
+            self._stopped = False
+            self._flow(True)
+        return batch[0] if len(batch) == 1 else b"".join(batch)
+
+    def _forget_reader(self) -> None:
+        self._reader = None
+
+    # -- the connection's side ------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Bytes arrived."""
+        self.received += len(data)
+        if self._closed:
+            return
+        self._chunks.append(data)
+        self._unread += len(data)
+        self._wake()
+        if self._unread > HIGH_WATER and not self._stopped:
+            self._stopped = True
+            self._flow(False)
+
+    def end(self) -> None:
+        """The last byte has arrived."""
+        self._ended = True
+        self._stopped = False
+        self._wake()
+
+    def close(self) -> None:
+        """Nobody wants the rest: the request was answered, or its connection is lost."""
+        if self._closed:
+            return
+        self._closed = True
+        self._chunks.clear()
+        self._unread = 0
+        if self._stopped:
+            self._stopped = False
+            self._flow(True)
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.errback(CancelledError())
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.callback(None)
+
+    # -- what Twisted does with the file it believes this to be ---------------------------------
+
+    def tell(self) -> int:
+        return 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return 0
+
+
+class BodyRequest(Request):
+    """A request that is rendered as soon as its head is complete."""
+
+    body: RequestBody
+    _begun = False
+
+    def gotLength(self, length: int | None) -> None:
+        """The head is complete."""
+        channel = cast(BodyChannel, self.channel)
+        expects = self.requestHeaders.getRawHeaders(b"Expect", [])
+        # Removed, so that Twisted does not ask for the body before somebody wants it (RFC 9110, 10.1.1).
+        self.requestHeaders.removeHeader(b"Expect")
+        self._awaits_continue = bool(expects) and expects[0].lower() == b"100-continue"
+        self.body = self.content = RequestBody(length, channel.flow, self._continue)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Not by way of `content`: that is gone once the request is answered, and there may be a rest."""
+        self.body.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Called when the head is complete, and, if there is a body, again at its end."""
+        if self._begun:
+            self.body.end()
+        else:
+            self._begun = True
+            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
+
+    def write(self, data: bytes) -> None:
+        """With the first bytes of the answer it is decided whether the connection lives on."""
+        if not self.startedWriting and not self._disconnected and not self.body.is_complete:
+            channel = cast(BodyChannel, self.channel)
+            if self._awaits_continue or not self.body.is_small:
+                self.responseHeaders.setRawHeaders("Connection", ["close"])
+                channel.persistent = False
+        super().write(data)  # type: ignore[no-untyped-call]
+
+    def _continue(self) -> None:
+        if self._awaits_continue and not self.startedWriting:
+            self._awaits_continue = False
+            cast(BodyChannel, self.channel).continue_body()
+
+
+class BodyChannel(HTTPChannel):
+    """A connection whose requests are `BodyRequest`s."""
+
+    _answered: BodyRequest | None = None  # before its body was complete
+    _lingering: IDelayedCall | None = None
+    _stopped = False
+    _timeout_while_stopped: float | None = None
+
+    def headerReceived(self, line: bytes) -> bool:
+        """A length of thousands of digits is not one, and Python refuses to read it as a number."""
+        name, _, value = line.partition(b":")
+        if len(value) > _LONGEST_LENGTH and name.strip().lower() == b"content-length":
+            self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
+            return False
+        return bool(super().headerReceived(line))  # type: ignore[no-untyped-call]
+
+    def allHeadersReceived(self) -> None:
+        """The request begins; without a body it would at once anyway."""
+        super().allHeadersReceived()  # type: ignore[no-untyped-call]
+        if self.length != 0:
+            request = self.requests[-1]
+            request.requestReceived(self._command, self._path, self._version)
+
+    def allContentReceived(self) -> None:
+        """A body is complete."""
+        if self._stopped:
+            self.flow(True)
+        super().allContentReceived()  # type: ignore[no-untyped-call]
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            self.requestDone(answered)
+
+    def requestDone(self, request: Any) -> None:
+        """An answer is complete; the body of its request may not be."""
+        if self._transferDecoder is None:
+            super().requestDone(request)  # type: ignore[no-untyped-call]
+        elif self.persistent or request.body.is_complete:
+            self._answered = request
+        else:
+            self._linger()
+
+    def flow(self, on: bool) -> None:
+        """Stop or start reading; the time for which a body is stopped is not the client's silence."""
+        if on == (not self._stopped):
+            return
+        self._stopped = not on
+        producer = self._networkProducer
+        if on:
+            self.setTimeout(self._timeout_while_stopped)  # type: ignore[no-untyped-call]
+            producer.resumeProducing()
+        else:
+            self._timeout_while_stopped = self.setTimeout(None)  # type: ignore[no-untyped-call]
+            producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The transport has sent what it had, which says nothing about who reads the body."""
+        super().resumeProducing()  # type: ignore[no-untyped-call]
+        if self._stopped:
+            self._networkProducer.pauseProducing()
+
+    def continue_body(self) -> None:
+        """The body is wanted."""
+        self._send100Continue()  # type: ignore[no-untyped-call]
+
+    def dataReceived(self, data: bytes) -> None:
+        """What comes after the last answer is thrown away."""
+        if self._lingering is None:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """As `dataReceived`: a body that came together with its head is still being handed on."""
+        if self._lingering is None:
+            super().rawDataReceived(data)
+
+    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        """The end."""
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def _linger(self) -> None:
+        """Close the connection so that the client gets its answer, though it is still sending."""
+        del self.requests[0]
+        self.setTimeout(None)  # type: ignore[no-untyped-call]
+        transport: Any = self.transport
+        self._lingering = self.callLater(LINGER, transport.abortConnection)  # type: ignore[no-untyped-call]
+        if IHalfCloseableDescriptor.providedBy(self.transport):
+            transport.unregisterProducer()
+            transport.loseWriteConnection()
+        else:
+            self.loseConnection()  # type: ignore[no-untyped-call]

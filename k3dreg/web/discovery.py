@@ -1,0 +1,69 @@
+"""Finding out what is here (distribution-spec 1.1, "Content Discovery"): tags, referrers, repositories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlencode
+
+from k3dreg.interfaces import IDiscovery
+from k3dreg.model import media_types
+from k3dreg.protocol.listing import page_of
+from k3dreg.protocol.routes import CatalogRoute, Query, ReferrersRoute, Route, TagsRoute
+from k3dreg.web.answers import Answer
+from k3dreg.web.exchange import Exchange, Methods, location
+
+
+class DiscoveryHandlers:
+    """Handlers of the lists."""
+
+    def __init__(self, discovery: IDiscovery) -> None:
+        self._discovery = discovery
+
+    @property
+    def table(self) -> Mapping[type[Route], Methods]:
+        """Which handler answers which route with which method."""
+        return {
+            TagsRoute: {"GET": self.tags, "HEAD": self.tags},
+            ReferrersRoute: {"GET": self.referrers, "HEAD": self.referrers},
+            CatalogRoute: {"GET": self.catalog, "HEAD": self.catalog},
+        }
+
+    async def tags(self, route: TagsRoute, exchange: Exchange) -> Answer:
+        """end-8a, end-8b."""
+        names = await self._discovery.tags(route.repository)
+        page, link = _page(names, exchange.query, location(route.repository, "tags/list"))
+        return _json({"name": route.repository.path, "tags": page}, link)
+
+    async def catalog(self, route: CatalogRoute, exchange: Exchange) -> Answer:
+        """Not in the specification, but every registry has it."""
+        page, link = _page(await self._discovery.repositories(), exchange.query, "/v2/_catalog")
+        return _json({"repositories": page}, link)
+
+    async def referrers(self, route: ReferrersRoute, exchange: Exchange) -> Answer:
+        """end-12a, end-12b.  No referrers is an empty index: only a registry without this API says 404."""
+        wanted = exchange.query.one("artifactType")
+        found = [
+            manifest.descriptor.to_json()
+            for manifest in self._discovery.referrers(route.repository, route.digest)
+            if wanted is None or manifest.descriptor.artifact_type == wanted
+        ]
+        headers = () if wanted is None else (("OCI-Filters-Applied", "artifactType"),)
+        index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": found}
+        body = json.dumps(index).encode("ascii")
+        return Answer(200, (("Content-Type", media_types.OCI_INDEX), *headers), len(body), body)
+
+
+def _page(names: Sequence[str], query: Query, path: str) -> tuple[Sequence[str], str]:
+    """The names that were asked for, and the value of `Link` where there are more (RFC 5988)."""
+    page = page_of(names, query.one("n"), query.one("last"))
+    if not page.more:
+        return page.names, ""
+    joint = "&" if "?" in path else "?"
+    return page.names, f'<{path}{joint}{urlencode({"n": page.limit, "last": page.names[-1]})}>; rel="next"'
+
+
+def _json(document: object, link: str) -> Answer:
+    body = json.dumps(document).encode("ascii")
+    headers = (("Content-Type", "application/json"), *((("Link", link),) if link else ()))
+    return Answer(200, headers, len(body), body)

@@ -1,0 +1,54 @@
+"""What a handler is given of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from attrs import frozen
+
+from k3dreg.model.credentials import BasicAuth
+from k3dreg.model.reference import Repository
+from k3dreg.model.trace import Trace
+from k3dreg.protocol.routes import Query
+from k3dreg.web.answers import Answer, Conditions
+from k3dreg.web.bodies import RequestBody
+
+
+@frozen
+class Content:
+    """What a request brings.  `body` has to be read only by those who want it."""
+
+    body: RequestBody
+    media_type: str = ""
+    content_range: str | None = None
+
+
+@frozen
+class Exchange:
+    """A request, with no more HTTP in it than handlers need.
+
+    `with_body` is False for HEAD, whose answer is to be that of GET without its body.
+    """
+
+    query: Query
+    with_body: bool
+    conditions: Conditions
+    authorization: BasicAuth | None
+    trace: Trace
+    content: Content
+
+
+Handler = Callable[[Any, Exchange], Awaitable[Answer]]
+Methods = Mapping[str, Handler]
+
+
+def location(repository: Repository, rest: str) -> str:
+    """A relative reference to something in a repository.
+
+    Relative, because what a client calls this registry is not what it is called here: there are port mappings between
+    them.  A client that said `ns` must say it again, or it would reach another repository.
+    """
+    ns = "" if repository.registry is None else f"?ns={quote(repository.registry, safe='')}"
+    return f"/v2/{repository.path}/{rest}{ns}"

@@ -1,0 +1,205 @@
+"""Malformed requests of all kinds: no fault in the log, no file where none belongs, no growth, and it still answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.integration.support.daemon import running
+from tests.integration.support.registry_client import RegistryClient, digest_of, with_digest
+from tests.integration.support.rig import EngineAddress
+
+NOBODY = EngineAddress("nobody", "unix:///nonexistent/docker.sock")
+# Tens of thousands show more, and take minutes; set K3DREG_FUZZ.
+REQUESTS = int(os.environ.get("K3DREG_FUZZ", "4000"))
+MIB = 1 << 20
+
+METHODS = [
+    b"GET",
+    b"HEAD",
+    b"PUT",
+    b"POST",
+    b"PATCH",
+    b"DELETE",
+    b"OPTIONS",
+    b"TRACE",
+    b"get",
+    b"",
+    b"X" * 300,
+    b"G\x00T",
+]
+GOOD = [
+    b"app",
+    b"library/nginx",
+    b"manifests",
+    b"blobs",
+    b"uploads",
+    b"tags",
+    b"list",
+    b"referrers",
+    b"_catalog",
+    b"v2",
+    b"t",
+]
+BAD = [
+    b"..", b".", b"", b"%2e%2e", b"%2F", b"..%2f..%2fetc%2fpasswd", b"%00", b"%", b"%zz", b"%c0%ae", b"\xff\xfe",
+    b"a" * 300, b"A", b"\\..\\..", b"....//", b"%252e%252e", b"~root", b"|id", b"$(id)", b"`id`", b"'", b'"',
+    b"<script>", b"\x1b[2J", b"sha256:", b"sha256:../../../../tmp/p", b"sha256:" + b"a" * 63, b"sha256:" + b"A" * 64,
+    b"sha256:" + b"0" * 64, b"sha512:" + b"0" * 128, b"sha256:" + b"0" * 64 + b"/../x", b"md5:00", b":",
+    b"sha256:" + b"\xd9\xa3" * 32,
+]  # fmt: skip
+QUERIES = [
+    b"", b"?", b"?n=-1", b"?n=" + b"9" * 5000, b"?last=../..", b"?ns=docker.io", b"?ns=../../etc", b"?ns=a&ns=b",
+    b"?ns=%00", b"?digest=sha256:../../../../etc/passwd", b"?digest=sha256:" + b"0" * 64, b"?mount=../x&from=../y",
+    b"?tag=../../x", b"?" + b"a=b&" * 2000, b"?artifactType=%ff", b"?digest-algorithm=../x", b"?digest=/etc/cron.d/x",
+]  # fmt: skip
+HEADERS = [
+    b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Content-Length: " + b"9" * 6000,
+    b"Content-Length: 5", b"Content-Length: 5\r\nContent-Length: 6",
+    b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Content-Length: x", b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked, chunked", b"Expect: 100-continue", b"Range: bytes=0-",
+    b"Range: bytes=5-1", b"Range: bytes=" + b"1-2," * 1000, b"Range: bytes=-" + b"9" * 4000, b"Range: x",
+    b"Content-Range: 0-9", b"Content-Range: 9-0", b"Content-Range: ../..", b"Content-Range: " + b"9" * 3000 + b"-1",
+    b"Authorization: Basic !!!", b"Authorization: Basic " + b"QQ==" * 500, b"Authorization: Bearer \xff",
+    b"X: " + b"y" * 9000, b"Content-Type: application/x-www-form-urlencoded",
+    b"Content-Type: multipart/form-data; boundary=x", b"Cookie: a=b; c",
+    b"Content-Type: application/vnd.oci.image.manifest.v1+json", b"If-None-Match: *", b"If-Range: \x01",
+    b"No colon here", b": no name", b" folded", b"Host: a\r\nHost: b", b"Connection: close", b"Upgrade: h2c",
+    b"\xff: \xff", b"A\x00B: c",
+]  # fmt: skip
+BODIES = [
+    b"", b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"-5\r\nhello\r\n",
+    b"5;" + b"x" * 2000 + b"\r\nhello\r\n0\r\n\r\n", b"ffffffffffffffffff\r\nx", b"5\r\nhelloXX0\r\n\r\n",
+    b"0\r\nTrailer: " + b"x" * 70_000 + b"\r\n\r\n", b"\x00" * 5000, b"{" * 4000,
+    b'{"schemaVersion": 2, "manifests": [[]]}', b'{"layers": {}, "config": null}', b"[" * 2000 + b"]" * 2000,
+    b'{"mediaType": "application/vnd.oci.image.manifest.v1+json", "config": {"digest": "sha256:../x"}, "layers": []}',
+]  # fmt: skip
+
+
+def malformed(chance: random.Random, session: bytes) -> bytes:
+    """Bytes that are nearly, or not at all, a request."""
+    if chance.random() < 0.05:
+        return chance.randbytes(chance.randrange(1, 3000)) + chance.choice((b"", b"\r\n\r\n"))
+    parts = [chance.choice(GOOD if chance.random() < 0.75 else BAD) for _ in range(chance.randrange(1, 7))]
+    path = b"/" + b"/".join(parts if chance.random() < 0.3 else [b"v2", *parts])
+    if chance.random() < 0.25:
+        path = session
+    elif chance.random() < 0.3:
+        kind = chance.choice((b"manifests/", b"blobs/", b"blobs/uploads/", b"referrers/", b"tags/"))
+        path = b"/v2/app/" + kind + chance.choice(BAD + GOOD)
+    target = path + chance.choice(QUERIES if chance.random() < 0.5 else [b""])
+    version = (
+        b"HTTP/1.1" if chance.random() < 0.9 else chance.choice((b"HTTP/1.0", b"HTTP/9", b"", b"HTTP/1.1 x", b"SSH-2"))
+    )
+    lines = [
+        b" ".join((chance.choice(METHODS[:6] if chance.random() < 0.85 else METHODS), target, version)),
+        b"Host: x",
+    ]
+    lines += [chance.choice(HEADERS) for _ in range(chance.randrange(0, 4))]
+    whole = b"\r\n".join([*lines, b"", chance.choice(BODIES)])
+    if chance.random() < 0.1:
+        at = chance.randrange(len(whole))
+        whole = whole[:at] + chance.randbytes(2) + whole[at + chance.randrange(3) :]
+    return whole
+
+
+def send(host: str, data: bytes, read: bool) -> bytes:
+    """Send it, say that nothing more comes, and read what is answered within a second, if at all."""
+    name, _, port = host.partition(":")
+    answered = b""
+    with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=10) as connection:
+        connection.sendall(data)
+        if read:
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(1)
+            while len(answered) < MIB and (some := connection.recv(65536)):
+                answered += some
+    return answered
+
+
+def files_below(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir())
+
+
+# What may be in the state directory: nothing has a name that a client chose.
+BELONGS = re.compile(
+    r"(lock|session|pushed\.db(-wal|-shm)?|staging/\S+|images/[0-9a-f]{64}\.json"
+    r"|blobs/(sha256/[0-9a-f]{2}/[0-9a-f]{64}|sha512/[0-9a-f]{2}/[0-9a-f]{128}))"
+)
+
+
+def run(directory: Path, check: Callable[[bytes, bytes], None]) -> None:
+    seed = int(os.environ.get("K3DREG_SEED", str(random.randrange(1 << 30))))
+    print(f"K3DREG_SEED={seed}")
+    chance = random.Random(seed)
+    with running(NOBODY, directory) as daemon:
+        client = RegistryClient(daemon.host)
+        client.push_image("app", "t", b"a layer")
+        session = client.begin("app").location.encode()
+        before = 0
+        for number in range(REQUESTS):
+            data = malformed(chance, session)
+            check(data, send(daemon.host, data, read=chance.random() < 0.9))
+            if number % 200 == 0:
+                session = client.begin("app").location.encode()
+            if number == REQUESTS // 4:
+                before = daemon.memory()
+        after = daemon.memory()
+        print(
+            f"{REQUESTS} requests; resident {before / MIB:.0f} MiB after a quarter of them, {after / MIB:.0f} after all"
+        )
+        assert after < before + 16 * MIB
+        assert RegistryClient(daemon.host).get("/v2/app/manifests/t").status in (200, 404)
+        client.push_image("afterwards", "t", b"another layer")
+
+
+def test_no_request_makes_a_fault_or_a_file_elsewhere(tmp_path: Path) -> None:
+    statuses: dict[bytes, int] = {}
+
+    def check(data: bytes, answered: bytes) -> None:
+        if answered:
+            assert answered.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), (data, answered[:200])
+            status = answered[9:12]
+            statuses[status] = statuses.get(status, 0) + 1
+            assert status != b"500", (data[:2000], answered[:2000])
+
+    run(tmp_path, check)
+    print(statuses)
+    assert {name for name in files_below(tmp_path) if not name.startswith("state/")} == {"log"}
+    strangers = [name for name in files_below(tmp_path / "state") if not BELONGS.fullmatch(name)]
+    assert strangers == []
+
+
+def test_a_digest_or_a_session_cannot_name_a_file(tmp_path: Path) -> None:
+    """The Go program of this purpose joined the digest of an upload to a directory, and wrote there."""
+    target = tmp_path / "outside"
+    with running(NOBODY, tmp_path) as daemon:
+        client = RegistryClient(daemon.host)
+        ups = "../" * 12
+        for algorithm in ("sha256", "sha512", ups, f"{ups}{target}", "sha256/../.."):
+            for hexadecimal in (f"{ups}{target}", f"..%2f..%2f{target}", str(target), "0" * 63 + "/", "0" * 64 + "\n"):
+                digest = f"{algorithm}:{hexadecimal}".replace("\n", "%0a")
+                for path in (
+                    with_digest(client.begin("app").location, digest),
+                    f"/v2/app/blobs/uploads/?digest={digest}",
+                ):
+                    answer = client.ask("PUT" if "?digest" not in path[:40] else "POST", path, b"owned")
+                    assert answer.status in (400, 404, 405), answer
+                assert client.push_manifest("app", digest, b'{"mediaType": "x"}').status in (400, 404)
+                for method in ("GET", "DELETE"):
+                    assert client.ask(method, f"/v2/app/blobs/{digest}").status in (400, 404)
+        for session in (f"{ups}{target}", "..%2f..%2fstaging", "%2e%2e", str(target)):
+            for method in ("PATCH", "PUT", "DELETE", "GET"):
+                path = with_digest(f"/v2/app/blobs/uploads/{session}", digest_of(b"owned"))
+                assert client.ask(method, path, b"owned" if method in ("PATCH", "PUT") else None).status in (
+                    400,
+                    404,
+                    405,
+                )
+    assert not target.exists()
+    assert [name for name in files_below(tmp_path / "state") if not BELONGS.fullmatch(name)] == []

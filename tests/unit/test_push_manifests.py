@@ -1,0 +1,142 @@
+"""Pushed manifests, and the parts that need not be pushed because they are here."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from k3dreg.model import media_types
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import (
+    DigestNotMatched,
+    InvalidManifest,
+    K3dregError,
+    ManifestBlobUnknown,
+)
+from k3dreg.model.reference import Reference, Repository, Tag
+from k3dreg.model.trace import Trace
+from tests.fakes.pushing import APP, CONFIG, NAMED, OTHER, UploadsCase, described, image, index
+from tests.fakes.registry import WholeBlob
+from tests.fakes.stores import layer
+
+
+class ManifestTests(UploadsCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.push_blob(CONFIG)
+        self.push_blob(b"layer")
+        self.image = image(b"layer")
+
+    def served(self, target: str, repository: Repository = APP) -> bytes:
+        reference = Reference.parse(repository, target)
+        manifest = self.result(self.registry.manifest(reference, None, Trace()))
+        data = self.result(self.result(manifest.open()).read())
+        self.assertEqual(manifest.descriptor.digest, Digest.of(data, manifest.descriptor.digest.algorithm))
+        return cast(bytes, data)
+
+    def test_the_very_bytes_are_served_under_every_own_name_and_after_a_restart(self) -> None:
+        odd = self.image.replace(b", ", b" ,\n  ")
+        digest = self.push(odd, "t")
+        for _ in range(2):
+            for repository in (APP, NAMED):
+                self.assertEqual(self.served("t", repository), odd)
+                self.assertEqual(self.served(str(digest), repository), odd)
+                self.assertEqual(self.read(Digest.of(b"layer"), repository), b"layer")
+            self.restart()
+
+    def test_it_may_be_pushed_under_its_digest_and_several_tags(self) -> None:
+        digest = Digest.of(self.image, "sha512")
+        self.assertEqual(self.push(self.image, "a", "b", digest=digest), digest)
+        self.assertEqual(self.served("a"), self.image)
+        self.failed(
+            self.uploads.push_manifest(APP, self.image + b" ", media_types.OCI_MANIFEST, digest, [], Trace()),
+            DigestNotMatched,
+        )
+
+    def test_parts_that_are_nowhere_are_named(self) -> None:
+        manifest = image(b"layer", b"missing")
+        error = self.failed(
+            self.uploads.push_manifest(APP, manifest, media_types.OCI_MANIFEST, None, [Tag("t")], Trace()),
+            ManifestBlobUnknown,
+        )
+        self.assertIn(str(Digest.of(b"missing")), str(error))
+        self.assertFalse(self.store.has(Digest.of(manifest)))
+        self.assertEqual(self.pushed.tags(APP), [])
+
+    def test_an_index_needs_its_manifests(self) -> None:
+        whole = index(self.image)
+        push = self.uploads.push_manifest(APP, whole, media_types.OCI_INDEX, None, [Tag("t")], Trace())
+        self.failed(push, ManifestBlobUnknown)
+        self.push(self.image)
+        self.push(whole, "t")
+        self.assertEqual(self.served("t"), whole)
+        self.push(index(), "empty")
+        self.push(index(whole), "nested")
+
+    def test_layers_that_may_not_be_distributed_are_not_looked_for(self) -> None:
+        foreign = described("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", b"elsewhere")
+        self.push(image(layers=[foreign]), "t")
+
+    def test_no_layers_at_all_even_as_go_writes_it(self) -> None:
+        self.push(image(), "t")
+        self.push(image(layers=None), "t")
+
+    def test_what_is_no_manifest_is_refused(self) -> None:
+        for data, media_type in ((b"{", ""), (b"[]", ""), (self.image, media_types.OCI_INDEX), (b"{}", "text/plain")):
+            push = self.uploads.push_manifest(APP, data, media_type, None, [Tag("t")], Trace())
+            self.failed(push, InvalidManifest)
+        self.assertEqual(self.pushed.manifests(APP), [])
+
+    def test_referrers_are_found_by_subject_with_type_and_annotations(self) -> None:
+        subject = described(media_types.OCI_MANIFEST, b"not pushed yet")
+        plain = self.push(image(b"layer", subject=subject))
+        typed = self.push(image(subject=subject, artifactType="app/sbom", annotations={"a": "b"}))
+        listed = self.push(index(subject=subject))
+        found = {m.digest: m.descriptor for m in self.pushed.referrers(APP, Digest.of(b"not pushed yet"))}
+        self.assertEqual(found[plain].artifact_type, media_types.OCI_CONFIG)
+        self.assertEqual((found[typed].artifact_type, found[typed].annotations), ("app/sbom", {"a": "b"}))
+        self.assertEqual((found[listed].artifact_type, found[listed].media_type), ("", media_types.OCI_INDEX))
+
+
+class AdoptingTests(UploadsCase):
+    def test_what_was_only_cached_is_the_users_now_and_is_never_evicted(self) -> None:
+        for data in (CONFIG, layer(1)):
+            self.put(data)
+        self.push(image(layer(1)), "t")
+        for number in range(2, 30):
+            self.put(layer(number))
+        self.assertTrue(self.store.has(Digest.of(layer(1))))
+        self.assertFalse(self.store.has(Digest.of(layer(2))))
+        self.restart()
+        self.assertEqual(self.read(Digest.of(layer(1))), layer(1))
+
+    def test_what_docker_has_is_copied_before_the_manifest_is_acknowledged(self) -> None:
+        self.push_blob(CONFIG)
+        self.engines.put(WholeBlob(b"docker's"))
+        digest = self.push(image(b"docker's"), "t")
+        self.engines.blobs.clear()
+        self.assertEqual(self.read(Digest.of(b"docker's")), b"docker's")
+        self.assertTrue(self.pushed.keeps(digest))
+
+    def test_wrong_bytes_of_docker_are_not_taken(self) -> None:
+        self.push_blob(CONFIG)
+        blob = WholeBlob(b"something else")
+        blob.digest = Digest.of(b"what was asked for")
+        self.engines.put(blob)
+        push = self.uploads.push_manifest(APP, image(b"what was asked for"), "", None, [Tag("t")], Trace())
+        self.failed(push, K3dregError)
+        self.assertEqual((self.pushed.tags(APP), self.staged()), ([], []))
+
+    def test_an_index_adopts_a_manifest_with_all_its_parts(self) -> None:
+        for data in (CONFIG, b"layer", image(b"layer")):
+            self.put(data)
+        self.push(index(image(b"layer")), "t")
+        self.assertEqual(set(self.pushed.blobs(APP)), {Digest.of(CONFIG), Digest.of(b"layer")})
+        self.assertIsNotNone(self.pushed.manifest(APP, Digest.of(image(b"layer"))))
+
+    def test_a_blob_is_mounted_when_it_is_here_and_only_then(self) -> None:
+        digest = self.push_blob(b"blob", OTHER)
+        self.assertTrue(self.result(self.uploads.mount(APP, digest, Trace())))
+        self.assertFalse(self.result(self.uploads.mount(APP, Digest.of(b"nowhere"), Trace())))
+        self.result(self.uploads.delete_blob(OTHER, digest))
+        self.restart()
+        self.assertEqual(self.read(digest), b"blob")

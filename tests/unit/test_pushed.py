@@ -1,0 +1,294 @@
+"""What was pushed: in memory as on the disk, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from k3dreg.interfaces import PushedManifest
+from k3dreg.model import media_types
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import StoreError
+from k3dreg.model.reference import Repository, Tag
+from k3dreg.store.ledger import Ledger
+from k3dreg.store.pushed import LEDGER_NAME, PushedContent, open_pushed
+from tests.fakes.workers import InlineWorkers, ManualWorkers
+
+APP, OTHER, HUBS = Repository(None, "app"), Repository(None, "team/other"), Repository("docker.io", "library/app")
+
+
+def digest(n: int) -> Digest:
+    return Digest.of(str(n).encode())
+
+
+def manifest(n: int, *parts: int, subject: int | None = None) -> PushedManifest:
+    descriptor = Descriptor(
+        media_types.OCI_MANIFEST, digest(n), n, artifact_type="application/x", annotations={"number": str(n)}
+    )
+    return PushedManifest(descriptor, frozenset(map(digest, parts)), None if subject is None else digest(subject))
+
+
+class PushedCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.workers = InlineWorkers()
+        self.pushed = self.reopened()
+
+    def reopened(self) -> PushedContent:
+        return self.done(open_pushed(self.directory, self.workers, self.clock))
+
+    def done(self, coroutine: object) -> PushedContent:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))  # type: ignore[arg-type]
+
+    def restart(self) -> None:
+        self.done(self.pushed.close())
+        self.pushed = self.reopened()
+
+
+class AnswersTests(PushedCase):
+    def test_everything_is_there_after_a_restart(self) -> None:
+        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.done(self.pushed.add_manifest(APP, manifest(2, 1), [Tag("b"), Tag("a")]))
+        self.done(self.pushed.add_manifest(HUBS, manifest(3, subject=2), []))
+        for _ in range(2):
+            self.assertEqual(self.pushed.repositories(), [APP, HUBS])
+            self.assertEqual(sorted(self.pushed.tags(APP)), ["a", "b"])
+            found = self.pushed.tagged(APP, Tag("a"))
+            self.assertEqual(found, manifest(2, 1))
+            assert found is not None
+            self.assertEqual(found.descriptor.annotations, {"number": "2"})
+            self.assertEqual(self.pushed.blobs(APP), {digest(1): 1_000_000})
+            self.assertEqual(self.pushed.referrers(HUBS, digest(2)), [manifest(3, subject=2)])
+            self.assertEqual(self.pushed.referrers(APP, digest(2)), [])
+            self.assertTrue(all(self.pushed.keeps(digest(n)) for n in (1, 2, 3)))
+            self.restart()
+
+    def test_a_repository_of_another_registry_is_another_repository(self) -> None:
+        self.done(self.pushed.add_manifest(HUBS, manifest(1), [Tag("t")]))
+        self.assertIsNone(self.pushed.tagged(APP, Tag("t")))
+        self.assertFalse(self.pushed.has(APP))
+
+    def test_a_tag_moves(self) -> None:
+        self.done(self.pushed.add_manifest(APP, manifest(1), [Tag("t")]))
+        self.done(self.pushed.add_manifest(APP, manifest(2), [Tag("t")]))
+        for _ in range(2):
+            self.assertEqual(self.pushed.tagged(APP, Tag("t")), manifest(2))
+            self.assertEqual(self.pushed.manifest(APP, digest(1)), manifest(1))
+            self.restart()
+
+    def test_a_deleted_manifest_takes_its_tags_along_and_no_other(self) -> None:
+        self.done(self.pushed.add_manifest(APP, manifest(1), [Tag("a"), Tag("b")]))
+        self.done(self.pushed.add_manifest(APP, manifest(2, subject=1), [Tag("c")]))
+        self.assertTrue(self.done(self.pushed.remove_manifest(APP, digest(1))))
+        self.assertFalse(self.done(self.pushed.remove_manifest(APP, digest(1))))
+        for _ in range(2):
+            self.assertEqual(self.pushed.tags(APP), ["c"])
+            self.assertFalse(self.pushed.keeps(digest(1)))
+            self.assertEqual(len(self.pushed.referrers(APP, digest(1))), 1)
+            self.restart()
+        self.done(self.pushed.remove_manifest(APP, digest(2)))
+        self.assertEqual(self.pushed.repositories(), [])
+
+    def test_a_deleted_tag_leaves_its_manifest(self) -> None:
+        self.done(self.pushed.add_manifest(APP, manifest(1), [Tag("a")]))
+        self.assertTrue(self.done(self.pushed.remove_tag(APP, Tag("a"))))
+        self.assertFalse(self.done(self.pushed.remove_tag(APP, Tag("a"))))
+        for _ in range(2):
+            self.assertIsNone(self.pushed.tagged(APP, Tag("a")))
+            self.assertEqual(self.pushed.manifest(APP, digest(1)), manifest(1))
+            self.restart()
+
+    def test_a_blob_is_kept_as_long_as_any_repository_has_it(self) -> None:
+        for repository in (APP, OTHER):
+            self.done(self.pushed.add_blob(repository, digest(1)))
+        self.assertEqual(self.done(self.pushed.remove_blobs(APP, [digest(1), digest(2)])), 1)
+        self.assertFalse(self.pushed.has_blob(APP, digest(1)))
+        self.assertTrue(self.pushed.keeps(digest(1)))
+        self.assertEqual(self.pushed.let_go(), [])
+        self.done(self.pushed.remove_blobs(OTHER, [digest(1)]))
+        self.assertFalse(self.pushed.keeps(digest(1)))
+        self.assertTrue(self.pushed.was_pushed(digest(1)))
+        self.assertEqual(self.pushed.let_go(), [digest(1)])
+        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.assertEqual(self.pushed.let_go(), [])
+
+    def test_asking_for_a_blob_is_a_use(self) -> None:
+        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.clock.advance(500)
+        self.assertTrue(self.pushed.has_blob(APP, digest(1)))
+        self.assertEqual(self.pushed.blobs(APP), {digest(1): 1_000_500})
+
+
+class WritingTests(PushedCase):
+    def test_nothing_is_visible_before_it_is_written_and_waiting_changes_go_together(self) -> None:
+        workers = ManualWorkers()
+        pushed = PushedContent(Ledger(self.directory / "other"), [], workers, self.clock)
+        asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n))) for n in range(3)]
+        self.assertFalse(pushed.has_blob(APP, digest(0)))
+        workers.work()
+        self.assertTrue(pushed.has_blob(APP, digest(0)))
+        self.assertFalse(pushed.has_blob(APP, digest(1)))
+        self.assertEqual(len(workers.waiting), 1)
+        workers.work()
+        for each in asked:
+            self.successResultOf(each)
+
+    def test_who_leaves_does_not_take_the_change_along(self) -> None:
+        workers = ManualWorkers()
+        pushed = PushedContent(Ledger(self.directory / "other"), [], workers, self.clock)
+        asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1)))
+        asked.cancel()
+        workers.work()
+        self.assertTrue(pushed.has_blob(APP, digest(1)))
+        self.failureResultOf(asked)
+
+    def test_what_could_not_be_written_never_was(self) -> None:
+        self.done(self.pushed.add_blob(APP, digest(1)))
+        file = Ledger(self.directory / LEDGER_NAME)
+        pushed = PushedContent(file, file.read(), self.workers, self.clock)
+        file.close()
+        self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2))), StoreError)
+        self.failureResultOf(Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1)])), StoreError)
+        self.assertEqual(list(pushed.blobs(APP)), [digest(1)])
+
+    def test_closing_waits_for_what_is_being_written_and_takes_no_more(self) -> None:
+        workers = ManualWorkers()
+        pushed = PushedContent(Ledger(self.directory / "other"), [], workers, self.clock)
+        asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1)))
+        closed = Deferred.fromCoroutine(pushed.close())
+        self.assertNoResult(closed)
+        self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2))), StoreError)
+        workers.work()
+        self.successResultOf(asked)
+        workers.work()
+        self.successResultOf(closed)
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be looked at" * 20])
+def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / LEDGER_NAME
+    file.write_bytes(content)
+    with pytest.raises(StoreError):
+        Ledger(file)
+    assert file.read_bytes() == content
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.unit.test_pushed import APP, digest, manifest
+from k3dreg.store import ledger
+book = ledger.Ledger(Path(sys.argv[1]))
+for n in range(1, 100000):
+    tag = ledger.add_tag(APP, "t", digest(n))
+    book.write([ledger.add_blob(APP, digest(n), 0.0), ledger.add_manifest(APP, manifest(n)), tag])
+    print(n, flush=True)
+"""
+
+
+def test_what_was_acknowledged_before_a_kill_is_there_and_a_change_is_there_whole(tmp_path: Path) -> None:
+    for round_ in range(5):
+        file = tmp_path / f"{round_}.db"
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(file)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert process.stdout is not None
+        acknowledged = 0
+        for _ in range(20 + 13 * round_):
+            acknowledged = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        rows = Ledger(file).read()
+        blobs = {row.blob for row in rows if row.blob}
+        manifests = {row.manifest.digest for row in rows if row.manifest}
+        (tag,) = [row.tag for row in rows if row.tag]
+        assert {digest(n) for n in range(1, acknowledged + 1)} <= blobs
+        assert blobs == manifests
+        assert tag[1] in manifests
+        assert tag[1] == digest(len(manifests))
+
+
+class LikeAModel(RuleBasedStateMachine):
+    """Any changes in any order, with restarts between them, against plain sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.case = PushedCase()
+        self.case.setUp()
+        self.blobs: set[tuple[Repository, int]] = set()
+        self.manifests: set[tuple[Repository, int]] = set()
+        self.tags: dict[tuple[Repository, str], int] = {}
+
+    repositories = st.sampled_from([APP, OTHER])
+    numbers = st.integers(0, 3)
+    names = st.sampled_from(["a", "b"])
+
+    @rule(repository=repositories, n=numbers)
+    def add_blob(self, repository: Repository, n: int) -> None:
+        self.case.done(self.case.pushed.add_blob(repository, digest(n)))
+        self.blobs.add((repository, n))
+
+    @rule(repository=repositories, n=numbers, names=st.lists(names))
+    def add_manifest(self, repository: Repository, n: int, names: list[str]) -> None:
+        self.case.done(self.case.pushed.add_manifest(repository, manifest(n), map(Tag, names)))
+        self.manifests.add((repository, n))
+        self.tags |= {(repository, name): n for name in names}
+
+    @rule(repository=repositories, n=numbers)
+    def remove_blob(self, repository: Repository, n: int) -> None:
+        self.case.done(self.case.pushed.remove_blobs(repository, [digest(n)]))
+        self.blobs.discard((repository, n))
+
+    @rule(repository=repositories, n=numbers)
+    def remove_manifest(self, repository: Repository, n: int) -> None:
+        self.case.done(self.case.pushed.remove_manifest(repository, digest(n)))
+        self.manifests.discard((repository, n))
+        self.tags = {key: named for key, named in self.tags.items() if (key[0], named) != (repository, n)}
+
+    @rule(repository=repositories, name=names)
+    def remove_tag(self, repository: Repository, name: str) -> None:
+        self.case.done(self.case.pushed.remove_tag(repository, Tag(name)))
+        self.tags.pop((repository, name), None)
+
+    @rule()
+    def restart(self) -> None:
+        self.case.restart()
+
+    @invariant()
+    def it_is_what_the_model_says(self) -> None:
+        pushed = self.case.pushed
+        for repository in (APP, OTHER):
+            assert set(pushed.blobs(repository)) == {digest(n) for r, n in self.blobs if r == repository}
+            assert {m.digest for m in pushed.manifests(repository)} == {
+                digest(n) for r, n in self.manifests if r == repository
+            }
+            assert {name: pushed.tagged(repository, Tag(name)) for name in pushed.tags(repository)} == {
+                name: manifest(n) for (r, name), n in self.tags.items() if r == repository
+            }
+        for n in range(4):
+            held = any(number == n for _, number in self.blobs | self.manifests)
+            assert pushed.keeps(digest(n)) == held
+
+    def teardown(self) -> None:
+        self.case.done(self.case.pushed.close())
+
+
+TestLikeAModel = LikeAModel.TestCase
+TestLikeAModel.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
