@@ -1,0 +1,66 @@
+"""Who is asked for credentials, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from zope.interface import implementer
+
+from k3dreg.credentials.configfile import ConfigFile, config_path
+from k3dreg.credentials.ecr import EcrCredentials
+from k3dreg.credentials.ecr_tokens import fetch_token
+from k3dreg.credentials.helpers import HelperRunner
+from k3dreg.interfaces import ICredentialSource
+from k3dreg.log import make_logger
+from k3dreg.model.credentials import Credentials, registry_auth
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+
+class Finder(Protocol):
+    """One place where credentials may be.  It logs its own trouble and gives None then."""
+
+    name: str
+
+    async def credentials(self, registry: str) -> Credentials | None: ...
+
+
+@implementer(ICredentialSource)
+class CredentialChain:
+    """The first of several places that has credentials for a registry.
+
+    What a client sent with its request comes before all of these and is the use case's to hand on.
+    """
+
+    def __init__(self, finders: Sequence[Finder]) -> None:
+        self._finders = finders
+
+    async def credentials(self, registry: str) -> Credentials | None:
+        """From the first that has some; None if nobody has.  Cancelling ends the search, helpers included."""
+        for finder in self._finders:
+            found = await finder.credentials(registry)
+            if found is not None:
+                log.debug("credentials for {registry} come from {name}", registry=registry, name=finder.name)
+                return found
+        return None
+
+    async def registry_auth(self, registry: str) -> str:
+        """The same as the value of `X-Registry-Auth`, "" for none."""
+        found = await self.credentials(registry)
+        return "" if found is None else registry_auth(found, registry)
+
+
+def make_chain(reactor: Any, workers: Workers, environment: Mapping[str, str]) -> CredentialChain:
+    """AWS's ECR for its own hosts, then Docker's `config.json`.
+
+    `reactor` runs helpers and tells the time; `environment` is this process's.
+    """
+    helpers = HelperRunner(reactor, workers, environment)
+    return CredentialChain(
+        [
+            EcrCredentials(fetch_token, helpers, workers, reactor),
+            ConfigFile(config_path(environment), workers, helpers),
+        ]
+    )

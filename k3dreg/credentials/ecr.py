@@ -1,0 +1,100 @@
+"""Credentials for the registries of AWS, with nothing to switch on."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.credentials.ecr_hosts import EcrHost
+from k3dreg.credentials.ecr_tokens import EcrToken, TokenFailed
+from k3dreg.credentials.helpers import HelperFailed, HelperRunner
+from k3dreg.log import make_logger
+from k3dreg.model.credentials import Credentials
+from k3dreg.streaming.flights import Flights
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+_HELPER = "ecr-login"
+# The helper keeps tokens in a file of its own otherwise; here they are kept in memory, and nowhere else.
+_HELPER_ENVIRONMENT = {"AWS_ECR_DISABLE_CACHE": "true"}
+# Seconds.  The helper does not say when its token expires; AWS says 12 hours after it was made (ECR User Guide,
+# "Private registry authentication").  An hour costs one call more and is safe from whatever else ends it.
+_HELPER_TOKEN_AGE = 3600.0
+# Seconds before its end from which a token is not begun with: the engine shows it at every layer of a long pull.
+_MARGIN = 900.0
+# Seconds in which a failure is not tried again.  Where there is no AWS at all, the search for an instance's role takes
+# two seconds, and a node that is refused comes back at once.
+_FAILED_FOR = 30.0
+# Any client can name hosts; nobody uses this many.
+_HOSTS_REMEMBERED = 200
+
+
+@frozen
+class _Held:
+    """What is known for a host until some time; None: there is nothing to be had."""
+
+    credentials: Credentials | None
+    until: float
+
+
+class EcrCredentials:
+    """From `docker-credential-ecr-login` where it is installed, else from AWS's API.
+
+    Tokens are kept in memory until shortly before they expire.  When there is none to be had, that is logged and the
+    pull goes on as an ordinary one.
+    """
+
+    name = "AWS ECR"
+
+    def __init__(
+        self,
+        fetch: Callable[[EcrHost], EcrToken],
+        helpers: HelperRunner,
+        workers: Workers,
+        clock: IReactorTime,
+    ) -> None:
+        """`fetch` blocks, and raises `TokenFailed`.  `clock` tells seconds since the epoch."""
+        self._fetch = fetch
+        self._helpers = helpers
+        self._workers = workers
+        self._clock = clock
+        self._held: OrderedDict[EcrHost, _Held] = OrderedDict()
+        self._flights: Flights[EcrHost, Credentials | None] = Flights()
+
+    async def credentials(self, registry: str) -> Credentials | None:
+        """For a host of AWS; None for every other.  Cancelling leaves the asking running for the next who asks."""
+        host = EcrHost.parse(registry)
+        if host is None:
+            return None
+        held = self._held.get(host)
+        if held is not None and self._clock.seconds() < held.until:
+            return held.credentials
+        return await self._flights.join(host, lambda: self._ask(host, registry))
+
+    async def _ask(self, host: EcrHost, registry: str) -> Credentials | None:
+        try:
+            if await self._helpers.is_installed(_HELPER):
+                credentials = await self._helpers.get(_HELPER, registry, _HELPER_ENVIRONMENT)
+                until = self._clock.seconds() + _HELPER_TOKEN_AGE
+            else:
+                token = await self._workers.run(self._fetch, host)
+                credentials, until = token.credentials, token.expires - _MARGIN
+            trouble = "" if credentials else f"docker-credential-{_HELPER} has none"
+        except (HelperFailed, TokenFailed) as error:
+            credentials, until, trouble = None, 0.0, str(error)
+        if trouble:
+            until = self._clock.seconds() + _FAILED_FOR
+            log.warn(
+                "no credentials for {registry} from AWS, so it is asked without: {trouble}",
+                registry=registry,
+                trouble=trouble,
+            )
+        self._held[host] = _Held(credentials, until)
+        self._held.move_to_end(host)
+        while len(self._held) > _HOSTS_REMEMBERED:
+            self._held.popitem(last=False)
+        return credentials

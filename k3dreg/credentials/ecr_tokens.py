@@ -1,0 +1,92 @@
+"""Tokens for ECR from AWS's API, through botocore, with AWS's usual chain of credentials.
+
+botocore blocks and takes half a second to load its data: everything here runs in a worker thread, and it is
+imported when the first registry of AWS is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+from datetime import datetime
+from typing import Any
+
+from attrs import field, frozen
+
+from k3dreg.credentials.ecr_hosts import EcrHost
+from k3dreg.model.credentials import Credentials
+
+# Seconds.  The API answers within one; a node gives up at 30.
+_CONNECT_TIMEOUT = 5
+_READ_TIMEOUT = 8
+# Tries, the first included.
+_ATTEMPTS = 2
+
+# A botocore session is not safe to make clients with from several threads.
+_lock = threading.Lock()
+
+
+class TokenFailed(Exception):
+    """AWS gave no token; the text says why, in a clause, and holds no secret."""
+
+
+@frozen
+class EcrToken:
+    """Credentials for a registry of AWS.  `expires` in seconds since the epoch."""
+
+    credentials: Credentials = field(repr=False)
+    expires: float
+
+
+def fetch_token(host: EcrHost) -> EcrToken:
+    """A new token for the host's registry, from `GetAuthorizationToken`.
+
+    Credentials come from wherever AWS's tools look: the environment, `AWS_PROFILE` and `~/.aws`, web identity,
+    container and instance roles; `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_ECR` and `AWS_ENDPOINT_URL_ECR_PUBLIC` are
+    honoured.  Blocks: call it in a worker thread.  Raises `TokenFailed`.
+    """
+    try:
+        import botocore.session
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError as error:
+        raise TokenFailed("botocore is not installed") from error
+    try:
+        with _lock:
+            # A session of its own each time: it would remember profiles and roles that have changed since.
+            client = botocore.session.Session().create_client(
+                "ecr-public" if host.public else "ecr",
+                region_name=host.region,
+                config=Config(
+                    connect_timeout=_CONNECT_TIMEOUT,
+                    read_timeout=_READ_TIMEOUT,
+                    retries={"total_max_attempts": _ATTEMPTS},
+                    # None leaves it to the user's own settings.
+                    use_fips_endpoint=host.fips or None,
+                    use_dualstack_endpoint=host.dual_stack or None,
+                ),
+            )
+        return _token(client.get_authorization_token())
+    except ClientError as error:
+        # AWS's code and message; the request, which is signed, is in neither.
+        said = error.response.get("Error", {})
+        raise TokenFailed(f"{said.get('Code', 'AWS')}: {said.get('Message', 'it refused')}") from None
+    except (BotoCoreError, OSError, ValueError) as error:
+        raise TokenFailed(" ".join(str(error).split())[:300]) from None
+
+
+def _token(answer: dict[str, Any]) -> EcrToken:
+    """Of either API: the private one answers with a list."""
+    data = answer.get("authorizationData")
+    if isinstance(data, list):
+        data = data[0] if data else None
+    try:
+        assert isinstance(data, dict)
+        username, colon, password = base64.b64decode(data["authorizationToken"]).decode("utf-8").partition(":")
+        expires = data["expiresAt"]
+        assert colon
+        assert isinstance(expires, datetime)
+    except (AssertionError, KeyError, TypeError, binascii.Error, ValueError):
+        raise TokenFailed("AWS answered without a token") from None
+    return EcrToken(Credentials(username, password), expires.timestamp())

@@ -1,0 +1,144 @@
+"""Credential helpers: the programs `docker-credential-NAME`.
+
+Protocol (docker/docker-credential-helpers, README): `get` takes the registry on its standard input and answers with
+JSON `{"ServerURL", "Username", "Secret"}`; on failure it ends with status 1 and says why on its standard *output*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import ProcessProtocol, connectionDone
+from twisted.python.failure import Failure
+
+from k3dreg.model.credentials import Credentials
+from k3dreg.streaming.workers import Workers
+
+# Docker has no limit.  Some helpers ask a cloud for a token, which takes a few seconds; a node gives up at 30 s.
+TIME_LIMIT = 15.0
+# Bytes.  Identity tokens of clouds have some KiB.
+LARGEST_ANSWER = 256 * 1024
+# A helper's name becomes a part of a program's name: nothing in it may lead out of the PATH.
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+# What helpers of every platform say when they know no credentials: no failure.
+_NONE = ("credentials not found in native keychain",)
+
+
+class HelperFailed(Exception):
+    """A helper gave no answer; the text says why, in a clause, and holds no secret."""
+
+
+class HelperRunner:
+    """Runs helpers.  `reactor` spawns processes and tells the time; `environment` is theirs."""
+
+    def __init__(
+        self, reactor: Any, workers: Workers, environment: Mapping[str, str], *, time_limit: float = TIME_LIMIT
+    ) -> None:
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor
+        self._workers = workers
+        self._environment = dict(environment)
+        self._time_limit = time_limit
+
+    async def is_installed(self, name: str) -> bool:
+        """Whether there is such a program."""
+        return await self._find(name) is not None
+
+    async def get(self, name: str, registry: str, extra: Mapping[str, str] | None = None) -> Credentials | None:
+        """What the helper `name` has for `registry`, which is spelled as helpers expect it; None for nothing.
+
+        `extra` is added to its environment.  Raises `HelperFailed`.  Cancelling kills it.
+        """
+        if not _NAME.fullmatch(name):
+            raise HelperFailed(f"{name[:50]!r} is not the name of a credential helper")
+        path = await self._find(name)
+        if path is None:
+            raise HelperFailed(f"docker-credential-{name} is not on the PATH")
+        run = _Run(registry.encode("utf-8") + b"\n")
+        # What it writes to its standard error is dropped: it may be anything, secrets included.
+        self._reactor.spawnProcess(
+            run,
+            path,
+            [path, "get"],
+            env=self._environment | dict(extra or {}),
+            childFDs={0: "w", 1: "r", 2: "r"},
+        )
+        limit = self._clock.callLater(self._time_limit, run.kill, f"did not answer within {self._time_limit:.0f} s")
+        try:
+            succeeded, answer = await run.ended
+        finally:
+            if limit.active():
+                limit.cancel()
+        if run.killed_because:
+            raise HelperFailed(f"docker-credential-{name} {run.killed_because}")
+        return _credentials(name, succeeded, answer)
+
+    async def _find(self, name: str) -> str | None:
+        return await self._workers.run(
+            shutil.which, f"docker-credential-{name}", path=self._environment.get("PATH", "")
+        )
+
+
+def _credentials(name: str, succeeded: bool, answer: bytes) -> Credentials | None:
+    text = answer.decode("utf-8", "replace").strip()
+    if not succeeded:
+        if text.startswith(_NONE):
+            return None
+        raise HelperFailed(f"docker-credential-{name} failed: {_reason(text)}")
+    try:
+        value = json.loads(text)
+        username, secret = value["Username"], value["Secret"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise HelperFailed(f"docker-credential-{name} answered with something else than credentials") from None
+    if not isinstance(username, str) or not isinstance(secret, str):
+        raise HelperFailed(f"docker-credential-{name} answered with something else than credentials")
+    credentials = Credentials.login(username, secret)
+    return None if credentials.is_empty else credentials
+
+
+def _reason(text: str) -> str:
+    """A helper's complaint in one line.  What looks like an answer after all is not repeated."""
+    if not text or "{" in text:
+        return "it gave no reason"
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
+class _Run(ProcessProtocol):
+    """One run.  `ended` fires with whether it succeeded, and its answer."""
+
+    def __init__(self, question: bytes) -> None:
+        self.killed_because = ""
+        self.ended: Deferred[tuple[bool, bytes]] = Deferred(lambda _: self.kill("was given up"))
+        self._question = question
+        self._answer = b""
+
+    def kill(self, reason: str) -> None:
+        """End it now.  `ended` fires when it is gone."""
+        self.killed_because = self.killed_because or reason
+        if self.transport is not None:
+            with contextlib.suppress(ProcessExitedAlready):
+                self.transport.signalProcess("KILL")
+            # A child of its own may hold the pipes open.
+            self.transport.loseConnection()
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self._question)
+        self.transport.closeStdin()
+
+    def outReceived(self, data: bytes) -> None:
+        self._answer += data
+        if len(self._answer) > LARGEST_ANSWER:
+            self.kill(f"answered with more than {LARGEST_ANSWER >> 10} KiB")
+
+    def processEnded(self, reason: Failure = connectionDone) -> None:
+        if not self.ended.called:
+            self.ended.callback((bool(reason.check(ProcessDone)), self._answer))
