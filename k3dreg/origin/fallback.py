@@ -1,0 +1,107 @@
+"""What Docker cannot give, from the image's own registry: `--origin-fallback`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from k3dreg.interfaces import IBlob, ICredentialSource, IFallback, IOrigin, ServedManifest
+from k3dreg.log import make_logger
+from k3dreg.model.credentials import Credentials
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import BlobUnknown, K3dregError, ManifestUnknown
+from k3dreg.model.manifest import Manifest
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+from k3dreg.refused import Refusals
+from k3dreg.streaming.memory import MemoryBlob
+
+log = make_logger()
+
+# Parts of images that were fetched with somebody's credentials, kept in memory only; an image has some tens.
+_PARTS_REMEMBERED = 20_000
+
+
+@frozen
+class _Part:
+    """How large a part of an image is, and with whose credentials the image was found."""
+
+    size: int
+    credentials: Credentials | None
+
+
+@implementer(IFallback)
+class OriginFallback:
+    """See `IFallback`."""
+
+    def __init__(
+        self,
+        origin: IOrigin,
+        credentials: ICredentialSource,
+        clock: IReactorTime,
+        is_own: Callable[[str | None], bool] = lambda registry: registry is None,
+    ) -> None:
+        """`is_own` says whether a registry (None: none was named) is k3dreg itself: that one is never asked."""
+        self._origin = origin
+        self._credentials = credentials
+        self._is_own = is_own
+        self._parts: OrderedDict[tuple[Repository, Digest], _Part] = OrderedDict()
+        self._refused: Refusals[tuple[Reference, Credentials | None]] = Refusals(clock)
+
+    async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
+        """Only by digest: what a tag means is Docker's to say."""
+        if reference.digest is None:
+            raise ManifestUnknown(f"{reference} is not asked for by digest")
+        repository = self._upstream(reference.repository)
+        key = (reference, shown)
+        self._refused.check(key)
+        credentials = shown or await self._of_host(repository)
+        try:
+            descriptor, data = await self._origin.manifest(reference, credentials)
+        except K3dregError as error:
+            self._refused.remember(key, error)
+            log.info("{reference} is not to be had from its registry either: {error}", reference=reference, error=error)
+            raise
+        trace.source = "registry"
+        for child in Manifest.parse(data, descriptor.media_type).children():
+            self._remember(repository, child.digest, child.size, credentials)
+        blob = MemoryBlob(descriptor.digest, data, descriptor.media_type)
+        return ServedManifest(descriptor, blob.itself)
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        """With the credentials that its manifest was found with, if it was found here; else with this host's."""
+        repository = self._upstream(repository)
+        part = self._parts.get((repository, digest))
+        if part is None:
+            key = (Reference(repository, digest), None)
+            self._refused.check(key)
+            credentials = await self._of_host(repository)
+            try:
+                blob = await self._origin.blob(repository, digest, None, credentials)
+            except K3dregError as error:
+                self._refused.remember(key, error)
+                raise
+        else:
+            blob = await self._origin.blob(repository, digest, part.size, part.credentials)
+        trace.source = "registry"
+        return blob
+
+    def _upstream(self, repository: Repository) -> Repository:
+        if self._is_own(repository.registry) or self._is_own(repository.upstream.registry):
+            raise BlobUnknown(f"{repository} is one of k3dreg's own names")
+        return repository.upstream
+
+    async def _of_host(self, repository: Repository) -> Credentials | None:
+        assert repository.registry is not None
+        return await self._credentials.credentials(repository.registry)
+
+    def _remember(self, repository: Repository, digest: Digest, size: int, credentials: Credentials | None) -> None:
+        key = (repository, digest)
+        self._parts[key] = _Part(size, credentials)
+        self._parts.move_to_end(key)
+        while len(self._parts) > _PARTS_REMEMBERED:
+            self._parts.popitem(last=False)
