@@ -1,0 +1,224 @@
+"""The engine's files where they are directories of this machine: read in place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from twisted.internet.interfaces import IConsumer
+from zope.interface import implementer
+
+from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
+from k3dreg.streaming.sending import FileHandle, send_file
+from k3dreg.streaming.workers import Workers
+
+# Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who
+# follows the layer hears of new bytes some hundred times a second.
+_STEP = 8 * 1024 * 1024
+# Bytes read at a time from a large file.
+_PIECE = 1024 * 1024
+# IBlob.read is for manifests and configs.
+_LARGEST_READ = 8 * 1024 * 1024
+# O_NONBLOCK: opening a pipe must not wait for somebody at its other end.
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@implementer(IEngineFiles)
+class LocalFiles:
+    """See `IEngineFiles`.  `docker_root` and `content_store` say where the engine's own directories are here.
+
+    By default they are where the engine says, which is right if it runs on this machine and k3dreg outside of any
+    container.  Whatever else is found there does no harm: contents are named by their digests.
+    """
+
+    name = "local"
+
+    def __init__(
+        self, engine: IEngineRequests, workers: Workers, *, docker_root: str = "", content_store: str = ""
+    ) -> None:
+        self._engine = engine
+        self._workers = workers
+        self._docker_root = docker_root
+        self._content_store = content_store
+
+    async def stat(self, path: str) -> FileStat:
+        """What is there."""
+        here = await self._locate(path)
+        return await self._workers.run(_stat, here)
+
+    async def read(self, path: str, limit: int) -> bytes:
+        """A small file, whole."""
+        here = await self._locate(path)
+        return await self._workers.run(_read, here, limit)
+
+    async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
+        """The file as a blob; it is opened here, so it can be read to its end even if the engine removes it."""
+        here = await self._locate(path)
+        handle, found = await self._workers.run(_open, here)
+        if size is not None and size != found:
+            handle.close()
+            raise ContentError(f"{digest} has {found} bytes on the engine's disk, not {size}")
+        return LocalBlob(self._workers, handle, digest, found)
+
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+        """Contents are read in worker threads in the order in which they are wanted."""
+        tree = LocalTree(await self._locate(directory))
+        try:
+            while await self._workers.run(tree.give, sink):
+                progress()
+            progress()
+        finally:
+            self._workers.spare(tree.close)
+
+    async def close(self) -> None:
+        """Nothing was done on the engine's side."""
+
+    async def _locate(self, path: str) -> str:
+        if self._content_store:
+            _, found, rest = path.partition("/io.containerd.content.v1.content/")
+            if found:
+                return posixpath.join(self._content_store, rest)
+        if self._docker_root:
+            root = (await self._engine.info()).root_dir.rstrip("/") + "/"
+            if path.startswith(root):
+                return posixpath.join(self._docker_root, path[len(root) :])
+        return path
+
+
+@implementer(IBlob)
+class LocalBlob:
+    """A file of the engine's as a blob.  The handle is closed when nobody has the blob any more."""
+
+    def __init__(self, workers: Workers, handle: FileHandle, digest: Digest, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self._workers = workers
+        self._handle = handle
+
+    async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
+        """As `send_file`: a file that has become shorter makes it raise `ContentGone`."""
+        await send_file(self._workers, self._handle, consumer, start, stop)
+
+    async def read(self) -> bytes:
+        """All of it, verified."""
+        if self.size > _LARGEST_READ:
+            raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
+        data = await self._workers.run(self._handle.read, 0, self.size)
+        if Digest.of(data, self.digest.algorithm) != self.digest:
+            raise ContentError(f"{self.digest} does not hash to its digest on the engine's disk")
+        return data
+
+
+class LocalTree:
+    """The files of one directory.  Names come from images, which may be hostile: no symbolic link is followed."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._closed = False
+        self._file: int | None = None
+        # The directories on the way to the last file, outermost first: the next file is most often close by.
+        self._way: list[tuple[bytes, int]] = []
+
+    def give(self, sink: IContentSink) -> bool:
+        """Give some contents; whether more are wanted.  For worker threads.  Raises as `IEngineFiles.fill`."""
+        with self._lock, _errors():
+            given = 0
+            while sink.wanted is not None and given < _STEP:
+                if self._closed:
+                    raise ContentGone("the reading of a layer was given up")
+                if self._file is None:
+                    self._file = self._open(sink.wanted)
+                # Not the file's own size: it is the layer that says how many bytes of it there are.
+                data = os.read(self._file, min(sink.missing, _PIECE))
+                if not data:
+                    raise ContentError("a file of a layer is shorter than the layer's tar says")
+                ends = len(data) == sink.missing
+                sink.add(data)
+                given += len(data)
+                if ends:
+                    descriptor, self._file = self._file, None
+                    os.close(descriptor)
+            sink.flush()
+            return sink.wanted is not None
+
+    def close(self) -> None:
+        """Close every file.  For worker threads: it waits for a `give` that nobody waits for any more."""
+        self._closed = True
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+            while self._way:
+                os.close(self._way.pop()[1])
+
+    def _open(self, path: bytes) -> int:
+        *directories, name = path.split(b"/")
+        descriptor = os.open(name, _OPEN_FILE, dir_fd=self._enter(directories))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ContentError("what a layer's tar calls a file is none on the engine's disk")
+        return descriptor
+
+    def _enter(self, directories: list[bytes]) -> int:
+        """The innermost of these, each opened in the one before it, so that none can be a link to elsewhere."""
+        if not self._way:
+            self._way.append((b"", os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+        same = 0
+        while same < min(len(directories), len(self._way) - 1) and directories[same] == self._way[same + 1][0]:
+            same += 1
+        while len(self._way) > same + 1:
+            os.close(self._way.pop()[1])
+        for name in directories[same:]:
+            self._way.append((name, os.open(name, _OPEN_DIRECTORY, dir_fd=self._way[-1][1])))
+        return self._way[-1][1]
+
+
+# -- what runs in worker threads --------------------------------------------------------------------
+
+
+@contextmanager
+def _errors() -> Generator[None]:
+    """`OSError`s as our own.  Paths stay out of the texts: clients see them."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileAbsent("the engine's host has no such file") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ContentError("a layer's file is behind a symbolic link") from None
+        raise FilesUnreachable(
+            f"the engine's files cannot be read in place: {os.strerror(error.errno or 0)}"
+        ) from error
+
+
+def _stat(path: str) -> FileStat:
+    with _errors():
+        found = os.stat(path)
+    return FileStat(found.st_size, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode))
+
+
+def _open(path: str) -> tuple[FileHandle, int]:
+    with _errors():
+        descriptor = os.open(path, _OPEN_FILE)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise FileAbsent("what is there is no file")
+    return FileHandle(descriptor=descriptor), found.st_size
+
+
+def _read(path: str, limit: int) -> bytes:
+    with _errors(), open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ContentError(f"a file of the engine's has more than {limit} bytes")
+    return data

@@ -1,0 +1,200 @@
+"""The engine's files over nothing but its API: read through containers that never run."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from k3dreg.files.archived import ArchivedFile, ArchivedTree
+from k3dreg.files.containers import Reader
+from k3dreg.files.pool import SIZE, ReaderPool
+from k3dreg.files.reading import PATIENCE, ReaderBlob
+from k3dreg.files.scratch import Spool
+from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
+from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.workers import Workers
+
+# Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
+_DIRECTORY = 1 << 31
+_NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+
+
+@implementer(IEngineFiles)
+class ReaderFiles:
+    """See `IEngineFiles`.  Nothing is done in the engine before the first use."""
+
+    name = "reader"
+
+    def __init__(
+        self,
+        engine: IEngineRequests,
+        workers: Workers,
+        clock: IReactorTime,
+        *,
+        owner: str,
+        scratch: str,
+        size: int = SIZE,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`owner` tells this k3dreg's containers from others' (letters and digits); `scratch` is a directory for
+        temporary files; `size` how many containers; `patience`: see `ReaderBlob`.
+        """
+        self._engine = engine
+        self._workers = workers
+        self._pool = ReaderPool(engine, clock, owner, size)
+        self._scratch = scratch
+        self._patience = patience
+        self.clock = clock
+        # Files that are being sent straight from the engine, and those of which there is a temporary copy.
+        self.sending: set[str] = set()
+        self.spools: dict[str, Spool] = {}
+
+    async def stat(self, path: str) -> FileStat:
+        """One HEAD: about 4 ms."""
+        response, release = await self._request("HEAD", path, long=False)
+        try:
+            await read_whole(self._engine.body(response, "an answer"), 1024)
+        finally:
+            release()
+        return _stat_of(response)
+
+    async def read(self, path: str, limit: int) -> bytes:
+        """A small file, whole: about 4 ms."""
+        file = await self.open(path, long=False)
+        parts, size = [], 0
+        try:
+            while (data := await file.read()) and size <= limit:
+                parts.append(data)
+                size += len(data)
+        finally:
+            if size != file.size:
+                file.close()
+        if file.size != size:
+            raise ContentError(f"a file of the engine's has more than {limit} bytes")
+        return b"".join(parts)
+
+    async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
+        """The file as a blob; it is asked for only when the blob is sent."""
+        found = await self.stat(path)
+        if not found.is_file:
+            raise FileAbsent("what is there is no file")
+        if size is not None and size != found.size:
+            raise ContentError(f"{digest} has {found.size} bytes on the engine's disk, not {size}")
+        return ReaderBlob(self, path, digest, found.size, self._patience)
+
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+        """One archive of the whole directory; what comes before it is wanted waits in a temporary file."""
+        response, release = await self._request("GET", directory, long=True)
+        stream = self._engine.body(response, "a layer's files")
+        tree = ArchivedTree(self._scratch, sink)
+        try:
+            while data := await stream.read():
+                wants_more = await self._workers.run(tree.feed, data)
+                progress()
+                if not wants_more:
+                    return
+            await self._workers.run(tree.finish)
+        finally:
+            stream.close()
+            release()
+            self._workers.spare(tree.close)
+
+    async def close(self) -> None:
+        """Remove the containers."""
+        await self._pool.close()
+
+    # -- for ReaderBlob -----------------------------------------------------------------------------
+
+    async def open(self, path: str, *, long: bool) -> ArchivedFile:
+        """The content of a file from its beginning; the caller reads it to its end or closes it."""
+        response, release = await self._request("GET", path, long=long)
+        return ArchivedFile(self._engine.body(response, "a file of the engine's"), release)
+
+    def spool(self, path: str, start: int) -> Spool:
+        """The file from `start`, by way of a temporary file, for all who ask for it meanwhile."""
+        spool = self.spools.get(path)
+        if spool is None or spool.start > start:
+            spool = self.new_spool(path, start)
+            self.spools[path] = spool
+            spool.fill(Deferred.fromCoroutine(self._open_at(path, start)))
+        return spool.join()
+
+    def new_spool(self, path: str, start: int) -> Spool:
+        """A temporary file that is nobody else's business."""
+
+        def ended() -> None:
+            if self.spools.get(path) is spool:
+                del self.spools[path]
+
+        spool = Spool(self._workers, self._scratch, start, ended)
+        return spool
+
+    async def _open_at(self, path: str, start: int) -> ArchivedFile:
+        file = await self.open(path, long=True)
+        await file.skip(start)
+        return file
+
+    # -- requests -----------------------------------------------------------------------------------
+
+    async def _request(self, method: str, path: str, *, long: bool) -> tuple[IResponse, Callable[[], None]]:
+        """The answer about a path, and what gives the reader back.
+
+        Raises `FileAbsent`, `FilesUnreachable`, `EngineUnavailable`.
+        """
+        for _ in range(2):
+            reader = await self._pool.acquire(long=long)
+            try:
+                response = await self._ask(reader, method, path)
+            except BaseException:
+                self._pool.release(reader, long=long)
+                raise
+            if response is not None:
+                return response, partial(self._pool.release, reader, long=long)
+            # Somebody has removed the container: once more, with a new one.
+            self._pool.discard(reader)
+            self._pool.release(reader, long=long)
+        raise FilesUnreachable("the containers through which Docker's files are read vanish as soon as they are made")
+
+    async def _ask(self, reader: Reader, method: str, path: str) -> IResponse | None:
+        """The answer; None if there is no such container any more."""
+        inside = reader.inside(path)
+        if inside is None:
+            raise FileAbsent("the engine keeps no such file where it was looked for")
+        url = f"/containers/{reader.id}/archive"
+        try:
+            return await self._engine.request(method, url, params={"path": inside})
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if error.status != 404:
+                raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
+        # 404 is for a missing file and for a missing container; the answer to a HEAD does not say which.
+        try:
+            response = await self._engine.request("GET", f"/containers/{reader.id}/json")
+        except EngineUnavailable:
+            raise
+        except EngineError:
+            return None
+        await read_whole(self._engine.body(response, "an answer"), 1024 * 1024)
+        raise FileAbsent("the engine's host has no such file")
+
+
+def _stat_of(response: IResponse) -> FileStat:
+    """From the header of a HEAD (Engine API, "Get information about files in a container").  Or `EngineError`."""
+    try:
+        header = response.headers.getRawHeaders("X-Docker-Container-Path-Stat", [""])[0]
+        told = json.loads(base64.b64decode(header))
+        size, mode = int(told["size"]), int(told["mode"])
+    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        raise EngineError("the engine does not say what kind of file there is") from error
+    return FileStat(size, not mode & _NOT_PLAIN, bool(mode & _DIRECTORY))

@@ -1,0 +1,155 @@
+"""Sending a file of the engine's to a client without holding up others who want one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+from k3dreg.files.archived import ArchivedFile
+from k3dreg.files.scratch import Spool
+from k3dreg.interfaces import IBlob
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import ContentError, ContentGone
+from k3dreg.streaming.sending import Sender
+
+# Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
+# file.  A client as fast as the engine never makes it wait; three seconds are one hiccup of a network.
+PATIENCE = 3.0
+# IBlob.read is for manifests and configs.
+_LARGEST_READ = 8 * 1024 * 1024
+
+
+class Files(Protocol):
+    """What a `ReaderBlob` needs of `ReaderFiles`."""
+
+    clock: IReactorTime
+    sending: set[str]
+
+    async def open(self, path: str, *, long: bool) -> ArchivedFile: ...
+
+    async def read(self, path: str, limit: int) -> bytes: ...
+
+    def spool(self, path: str, start: int) -> Spool: ...
+
+    def new_spool(self, path: str, start: int) -> Spool: ...
+
+
+@implementer(IBlob)
+class ReaderBlob:
+    """A file of the engine's host as a blob.
+
+    One who asks alone gets it straight from the engine.  Those who ask while it is being sent to another share a
+    temporary copy: the engine is asked twice at most, however many they are.  And one who has made the engine wait for
+    `patience` seconds in all gets the rest by way of such a copy: the engine reads one archive at a time from a
+    container, so a slow client would keep it from everybody else.
+    """
+
+    def __init__(self, files: Files, path: str, digest: Digest, size: int, patience: float) -> None:
+        self.digest = digest
+        self.size = size
+        self._files = files
+        self._path = path
+        self._patience = patience
+
+    async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
+        """Raises as `Sender.run`; also `ContentGone` when the file goes away, and what `ReaderFiles.open` raises."""
+        way = _Way(self._files, self._path, self.size, stop, self._patience)
+        try:
+            await Sender(consumer, self._files.clock).run(way.read_soon, start, stop, self.size)
+        finally:
+            way.close()
+
+    async def read(self) -> bytes:
+        """All of it, verified."""
+        if self.size > _LARGEST_READ:
+            raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
+        data = await self._files.read(self._path, _LARGEST_READ)
+        if Digest.of(data, self.digest.algorithm) != self.digest:
+            raise ContentError(f"{self.digest} does not hash to its digest on the engine's disk")
+        return data
+
+
+class _Way:
+    """How the bytes come for one sending: straight, or through a temporary file, or first so and then so."""
+
+    def __init__(self, files: Files, path: str, size: int, stop: int, patience: float) -> None:
+        self._files = files
+        self._path = path
+        self._size = size
+        self._stop = stop
+        self._patience = patience  # what is left of it, in seconds
+        self._file: ArchivedFile | None = None
+        self._spool: Spool | None = None
+        self._straight = False
+        self._position = 0
+        self._timer: IDelayedCall | None = None
+        self._waiting_since = 0.0
+
+    def read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
+        """For `Sender`: it asks for the next piece as soon as the client has taken the one before the last."""
+        return Deferred.fromCoroutine(self._read(offset, limit))
+
+    def close(self) -> None:
+        """Whichever way the sending ended."""
+        self._stop_timer()
+        if self._straight:
+            self._no_longer_straight()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._spool is not None:
+            self._spool.leave()
+            self._spool = None
+
+    async def _read(self, offset: int, limit: int) -> bytes:
+        self._stop_timer()
+        if self._spool is None and self._file is None:
+            await self._begin(offset)
+        if self._spool is not None:
+            return await self._spool.read(offset, limit)
+        assert self._file is not None
+        data = await self._file.read()
+        if self._file.size != self._size:
+            raise ContentGone(f"{self._path.rpartition('/')[2]} has changed while it was sent")
+        data = data[:limit]
+        self._position = offset + len(data)
+        if self._position >= self._stop:
+            file, self._file = self._file, None
+            self._no_longer_straight()
+            if self._position < self._size:  # else it gives the reader back by itself
+                file.close()
+        else:
+            self._waiting_since = self._files.clock.seconds()
+            self._timer = self._files.clock.callLater(max(0.0, self._patience), self._out_of_patience)
+        return data
+
+    async def _begin(self, offset: int) -> None:
+        if self._path in self._files.sending:
+            self._spool = self._files.spool(self._path, offset)
+            return
+        self._straight = True
+        self._files.sending.add(self._path)
+        self._file = await self._files.open(self._path, long=True)
+        await self._file.skip(offset)
+
+    def _no_longer_straight(self) -> None:
+        self._straight = False
+        self._files.sending.discard(self._path)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+            self._patience -= self._files.clock.seconds() - self._waiting_since
+
+    def _out_of_patience(self) -> None:
+        """The client is slower than the engine: take the rest now, and let others have the reader."""
+        self._timer = None
+        file, self._file = self._file, None
+        if file is not None:
+            self._spool = self._files.new_spool(self._path, self._position).join()
+            self._spool.fill(succeed(file))
+            self._no_longer_straight()

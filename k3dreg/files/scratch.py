@@ -1,0 +1,130 @@
+"""Temporary files: for what the engine gives before anybody takes it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from k3dreg.interfaces import IByteStream
+from k3dreg.model.errors import ContentError, ContentGone, K3dregError, StoreError
+from k3dreg.streaming.sending import FileHandle
+from k3dreg.streaming.workers import Workers
+
+
+class ScratchFile(FileHandle):
+    """A file without a name, which is gone when it is closed.  `write` and `read` are for worker threads."""
+
+    def __init__(self, directory: str) -> None:
+        """Raises `StoreError`.  For worker threads."""
+        try:
+            with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+                super().__init__(descriptor=os.dup(file.fileno()))
+        except OSError as error:
+            raise StoreError(f"no temporary file can be made: {os.strerror(error.errno or 0)}") from error
+        self.written = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append.  Raises `StoreError`; `ContentGone` when it is closed."""
+        descriptor = self._enter()
+        try:
+            view = memoryview(data)
+            while view:
+                count = os.pwrite(descriptor, view, self.written)
+                self.written += count
+                view = view[count:]
+        except OSError as error:
+            raise StoreError(f"a temporary file cannot be written: {os.strerror(error.errno or 0)}") from error
+        finally:
+            self._leave()
+
+
+class Spool:
+    """The rest of a stream, taken at the stream's pace and read at others', by several at once.
+
+    It exists for as long as somebody uses it: `join` and `leave`.
+    """
+
+    def __init__(self, workers: Workers, directory: str, start: int, ended: Callable[[], None]) -> None:
+        """`start`: where in its file the stream begins; `ended` is called when the last user has left."""
+        self.start = start
+        self._workers = workers
+        self._directory = directory
+        self._ended = ended
+        self._stop = start  # what has arrived reaches to here
+        self._file: ScratchFile | None = None
+        self._users = 0
+        self._whole = False
+        self._error: K3dregError | None = None
+        self._waiting: list[Deferred[None]] = []
+        self._filling: Deferred[None] | None = None
+
+    def join(self) -> Spool:
+        """One more user."""
+        self._users += 1
+        return self
+
+    def leave(self) -> None:
+        """One user less; after the last, the file is gone."""
+        self._users -= 1
+        if self._users == 0:
+            self._ended()
+            if self._filling is not None:
+                self._filling.cancel()
+            if self._file is not None:
+                self._workers.spare(self._file.close)
+
+    def fill(self, stream: Deferred[IByteStream]) -> None:
+        """Begin to take everything from the stream, which is closed in the end."""
+        self._filling = Deferred.fromCoroutine(self._fill(stream))
+
+    async def read(self, offset: int, limit: int) -> bytes:
+        """From 1 to `limit` bytes from `offset`, once they are there; b"" at the end.
+
+        Raises `ContentError` or `StoreError` if the stream broke.
+        """
+        while offset >= self._stop:
+            if self._error is not None:
+                # One for each: an exception collects the frames it was raised through.
+                kind = StoreError if isinstance(self._error, StoreError) else ContentGone
+                raise kind(str(self._error))
+            if self._whole:
+                return b""
+            waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone))
+            self._waiting.append(waiter)
+            await waiter
+        assert self._file is not None  # something has arrived
+        return await self._workers.run(self._file.read, offset - self.start, min(limit, self._stop - offset))
+
+    async def _fill(self, opening: Deferred[IByteStream]) -> None:
+        stream: IByteStream | None = None
+        try:
+            stream = await opening
+            self._file = await self._workers.run(ScratchFile, self._directory)
+            while data := await stream.read():
+                await self._workers.run(self._file.write, data)
+                self._stop += len(data)
+                self._wake()
+            self._whole = True
+        except CancelledError:
+            self._error = ContentGone("the reading was given up")
+        except K3dregError as error:
+            self._error = error
+        except Exception:
+            self._error = ContentError("the reading failed inside k3dreg")
+            raise
+        finally:
+            if stream is not None:
+                stream.close()
+            self._filling = None
+            if self._users == 0 and self._file is not None:
+                self._workers.spare(self._file.close)
+            self._wake()
+
+    def _wake(self) -> None:
+        woken, self._waiting = self._waiting, []
+        for waiter in woken:
+            if not waiter.called:
+                waiter.callback(None)
