@@ -11,7 +11,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError
 from k3dreg.sources.contents import Contents, contents_of
-from k3dreg.sources.spool import Begun, Grown, Kept, Spool, SpoolEvent
+from k3dreg.sources.spool import Begun, Grown, Spool, SpoolEvent
 from k3dreg.streaming.arriving import ArrivingBlob
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
@@ -109,18 +109,13 @@ class Export:
 
     async def _transfer(self, name: str, started: float) -> Contents:
         stream = await self._engine.save(self.image.id)
+        # It holds what it keeps: nothing may be evicted before the image is whole, however small the cache.
         spool = Spool(self._store)
-        # Nothing of it may be evicted before the image is whole, however small the cache.
-        came: set[Digest] = set()
-        releases = []
         try:
             reported = started
             while data := await stream.read():
                 self.received += len(data)
                 for event in await self._workers.run(spool.feed, data):
-                    if isinstance(event, Kept):
-                        came.add(event.digest)
-                        releases.append(self._store.hold([event.digest]))
                     self._apply(event)
                 if self._clock.seconds() - reported >= _REPORT_EVERY:
                     reported = self._clock.seconds()
@@ -135,9 +130,8 @@ class Export:
             return contents
         finally:
             stream.close()
-            for release in releases:
-                release()
             await self._workers.run(spool.abort)
+            spool.release()
 
     def _apply(self, event: SpoolEvent) -> None:
         if isinstance(event, Begun):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
@@ -51,6 +51,7 @@ class Spool:
         self._lock = threading.Lock()
         self._reader = ArchiveReader()
         self._announced = False
+        self._releases: list[Callable[[], None]] = []
         self._begun: BlobBegin | None = None
         self._writer: IBlobWriter | None = None
         self._members: dict[str, Kept] = {}
@@ -87,6 +88,12 @@ class Spool:
         """The archive has ended.  Raises `ArchiveError` unless it was whole."""
         return self._reader.finish()
 
+    def release(self) -> None:
+        """What was found or kept may be evicted again.  For the reactor's thread, when no `feed` is under way."""
+        releases, self._releases = self._releases, []
+        for release in releases:
+            release()
+
     def abort(self) -> None:
         """Forget the blob that has begun.  What is in the store stays: each was verified by itself."""
         with self._lock:
@@ -97,6 +104,9 @@ class Spool:
     def _begin(self, event: BlobBegin) -> None:
         self._begun = event
         self._announced = False
+        if event.digest is not None:
+            # Before it is looked for: else what is here could be evicted while the archive passes it by.
+            self._releases.append(self._store.hold([event.digest]))
         # The layer of an image exported before is neither hashed nor written again.
         if event.digest is None or not self._store.has(event.digest):
             self._writer = self._store.writer("sha256" if event.digest is None else event.digest.algorithm)
@@ -112,5 +122,7 @@ class Spool:
             digest = begun.digest
         kept = Kept(digest, begun.size, writer is None)
         self._begun = None
+        if begun.digest is None:
+            self._releases.append(self._store.hold([digest]))
         self._members[begun.name] = kept
         return kept
