@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.python.failure import Failure
 
 from k3dreg.log import make_logger
+from k3dreg.streaming.outcome import Waiters
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -17,42 +18,9 @@ V = TypeVar("V")
 log = make_logger()
 
 
-class _Waiters(Generic[V]):
-    """Those who wait for one result, each on a Deferred of his own."""
-
-    def __init__(self) -> None:
-        self._deferreds: list[Deferred[V]] = []
-
-    def __len__(self) -> int:
-        return len(self._deferreds)
-
-    def add(self) -> Deferred[V]:
-        """One more.  Cancelling the Deferred removes it and disturbs nobody else."""
-        waiter: Deferred[V] = Deferred(self._remove)
-        self._deferreds.append(waiter)
-        return waiter
-
-    def deliver(self, result: V | Failure) -> None:
-        """Fire them all, in the order in which they came.
-
-        One at a time from the list, because what one waiter does next may be to cancel another.
-        """
-        while self._deferreds:
-            waiter = self._deferreds.pop(0)
-            if isinstance(result, Failure):
-                # His own, because a Failure is changed by those it passes through.
-                waiter.errback(Failure(result.value, result.type, result.tb))
-            else:
-                waiter.callback(result)
-
-    def _remove(self, waiter: Deferred[V]) -> None:
-        if waiter in self._deferreds:
-            self._deferreds.remove(waiter)
-
-
 @define(eq=False)
 class _Flight(Generic[V]):
-    waiters: _Waiters[V] = field(factory=_Waiters)
+    waiters: Waiters[V] = field(factory=Waiters)
     work: Deferred[None] | None = None
 
 
@@ -118,8 +86,8 @@ class Flights(Generic[K, V]):
 class _Question(Generic[V]):
     """What is asked about one key: the question under way, and the one after it."""
 
-    now: _Waiters[V] = field(factory=_Waiters)
-    later: _Waiters[V] = field(factory=_Waiters)
+    now: Waiters[V] = field(factory=Waiters)
+    later: Waiters[V] = field(factory=Waiters)
     start_later: Callable[[], Awaitable[V]] | None = None
     work: Deferred[None] | None = None
 
@@ -182,7 +150,7 @@ class Fresh(Generic[K, V]):
         if start is None or not question.later:
             del self._questions[key]
             return
-        question.now, question.later = question.later, _Waiters()
+        question.now, question.later = question.later, Waiters()
         self._start(key, question, start)
 
 
