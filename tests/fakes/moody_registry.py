@@ -6,6 +6,7 @@ from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 
@@ -20,18 +21,19 @@ class Answer:
 class MoodyRegistry(Factory):
     """`answers` are for paths that contain their key, `answer` is for all others.
 
-    The answer for a path that contains `stalls` ends half-way: `stalled` fires then, `left` when the client hangs up.
+    The answer for a path that contains `crawls` goes on at a few bytes a second from its half: `crawling` fires then,
+    `left` when the client hangs up.
     """
 
     answer: Answer
     answers: dict[str, Answer]
-    stalls: str
-    stalled: Deferred[None]
+    crawls: str
+    crawling: Deferred[None]
     left: Deferred[None]
 
     @classmethod
-    def saying(cls, answer: Answer, answers: dict[str, Answer] | None = None, stalls: str = "") -> MoodyRegistry:
-        return cls(answer, answers or {}, stalls, Deferred(), Deferred())
+    def saying(cls, answer: Answer, answers: dict[str, Answer] | None = None, crawls: str = "") -> MoodyRegistry:
+        return cls(answer, answers or {}, crawls, Deferred(), Deferred())
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return _Conversation(self)
@@ -43,32 +45,36 @@ class _Conversation(Protocol):
     def __init__(self, registry: MoodyRegistry) -> None:
         self._registry = registry
         self._heard = b""
-        self._stalling = False
+        self._crawl: LoopingCall | None = None
 
     def dataReceived(self, data: bytes) -> None:
         self._heard += data
         if self._heard.startswith(b"\x16"):  # a TLS hello: engines go on with plain HTTP if told so in it
             self._say(Answer(400), False)
-        elif b"\r\n\r\n" in self._heard and not self._stalling:
+        elif b"\r\n\r\n" in self._heard and self._crawl is None:
             method, path = self._heard.decode("latin-1").split(" ")[:2]
-            self._stalling = bool(self._registry.stalls) and self._registry.stalls in path and method == "GET"
             matching = (answer for part, answer in self._registry.answers.items() if part in path)
-            self._say(next(matching, self._registry.answer), method == "HEAD")
+            crawls = bool(self._registry.crawls) and self._registry.crawls in path and method == "GET"
+            self._say(next(matching, self._registry.answer), method == "HEAD", crawls)
 
-    def _say(self, answer: Answer, head: bool) -> None:
+    def _say(self, answer: Answer, head: bool, crawls: bool = False) -> None:
         assert self.transport is not None
         headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
         length = f"Content-Length: {len(answer.body)}\r\nConnection: close\r\n"
         self.transport.write(f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n{headers}{length}\r\n".encode())
-        if self._stalling:
-            self.transport.write(answer.body[: len(answer.body) // 2])
-            _fire(self._registry.stalled)
+        if crawls:
+            half = len(answer.body) // 2
+            self.transport.write(answer.body[:half])
+            self._crawl = LoopingCall(self.transport.write, answer.body[half : half + 1])
+            self._crawl.start(0.05)
+            _fire(self._registry.crawling)
             return
         self.transport.write(b"" if head else answer.body)
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        if self._stalling:
+        if self._crawl is not None:
+            self._crawl.stop()
             _fire(self._registry.left)
 
 
