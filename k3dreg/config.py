@@ -33,7 +33,8 @@ class Config:
     """Everything a daemon is started with.  `cache_size` in bytes.
 
     `aliases` are names of this registry beside those it finds out by itself; `deleting` is whether clients may delete
-    what was pushed.
+    what was pushed.  `content_store` and `docker_root` are where the engine's directories are here, "" for where the
+    engine says; `reader` is whether its files may be read through containers.
     """
 
     listen: tuple[str, ...]
@@ -43,6 +44,9 @@ class Config:
     log_level: str
     aliases: tuple[str, ...] = ()
     deleting: bool = True
+    content_store: str = ""
+    docker_root: str = ""
+    reader: bool = True
 
 
 def parse_size(text: str) -> int:
@@ -96,6 +100,13 @@ def check_aliases(names: Sequence[str]) -> tuple[str, ...]:
         raise usage.UsageError(f"--alias: {error}, such as registry.localhost:5000") from error
 
 
+def check_switch(name: str, value: str) -> bool:
+    """`on` or `off`.  Raises `usage.UsageError`."""
+    if value not in ("on", "off"):
+        raise usage.UsageError(f"--{name} is either on or off, not {value!r}")
+    return value == "on"
+
+
 def check_deleting(value: str) -> bool:
     """`REGISTRY_STORAGE_DELETE_ENABLED` of the official registry image, as k3d and ctlptl set it; on by default.
 
@@ -129,6 +140,9 @@ class Options(usage.Options):
         ["docker", None, None, f"The engine: unix:///path or tcp://host:port [DOCKER_HOST, else {DEFAULT_DOCKER}]"],
         ["state-dir", None, None, "Where exported images are kept [/var/lib/k3dreg, or ~/.local/state/k3dreg]"],
         ["cache-size", None, None, "How much of them to keep; what was not used for longest goes first [20GB]"],
+        ["content-store", None, None, "Where the engine's content store is here [where the engine says]"],
+        ["docker-root", None, None, "Where Docker's data directory is here [where the engine says]"],
+        ["reader", None, None, "Read the engine's files through containers that are never started: on or off [on]"],
         ["log-level", None, None, f"One of {', '.join(LEVELS)} [info]"],
     ]
 
@@ -179,5 +193,8 @@ class Options(usage.Options):
             cache_size=cache_size,
             log_level=level,
             aliases=check_aliases(self._aliases or environment.get("K3DREG_ALIAS", "").split()),
+            content_store=setting("content-store", default=""),
+            docker_root=setting("docker-root", default=""),
+            reader=check_switch("reader", setting("reader", default="on")),
             deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

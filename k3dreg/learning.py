@@ -25,37 +25,35 @@ _LARGEST_ANSWER = 32 * 1024 * 1024
 _AGAIN = 2.0
 
 
-async def learn_names(names: OwnNames, engine: IEngineRequests, hostname: str, ports: Sequence[int]) -> None:
-    """Learn what this registry, which listens on `ports`, is called.
-
-    In a container the machine's names are those of its *published* port, so the container is looked up, by its own
-    hostname; elsewhere they are those of the port itself.  Raises `EngineError` when the engine cannot be asked: try
-    again later.
-    """
-    try:
-        inspected = await _get(engine, f"/containers/{quote(hostname, safe='')}/json", "a container's description")
-    except EngineError as error:
-        if error.status != 404:
-            raise
-        inspected = {}
-    found = names_of_container(inspected, hostname, ports) if isinstance(inspected, dict) else ()
-    new = names.learn(found or names_of_machine(ports, _as_host(hostname)))
-    if new:
-        log.info("this registry is also {names}", names=", ".join(new))
-
-
-async def keep_learning(
+async def learn_names(
     names: OwnNames, engine: IEngineRequests, hostname: str, ports: Sequence[int], clock: IReactorTime
 ) -> None:
-    """`learn_names`, again and again until the engine can be asked.  Cancelling ends it."""
+    """Learn what this registry, which listens on `ports`, is called.
+
+    In a container the machine's names are those of the *published* port, so the container is looked up in the engine,
+    by its own hostname; elsewhere they are those of the port itself.  An engine that cannot be asked is asked again and
+    again, and until it answers this is taken for no container: pushes go on without an engine, and nodes pull them.
+    Cancelling ends it.
+    """
+    found: tuple[str, ...] = ()
     while True:
         try:
-            await learn_names(names, engine, hostname, ports)
+            inspected = await _get(engine, f"/containers/{quote(hostname, safe='')}/json", "a container's description")
         except EngineError as error:
-            log.debug("this registry's names are not known yet: {error}", error=error)
+            _tell(names.learn(names_of_machine(ports, _as_host(hostname))))
+            if error.status == 404:
+                return
             await deferLater(clock, _AGAIN)
-        else:
-            return
+            continue
+        if isinstance(inspected, dict):
+            found = names_of_container(inspected, hostname, ports)
+        _tell(names.learn(found or names_of_machine(ports, _as_host(hostname))))
+        return
+
+
+def _tell(new: Sequence[str]) -> None:
+    if new:
+        log.info("this registry is also {names}", names=", ".join(new))
 
 
 @implementer(IImageNames)

@@ -53,11 +53,12 @@ class Refusals(Generic[K]):
             raise entry.error.with_traceback(None)
         del self._entries[key]
 
-    def remember(self, key: K, error: K3dregError) -> None:
+    def remember(self, key: K, error: K3dregError, seconds: float = FOR) -> None:
         """Keep it, if it is the registry's answer.  What went wrong in the engine or here is worth another try."""
         if not isinstance(error, Refused | NotFound):
             return
-        seconds = FOR_RATE_LIMITED if isinstance(error, RateLimited) else FOR
+        if isinstance(error, RateLimited):
+            seconds = max(seconds, FOR_RATE_LIMITED)
         self._entries[key] = _Entry(self._clock.seconds() + seconds, error)
         self._entries.move_to_end(key)
         while len(self._entries) > REMEMBERED:

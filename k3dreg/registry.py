@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 
 from zope.interface import implementer
 
-from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, IImageSource, IRegistry, ServedManifest
+from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, ICredentialSource, IImageSource, IRegistry, ServedManifest
 from k3dreg.log import make_logger
 from k3dreg.model.credentials import BasicAuth, registry_auth
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import (
+    AuthenticationRequired,
     BlobUnknown,
     DigestMismatch,
     ImageIncomplete,
@@ -43,9 +44,18 @@ class Registry:
     """Answers for manifests and blobs out of the store and, through the sources, out of the engine."""
 
     def __init__(
-        self, resolver: Resolver, sources: Sequence[IImageSource], store: IBlobStore, catalogue: ICatalogue
+        self,
+        resolver: Resolver,
+        sources: Sequence[IImageSource],
+        store: IBlobStore,
+        catalogue: ICatalogue,
+        credentials: ICredentialSource | None = None,
     ) -> None:
-        """`sources` in the order in which they are to be tried."""
+        """`sources` in the order in which they are to be tried.
+
+        `credentials` are for the engine's pulls where a request brings none; None for no others than the request's.
+        """
+        self._credentials = credentials
         self._resolver = resolver
         self._sources = sources
         self._store = store
@@ -63,8 +73,13 @@ class Registry:
                 return await self._manifest_by_digest(reference.digest, trace)
             except NotFound:
                 pass
-        auth = "" if authorization is None else registry_auth(authorization, reference.repository.registry)
-        image = await self._resolver.image(reference, auth, trace)
+        try:
+            image = await self._resolver.image(reference, lambda: self._auth(reference, authorization), trace)
+        except AuthenticationRequired as error:
+            if authorization is None:
+                raise
+            # A node that is challenged again asks again, with the same credentials, and again (facts: clients, 3.6).
+            raise AuthenticationRequired(str(error), challenge=False, advice=error.advice) from error
         if reference.digest is not None and image.id != reference.digest:
             # The classic store: the image is there, and its registry's manifest is not.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
@@ -82,6 +97,15 @@ class Registry:
     def knows(self, digest: Digest) -> bool:
         """Whether it is known to be a part of some image of the engine's.  No I/O."""
         return digest in self._parts or bool(self._catalogue.images_with(digest))
+
+    async def _auth(self, reference: Reference, authorization: BasicAuth | None) -> str:
+        """The value of `X-Registry-Auth` for a pull: what the request brought, else what this host has."""
+        registry = reference.repository.registry
+        if authorization is not None:
+            return registry_auth(authorization, registry)
+        if self._credentials is None or registry is None:
+            return ""
+        return await self._credentials.registry_auth(registry)
 
     async def _root(self, image: EngineImage, reference: Reference, trace: Trace) -> Descriptor:
         failed: K3dregError | None = None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
-from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.interfaces import IEngine
@@ -14,6 +13,7 @@ from k3dreg.model.errors import ImageNotInEngine, K3dregError, ManifestUnknown
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
+from k3dreg.refused import Refusals
 from k3dreg.streaming.flights import Flights
 
 log = make_logger()
@@ -24,19 +24,12 @@ _REPORT_EVERY = 5.0
 # next host, and then asks here first again for every digest that it learned there (facts: clients, 0.2): those must
 # not each start a pull.  A minute covers such a pull; a person who mended something and asks by tag is never affected.
 _FAILED_FOR = 60.0
-_FAILED_REMEMBERED = 1000
 
 CLASSIC_DIGEST_ADVICE = (
     "Docker's classic image store keeps no registry manifests: switch it to the containerd image store "
     '("features": {"containerd-snapshotter": true} in daemon.json) or refer to the image by tag'
 )
 _OWN_NAME_ADVICE = "an image of another registry is asked for with that registry's name: ?ns=docker.io"
-
-
-@frozen
-class _Failure:
-    until: float
-    reason: str
 
 
 class Resolver:
@@ -48,18 +41,22 @@ class Resolver:
         self._engine = engine
         self._clock = clock
         self._pulls: Flights[tuple[Reference, str], float] = Flights()
-        self._failed: OrderedDict[Repository, _Failure] = OrderedDict()
+        # With the credentials in the key: one caller's refusal is never another's.
+        self._refused: Refusals[tuple[Reference, str]] = Refusals(clock)
+        self._failed: Refusals[tuple[Repository, str]] = Refusals(clock)
 
-    async def image(self, reference: Reference, registry_auth: str, trace: Trace) -> EngineImage:
+    async def image(
+        self, reference: Reference, registry_auth: Callable[[], Awaitable[str]], trace: Trace
+    ) -> EngineImage:
         """The image that the reference names now.
 
-        The engine is asked every time, so a rebuilt or re-tagged image is seen at once.  `registry_auth` is for the
-        pull, should one be needed; "" for none.  Under this registry's own names, or none, nothing is pulled: the
-        engine would have to ask here, and a client that pushes looks first whether the name is taken.
+        The engine is asked every time, so a rebuilt or re-tagged image is seen at once.  `registry_auth` gives the
+        credentials of the pull, should one be needed; "" for none.  Under this registry's own names, or none, nothing
+        is pulled: the engine would have to ask here, and a client that pushes looks first whether the name is taken.
 
-        Raises what `IEngine.inspect` and `IEngine.pull` raise, and `ManifestUnknown` for what may not be pulled, a
-        digest that this engine can never give, or one of a repository it has just failed to pull from.  Cancelling
-        leaves a pull running for whoever asks next.
+        Raises what `IEngine.inspect` and `IEngine.pull` raise (a refusal for some seconds again, without asking), and
+        `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a repository
+        it has just failed to pull from.  Cancelling leaves a pull running for whoever asks next.
         """
         for name in self._names.in_engine(reference):
             try:
@@ -68,9 +65,13 @@ class Resolver:
                 pass
         if self._names.is_own(reference.repository.registry):
             raise ManifestUnknown(f"Docker has no {reference}, and it was not pushed here", advice=_OWN_NAME_ADVICE)
+        if reference.digest is not None and (await self._engine.info()).store is not ImageStore.CONTAINERD:
+            raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
+        auth = await registry_auth()
+        self._refused.check((reference, auth))
         if reference.digest is not None:
-            await self._check_digest_can_be_had(reference)
-        seconds = await self._pulls.join((reference, registry_auth), lambda: self._pull(reference, registry_auth))
+            self._failed.check((reference.repository, auth))
+        seconds = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth))
         trace.step(f"pull {seconds:.1f}s")
         try:
             return await self._engine.inspect(str(reference))
@@ -81,14 +82,7 @@ class Resolver:
         """Stop all pulls."""
         self._pulls.shutdown()
 
-    async def _check_digest_can_be_had(self, reference: Reference) -> None:
-        if (await self._engine.info()).store is not ImageStore.CONTAINERD:
-            raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
-        failed = self._failed.get(reference.repository)
-        if failed is not None and self._clock.seconds() < failed.until:
-            raise ManifestUnknown(f"Docker could not pull {reference.repository} just now: {failed.reason}")
-
-    async def _pull(self, reference: Reference, registry_auth: str) -> float:
+    async def _pull(self, reference: Reference, auth: str) -> float:
         """Returns the seconds it took."""
         started = reported = self._clock.seconds()
 
@@ -107,14 +101,13 @@ class Resolver:
 
         log.info("Docker has no {reference}, so it pulls it", reference=reference)
         try:
-            await self._engine.pull(str(reference), registry_auth, report)
+            await self._engine.pull(str(reference), auth, report)
         except K3dregError as error:
-            self._failed[reference.repository] = _Failure(self._clock.seconds() + _FAILED_FOR, str(error))
-            self._failed.move_to_end(reference.repository)
-            while len(self._failed) > _FAILED_REMEMBERED:
-                self._failed.popitem(last=False)
+            self._refused.remember((reference, auth), error)
+            unknown = ManifestUnknown(f"Docker could not pull {reference.repository} just now: {error}")
+            self._failed.remember((reference.repository, auth), unknown, _FAILED_FOR)
             raise
-        self._failed.pop(reference.repository, None)
+        self._failed.forget((reference.repository, auth))
         seconds = self._clock.seconds() - started
         log.info("Docker pulled {reference} in {seconds:.1f} s", reference=reference, seconds=seconds)
         return seconds

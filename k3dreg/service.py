@@ -16,12 +16,14 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from k3dreg import __version__
+from k3dreg.assembly import make_sources
 from k3dreg.config import Config, Options
+from k3dreg.credentials.chain import make_chain
 from k3dreg.discovery import Discovery
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
 from k3dreg.interfaces import IEngine
-from k3dreg.learning import EngineImageNames, keep_learning
+from k3dreg.learning import EngineImageNames, learn_names
 from k3dreg.log import make_logger, set_level
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError, K3dregError
@@ -29,7 +31,6 @@ from k3dreg.names import OwnNames
 from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
 from k3dreg.resolving import Resolver
-from k3dreg.sources.archive import ArchiveSource
 from k3dreg.store.blobs import open_store
 from k3dreg.store.catalogue import open_catalogue
 from k3dreg.store.collect import Collector
@@ -134,9 +135,10 @@ class Daemon(MultiService):
         catalogue = await open_catalogue(config.state_dir, self._workers)
         resolver = Resolver(self._engine, self._reactor, names)
         self._closing.append(resolver.shutdown)
-        archive = ArchiveSource(self._engine, store, catalogue, self._workers, self._reactor)
-        self._closing.append(archive.shutdown)
-        behind = Registry(resolver, [archive], store, catalogue)
+        made = await make_sources(config, self._engine, store, catalogue, self._workers, self._reactor)
+        self._closing += made.closing
+        credentials = make_chain(self._reactor, self._workers, os.environ)
+        behind = Registry(resolver, made.sources, store, catalogue, credentials)
         registry = PushedFirst(behind, pushed, store, names, behind.knows)
         uploads = Uploads(
             store, Staging(store), pushed, registry, names, self._workers, self._reactor, deleting=config.deleting
@@ -154,9 +156,7 @@ class Daemon(MultiService):
             ports += [number] if (number := getattr(port.getHost(), "port", None)) else []
             # k3d takes these two words for the sign that a registry is ready.
             log.info("listening on {address}", address=describe_address(port.getHost()))
-        learning = Deferred.fromCoroutine(
-            keep_learning(names, self._engine, socket.gethostname(), ports, self._reactor)
-        )
+        learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)
         super().startService()  # type: ignore[no-untyped-call]

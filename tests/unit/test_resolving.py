@@ -21,6 +21,10 @@ def reference(path: str, target: str, registry: str | None = HUB) -> Reference:
     return Reference.parse(Repository.parse(path, registry), target)
 
 
+async def no_credentials() -> str:
+    return ""
+
+
 class ResolvingTests(SynchronousTestCase):
     store = ImageStore.CONTAINERD
 
@@ -31,7 +35,10 @@ class ResolvingTests(SynchronousTestCase):
         self.trace = Trace()
 
     def ask(self, what: Reference, auth: str = "") -> Deferred[EngineImage]:
-        asked = Deferred.fromCoroutine(self.resolver.image(what, auth, self.trace))
+        async def credentials() -> str:
+            return auth
+
+        asked = Deferred.fromCoroutine(self.resolver.image(what, credentials, self.trace))
         self.engine.flush()
         return asked
 
@@ -87,10 +94,21 @@ class ResolvingTests(SynchronousTestCase):
         self.successResultOf(self.ask(reference("library/nginx", "1")))
         self.assertEqual(len(self.engine.pulls), 1)
 
-    def test_what_nobody_has_is_unknown_and_asked_for_anew_by_tag(self) -> None:
-        for _ in range(2):
+    def test_what_nobody_has_is_unknown_and_asked_for_anew_some_seconds_later(self) -> None:
+        for _ in range(3):
             self.failureResultOf(self.ask(reference("library/nginx", "1")), ManifestUnknown)
+        self.assertEqual(len(self.engine.pulls), 1)
+        self.clock.advance(6)
+        self.failureResultOf(self.ask(reference("library/nginx", "1")), ManifestUnknown)
         self.assertEqual(len(self.engine.pulls), 2)
+
+    def test_one_callers_refusal_is_not_anothers(self) -> None:
+        self.engine.upstream["docker.io/some/private:1"] = PullError(500, "no basic auth credentials")
+        self.failureResultOf(self.ask(reference("some/private", "1")), AuthenticationRequired)
+        self.engine.upstream["docker.io/some/private:1"] = image = make_image("docker.io/some/private:1")
+        auth = registry_auth(BasicAuth("someone", "secret"), HUB)
+        self.successResultOf(self.ask(reference("some/private", str(image.root.digest)), auth))
+        self.assertEqual(self.engine.auths, [None, auth])
 
     def test_a_refusal_keeps_dockers_words(self) -> None:
         words = "Head: no basic auth credentials"
@@ -132,7 +150,7 @@ class ClassicResolvingTests(SynchronousTestCase):
     def test_a_digest_is_not_pulled_since_docker_could_not_give_it_afterwards(self) -> None:
         engine, clock = FakeEngine(ImageStore.CLASSIC), Clock()
         resolver = Resolver(engine.client(clock), clock)
-        asked = Deferred.fromCoroutine(resolver.image(reference("library/nginx", NOWHERE), "", Trace()))
+        asked = Deferred.fromCoroutine(resolver.image(reference("library/nginx", NOWHERE), no_credentials, Trace()))
         engine.flush()
         error = self.failureResultOf(asked, ManifestUnknown).value
         assert isinstance(error, ManifestUnknown)

@@ -1,0 +1,70 @@
+"""Which sources a daemon has, and how they reach the engine's files."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.config import Config
+from k3dreg.engine.client import Engine
+from k3dreg.files.local import LocalFiles
+from k3dreg.files.reader import ReaderFiles
+from k3dreg.interfaces import IBlobStore, ICatalogue, IEngineFiles, IImageSource
+from k3dreg.sources.archive import ArchiveSource
+from k3dreg.sources.content_store import ContentStoreSource
+from k3dreg.sources.layer_store import LayerStoreSource
+from k3dreg.store.disk import storage_errors, write_whole
+from k3dreg.streaming.workers import Workers
+
+
+@frozen
+class Sources:
+    """The sources in the order in which they are tried; `closing` is what to call, last first, to end them."""
+
+    sources: tuple[IImageSource, ...]
+    closing: tuple[Callable[[], Awaitable[object] | None], ...]
+
+
+async def make_sources(
+    config: Config, engine: Engine, store: IBlobStore, catalogue: ICatalogue, workers: Workers, clock: IReactorTime
+) -> Sources:
+    """The engine's own files where they can be read, its exports where not.  Raises `StoreError`."""
+    closing: list[Callable[[], Awaitable[object] | None]] = []
+    files: list[IEngineFiles] = [
+        LocalFiles(engine, workers, docker_root=config.docker_root, content_store=config.content_store)
+    ]
+    if config.reader:
+        owner = await workers.run(identity, config.state_dir)
+        reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=str(config.state_dir / "staging"))
+        files.append(reader)
+        closing.append(reader.close)
+    content = ContentStoreSource(engine, files, store, catalogue, workers, clock)
+    layers = LayerStoreSource(engine, files, store, catalogue, workers, clock)
+    archive = ArchiveSource(engine, store, catalogue, workers, clock)
+    closing += [content.shutdown, layers.shutdown, archive.shutdown]
+    return Sources((content, layers, archive), tuple(closing))
+
+
+def identity(state_dir: Path) -> str:
+    """What tells this state directory's containers from those of another k3dreg on the same engine.  Blocks.
+
+    Made once, and the same after every restart.  Raises `StoreError`.
+    """
+    path = state_dir / "identity"
+    with storage_errors("reading its identity"):
+        try:
+            known = path.read_text("ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            known = ""
+        if not (known.isalnum() and len(known) == _IDENTITY_LENGTH):
+            known = secrets.token_hex(_IDENTITY_LENGTH // 2)
+            write_whole(path, state_dir / "staging" / "identity", known.encode("ascii"))
+    return known
+
+
+# Hexadecimal digits: enough that no two on one engine are the same.
+_IDENTITY_LENGTH = 16
