@@ -19,29 +19,24 @@ from k3dreg.streaming.patience import within
 
 T = TypeVar("T")
 
-# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (facts: clients, 0.1), and then take the mirror
-# for broken; this leaves room for a machine that is busy with the very pull that is waited for.
-PATIENCE = 18.0
 # Seconds after which to ask again: the kubelet's first back-off is as long.
 _AGAIN = 10.0
 
 
 @implementer(IRegistry)
 class Prompt:
-    """A registry whose every answer begins in time.
+    """A registry whose every answer begins before its client stops waiting (`Trace.patience`).
 
     What takes longer goes on behind the answer "not yet", and whoever asks again is served from its result.
     """
 
-    def __init__(self, registry: IRegistry, clock: IReactorTime, patience: float = PATIENCE) -> None:
-        """`patience` in seconds."""
+    def __init__(self, registry: IRegistry, clock: IReactorTime) -> None:
         self._registry = registry
         self._clock = clock
-        self._patience = patience
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         """As the registry's, or `NotYet`."""
-        until = self._clock.seconds() + self._patience
+        until = self._clock.seconds() + trace.patience
         served = await self._within(until, self._registry.manifest(reference, authorization, trace))
 
         async def opened() -> IBlob:
@@ -51,7 +46,7 @@ class Prompt:
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
         """As the registry's, or `NotYet`."""
-        until = self._clock.seconds() + self._patience
+        until = self._clock.seconds() + trace.patience
         return await self._within(until, self._registry.blob(repository, digest, trace))
 
     async def _within(self, until: float, work: Coroutine[Deferred[Any], Any, T]) -> T:

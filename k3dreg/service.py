@@ -28,6 +28,7 @@ from k3dreg.log import make_logger, set_level
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError, K3dregError
 from k3dreg.names import OwnNames
+from k3dreg.prompt import Prompt
 from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
 from k3dreg.resolving import Resolver
@@ -148,7 +149,7 @@ class Daemon(MultiService):
         collector.start()
         self._closing.append(collector.stop)
         discovery = Discovery(pushed, names, EngineImageNames(self._engine))
-        site = make_site(registry, self._reactor, uploads=uploads, discovery=discovery)
+        site = make_site(Prompt(registry, self._reactor), self._reactor, uploads=uploads, discovery=discovery)
         ports: list[int] = []
         for endpoint in config.listen:
             port: IListeningPort = await serverFromString(self._reactor, endpoint).listen(site)

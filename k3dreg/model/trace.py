@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from attrs import define, field
 
+# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (facts: clients, 0.1), and then take the mirror
+# for broken; this leaves room for a machine that is busy with the very pull that is waited for.
+PATIENCE = 18.0
+
 
 @define
 class Trace:
@@ -11,12 +15,13 @@ class Trace:
 
     Use cases and sources add to it; the web room writes it.  `source` is where the bytes came from, in one word
     ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
-    is why it failed, in one sentence.
+    is why it failed, in one sentence.  `patience` is how many seconds the client waits for the head of an answer.
     """
 
     source: str = ""
     steps: list[str] = field(factory=list)
     reason: str = ""
+    patience: float = PATIENCE
 
     def step(self, text: str) -> None:
         """Add a step; said twice, it is told once."""

@@ -30,6 +30,7 @@ from k3dreg.web.bodies import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
 from k3dreg.web.exchange import Content, Exchange, Handler, Methods
 from k3dreg.web.log import Record, name_of, quoted
+from k3dreg.web.patience import patience_of
 from k3dreg.web.rendering import client_of, render
 
 _FRONT = f"""k3dreg {__version__}: an OCI registry whose content is the local Docker engine.
@@ -74,6 +75,7 @@ class RegistryApi(Resource):
             return render(request, self._clock, record, _at_once(error_answer(error)))
         record.subject = name_of(route)
         record.quiet = isinstance(route, Base)
+        record.trace.patience = patience_of(request.getHeader("User-Agent"))
         methods = self._handlers[type(route)]
         handler = methods.get(method)
         if handler is None:

@@ -45,7 +45,7 @@ class PromptTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.slow = Slow()
-        self.prompt = Prompt(self.slow, self.clock, patience=18)
+        self.prompt = Prompt(self.slow, self.clock)
 
     def manifest(self) -> Deferred[ServedManifest]:
         return Deferred.fromCoroutine(self.prompt.manifest(Reference(REPOSITORY, DIGEST), None, Trace()))
