@@ -13,9 +13,10 @@ from k3dreg.engine.connection import Connection, Params
 from k3dreg.engine.messages import PullTally, object_of, parse_image, parse_info, stream_error
 from k3dreg.engine.refusals import refusal
 from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests
+from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore, PullProgress
-from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine
+from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, InvalidDigest, InvalidManifest
 from k3dreg.protocol.jsonlines import JsonObjects
 
 # Seconds without a byte after which a stream is given up.  The longest silence of a healthy engine that was seen
@@ -95,6 +96,24 @@ class Engine:
             await _follow(stream, progress)
         finally:
             stream.close()
+
+    async def distribution(self, name: str, registry_auth: str) -> Descriptor:
+        """What the image's registry says `name` is.  It counts as a pull there."""
+        try:
+            response = await self._connection.request(
+                "GET",
+                f"/distribution/{_path_of(name)}/json",
+                headers={"X-Registry-Auth": registry_auth} if registry_auth else {},
+            )
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            raise refusal(error.status, str(error)) from error
+        answer = object_of(await self._connection.read_json(response), "a registry's answer")
+        try:
+            return Descriptor.from_json(answer.get("Descriptor"))
+        except (InvalidManifest, InvalidDigest) as error:
+            raise EngineError(f"the engine did not say what {name} is") from error
 
     async def save(self, image: Digest) -> IByteStream:
         """The archive of an image.  Errors after its first byte are inside the archive (see `sources`)."""

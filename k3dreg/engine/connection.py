@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from treq.client import HTTPClient
@@ -18,6 +18,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
 from k3dreg.engine.messages import error_message, one_line, parse_version
+from k3dreg.engine.ssh import TunnelFailed
+from k3dreg.engine.tls import explain_refusal
 from k3dreg.model.errors import EngineError, EngineSilent, EngineTooOld, EngineUnavailable
 from k3dreg.streaming.bodies import ResponseBody, read_whole
 
@@ -124,7 +126,10 @@ class Connection:
 
     async def get_json(self, path: str, params: Params | None = None) -> Any:
         """The JSON document at `path`.  Raises as `request` does, and `EngineError` for what is not JSON."""
-        response = await self.request("GET", path, params=params)
+        return await self.read_json(await self.request("GET", path, params=params))
+
+    async def read_json(self, response: IResponse) -> Any:
+        """The JSON document that is an answer's body.  Raises `EngineError` for what is not JSON."""
         text = await read_whole(self.body(response, "an answer"), LARGEST_ANSWER)
         try:
             return json.loads(text)
@@ -192,10 +197,30 @@ def _was_cancelled(error: BaseException | None) -> bool:
     return any(_was_cancelled(reason.value) for reason in reasons)
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was made of."""
+    yield error
+    reasons: Sequence[Failure] = getattr(error, "reasons", ())
+    for reason in reasons:
+        if reason.value is not None:
+            yield from _causes(reason.value)
+
+
 def _explain(error: Exception) -> EngineUnavailable:
     """Why the engine could not be reached, and what to do.  Socket paths stay out of it: nodes see the text."""
     if isinstance(error, net.ConnectionRefusedError):
         return EngineUnavailable("Docker is not running: its socket refuses connections", advice="start Docker")
+    for cause in _causes(error):
+        if isinstance(cause, TunnelFailed):
+            return EngineUnavailable(
+                f"Docker cannot be reached over ssh: {cause}",
+                advice="try `ssh HOST docker version` as the user that k3dreg runs as; it must not ask for anything",
+            )
+        if refusal := explain_refusal(cause):
+            return EngineUnavailable(
+                f"the TLS connection to Docker failed: {refusal}",
+                advice="see DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem) and the engine's own certificate",
+            )
     number = getattr(error, "osError", None)
     if number == errno.ENOENT:
         return EngineUnavailable(

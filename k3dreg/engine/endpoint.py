@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
 from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from k3dreg.model.errors import UsageError
+from k3dreg.engine.address import EngineAddress, parse_engine_url
+from k3dreg.engine.ssh import ProcessEndpoint, ssh_command
+from k3dreg.engine.tls import make_connection_creator
+
+__all__ = ["CONNECT_TIMEOUT", "EngineAddress", "make_agent", "make_pool", "parse_engine_url"]
 
 # Seconds.  A socket of this machine answers at once or not at all; over a network ten are plenty.
 CONNECT_TIMEOUT = 10.0
@@ -23,39 +25,6 @@ IDLE_TIMEOUT = 60
 # Idle connections kept.  It limits nothing that is in use: every request that finds none idle opens its own,
 # so long bodies do not hold up short questions.
 IDLE_CONNECTIONS = 8
-
-_TCP_PORT = 2375  # the IANA port of Docker's plain API
-_USAGE = "use unix:///path/to/docker.sock, tcp://HOST[:PORT] or http://HOST[:PORT]"
-
-
-@frozen
-class EngineAddress:
-    """Where an engine listens: `path` of a UNIX socket, or `host` and `port`; the other is empty."""
-
-    path: str = ""
-    host: str = ""
-    port: int = 0
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix://{self.path}"
-        return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
-
-
-def parse_engine_url(url: str) -> EngineAddress:
-    """The address that `url` spells, in the forms of `DOCKER_HOST`.  Raises `UsageError`."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise UsageError(f"not the address of an engine: {url!r}; {_USAGE}") from error
-    extra = parts.query or parts.fragment
-    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/") and not extra:
-        return EngineAddress(path=parts.path)
-    bare = parts.username is None and parts.path in ("", "/") and not extra
-    if parts.scheme in ("tcp", "http") and host and bare and port != 0:
-        return EngineAddress(host=host, port=port or _TCP_PORT)
-    raise UsageError(f"not the address of an engine: {url!r}; {_USAGE}")
 
 
 @implementer(IAgentEndpointFactory)
@@ -78,14 +47,19 @@ def make_agent(
 ) -> IAgent:
     """An HTTP client whose every request goes to the engine at `address`.
 
-    `reactor` connects (UNIX, TCP and names) and tells the time.  `connect_timeout` in seconds.
-    `pool` keeps idle connections; give one to close them in the end.
+    `reactor` connects (UNIX, TCP and names), starts ssh and tells the time.  `connect_timeout` in seconds.
+    Raises `UsageError` for certificates that cannot be used.  `pool` keeps idle connections; give one to close them in
+    the end.
     """
     endpoint: IEndpoint
-    if address.path:
+    if address.ssh:
+        endpoint = ProcessEndpoint(reactor, ssh_command(address, connect_timeout))
+    elif address.path:
         endpoint = UNIXClientEndpoint(reactor, address.path, timeout=connect_timeout)
     else:
         endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=connect_timeout)
+        if address.tls is not None:
+            endpoint = wrapClientTLS(make_connection_creator(address.host, address.tls), endpoint)
     if pool is None:
         pool = make_pool(reactor)
     return _Uncompressed(Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), pool))

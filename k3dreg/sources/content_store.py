@@ -10,7 +10,7 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, IEngine, IEngineFiles, IImageSource
+from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, IEngine, IEngineFiles, IImageSource, ILooseContent
 from k3dreg.log import make_logger
 from k3dreg.model import media_types
 from k3dreg.model.descriptor import Descriptor
@@ -59,7 +59,7 @@ class _Held:
     whole: bool
 
 
-@implementer(IImageSource)
+@implementer(IImageSource, ILooseContent)
 class ContentStoreSource:
     """See `IImageSource`.  Nothing is exported, and nothing but small documents is copied.
 
@@ -101,7 +101,10 @@ class ContentStoreSource:
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
         """A part of the image, if its file is there and as long as the manifests say."""
-        held = await self._look(image)
+        try:
+            held = await self._look(image)
+        except ManifestUnknown as error:
+            raise BlobUnknown(str(error)) from error
         described = held.parts.get(digest)
         if described is None:
             raise BlobUnknown(f"{digest} is not a part of the image {image.id}")
@@ -117,6 +120,15 @@ class ContentStoreSource:
                 raise BlobUnknown(f"Docker does not hold {digest}: {error}") from error
         trace.source = self.name
         return blob
+
+    async def loose(self, descriptor: Descriptor) -> IBlob | None:
+        """A blob of an image that may not be whole yet: containerd gives it its name when it has it all."""
+        for files, directory in product(self._files, content_directories(await self._engine.info())):
+            try:
+                return await files.blob(content_path(directory, descriptor.digest), descriptor.digest, descriptor.size)
+            except (FileAbsent, FilesUnreachable, ContentError):
+                continue
+        return None
 
     async def shutdown(self) -> None:
         """Stop looking."""

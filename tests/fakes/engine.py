@@ -103,6 +103,7 @@ class FakeEngine:
     inspects: list[str] = Factory(list)
     saves: list[str] = Factory(list)
     pulls: list[str] = Factory(list)
+    distributions: list[str] = Factory(list)
     auths: list[str | None] = Factory(list)  # the X-Registry-Auth of each pull
     abandoned: list[str] = Factory(list)  # paths of requests whose client went away
 
@@ -199,6 +200,11 @@ class FakeEngine:
             repository = name.rpartition(":")[0]
         self._pulled[f"{repository}@{image.root.digest}"] = image
         return None
+
+    def published(self, name: str) -> FakeImage | PullError:
+        """What `upstream` has by this name."""
+        found = {normal(known): what for known, what in self.upstream.items()}.get(normal(name))
+        return PullError(404, "manifest unknown: manifest unknown") if found is None else found
 
     # -- connections ----------------------------------------------------------------------------
 

@@ -71,7 +71,17 @@ class EngineResource(Resource):
             if one[2] == "get":
                 return self._save(request, one[1])
             return self._inspect(request, one[1], api, "manifests" in asked)
+        if request.method == b"GET" and (one := re.fullmatch(r"/distribution/(.+)/json", path)):
+            return self._distribution(request, one[1])
         return _answer(request, 404, {"message": "page not found"})
+
+    def _distribution(self, request: Request, name: str) -> int:
+        engine = self._engine
+        engine.distributions.append(name)
+        found = engine.published(name)
+        if isinstance(found, FakeImage):
+            return _answer(request, 200, {"Descriptor": found.root.to_json(), "Platforms": []})
+        return _answer(request, found.status if found.status >= 400 else 500, {"message": found.message})
 
     def _inspect(self, request: Request, name: str, api: tuple[int, int], children: bool) -> int:
         engine = self._engine

@@ -1,0 +1,98 @@
+"""The files of an engine's host in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from k3dreg.interfaces import FileStat, IBlob, IByteStream, IContentSink, IEngine, IEngineFiles
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.engine import EngineImage, EngineInfo
+from k3dreg.model.errors import ContentError, FileAbsent, FilesUnreachable
+from k3dreg.streaming.memory import MemoryBlob
+
+
+@implementer(IEngineFiles)
+class FakeEngineFiles:
+    """`host` is everything there is, by path.  `asked` are the paths that were asked for, whatever for."""
+
+    name = "fake"
+
+    def __init__(self, host: dict[str, bytes]) -> None:
+        self.host = host
+        self.asked: list[str] = []
+        self.fills = 0
+        self.unreachable = False
+        self.held: Deferred[None] | None = None  # a fill waits for it half-way
+
+    async def stat(self, path: str) -> FileStat:
+        self._ask(path)
+        if path in self.host:
+            return FileStat(len(self.host[path]), True, False)
+        if any(name.startswith(path + "/") for name in self.host):
+            return FileStat(4096, False, True)
+        raise FileAbsent("the engine's host has no such file")
+
+    async def read(self, path: str, limit: int) -> bytes:
+        self._ask(path)
+        if path not in self.host:
+            raise FileAbsent("the engine's host has no such file")
+        if len(self.host[path]) > limit:
+            raise ContentError("too long")
+        return self.host[path]
+
+    async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
+        data = await self.read(path, 1 << 40)
+        if size not in (None, len(data)):
+            raise ContentError(f"{digest} is not of that size")
+        return MemoryBlob(digest, data)
+
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+        self.fills += 1
+        self._ask(directory)
+        while (wanted := sink.wanted) is not None:
+            data = self.host.get(f"{directory}/{wanted.decode()}")
+            if data is None or len(data) != sink.missing:
+                raise FileAbsent("a file of a layer is not there")
+            half = len(data) // 2
+            for part in filter(None, (data[:half], data[half:])):
+                sink.add(part)
+                sink.flush()
+                progress()
+                if self.held is not None:
+                    held, self.held = self.held, None
+                    await held
+        sink.flush()
+
+    async def close(self) -> None: ...
+
+    def _ask(self, path: str) -> None:
+        self.asked.append(path)
+        if self.unreachable:
+            raise FilesUnreachable("the engine's files cannot be read in this way")
+
+
+@implementer(IEngine)
+class FakeInfo:
+    """An engine that only says what it is."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        self.told = info
+
+    async def info(self) -> EngineInfo:
+        return self.told
+
+    async def inspect(self, name: str) -> EngineImage:
+        raise NotImplementedError
+
+    async def pull(self, name: str, registry_auth: str, progress: object) -> None:
+        raise NotImplementedError
+
+    async def save(self, image: Digest) -> IByteStream:
+        raise NotImplementedError
+
+    async def distribution(self, name: str, registry_auth: str) -> Descriptor:
+        raise NotImplementedError
