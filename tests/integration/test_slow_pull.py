@@ -1,0 +1,58 @@
+"""While Docker pulls for long, a client is answered in time, and given each blob that has come."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import pytest
+from attrs import evolve
+
+from tests.integration.conftest import Push
+from tests.integration.support import images
+from tests.integration.support.daemon import Daemon
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+from tests.integration.support.slow import slowly
+from tests.integration.support.upstream import Upstream
+
+MB = 1000 * 1000
+# The large layer takes half a minute: longer than an impatient node waits for the head of an answer.
+SIZE, RATE = 30 * MB, 1 * MB
+IMPATIENT = 20
+
+
+@pytest.mark.engines("docker28")
+def test_a_slow_pull_is_answered_in_time_and_its_small_layers_come_before_its_large_one(
+    engine: EngineAddress, daemon: Daemon, upstream: Upstream, push: Push, busybox: bytes
+) -> None:
+    sums: dict[str, str] = {}
+    large = images.LayerMaker(sums)
+    large.file("large", images.noise(SIZE, "slow"))
+    pushed = push("k3dreg-test/slow", [*images.small_layers(busybox, "slow"), large.layer(None)], "slow")
+    with slowly(upstream.address, RATE) as detour:
+        image = evolve(pushed, registry=detour)
+        docker = image.remove_from(engine)
+        puller = Puller(daemon.host, detour)
+        started = time.monotonic()
+        head = puller.manifest(image.repository, "1", "HEAD")
+        assert head.status == 200
+        assert time.monotonic() - started < IMPATIENT
+        assert docker.inspect(image.name) is None, "the pull was not slow"
+        assert head.digest == image.manifest["digest"]
+        manifest = puller.manifest(image.repository, head.digest)
+        sizes = {layer["digest"]: layer["size"] for layer in manifest.json["layers"]}
+        small = min(sizes, key=lambda digest: sizes[digest])
+        assert _fetch(puller, image.repository, small) == small
+        assert docker.inspect(image.name) is None, "the small layer came with the end of the pull only"
+        biggest = max(sizes, key=lambda digest: sizes[digest])
+        assert _fetch(puller, image.repository, biggest) == biggest
+        image.remove_from(engine)
+    Docker(engine.socket).remove(pushed.name)
+    daemon.check_log()
+
+
+def _fetch(puller: Puller, repository: str, digest: str) -> str:
+    answer = puller.open_blob(repository, digest)
+    return "sha256:" + hashlib.sha256(answer.read()).hexdigest()
