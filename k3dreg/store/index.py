@@ -16,11 +16,13 @@ SMALL = 64 * 1024
 
 @frozen
 class Usage:
-    """Bytes and number of blobs held, and the limit in bytes."""
+    """Bytes and number of blobs held, the limit in bytes, and what was evicted since the start."""
 
     bytes: int
     count: int
     limit: int
+    evicted_blobs: int = 0
+    evicted_bytes: int = 0
 
 
 @define
@@ -48,6 +50,8 @@ class Index:
         self._entries: dict[Digest, Entry] = {}  # least recently used first
         self._holds: dict[Digest, int] = {}
         self._bytes = 0
+        self._evicted_blobs = 0
+        self._evicted_bytes = 0
 
     def __contains__(self, digest: Digest) -> bool:
         with self._lock:  # `use` takes an entry out for a moment
@@ -56,7 +60,9 @@ class Index:
     def usage(self) -> Usage:
         """How much there is."""
         with self._lock:
-            return Usage(self._bytes, len(self._entries), self._limit)
+            return Usage(
+                self._bytes, len(self._entries), self._limit, self._evicted_blobs, self._evicted_bytes
+            )
 
     def peek(self, digest: Digest) -> Entry | None:
         """What is known of a blob.  Not a use."""
@@ -114,6 +120,9 @@ class Index:
         with self._lock:
             if excess is None:
                 excess = self._bytes - self._limit
+                if excess > 0:
+                    # The limit is the cache's.  Were the users' own content counted, much of it would leave no cache.
+                    excess -= sum(entry.size for digest, entry in self._entries.items() if self._is_pinned(digest))
             victims: dict[Digest, Entry] = {}
             for small in (False, True):
                 for digest, entry in self._entries.items():
@@ -122,8 +131,10 @@ class Index:
                     if (entry.size < SMALL) is small and digest not in self._holds and not self._is_pinned(digest):
                         victims[digest] = entry
                         excess -= entry.size
-            for digest in victims:
+            for digest, entry in victims.items():
                 self._drop(digest)
+                self._evicted_blobs += 1
+                self._evicted_bytes += entry.size
             return victims
 
     def matching(self, wanted: Callable[[Entry], bool]) -> list[Digest]:

@@ -18,6 +18,8 @@ from k3dreg.streaming.sending import FileHandle
 
 # Bytes evicted at once when the disk is full: enough for a usual layer, so that it does not happen at every write.
 _ROOM = 256 * 1024 * 1024
+# Bytes of a durable blob after which the kernel is asked to begin with writing them out.
+_PUSH_OUT = 8 * 1024 * 1024
 
 
 @implementer(IBlobWriter)
@@ -37,6 +39,7 @@ class BlobWriter:
         """
         self._descriptor: int | None = None
         self.written = 0
+        self._pushed_out = 0
         self._shelf = shelf
         self._algorithm = algorithm
         self._durable = durable
@@ -64,6 +67,11 @@ class BlobWriter:
                 self._close()
                 raise
             self.written += len(data)
+            if self._durable and self.written - self._pushed_out >= _PUSH_OUT:
+                # Let the kernel begin to write it to the disk now, or `commit` waits for all of it.  The advice does
+                # that for what is dirty, which all of it is; it drops from memory only what is on the disk already.
+                os.posix_fadvise(descriptor, self._pushed_out, self.written - self._pushed_out, os.POSIX_FADV_DONTNEED)
+                self._pushed_out = self.written
 
     def open_reader(self) -> IFileHandle:
         """A handle on the staging file, which stays the blob's file after the commit."""

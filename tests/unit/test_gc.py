@@ -21,7 +21,23 @@ from k3dreg.store.blobs import SETTLING
 from k3dreg.store.collect import GRACE
 from tests.fakes.pushing import APP, CONFIG, NAMED, OTHER, UploadsCase, described, image, index
 from tests.fakes.registry import WholeBlob
+from tests.fakes.stores import layer
 from tests.fakes.workers import ManualWorkers
+
+
+class EvictionTests(UploadsCase):
+    def test_what_was_pushed_is_never_evicted_and_leaves_the_cache_its_room(self) -> None:
+        for number in range(20):
+            self.push_blob(layer(number))
+        self.clock.advance(SETTLING)
+        for number in range(100, 104):
+            self.put(layer(number))
+        self.assertTrue(all(self.store.has(Digest.of(layer(number))) for number in range(20)))
+        self.assertTrue(all(self.store.has(Digest.of(layer(number))) for number in range(100, 104)))
+        for number in range(104, 110):
+            self.put(layer(number))
+        self.assertTrue(all(self.store.has(Digest.of(layer(number))) for number in range(20)))
+        self.assertFalse(self.store.has(Digest.of(layer(100))))
 
 
 class DeletingTests(UploadsCase):

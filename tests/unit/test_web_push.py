@@ -16,7 +16,7 @@ from k3dreg.model.errors import DigestNotMatched, UploadUnknown
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.protocol.upload import ContentRange
-from k3dreg.web.bodies import HIGH_WATER, LINGER, RequestBody
+from k3dreg.web.bodies import BATCH, HIGH_WATER, LINGER, RequestBody
 from k3dreg.web.site import IDLE_SECONDS, make_site
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire, WireTestCase, request
@@ -321,14 +321,20 @@ class BodyTests(WireTestCase):
         flow: list[bool] = []
         body = RequestBody(None, flow.append, lambda: None)
         for _ in range(3):
-            body.write(bytes(MIB))
+            body.write(bytes(HIGH_WATER // 2))
         self.assertEqual(flow, [False])
-        self.assertEqual(len(await body.read()), MIB)
+        self.assertEqual(len(await body.read()), HIGH_WATER // 2)
         self.assertEqual(flow, [False])
         await body.read()
         self.assertEqual(flow, [False, True])
         body.end()
-        self.assertEqual([len(await body.read()), await body.read()], [MIB, b""])
+        self.assertEqual([len(await body.read()), await body.read()], [HIGH_WATER // 2, b""])
+
+    async def test_small_pieces_are_joined_and_large_ones_are_not(self) -> None:
+        body = RequestBody(None, lambda on: None, lambda: None)
+        for size in (10, 20, BATCH, BATCH, 5):
+            body.write(bytes(size))
+        self.assertEqual([len(await body.read()) for _ in range(2)], [BATCH + 30, BATCH])
 
     async def test_what_is_not_wanted_any_more_is_counted_and_dropped(self) -> None:
         flow: list[bool] = []

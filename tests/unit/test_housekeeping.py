@@ -1,0 +1,100 @@
+"""`k3dreg ls` and `k3dreg gc`, as processes, on what a daemon left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from k3dreg.interfaces import PushedManifest
+from k3dreg.model import media_types
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
+from k3dreg.model.reference import Repository
+from k3dreg.store import ledger
+from k3dreg.store.ledger import Ledger
+from k3dreg.store.pushed import LEDGER_NAME
+from k3dreg.store.state import StateDirectory
+
+APP = Repository(None, "app")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from k3dreg.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def manifest(data: bytes, *parts: bytes) -> PushedManifest:
+    descriptor = Descriptor(media_types.OCI_MANIFEST, Digest.of(data), len(data))
+    return PushedManifest(descriptor, frozenset(map(Digest.of, parts)))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Two tagged manifests, one without a tag, and a blob that none of them has."""
+    kept = [b"layer", b"orphan", b"one", b"two", b"untagged"]
+    for data in kept:
+        path = tmp_path / "blobs" / "sha256" / Digest.of(data).hex[:2] / Digest.of(data).hex
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    file = Ledger(tmp_path / LEDGER_NAME)
+    file.write(
+        [
+            *(ledger.add_blob(APP, Digest.of(data), 0.0) for data in kept[:2]),
+            *(ledger.add_manifest(APP, manifest(data, b"layer")) for data in kept[2:]),
+            *(ledger.add_tag(APP, tag, Digest.of(data)) for tag, data in (("b", b"one"), ("a", b"one"), ("c", b"two"))),
+        ]
+    )
+    file.close()
+    return tmp_path
+
+
+def held(state: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (state / "blobs").rglob("*") if path.is_file()}
+
+
+def test_ls_lists_tags_and_what_has_none_also_while_a_daemon_runs(state: Path) -> None:
+    directory = StateDirectory(state)
+    status, output, _ = run("ls", "--state-dir", str(state))
+    directory.close()
+    names = [line.split()[0] for line in output.splitlines()]
+    assert (status, names) == (0, ["app:a", "app:b", "app:c", "app@"])
+    assert str(Digest.of(b"untagged")) in output
+
+
+def test_gc_removes_what_nobody_refers_to(state: Path) -> None:
+    assert run("gc", "--state-dir", str(state))[:2] == (0, "removed 1 blobs and 0 manifests, 1 files\n")
+    assert held(state) == {b"layer", b"one", b"two", b"untagged"}
+    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (0, "removed 0 blobs and 1 manifests, 1 files\n")
+    assert held(state) == {b"layer", b"one", b"two"}
+    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (0, "removed 0 blobs and 0 manifests, 0 files\n")
+
+
+def test_gc_leaves_a_directory_alone_that_a_daemon_uses(state: Path) -> None:
+    directory = StateDirectory(state)
+    status, _, complaint = run("gc", "--state-dir", str(state))
+    directory.close()
+    assert status == 1
+    assert "a daemon that runs collects by itself" in complaint
+    assert b"orphan" in held(state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["gc", "--nonsense"], 2), (["gc", "--grace", "soon"], 2), (["ls", "--state-dir", "/nonexistent"], 1)],
+)
+def test_what_cannot_be_done_is_said(arguments: list[str], status: int) -> None:
+    code, _, complaint = run(*arguments)
+    assert code == status
+    assert complaint.startswith("k3dreg: ")
+    assert "Traceback" not in complaint
