@@ -18,10 +18,11 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=[*find_packages(include=["k3dreg", "k3dreg.*"]), "twisted.plugins"],
-    package_data={"k3dreg": ["py.typed"]},
+    package_data={"k3dreg": ["py.typed", "web/assets/*"]},
     install_requires=[
         "attrs>=23.1",
         "botocore>=1.31",  # AWS's chain of credentials for ECR; the first with AWS_ENDPOINT_URL
+        "prometheus-client>=0.20",  # the text format, escaped and typed as Prometheus reads it
         "service-identity>=23.1",
         "treq>=24.9",
         "twisted[tls]>=24.11",

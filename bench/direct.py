@@ -100,7 +100,7 @@ class Stopwatch:
             self.first,
             whole,
             self.bytes / 1e6,
-            time.process_time() - self._processor,
+            processor,
         )
 
 
@@ -114,7 +114,8 @@ def layers(megabytes: int, count: int) -> list[FakeLayer]:
             left = megabytes * 1_000_000 // count
             while left > 0:
                 size = 4_000_000 if left > megabytes * 500_000 // count else source.randrange(500, 60_000)
-                info = tarfile.TarInfo(f"layer{number}/{left // 1_000_000:04}/{left:012}")
+                done = megabytes * 1_000_000 // count - left  # names in order, as in nearly all images
+                info = tarfile.TarInfo(f"layer{number}/{done // 1_000_000:04}/{done:012}")
                 info.size = size
                 tar.addfile(info, io.BytesIO(os.urandom(size)))
                 left -= size

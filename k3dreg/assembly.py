@@ -13,7 +13,8 @@ from k3dreg.config import Config
 from k3dreg.engine.client import Engine
 from k3dreg.files.local import LocalFiles
 from k3dreg.files.reader import ReaderFiles
-from k3dreg.interfaces import IBlobStore, ICatalogue, IEngineFiles, IImageSource
+from k3dreg.interfaces import IBlobStore, ICatalogue, IEngineFiles, IImageSource, ILooseContent, IObserver
+from k3dreg.observing import NOBODY
 from k3dreg.sources.archive import ArchiveSource
 from k3dreg.sources.content_store import ContentStoreSource
 from k3dreg.sources.layer_store import LayerStoreSource
@@ -23,14 +24,23 @@ from k3dreg.streaming.workers import Workers
 
 @frozen
 class Sources:
-    """The sources in the order in which they are tried; `closing` is what to call, last first, to end them."""
+    """The sources in the order in which they are tried; `loose` is the one that has single blobs of
+    images that are not whole; `closing` is what to call, last first, to end them.
+    """
 
     sources: tuple[IImageSource, ...]
+    loose: ILooseContent
     closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
 
 async def make_sources(
-    config: Config, engine: Engine, store: IBlobStore, catalogue: ICatalogue, workers: Workers, clock: IReactorTime
+    config: Config,
+    engine: Engine,
+    store: IBlobStore,
+    catalogue: ICatalogue,
+    workers: Workers,
+    clock: IReactorTime,
+    observer: IObserver = NOBODY,
 ) -> Sources:
     """The engine's own files where they can be read, its exports where not.  Raises `StoreError`."""
     closing: list[Callable[[], Awaitable[object] | None]] = []
@@ -44,9 +54,9 @@ async def make_sources(
         closing.append(reader.close)
     content = ContentStoreSource(engine, files, store, catalogue, workers, clock)
     layers = LayerStoreSource(engine, files, store, catalogue, workers, clock)
-    archive = ArchiveSource(engine, store, catalogue, workers, clock)
+    archive = ArchiveSource(engine, store, catalogue, workers, clock, observer)
     closing += [content.shutdown, layers.shutdown, archive.shutdown]
-    return Sources((content, layers, archive), tuple(closing))
+    return Sources((content, layers, archive), content, tuple(closing))
 
 
 def identity(state_dir: Path) -> str:

@@ -11,16 +11,20 @@ from twisted.scripts import twistd
 
 from k3dreg import housekeeping
 from k3dreg.config import Options
+from k3dreg.tools import command as tools
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run in the foreground until told to stop, or do `ls` or `gc`, which are for people.
+    """Run in the foreground until told to stop, or do `ls`, `gc`, `doctor`, `why` or `warm`, which are for people.
 
     Ends with status 2 and a usage line for options that are wrong.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] in (["ls"], ["gc"]):
         housekeeping.main(given[0], given[1:], dict(os.environ))
+        return
+    if given[:1] and given[0] in tools.COMMANDS:
+        tools.main(given[0], given[1:])
         return
     try:
         Options().parseOptions(given)  # type: ignore[no-untyped-call]

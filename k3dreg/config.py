@@ -1,7 +1,8 @@
 """Options and environment, checked and turned into one frozen `Config`.
 
 Precedence: command line, then `K3DREG_…`, then what other programs call the same thing
-(`REGISTRY_HTTP_ADDR` of the official registry image, `DOCKER_HOST` of Docker's client), then the default.
+(`REGISTRY_HTTP_ADDR` of the official registry image, `DOCKER_HOST` of Docker's client), then the settings file, then
+the default.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
 from k3dreg import __version__
-from k3dreg.engine.endpoint import EngineAddress, parse_engine_url
+from k3dreg.engine.address import EngineAddress
+from k3dreg.engine.locating import DEFAULT_SOCKET, locate_engine
 from k3dreg.log import LEVELS
 from k3dreg.model.errors import InvalidName, UsageError
 from k3dreg.names import OwnNames
+from k3dreg.settings_file import DEFAULT_FILE, with_settings
 
-DEFAULT_DOCKER = "unix:///var/run/docker.sock"
+DEFAULT_DOCKER = f"unix://{DEFAULT_SOCKET}"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 # Below this a single image would not fit and every pull would export again.
 _SMALLEST_CACHE = 64 * 1024 * 1024
+
+
+LOG_FORMATS = ("text", "json")
 
 
 @frozen
@@ -34,7 +40,8 @@ class Config:
 
     `aliases` are names of this registry beside those it finds out by itself; `deleting` is whether clients may delete
     what was pushed.  `content_store` and `docker_root` are where the engine's directories are here, "" for where the
-    engine says; `reader` is whether its files may be read through containers.
+    engine says; `reader` is whether its files may be read through containers.  `status_page` is whether `/` is one;
+    `log_format` is one of `LOG_FORMATS`.
     """
 
     listen: tuple[str, ...]
@@ -47,6 +54,9 @@ class Config:
     content_store: str = ""
     docker_root: str = ""
     reader: bool = True
+    origin_fallback: bool = False
+    status_page: bool = True
+    log_format: str = "text"
 
 
 def parse_size(text: str) -> int:
@@ -84,10 +94,10 @@ def check_endpoint(description: str) -> str:
     return description
 
 
-def check_docker(url: str) -> EngineAddress:
-    """Where the engine is.  Raises `usage.UsageError`."""
+def check_docker(url: str, environment: Mapping[str, str]) -> EngineAddress:
+    """Where the engine is; "" for the one that Docker's own settings mean.  Raises `usage.UsageError`."""
     try:
-        return parse_engine_url(url)
+        return locate_engine(url, environment)
     except UsageError as error:
         raise usage.UsageError(f"--docker: {error}") from error
 
@@ -118,9 +128,16 @@ def check_deleting(value: str) -> bool:
 
 
 def default_state_dir(environment: Mapping[str, str]) -> str:
-    """Where state is kept when nobody says: the system's place for root, the user's own else."""
-    if os.geteuid() == 0:
-        return "/var/lib/k3dreg"
+    """Where state is kept when nobody says.
+
+    Where the service manager says (systemd.exec(5), StateDirectory=); the system's place for root, and for others who
+    may write there, as in a container; the user's own else.
+    """
+    if told := environment.get("STATE_DIRECTORY", "").partition(":")[0]:
+        return told
+    system = "/var/lib/k3dreg"
+    if os.geteuid() == 0 or os.access(system, os.W_OK):
+        return system
     base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "."), ".local", "state")
     return os.path.join(base, "k3dreg")
 
@@ -130,23 +147,37 @@ class Options(usage.Options):
 
     synopsis = (
         "Usage: k3dreg [--listen ENDPOINT]... [--alias HOST:PORT]... [--docker URL] [--state-dir DIR] "
-        "[--cache-size SIZE] [--log-level LEVEL]"
+        "[--cache-size SIZE] [--origin-fallback] [--log-level LEVEL]"
     )
     longdesc = (
         "An OCI registry whose content is the local Docker engine's images. "
         "Each option can also be given in the environment: --cache-size as K3DREG_CACHE_SIZE."
     )
     optParameters = [  # noqa: RUF012  (the shape of usage.Options)
-        ["docker", None, None, f"The engine: unix:///path or tcp://host:port [DOCKER_HOST, else {DEFAULT_DOCKER}]"],
+        [
+            "docker",
+            None,
+            None,
+            f"The engine: unix:///path, tcp://host:port or ssh://host [as Docker's client: else {DEFAULT_DOCKER}]",
+        ],
+        ["config", None, None, f"A settings file, TOML, whose keys are the names of options [{DEFAULT_FILE}]"],
         ["state-dir", None, None, "Where exported images are kept [/var/lib/k3dreg, or ~/.local/state/k3dreg]"],
         ["cache-size", None, None, "How much of them to keep; what was not used for longest goes first [20GB]"],
         ["content-store", None, None, "Where the engine's content store is here [where the engine says]"],
         ["docker-root", None, None, "Where Docker's data directory is here [where the engine says]"],
         ["reader", None, None, "Read the engine's files through containers that are never started: on or off [on]"],
+        ["status-page", None, None, "Show a status page at /: on or off [on]"],
         ["log-level", None, None, f"One of {', '.join(LEVELS)} [info]"],
+        ["log-format", None, None, f"{' or '.join(LOG_FORMATS)}: lines for people, or an object per line [text]"],
+    ]
+
+    optFlags = [  # noqa: RUF012  (the shape of usage.Options)
+        ["origin-fallback", None, "Fetch what Docker cannot give, by digest, from an image's own registry"],
     ]
 
     config: Config
+    # What the settings file's `[environment]` adds to the process's own.
+    settings_environment: dict[str, str]
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -169,7 +200,12 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Check everything.  Raises `usage.UsageError`, which names the setting."""
-        environment = self._environment
+        path = self["config"] or self._environment.get("K3DREG_CONFIG") or None
+        names = {*self, "listen", "alias"} - {"config", "help", "version"}
+        try:
+            environment, self.settings_environment = with_settings(self._environment, path, names)
+        except UsageError as error:
+            raise usage.UsageError(str(error)) from error
 
         def setting(name: str, *others: str, default: str) -> str:
             variable = "K3DREG_" + name.upper().replace("-", "_")
@@ -186,15 +222,22 @@ class Options(usage.Options):
         level = setting("log-level", default="info").lower()
         if level not in LEVELS:
             raise usage.UsageError(f"--log-level {level!r} is not one of {', '.join(LEVELS)}")
+        log_format = setting("log-format", default="text").lower()
+        if log_format not in LOG_FORMATS:
+            raise usage.UsageError(f"--log-format {log_format!r} is not one of {', '.join(LOG_FORMATS)}")
         self.config = Config(
             listen=tuple(map(check_endpoint, listen)),
-            docker=check_docker(setting("docker", "DOCKER_HOST", default=DEFAULT_DOCKER)),
+            docker=check_docker(setting("docker", default=""), environment),
             state_dir=Path(setting("state-dir", default=default_state_dir(environment))),
             cache_size=cache_size,
             log_level=level,
+            origin_fallback=bool(self["origin-fallback"])
+            or check_switch("origin-fallback", environment.get("K3DREG_ORIGIN_FALLBACK") or "off"),
             aliases=check_aliases(self._aliases or environment.get("K3DREG_ALIAS", "").split()),
             content_store=setting("content-store", default=""),
             docker_root=setting("docker-root", default=""),
             reader=check_switch("reader", setting("reader", default="on")),
+            status_page=check_switch("status-page", setting("status-page", default="on")),
+            log_format=log_format,
             deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

@@ -13,10 +13,12 @@ from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import Attribute, Interface
 
+from k3dreg.model.activity import Activity, RequestReport
 from k3dreg.model.credentials import BasicAuth, Credentials
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, PullProgress
+from k3dreg.model.overview import Live, Overview
 from k3dreg.model.reference import Reference, Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.protocol.upload import ContentRange
@@ -150,8 +152,21 @@ class IEngine(Interface):
         Cancelling makes the engine stop the pull.
         """
 
+    async def distribution(name: str, registry_auth: str) -> Descriptor:
+        """What the image's own registry says `name` is: the engine asks it.
+
+        Raises `ManifestUnknown`, or a `Refused`, as `pull` does.
+        """
+
     async def save(image: Digest) -> IByteStream:
         """The archive stream of `GET /images/get` for an image ID.  Raises `ImageNotInEngine`."""
+
+
+class ILooseContent(Interface):
+    """Content that the engine has, whether it belongs to a whole image already or not."""
+
+    async def loose(descriptor: Descriptor) -> IBlob | None:
+        """The content, if the engine has it and it can be read one by one; None else.  Raises `EngineUnavailable`."""
 
 
 class IImageSource(Interface):
@@ -554,3 +569,32 @@ class IRepair(Interface):
 
     async def mend(image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace) -> EngineImage:
         """As `ensure`, for an image that was found to lack blobs by reading it: older engines do not say so."""
+
+
+class IObserver(Interface):
+    """Told of what goes on.  All of it is called in the reactor's thread, is quick and raises nothing."""
+
+    def began(activity: Activity) -> None:
+        """Something has begun.  `ended` is called with the same object."""
+
+    def ended(activity: Activity, seconds: float, refusal: str) -> None:
+        """It has ended, after `seconds`; `refusal` is the class of the error it failed with, "" for none."""
+
+    def answered(report: RequestReport) -> None:
+        """A request has ended, however it did."""
+
+
+class IMonitoring(Interface):
+    """What the web room shows of the daemon itself, to people and programs that look after it."""
+
+    async def engine_trouble() -> str:
+        """Why the engine cannot be used, in a sentence; "" when it answers.  Takes a few seconds at most."""
+
+    async def metrics() -> tuple[str, bytes]:
+        """The media type and the text of all metrics."""
+
+    def live() -> Live:
+        """What is under way and what has ended lately.  No I/O."""
+
+    async def overview() -> Overview:
+        """What is here.  An engine that does not answer is told of in it, not raised."""

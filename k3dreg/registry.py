@@ -10,9 +10,18 @@ from collections.abc import Iterator, Sequence
 
 from zope.interface import implementer
 
-from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, ICredentialSource, IImageSource, IRegistry, ServedManifest
+from k3dreg.interfaces import (
+    IBlob,
+    IBlobStore,
+    ICatalogue,
+    ICredentialSource,
+    IImageSource,
+    IRegistry,
+    IRepair,
+    ServedManifest,
+)
 from k3dreg.log import make_logger
-from k3dreg.model.credentials import BasicAuth, registry_auth
+from k3dreg.model.credentials import BasicAuth, Credentials, registry_auth
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
@@ -50,11 +59,14 @@ class Registry:
         store: IBlobStore,
         catalogue: ICatalogue,
         credentials: ICredentialSource | None = None,
+        repair: IRepair | None = None,
     ) -> None:
         """`sources` in the order in which they are to be tried.
 
         `credentials` are for the engine's pulls where a request brings none; None for no others than the request's.
+        `repair` mends images of which the engine has lost blobs; without it they are refused.
         """
+        self._repair = repair
         self._credentials = credentials
         self._resolver = resolver
         self._sources = sources
@@ -74,7 +86,7 @@ class Registry:
             except NotFound:
                 pass
         try:
-            image = await self._resolver.image(reference, lambda: self._auth(reference, authorization), trace)
+            image = await self._resolver.image(reference, lambda: self.pull_auth(reference, authorization), trace)
         except AuthenticationRequired as error:
             if authorization is None:
                 raise
@@ -83,7 +95,8 @@ class Registry:
         if reference.digest is not None and image.id != reference.digest:
             # The classic store: the image is there, and its registry's manifest is not.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
-        root = await self._root(image, reference, trace)
+        shown = None if authorization is None else Credentials.of(authorization)
+        image, root = await self._whole(image, reference, shown, trace)
         self._remember(root.digest, image)
         return ServedManifest(root, lambda: self._open_manifest(root.digest, root.media_type, trace))
 
@@ -98,7 +111,7 @@ class Registry:
         """Whether it is known to be a part of some image of the engine's.  No I/O."""
         return digest in self._parts or bool(self._catalogue.images_with(digest))
 
-    async def _auth(self, reference: Reference, authorization: BasicAuth | None) -> str:
+    async def pull_auth(self, reference: Reference, authorization: BasicAuth | None) -> str:
         """The value of `X-Registry-Auth` for a pull: what the request brought, else what this host has."""
         registry = reference.repository.registry
         if authorization is not None:
@@ -106,6 +119,20 @@ class Registry:
         if self._credentials is None or registry is None:
             return ""
         return await self._credentials.registry_auth(registry)
+
+    async def _whole(
+        self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
+    ) -> tuple[EngineImage, Descriptor]:
+        """The image, mended if the engine has lost blobs of it, and its root.  Raises `ImageIncomplete`."""
+        if self._repair is None:
+            return image, await self._root(image, reference, trace)
+        image = await self._repair.ensure(image, reference, shown, trace)
+        try:
+            return image, await self._root(image, reference, trace)
+        except ImageIncomplete:
+            # Seen by reading it: not every engine tells.
+            image = await self._repair.mend(image, reference, shown, trace)
+            return image, await self._root(image, reference, trace)
 
     async def _root(self, image: EngineImage, reference: Reference, trace: Trace) -> Descriptor:
         failed: K3dregError | None = None

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.interfaces import IEngine
+from k3dreg.interfaces import IEngine, IObserver
 from k3dreg.log import make_logger
+from k3dreg.model.activity import Activity, Progress
 from k3dreg.model.engine import EngineImage, ImageStore, PullProgress
 from k3dreg.model.errors import ImageNotInEngine, K3dregError, ManifestUnknown
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
+from k3dreg.observing import NOBODY, observed
 from k3dreg.refused import Refusals
 from k3dreg.streaming.flights import Flights
 
@@ -35,8 +37,11 @@ _OWN_NAME_ADVICE = "an image of another registry is asked for with that registry
 class Resolver:
     """Asks the engine what a reference is, and lets it pull what it lacks: one pull, however many ask."""
 
-    def __init__(self, engine: IEngine, clock: IReactorTime, names: OwnNames | None = None) -> None:
-        """`names` are what this registry is called."""
+    def __init__(
+        self, engine: IEngine, clock: IReactorTime, names: OwnNames | None = None, observer: IObserver = NOBODY
+    ) -> None:
+        """`names` are what this registry is called; `observer` is told of pulls."""
+        self._observer = observer
         self._names = OwnNames() if names is None else names
         self._engine = engine
         self._clock = clock
@@ -78,6 +83,11 @@ class Resolver:
         except ImageNotInEngine as error:
             raise ManifestUnknown(f"Docker pulled {reference} and does not have it all the same") from error
 
+    def is_pulling(self, reference: Reference) -> bool:
+        """Whether the engine pulls it now, for whomever."""
+        pulls = self._pulls.keys()
+        return any(pulled == reference for pulled, _ in pulls)
+
     def shutdown(self) -> None:
         """Stop all pulls."""
         self._pulls.shutdown()
@@ -85,9 +95,11 @@ class Resolver:
     async def _pull(self, reference: Reference, auth: str) -> float:
         """Returns the seconds it took."""
         started = reported = self._clock.seconds()
+        latest = Progress()
 
         def report(progress: PullProgress) -> None:
-            nonlocal reported
+            nonlocal reported, latest
+            latest = Progress(progress.current, progress.total)
             now = self._clock.seconds()
             if now - reported >= _REPORT_EVERY:
                 reported = now
@@ -99,9 +111,13 @@ class Resolver:
                     seconds=now - started,
                 )
 
+        activity = Activity(
+            "pull", str(reference), started, lambda: latest, lambda: self._pulls.waiters((reference, auth))
+        )
         log.info("Docker has no {reference}, so it pulls it", reference=reference)
         try:
-            await self._engine.pull(str(reference), auth, report)
+            with observed(self._observer, activity, self._clock):
+                await self._engine.pull(str(reference), auth, report)
         except K3dregError as error:
             self._refused.remember((reference, auth), error)
             unknown = ManifestUnknown(f"Docker could not pull {reference.repository} just now: {error}")

@@ -7,15 +7,18 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.application.service import MultiService, Service
+from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from k3dreg import __version__
+from k3dreg.ahead import Ahead
 from k3dreg.assembly import make_sources
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
@@ -23,6 +26,7 @@ from k3dreg.discovery import Discovery
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
 from k3dreg.interfaces import IEngine
+from k3dreg.json_log import json_observer
 from k3dreg.learning import EngineImageNames, learn_names
 from k3dreg.log import make_logger, set_level
 from k3dreg.model.engine import EngineInfo, ImageStore
@@ -39,6 +43,9 @@ from k3dreg.store.pushed import open_pushed
 from k3dreg.store.sessions import Staging
 from k3dreg.streaming.workers import Workers
 from k3dreg.uploads import Uploads
+from k3dreg.upstream import make_upstream
+from k3dreg.watching import make_monitor
+from k3dreg.web.operations import Operations
 from k3dreg.web.site import make_site
 
 log = make_logger()
@@ -112,6 +119,12 @@ class Daemon(MultiService):
         self._starting: Deferred[None] | None = None
         EngineWatch(self._engine, str(config.docker), reactor).setServiceParent(self)  # type: ignore[no-untyped-call]
 
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Also tells twistd, which looks at the application for it, how the log is written."""
+        if self._config.log_format == "json" and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, json_observer())  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
     def startService(self) -> None:
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._give_up)
@@ -134,13 +147,22 @@ class Daemon(MultiService):
         self._closing.append(store.close)
         names = OwnNames(config.aliases)
         catalogue = await open_catalogue(config.state_dir, self._workers)
-        resolver = Resolver(self._engine, self._reactor, names)
+        monitor = make_monitor(config, self._engine, store, pushed, self._workers, self._reactor)
+        resolver = Resolver(self._engine, self._reactor, names, monitor.observer)
         self._closing.append(resolver.shutdown)
-        made = await make_sources(config, self._engine, store, catalogue, self._workers, self._reactor)
+        made = await make_sources(
+            config, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer
+        )
         self._closing += made.closing
         credentials = make_chain(self._reactor, self._workers, os.environ)
-        behind = Registry(resolver, made.sources, store, catalogue, credentials)
-        registry = PushedFirst(behind, pushed, store, names, behind.knows)
+        upstream = make_upstream(
+            self._engine, made.sources[:1], store, credentials, names, self._workers, self._reactor
+        )
+        self._closing += upstream.closing
+        behind = Registry(resolver, made.sources, store, catalogue, credentials, upstream.repair)
+        ahead = Ahead(behind, self._engine, made.loose, resolver.is_pulling, behind.pull_auth, self._reactor)
+        self._closing.append(ahead.shutdown)
+        registry = PushedFirst(upstream.behind(ahead, config.origin_fallback), pushed, store, names, behind.knows)
         uploads = Uploads(
             store, Staging(store), pushed, registry, names, self._workers, self._reactor, deleting=config.deleting
         )
@@ -149,7 +171,14 @@ class Daemon(MultiService):
         collector.start()
         self._closing.append(collector.stop)
         discovery = Discovery(pushed, names, EngineImageNames(self._engine))
-        site = make_site(Prompt(registry, self._reactor), self._reactor, uploads=uploads, discovery=discovery)
+        site = make_site(
+            Prompt(registry, self._reactor),
+            self._reactor,
+            uploads=uploads,
+            discovery=discovery,
+            operations=Operations(monitor, self._reactor, status_page=config.status_page),
+            observer=monitor.observer,
+        )
         ports: list[int] = []
         for endpoint in config.listen:
             port: IListeningPort = await serverFromString(self._reactor, endpoint).listen(site)
@@ -198,4 +227,6 @@ def makeService(options: Options) -> Daemon:
     from twisted.internet import reactor  # here and nowhere else, so that importing chooses no reactor
 
     set_level(options.config.log_level)
+    # For what reads the process's own: the AWS library, and the helpers that Docker's settings name.
+    os.environ.update(options.settings_environment)
     return Daemon(options.config, reactor)

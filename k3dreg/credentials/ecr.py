@@ -83,7 +83,7 @@ class EcrCredentials:
             else:
                 token = await self._workers.run(self._fetch, host)
                 credentials, until = token.credentials, token.expires - _MARGIN
-            trouble = "" if credentials else f"docker-credential-{_HELPER} has none"
+            trouble = "" if credentials else f"docker-credential-{_HELPER} has none; its log is in ~/.ecr"
         except (HelperFailed, TokenFailed) as error:
             credentials, until, trouble = None, 0.0, str(error)
         if trouble:

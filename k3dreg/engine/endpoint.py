@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -44,16 +45,17 @@ def make_agent(
     *,
     connect_timeout: float = CONNECT_TIMEOUT,
     pool: HTTPConnectionPool | None = None,
+    tunnel: Sequence[str] = (),
 ) -> IAgent:
     """An HTTP client whose every request goes to the engine at `address`.
 
     `reactor` connects (UNIX, TCP and names), starts ssh and tells the time.  `connect_timeout` in seconds.
     Raises `UsageError` for certificates that cannot be used.  `pool` keeps idle connections; give one to close them in
-    the end.
+    the end.  `tunnel` is the command that connects instead of ssh.
     """
     endpoint: IEndpoint
     if address.ssh:
-        endpoint = ProcessEndpoint(reactor, ssh_command(address, connect_timeout))
+        endpoint = ProcessEndpoint(reactor, tunnel or ssh_command(address, connect_timeout))
     elif address.path:
         endpoint = UNIXClientEndpoint(reactor, address.path, timeout=connect_timeout)
     else:

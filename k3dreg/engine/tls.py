@@ -6,6 +6,9 @@ from typing import Any
 
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
@@ -42,22 +45,37 @@ class CertificateRefused(ConnectionLost):
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Telling:
-    """Twisted's verification, which also says why a chain is refused: OpenSSL's own error only says that it is."""
+    """Twisted's connections, with a verification that also says why it refuses: OpenSSL's own error only says that.
 
-    def __init__(self, creator: IOpenSSLClientConnectionCreator) -> None:
+    A connection has one such callback, and newer Twisteds verify the name in theirs, so it is done here as well.
+    """
+
+    def __init__(self, creator: IOpenSSLClientConnectionCreator, host: str) -> None:
         self._creator = creator
+        self._name = IPAddress_ID(host) if isIPAddress(host) or isIPv6Address(host) else DNS_ID(host)
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803  (the interface's name)
-        connection = self._creator.clientConnectionForTLS(tlsProtocol)
-
-        def verified(_connection: SSL.Connection, _certificate: Any, number: int, _depth: int, ok: int) -> bool:
-            if not ok:
-                reason = _REASONS.get(number, f"its certificate does not verify (OpenSSL's error {number})")
+        def verified(_connection: SSL.Connection, certificate: Any, number: int, depth: int, ok: int) -> bool:
+            reason = "" if ok else _REASONS.get(number, f"its certificate does not verify (OpenSSL's error {number})")
+            if ok and depth == 0:
+                reason = self._wrong_name(certificate)
+            if reason:
                 tlsProtocol.failVerification(Failure(CertificateRefused(reason)))
-            return bool(ok)
+            return not reason
 
+        connection = self._creator.clientConnectionForTLS(tlsProtocol)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verified)
         return connection
+
+    def _wrong_name(self, certificate: Any) -> str:
+        """OpenSSL swallows what is raised in its callbacks, so everything that goes wrong is a reason to refuse."""
+        try:
+            verify_service_identity(extract_patterns(certificate), [self._name], [])
+        except VerificationError:
+            return "its certificate is for another name"
+        except Exception as error:  # noqa: BLE001
+            return f"its certificate cannot be read: {type(error).__name__}"
+        return ""
 
 
 def make_connection_creator(host: str, material: TlsMaterial) -> IOpenSSLClientConnectionCreator:
@@ -71,7 +89,7 @@ def make_connection_creator(host: str, material: TlsMaterial) -> IOpenSSLClientC
             texts = [_BEGIN + part for part in material.ca.split(_BEGIN)[1:]]
             trust = trustRootFromCertificates([Certificate.loadPEM(text) for text in texts or [material.ca]])
         own = PrivateCertificate.loadPEM(material.key + b"\n" + material.certificate) if material.key else None
-        return _Telling(optionsForClientTLS(host, trust, own))
+        return _Telling(optionsForClientTLS(host, trust, own), host)
     except (SSL.Error, crypto.Error, ValueError) as error:
         raise UsageError("ca.pem, cert.pem or key.pem is not a PEM file of a certificate or a key") from error
 

@@ -42,6 +42,8 @@ class ArchivedFile:
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
+        if self.size is not None and not self._left:
+            return b""  # what comes after the content is being read already
         try:
             data = await (self._read_header() if self.size is None else self._read_more())
         except BaseException:
@@ -67,7 +69,8 @@ class ArchivedFile:
 
     async def _read_more(self) -> bytes:
         """Some chunks at a time: they are of 32 KiB, and each trip to the consumer costs as much as reading one."""
-        chunks, wanted = [], min(self._left, _BATCH)
+        chunks: list[bytes] = []
+        wanted = min(self._left, _BATCH)
         while wanted > 0:
             data = await self._stream.read()
             if not data:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -68,28 +68,24 @@ class ReaderContainers:
                 await self.remove(container["Id"])
         return readers
 
-    async def make(self, info: EngineInfo, count: int) -> list[Reader]:
-        """`count` new ones.  Their image is gone again when this returns: they do not need it.
+    async def make(self, info: EngineInfo, count: int, made: Callable[[Reader], None]) -> None:
+        """`count` new ones; `made` gets each as soon as it is there.
 
-        Raises `FilesUnreachable` for an engine whose images lie where nobody here knows.
+        Their image is gone again when this returns: they do not need it.  Raises `FilesUnreachable` for an engine
+        whose images lie where nobody here knows.
         """
         alternatives = engine_directories(info)
         if not alternatives:
             raise FilesUnreachable("the engine keeps its images in a way that is not known here")
         name = f"{_IMAGE}:{self._owner[:8]}-{secrets.token_hex(4)}"
         image = await self._make_image(name)
-        readers: list[Reader] = []
         try:
-            readers.append(await self._make_first(name, alternatives))
-            while len(readers) < count:
-                readers.append(await self._make_one(name, readers[0].directories))
-        except BaseException:
-            for reader in readers:
-                await self.remove(reader.id)
-            raise
+            first = await self._make_first(name, alternatives)
+            made(first)
+            for _ in range(count - 1):
+                made(await self._make_one(name, first.directories))
         finally:
             await self._ask("DELETE", f"/images/{image}", {"force": "1"})
-        return readers
 
     async def remove(self, container: str) -> None:
         """Remove one; it is no error if it is not there."""

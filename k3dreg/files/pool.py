@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.files.containers import Reader, ReaderContainers
@@ -13,7 +13,7 @@ from k3dreg.interfaces import IEngineRequests
 from k3dreg.log import make_logger
 from k3dreg.model.engine_files import engine_directories
 from k3dreg.model.errors import EngineError, EngineUnavailable, FilesUnreachable, K3dregError
-from k3dreg.streaming.flights import Flights
+from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
 
@@ -23,6 +23,8 @@ SIZE = 4
 # Seconds for which an engine that refused is not asked again: long enough not to be a nuisance in its log, short
 # enough to notice soon that an administrator has allowed it.
 REFUSED_FOR = 300.0
+# Seconds after which it is tried again to make readers of which not all could be made.
+_AGAIN = 60.0
 
 
 @define(eq=False)
@@ -47,10 +49,18 @@ class ReaderPool:
         self._free: list[Reader] = []
         self._long = 0
         self._queue: deque[_Asker] = deque()
-        self._making: Flights[str, None] = Flights()
+        self._first: Outcome[None] | None = None  # set when one of those that are being made is there
+        self._settled: Outcome[None] = Outcome()  # set when there is nothing more to be made
+        self._making: Deferred[None] | None = None
+        self._again_at = 0.0  # when it is tried again to make those that are missing
         self._refused_until = 0.0
         self._refusal = ""
         self._closed = False
+
+    async def prepare(self) -> None:
+        """Have all the readers made.  Raises as `acquire`."""
+        await self._ensure()
+        await self._settled.wait()
 
     async def acquire(self, *, long: bool) -> Reader:
         """A reader of one's own, until `release`.  First come, first served.
@@ -90,7 +100,8 @@ class ReaderPool:
     async def close(self) -> None:
         """Remove the containers."""
         self._closed = True
-        await self._making.shutdown()
+        if self._making is not None:
+            await self._making
         for asker in list(self._queue):
             self._wake_one(asker)
         readers, self._readers, self._free = self._readers, [], []
@@ -101,7 +112,7 @@ class ReaderPool:
                 log.warn("the reader container {id} could not be removed: {error}", id=reader.id[:12], error=error)
 
     def _may_take(self, long: bool) -> bool:
-        return bool(self._free) and not (long and self._size > 1 and self._long >= self._size - 1)
+        return bool(self._free) and not (long and self._long >= max(1, len(self._readers) - 1))
 
     def _wake(self) -> None:
         for asker in list(self._queue):
@@ -114,36 +125,66 @@ class ReaderPool:
             asker.woken.callback(None)
 
     async def _ensure(self) -> None:
-        """See to it that there are readers, for the directories that the engine has now."""
+        """See to it that there are readers, for the directories that the engine has now; one is enough to go on."""
         if self._closed:
             raise FilesUnreachable("k3dreg is stopping")
         if self._clock.seconds() < self._refused_until:
             raise FilesUnreachable(self._refusal)
         if self._readers:
             if self._readers[0].directories in engine_directories(await self._engine.info()):
+                if len(self._readers) < self._size and self._settled.is_set and self._clock.seconds() >= self._again_at:
+                    self._begin_making()
                 return
             # It came back as another engine, or with its other image store.
             self._readers, self._free = [], []
-        if not self._readers:
-            await self._making.join("", self._make)
+        if self._first is None or self._first.is_set:
+            self._begin_making()
+        assert self._first is not None
+        await self._first.wait()
 
-    async def _make(self) -> None:
+    def _begin_making(self) -> None:
+        self._again_at = self._clock.seconds() + _AGAIN
+        self._first, self._settled = Outcome(), Outcome()
+        self._making = Deferred.fromCoroutine(self._make(self._first, self._settled))
+
+    async def _make(self, first: Outcome[None], settled: Outcome[None]) -> None:
         """Take the containers of an earlier run, and make what is missing."""
-        info = await self._engine.info()
+
+        def made(reader: Reader) -> None:
+            if reader not in self._readers:  # it may be one of ours
+                self._readers.append(reader)
+                self._free.append(reader)
+            first.succeed(None)
+            self._wake()
+
         try:
-            readers = (await self._containers.find(info))[: self._size]
-            if len(readers) < self._size:
-                readers += await self._containers.make(info, self._size - len(readers))
-        except (EngineUnavailable, FilesUnreachable):
-            raise
+            info = await self._engine.info()
+            found = await self._containers.find(info)
+            for reader in found[: self._size]:
+                made(reader)
+            if len(found) < self._size:
+                await self._containers.make(info, self._size - len(found), made)
+        except CancelledError:
+            first.fail(FilesUnreachable("k3dreg is stopping"))
         except EngineError as error:
-            self._refusal = f"Docker refuses a container to read its files through: {error}"
-            self._refused_until = self._clock.seconds() + REFUSED_FOR
-            log.warn(
-                "{refusal}; images are exported instead, and it is asked again in {minutes:.0f} minutes",
-                refusal=self._refusal,
-                minutes=REFUSED_FOR / 60,
-            )
-            raise FilesUnreachable(self._refusal) from error
-        self._readers, self._free = readers, list(readers)
-        self._wake()
+            if first.is_set:
+                log.warn("not all reader containers could be made, or their image not removed: {error}", error=error)
+            elif isinstance(error, EngineUnavailable | FilesUnreachable):
+                first.fail(error)
+            else:
+                self._refuse(error)
+                first.fail(FilesUnreachable(self._refusal))
+        except Exception as error:  # noqa: BLE001  (those who wait have to hear of it, whatever it is)
+            first.fail(FilesUnreachable("making a reader container failed inside k3dreg"))
+            log.failure("making a reader container failed: {error}", error=error)
+        finally:
+            settled.succeed(None)
+
+    def _refuse(self, error: EngineError) -> None:
+        self._refusal = f"Docker refuses a container to read its files through: {error}"
+        self._refused_until = self._clock.seconds() + REFUSED_FOR
+        log.warn(
+            "{refusal}; images are exported instead, and it is asked again in {minutes:.0f} minutes",
+            refusal=self._refusal,
+            minutes=REFUSED_FOR / 60,
+        )

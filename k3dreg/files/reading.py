@@ -13,7 +13,7 @@ from k3dreg.files.scratch import Spool
 from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone
-from k3dreg.streaming.sending import Sender
+from k3dreg.streaming.sending import CHUNK, Sender
 
 # Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
 # file.  A client as fast as the engine never makes it wait; three seconds are one hiccup of a network.
@@ -109,7 +109,8 @@ class _Way:
         if self._spool is None and self._file is None:
             await self._begin(offset)
         if self._spool is not None:
-            return await self._spool.read(offset, limit)
+            # What has come since may be most of the file.
+            return await self._spool.read(offset, min(limit, CHUNK))
         assert self._file is not None
         data = await self._file.read()
         if self._file.size != self._size:

@@ -19,9 +19,10 @@ class ScratchFile(FileHandle):
 
     def __init__(self, directory: str) -> None:
         """Raises `StoreError`.  For worker threads."""
+        super().__init__()
         try:
             with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
-                super().__init__(descriptor=os.dup(file.fileno()))
+                self._descriptor = os.dup(file.fileno())
         except OSError as error:
             raise StoreError(f"no temporary file can be made: {os.strerror(error.errno or 0)}") from error
         self.written = 0
@@ -119,8 +120,6 @@ class Spool:
             if stream is not None:
                 stream.close()
             self._filling = None
-            if self._users == 0 and self._file is not None:
-                self._workers.spare(self._file.close)
             self._wake()
 
     def _wake(self) -> None:

@@ -69,7 +69,19 @@ class Credentials:
         return not (self.identity_token or self.registry_token or (self.username and self.password))
 
 
-def registry_auth(auth: BasicAuth | Credentials, registry: str | None) -> str:
+class RegistryAuth(str):
+    """The value of an `X-Registry-Auth` header: text whose `repr` does not show it.
+
+    It is what pulls are told apart by, and a table's keys end up in log lines.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<credentials>" if self else "''"
+
+
+def registry_auth(auth: BasicAuth | Credentials, registry: str | None) -> RegistryAuth:
     """`auth` as the value of `X-Registry-Auth`, which is what a pull by the engine takes.
 
     `registry` is the host of the image that is pulled: the containerd store uses the credentials only if it is
@@ -87,4 +99,4 @@ def registry_auth(auth: BasicAuth | Credentials, registry: str | None) -> str:
         document = {"username": shown.username, "password": shown.password}
     if registry is not None:
         document["serveraddress"] = registry
-    return base64.urlsafe_b64encode(json.dumps(document).encode("utf-8")).decode("ascii")
+    return RegistryAuth(base64.urlsafe_b64encode(json.dumps(document).encode("utf-8")).decode("ascii"))

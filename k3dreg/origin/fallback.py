@@ -50,14 +50,14 @@ class OriginFallback:
         self._credentials = credentials
         self._is_own = is_own
         self._parts: OrderedDict[tuple[Repository, Digest], _Part] = OrderedDict()
-        self._refused: Refusals[tuple[Reference, Credentials | None]] = Refusals(clock)
+        self._refused: Refusals[tuple[str, Reference, Credentials | None]] = Refusals(clock)
 
     async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
         """Only by digest: what a tag means is Docker's to say."""
         if reference.digest is None:
             raise ManifestUnknown(f"{reference} is not asked for by digest")
         repository = self._upstream(reference.repository)
-        key = (reference, shown)
+        key = ("manifest", reference, shown)
         self._refused.check(key)
         credentials = shown or await self._of_host(repository)
         try:
@@ -77,7 +77,7 @@ class OriginFallback:
         repository = self._upstream(repository)
         part = self._parts.get((repository, digest))
         if part is None:
-            key = (Reference(repository, digest), None)
+            key = ("blob", Reference(repository, digest), None)
             self._refused.check(key)
             credentials = await self._of_host(repository)
             try:

@@ -23,6 +23,7 @@ from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseFailed,
     ResponseNeverReceived,
+    _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
@@ -69,10 +70,27 @@ class Answer:
 
 
 def make_origin_agent(reactor: Any, *, trust_root: Any = None, pool: HTTPConnectionPool | None = None) -> IAgent:
-    """A client of registries.  Certificates are checked against the platform's roots, or `trust_root`."""
+    """A client of registries.  Certificates are checked against the platform's roots, or `trust_root`.
+
+    `pool` keeps idle connections; give `make_origin_pool`'s to close them in the end.
+    """
     policy = BrowserLikePolicyForHTTPS() if trust_root is None else BrowserLikePolicyForHTTPS(trust_root)
+    if pool is None:
+        pool = make_origin_pool(reactor)
     agent: IAgent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT, pool=pool)
     return agent
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    noisy = False
+
+
+def make_origin_pool(reactor: Any, *, persistent: bool = True) -> HTTPConnectionPool:
+    """The pool of idle connections; `closeCachedConnections` ends them."""
+    pool = HTTPConnectionPool(reactor, persistent=persistent)
+    # Twisted would write two lines to the log for each connection, and has no public way to say no.
+    pool._factory = _QuietFactory
+    return pool
 
 
 def base_url(registry: str) -> str:

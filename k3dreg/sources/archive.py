@@ -6,13 +6,14 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, IEngine, IImageSource
+from k3dreg.interfaces import IBlob, IBlobStore, ICatalogue, IEngine, IImageSource, IObserver
 from k3dreg.log import make_logger
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import BlobUnknown, ImageNotInEngine, K3dregError
 from k3dreg.model.trace import Trace
+from k3dreg.observing import NOBODY
 from k3dreg.sources.contents import check_complete
 from k3dreg.sources.export import Export
 from k3dreg.streaming.workers import Workers
@@ -31,8 +32,15 @@ class ArchiveSource:
     name = "export"
 
     def __init__(
-        self, engine: IEngine, store: IBlobStore, catalogue: ICatalogue, workers: Workers, clock: IReactorTime
+        self,
+        engine: IEngine,
+        store: IBlobStore,
+        catalogue: ICatalogue,
+        workers: Workers,
+        clock: IReactorTime,
+        observer: IObserver = NOBODY,
     ) -> None:
+        self._observer = observer
         self._engine = engine
         self._store = store
         self._catalogue = catalogue
@@ -90,7 +98,7 @@ class ArchiveSource:
         export = self._exports.get(image.id)
         if export is None:
             export = self._exports[image.id] = Export(
-                image, self._engine, self._store, self._workers, self._clock, self._slots
+                image, self._engine, self._store, self._workers, self._clock, self._slots, self._observer
             )
             Deferred.fromCoroutine(self._watch(export)).addErrback(
                 lambda failure: log.failure("an export ended in a way nobody foresaw", failure=failure)

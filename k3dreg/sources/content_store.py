@@ -63,8 +63,9 @@ class _Held:
 class ContentStoreSource:
     """See `IImageSource`.  Nothing is exported, and nothing but small documents is copied.
 
-    Manifests and configs are verified; other blobs are not: containerd verified them when they arrived, the node does
-    so again, and hashing would take as long as sending.  Their sizes are checked.
+    Manifests and configs are verified.  Of other blobs only the size is checked: containerd verified them when they
+    arrived and the node does so again, and to hash a GB takes a processor 0.6 s, where sending it from a file takes
+    0.2 to 0.3 s.
     """
 
     name = "content"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.interfaces import IBlob, IBlobStore, IEngine
+from k3dreg.interfaces import IBlob, IBlobStore, IEngine, IObserver
 from k3dreg.log import make_logger
+from k3dreg.model.activity import Activity, Progress
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError
+from k3dreg.observing import NOBODY, observed
 from k3dreg.sources.contents import Contents, contents_of
 from k3dreg.sources.spool import Begun, Grown, Spool, SpoolEvent
 from k3dreg.streaming.arriving import ArrivingBlob
@@ -33,7 +35,9 @@ class Export:
         workers: Workers,
         clock: IReactorTime,
         slots: DeferredSemaphore,
+        observer: IObserver = NOBODY,
     ) -> None:
+        self._observer = observer
         self.image = image
         self.seconds = 0.0
         self.received = 0
@@ -81,7 +85,12 @@ class Export:
         started = self._clock.seconds()
         try:
             log.info("exporting {name} ({id}) from Docker", name=name, id=self.image.id.short)
-            contents = await self._transfer(name, started)
+            # The size that the engine tells of an image is not that of its archive, but near it.
+            activity = Activity(
+                "export", name, started, lambda: Progress(self.received, self.image.size), self._count_waiters
+            )
+            with observed(self._observer, activity, self._clock):
+                contents = await self._transfer(name, started)
         except CancelledError:
             self._fail(EngineUnavailable(f"the export of {name} was given up: k3dreg is stopping"))
             raise
@@ -147,6 +156,9 @@ class Export:
             kept = self._store.get(event.digest)
             if kept is not None:
                 self._deliver(event.digest, kept)
+
+    def _count_waiters(self) -> int:
+        return self._contents.waiting + sum(blob.waiting for blob in self._wanted.values())
 
     def _deliver(self, digest: Digest, blob: IBlob) -> None:
         waiting = self._wanted.pop(digest, None)

@@ -58,6 +58,11 @@ class Outcome(Generic[V]):
         """Whether there is a value or a failure already."""
         return bool(self._result)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiters)
+
     def wait(self) -> Deferred[V]:
         """A Deferred of the waiter's own, to cancel as he likes."""
         if not self._result:

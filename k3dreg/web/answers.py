@@ -40,6 +40,7 @@ class Answer:
 
     `length` is the value of `Content-Length`, None for a status without content (304); the body is `body`, or else
     `part`.  An answer to HEAD has the length and neither.  `reason` is for the log: why it is no success.
+    `refusal` is the class of the error that it tells of, "" for none.
     """
 
     status: int
@@ -48,6 +49,7 @@ class Answer:
     body: bytes = b""
     part: Part | None = None
     reason: str = ""
+    refusal: str = ""
 
 
 def text_answer(body: bytes, media_type: str) -> Answer:

@@ -13,9 +13,14 @@ import json
 import math
 from collections.abc import Mapping
 
+from attrs import evolve
+
 from k3dreg.model import errors
+from k3dreg.observing import CANCELLED
 from k3dreg.web.answers import Answer
 
+# How a fault counts that has no class of its own.
+UNEXPECTED = "Unexpected"
 # What a browser or `docker login` shows; nodes do not care.
 REALM = "k3dreg"
 
@@ -92,28 +97,44 @@ def error_answer(error: errors.K3dregError) -> Answer:
         headers.append(("Retry-After", str(max(1, math.ceil(error.after)))))
     elif isinstance(error, errors.RangeNotSatisfiable):
         headers.append(("Content-Range", f"bytes */{error.size}"))
-    return _answer(status, code, str(error), error.advice, headers)
+    return evolve(_answer(status, code, str(error), error.advice, headers), refusal=type(error).__name__)
+
+
+def identified(answer: Answer, request_id: str) -> Answer:
+    """The answer, with the ID of its request in the detail of an error: what a person sees leads to the log."""
+    if not answer.refusal:
+        return answer
+    document = json.loads(answer.body)
+    for error in document["errors"]:
+        advice = {"advice": error["detail"]} if "detail" in error else {}
+        error["detail"] = {**advice, "request_id": request_id}
+    body = json.dumps(document).encode("ascii")
+    return evolve(answer, body=body, length=len(body))
 
 
 def method_not_allowed(allowed: list[str]) -> Answer:
     """405, naming the methods that the route does have (RFC 9110, 15.5.6)."""
     error = errors.UnsupportedOperation("this registry does not do that")
     status, code = status_and_code(error)
-    return _answer(status, code, str(error), "", [("Allow", ", ".join(allowed))])
+    answer = _answer(status, code, str(error), "", [("Allow", ", ".join(allowed))])
+    return evolve(answer, refusal=type(error).__name__)
 
 
 def unexpected_answer() -> Answer:
     """500, for what is a fault in k3dreg.  It says nothing more: the log does."""
-    return _answer(500, "UNKNOWN", "something went wrong in k3dreg; its log says what", "", [])
+    answer = _answer(500, "UNKNOWN", "something went wrong in k3dreg; its log says what", "", [])
+    return evolve(answer, refusal=UNEXPECTED)
 
 
 def interrupted_answer() -> Answer:
     """503, when the work for a client that is still there was cancelled: k3dreg is shutting down."""
-    return _answer(503, "UNAVAILABLE", "k3dreg gave up this request; ask again", "", [])
+    answer = _answer(503, "UNAVAILABLE", "k3dreg gave up this request; ask again", "", [])
+    return evolve(answer, refusal=CANCELLED)
 
 
 def _answer(status: int, code: str, message: str, advice: str, headers: list[tuple[str, str]]) -> Answer:
     """The error body of distribution-spec 1.1, "Error Codes".  Nodes show code and message in a pod's events."""
     error = {"code": code, "message": message} | ({"detail": advice} if advice else {})
     body = json.dumps({"errors": [error]}).encode("ascii")
-    return Answer(status, (("Content-Type", "application/json"), *headers), len(body), body, reason=message)
+    reason = f"{message} ({advice})" if advice else message
+    return Answer(status, (("Content-Type", "application/json"), *headers), len(body), body, reason=reason)

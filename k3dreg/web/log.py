@@ -6,14 +6,22 @@
 
 Nothing that a client or an engine said gets into the log as it is: names are parsed before they are written, and
 what is not printable is escaped.  The `Authorization` header is never looked at here.
+
+Each line ends with the request's ID in brackets, which the client has as `X-Request-Id` and in the detail of an error,
+and with the ID of the client's trace if it sent one.
 """
 
 from __future__ import annotations
 
+import secrets
+
 from attrs import define, field
 
+from k3dreg.interfaces import IObserver
 from k3dreg.log import make_logger
+from k3dreg.model.activity import RequestReport
 from k3dreg.model.trace import Trace
+from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import (
     Base,
     BlobRoute,
@@ -30,6 +38,12 @@ log = make_logger()
 CLIENT_GONE = 499
 # A reason may quote an engine that quotes a proxy's error page.
 _LONGEST_REASON = 1000
+# Bytes of a request's ID.  Always as many, so that an answer to HEAD is as long as that to GET.
+_ID_BYTES = 8
+
+
+def _new_id() -> str:
+    return secrets.token_hex(_ID_BYTES)
 
 
 @define
@@ -37,6 +51,7 @@ class Record:
     """What the line of one request says.
 
     `subject` is what was asked for, as `name_of` or `quoted` gives it; `sent` counts bytes of the body.
+    `route` is the kind of it in one word; `trace_id` the client's trace, or "".
     """
 
     client: str
@@ -44,12 +59,28 @@ class Record:
     subject: str
     quiet: bool = False
     trace: Trace = field(factory=Trace)
+    route: str = "invalid"
+    trace_id: str = ""
+    observer: IObserver = NOBODY
+    id: str = field(factory=_new_id)
 
-    def write(self, status: int, sent: int, seconds: float, reason: str = "", aborted: bool = False) -> None:
+    def write(
+        self,
+        status: int,
+        sent: int,
+        seconds: float,
+        reason: str = "",
+        aborted: bool = False,
+        *,
+        at: float = 0.0,
+        head_seconds: float = 0.0,
+        refusal: str = "",
+    ) -> None:
         """Write the line.
 
         A failure of k3dreg or of what is behind it is a warning; a quiet one that succeeds is for `debug`.
-        `aborted`: the connection was closed in the middle of the body.
+        `aborted`: the connection was closed in the middle of the body.  The rest is for the observer: see
+        `RequestReport`.
         """
         said = f"{self.client} {self.method} {self.subject} {status}"
         if self.trace.source:
@@ -57,16 +88,38 @@ class Record:
         if self.trace.steps:
             said += f", after: {', '.join(self.trace.steps)}"
         said += f", {'aborted after ' if aborted else ''}{sent} bytes, {seconds:.3f}s"
-        reason = reason or self.trace.reason
+        reason = (reason or self.trace.reason)[:_LONGEST_REASON]
         if reason:
-            said += f": {reason[:_LONGEST_REASON]}"
+            said += f": {reason}"
+        said += f" [{self.id} trace {self.trace_id}]" if self.trace_id else f" [{self.id}]"
+        report = RequestReport(
+            id=self.id,
+            at=at,
+            client=self.client,
+            method=self.method,
+            route=self.route,
+            subject=self.subject,
+            status=status,
+            sent=sent,
+            seconds=seconds,
+            head_seconds=head_seconds,
+            source=self.trace.source,
+            steps=tuple(self.trace.steps),
+            reason=reason,
+            refusal=refusal,
+            aborted=aborted,
+            quiet=self.quiet,
+            trace_id=self.trace_id,
+        )
         line = printable(said)
+        # The report is for logs of another format (k3dreg.json_log).
         if aborted or status >= 500:
-            log.warn("{line}", line=line)
+            log.warn("{line}", line=line, report=report)
         elif self.quiet and status < 400:
-            log.debug("{line}", line=line)
+            log.debug("{line}", line=line, report=report)
         else:
-            log.info("{line}", line=line)
+            log.info("{line}", line=line, report=report)
+        self.observer.answered(report)
 
 
 def name_of(route: Route) -> str:
@@ -85,6 +138,24 @@ def name_of(route: Route) -> str:
         case ReferrersRoute(repository, digest):
             return f"{repository} referrers of {digest.algorithm}:{digest.short}"
     return f"{route.repository} upload"
+
+
+def kind_of(route: Route) -> str:
+    """One word, out of a fixed list, for what a route asks for."""
+    match route:
+        case Base():
+            return "base"
+        case CatalogRoute():
+            return "catalog"
+        case ManifestRoute():
+            return "manifest"
+        case BlobRoute():
+            return "blob"
+        case TagsRoute():
+            return "tags"
+        case ReferrersRoute():
+            return "referrers"
+    return "upload"
 
 
 def quoted(text: bytes) -> str:

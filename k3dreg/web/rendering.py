@@ -17,10 +17,12 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from k3dreg import __version__
 from k3dreg.log import make_logger
+from k3dreg.model.activity import Activity, Progress
 from k3dreg.model.errors import DigestMismatch, K3dregError
+from k3dreg.observing import CANCELLED, observed
 from k3dreg.streaming.sending import ConsumerGone, ConsumerStalled
 from k3dreg.web.answers import API_VERSION, Answer
-from k3dreg.web.errors import error_answer, interrupted_answer, unexpected_answer
+from k3dreg.web.errors import UNEXPECTED, error_answer, identified, interrupted_answer, unexpected_answer
 from k3dreg.web.log import CLIENT_GONE, Record
 
 log = make_logger()
@@ -51,6 +53,7 @@ class _Rendering:
         self._clock = clock
         self._record = record
         self._began = clock.seconds()
+        self._head_seconds: float | None = None
         self._gone = False
         self._closing: IDelayedCall | None = None
 
@@ -69,7 +72,7 @@ class _Rendering:
         finished.addErrback(client_gone)
 
     async def _run(self, ask: Callable[[], Awaitable[Answer]]) -> None:
-        answer = await self._ask(ask)
+        answer = identified(await self._ask(ask), self._record.id)
         if self._gone:
             self._write_line(CLIENT_GONE, reason="the client went away before the answer")
             return
@@ -82,7 +85,7 @@ class _Rendering:
         if self._left:
             self._write_line(CLIENT_GONE, reason="the client went away at the end of the answer")
             return
-        self._write_line(answer.status, reason=answer.reason)
+        self._write_line(answer.status, reason=answer.reason, refusal=answer.refusal)
         self._request.finish()
 
     async def _ask(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -102,7 +105,8 @@ class _Rendering:
         request = self._request
         request.setResponseCode(answer.status)
         set_header = request.responseHeaders.setRawHeaders
-        for name, value in (*_EVERY_ANSWER, *answer.headers):
+        self._head_seconds = self._clock.seconds() - self._began
+        for name, value in (*_EVERY_ANSWER, ("X-Request-Id", self._record.id), *answer.headers):
             set_header(name, [value])
         if answer.length is not None:
             set_header("Content-Length", [str(answer.length)])
@@ -116,8 +120,16 @@ class _Rendering:
         if answer.part is None:
             request.write(answer.body)
         else:
-            part = answer.part
-            await part.blob.send(cast(IConsumer, request), part.start, part.stop)
+            part, length, record = answer.part, answer.length, self._record
+            activity = Activity(
+                "transfer",
+                f"{record.subject} to {record.client}",
+                self._clock.seconds(),
+                lambda: Progress(request.sentLength, length),
+                request_id=record.id,
+            )
+            with observed(record.observer, activity, self._clock):
+                await part.blob.send(cast(IConsumer, request), part.start, part.stop)
         if request.sentLength != answer.length and not self._left:
             raise RuntimeError(f"a body of {answer.length} bytes ended after {request.sentLength}")
 
@@ -136,8 +148,9 @@ class _Rendering:
                 abort()
             return
         resumable = False
+        refusal = type(error).__name__ if isinstance(error, K3dregError) else UNEXPECTED
         if isinstance(error, CancelledError):
-            reason, resumable = "the sending was cancelled", True
+            reason, resumable, refusal = "the sending was cancelled", True, CANCELLED
         elif stalled or isinstance(error, K3dregError):
             reason, resumable = str(error), not (stalled or isinstance(error, DigestMismatch))
         else:
@@ -148,7 +161,7 @@ class _Rendering:
                 method=self._record.method,
                 subject=self._record.subject,
             )
-        self._write_line(answer.status, reason=reason, aborted=True)
+        self._write_line(answer.status, reason=reason, aborted=True, refusal=refusal)
         if resumable:
             self._closing = self._clock.callLater(CLOSE_SECONDS, abort)
             self._request.loseConnection()
@@ -160,6 +173,15 @@ class _Rendering:
         """Whether the client is gone.  A lost connection tells its producer before it tells the request."""
         return self._gone or not getattr(self._request.transport, "connected", True)
 
-    def _write_line(self, status: int, *, reason: str = "", aborted: bool = False) -> None:
-        seconds = self._clock.seconds() - self._began
-        self._record.write(status, self._request.sentLength, seconds, reason, aborted)
+    def _write_line(self, status: int, *, reason: str = "", aborted: bool = False, refusal: str = "") -> None:
+        now = self._clock.seconds()
+        self._record.write(
+            status,
+            self._request.sentLength,
+            now - self._began,
+            reason,
+            aborted,
+            at=now,
+            head_seconds=now - self._began if self._head_seconds is None else self._head_seconds,
+            refusal=refusal,
+        )

@@ -7,12 +7,13 @@ from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
 from k3dreg import __version__
-from k3dreg.interfaces import IRegistry
+from k3dreg.interfaces import IObserver, IRegistry
 from k3dreg.model.credentials import BasicAuth
 from k3dreg.model.errors import K3dregError, RouteUnknown
+from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import (
     Base,
     BlobRoute,
@@ -25,11 +26,13 @@ from k3dreg.protocol.routes import (
     UploadsRoute,
     parse_target,
 )
+from k3dreg.protocol.trace_context import trace_id_of
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
 from k3dreg.web.bodies import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
 from k3dreg.web.exchange import Content, Exchange, Handler, Methods
-from k3dreg.web.log import Record, name_of, quoted
+from k3dreg.web.log import Record, kind_of, name_of, quoted
+from k3dreg.web.operations import Operations
 from k3dreg.web.patience import patience_of
 from k3dreg.web.rendering import client_of, render
 
@@ -44,9 +47,16 @@ class RegistryApi(Resource):
 
     isLeaf = True
 
-    def __init__(self, registry: IRegistry, clock: IReactorTime, more: Sequence[Mapping[type[Route], Methods]]) -> None:
+    def __init__(
+        self,
+        registry: IRegistry,
+        clock: IReactorTime,
+        more: Sequence[Mapping[type[Route], Methods]],
+        observer: IObserver = NOBODY,
+    ) -> None:
         """`more` are the tables of other handlers: of pushing, discovery, management."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self._observer = observer
         self._registry = registry
         self._clock = clock
         # The whole API.  A method that is not here is answered by 405.
@@ -66,14 +76,14 @@ class RegistryApi(Resource):
 
     def render(self, request: Request) -> int:
         """Answer any request, of any method."""
-        method = request.method.decode("ascii", "backslashreplace")
-        record = Record(client_of(request), method, "")
+        record = _record(request, "", self._observer)
+        method = record.method
         try:
             route, query = parse_target(request.uri)
         except K3dregError as error:
             record.subject = quoted(request.uri)
             return render(request, self._clock, record, _at_once(error_answer(error)))
-        record.subject = name_of(route)
+        record.subject, record.route = name_of(route), kind_of(route)
         record.quiet = isinstance(route, Base)
         record.trace.patience = patience_of(request.getHeader("User-Agent"))
         methods = self._handlers[type(route)]
@@ -109,20 +119,37 @@ class Root(Resource):
     """`/` for people who look what this is, `/v2/` for clients, and 404 in the registry's own form for the rest."""
 
     def __init__(
-        self, registry: IRegistry, clock: IReactorTime, more: Sequence[Mapping[type[Route], Methods]] = ()
+        self,
+        registry: IRegistry,
+        clock: IReactorTime,
+        more: Sequence[Mapping[type[Route], Methods]] = (),
+        observer: IObserver = NOBODY,
+        operations: Operations | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._clock = clock
-        self.putChild(b"v2", RegistryApi(registry, clock, more))
+        self._observer = observer
+        self._operations = operations
+        self.putChild(b"v2", RegistryApi(registry, clock, more, observer))
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Nothing but `/v2/` has a resource of its own."""
         return self
 
     def render(self, request: Request) -> int:
-        """The front page, or 404."""
-        method = request.method.decode("ascii", "backslashreplace")
-        record = Record(client_of(request), method, quoted(request.uri))
+        """The front page, pages about the daemon, or 404."""
+        record = _record(request, quoted(request.uri), self._observer)
+        method, operations = record.method, self._operations
+        if operations is not None:
+            if operations.takes_events(request, record):
+                return NOT_DONE_YET
+            page = operations.pages.get(request.path)
+            # Programs that ask what this is are told in a line.
+            if page is not None and (request.path != b"/" or "text/html" in (_joined(request, "Accept") or "")):
+                record.route, record.quiet = page.route, True
+                if method in _READS:
+                    return render(request, self._clock, record, lambda: page.answer(request))
+                return render(request, self._clock, record, _at_once(method_not_allowed(list(_READS))))
         if request.path != b"/":
             answer = error_answer(RouteUnknown("there is nothing at this path: the registry API is at /v2/"))
         elif method not in _READS:
@@ -133,6 +160,12 @@ class Root(Resource):
 
 
 _READS = ("GET", "HEAD")
+
+
+def _record(request: Request, subject: str, observer: IObserver) -> Record:
+    method = request.method.decode("ascii", "backslashreplace")
+    trace_id = trace_id_of(_joined(request, "traceparent"))
+    return Record(client_of(request), method, subject, trace_id=trace_id, observer=observer)
 
 
 def _reading(handler: Handler) -> Methods:

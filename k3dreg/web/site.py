@@ -9,12 +9,14 @@ from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.protocols.policies import TimeoutMixin
 from twisted.web.server import Site
 
-from k3dreg.interfaces import IDiscovery, IRegistry, IUploads
+from k3dreg.interfaces import IDiscovery, IObserver, IRegistry, IUploads
+from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import Route
 from k3dreg.web.bodies import BodyChannel, BodyRequest
 from k3dreg.web.discovery import DiscoveryHandlers
 from k3dreg.web.exchange import Methods
 from k3dreg.web.management import ManagementHandlers
+from k3dreg.web.operations import Operations
 from k3dreg.web.resources import Root
 from k3dreg.web.uploads import PushHandlers
 
@@ -95,8 +97,12 @@ def make_site(
     *,
     uploads: IUploads | None = None,
     discovery: IDiscovery | None = None,
+    operations: Operations | None = None,
+    observer: IObserver = NOBODY,
 ) -> RegistrySite:
     """The factory to listen with; without `uploads` and `discovery` it serves pulls alone.
+
+    `operations` are the pages about the daemon itself; `observer` is told of requests.
 
     `reactor` is the clock of timeouts and of the log's seconds.  A line has at most 16 KiB and so has a request's
     head (Twisted's limits, kept).
@@ -107,5 +113,8 @@ def make_site(
     if discovery is not None:
         more.append(DiscoveryHandlers(discovery).table)
     return RegistrySite(  # type: ignore[no-untyped-call]
-        Root(registry, reactor, more), timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False
+        Root(registry, reactor, more, observer, operations),
+        timeout=IDLE_SECONDS,
+        reactor=reactor,
+        parsePOSTFormSubmission=False,
     )

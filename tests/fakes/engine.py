@@ -206,6 +206,13 @@ class FakeEngine:
         found = {normal(known): what for known, what in self.upstream.items()}.get(normal(name))
         return PullError(404, "manifest unknown: manifest unknown") if found is None else found
 
+    def listing(self) -> list[dict[str, object]]:
+        """As much of `GET /images/json` as is asked for."""
+        return [
+            {"Id": str(image.id(self.store)), "RepoTags": [name], "Size": image.root.size, "Created": 0}
+            for name, image in self._tags.items()
+        ]
+
     # -- connections ----------------------------------------------------------------------------
 
     @property

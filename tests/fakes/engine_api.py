@@ -63,6 +63,8 @@ class EngineResource(Resource):
                 return _answer(request, 200, _info(engine, api))
             case "GET", "/version":
                 return _answer(request, 200, _version(engine))
+            case "GET", "/images/json":
+                return _answer(request, 200, engine.listing())
             case "POST", "/images/create":
                 return self._pull(request, asked)
             case "GET", "/images/get":

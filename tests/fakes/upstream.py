@@ -10,6 +10,9 @@ from urllib.parse import parse_qs
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -53,13 +56,23 @@ class FakeUpstream:
     gate: Deferred[None] | None = None  # blobs send half, wait for this, and send the rest
     seen: list[Seen] = Factory(list)
     port: Any = None
+    factory: Any = None
     tokens: set[str] = Factory(set)
 
     def listen(self, reactor: Any) -> None:
-        self.port = reactor.listenTCP(0, Site(_Resource(self)), interface="127.0.0.1")
+        factory: WrappingFactory[_PlainOnly] = WrappingFactory(Site(_Resource(self)))
+        factory.protocol = _PlainOnly
+        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.factory = factory
 
     async def stop(self) -> None:
+        """Take no more connections, and end those that clients keep for later."""
         await self.port.stopListening()
+        for connection in list(self.factory.protocols):
+            lost: Deferred[None] = Deferred()
+            connection.lost = lost
+            connection.transport.abortConnection()
+            await lost
 
     @property
     def host(self) -> str:
@@ -78,6 +91,25 @@ class FakeUpstream:
 
     def paths(self, kind: str) -> list[str]:
         return [seen.path for seen in self.seen if f"/{kind}" in seen.path]
+
+
+class _PlainOnly(ProtocolWrapper):
+    """Engines try TLS first, and go on with plain HTTP if the answer to their hello begins with `HTTP/`."""
+
+    lost: Deferred[None] | None = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self.lost is not None:
+            self.lost.callback(None)
+
+    def dataReceived(self, data: bytes) -> None:
+        if data.startswith(b"\x16"):
+            assert self.transport is not None
+            self.transport.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            self.transport.loseConnection()
+        else:
+            super().dataReceived(data)
 
 
 class _Resource(Resource):
@@ -108,6 +140,8 @@ class _Resource(Resource):
         if not self._allowed(authorization):
             request.setHeader("WWW-Authenticate", self._challenge(path))
             return _answer(request, 401, b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}')
+        if path == "/v2/":
+            return _answer(request, 200, b"{}")
         if found := re.fullmatch(r"/v2/(.+)/blobs/(.+)", path):
             if up.redirect:
                 request.redirect(f"{up.redirect}/storage/{found[2]}?signature=s1gnature".encode())
@@ -119,6 +153,7 @@ class _Resource(Resource):
                 return _answer(request, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}')
             media_type, data = up.manifests[found[2]]
             request.setHeader("Content-Type", media_type)
+            request.setHeader("Docker-Content-Digest", str(Digest.of(data)))
             return _answer(request, 200, data)
         return _answer(request, 404, b"")
 
@@ -132,7 +167,7 @@ class _Resource(Resource):
         up = self._upstream
         if up.auth == "basic":
             return 'Basic realm="here"'
-        repository = re.sub(r"^/v2/|/(manifests|blobs)/.*$", "", path)
+        repository = re.sub(r"^/v2/|/(manifests|blobs)/.*$", "", path) or "team/app"
         realm = up.realm or f"http://{up.host}/token"
         return f'Bearer realm="{realm}",service="here",scope="repository:{repository}:pull"'
 

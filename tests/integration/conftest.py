@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.integration.support.node import Node
 from tests.integration.support.upstream import Json, Layer, Upstream
 
 HERE = Path(__file__).parent
+
+# Without the engine's files, what Docker holds comes from `docker save`: the source that always works.
+EXPORTS_ONLY = ("--reader", "off")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -137,8 +141,17 @@ def small_image(push: Push, busybox: bytes) -> PushedImage:
     return push("k3dreg-test/small", images.small_layers(busybox, message), message)
 
 
+@pytest.fixture(params=[(), EXPORTS_ONLY], ids=["files", "exports"])
+def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """A daemon's options for where bytes come from: the best source, or exports only."""
+    options: tuple[str, ...] = request.param
+    return options
+
+
 @pytest.fixture(scope="module")
 def daemon(engine: rig.EngineAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all tests of a module that use the same engine."""
-    with running(engine, tmp_path_factory.mktemp(f"k3dreg-{engine.name}")) as daemon:
+    directory = tmp_path_factory.mktemp(f"k3dreg-{engine.name}")
+    with running(engine, directory) as daemon:
         yield daemon
+    shutil.rmtree(directory / "state")

@@ -273,6 +273,7 @@ class _Direct(TestCase):
         files = self.reader()
         image = await self.hold(self.an_image())
         await self.source(files).root(image, Trace())
+        await files.prepare()
         containers, images = await self.traces()
         self.assertEqual((len(containers), images), (4, []))
         states = await self.ask("GET", "/containers/json", {"all": "1"})
@@ -282,8 +283,9 @@ class _Direct(TestCase):
 
     async def test_containers_of_an_unclean_stop_are_found_again(self) -> None:
         path = engine_directories(self.info)[0][0]
-        self.assertTrue((await self.reader().stat(path)).is_directory)
+        await self.reader().prepare()
         before, _ = await self.traces()
+        self.assertEqual(len(before), 4)
         self.assertTrue((await self.reader().stat(path)).is_directory)
         after, _ = await self.traces()
         self.assertEqual(sorted(after), sorted(before))
@@ -291,11 +293,12 @@ class _Direct(TestCase):
     async def test_containers_that_somebody_removed_are_made_again(self) -> None:
         files = self.reader()
         path = engine_directories(self.info)[0][0]
-        await files.stat(path)
+        await files.prepare()
         before, _ = await self.traces()
         for names in before:
             await self.ask("DELETE", f"/containers{names[0]}", {"force": "1"})
         self.assertTrue((await files.stat(path)).is_directory)
+        await files.prepare()
         after, _ = await self.traces()
         self.assertEqual(len(after), 4)
         self.assertFalse({str(names) for names in before} & {str(names) for names in after})

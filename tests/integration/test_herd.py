@@ -19,11 +19,11 @@ CLIENTS = 20
 
 @pytest.mark.engines("docker28", "docker28-classic")
 def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
-    engine: EngineAddress, huge_image: PushedImage, tmp_path: Path
+    engine: EngineAddress, options: tuple[str, ...], huge_image: PushedImage, tmp_path: Path
 ) -> None:
     docker = huge_image.pull_into(engine)
     try:
-        with running(engine, tmp_path) as daemon, ThreadPoolExecutor(CLIENTS) as threads:
+        with running(engine, tmp_path, *options) as daemon, ThreadPoolExecutor(CLIENTS) as threads:
             began = time.time()
 
             def pull(_: int) -> int:
@@ -33,7 +33,7 @@ def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
             seconds = time.time() - began
             memory = daemon.peak_memory()
             told = f"{sum(sizes) / 1e9:.1f} GB in {seconds:.0f} s, {memory >> 20} MiB at most"
-            print(f"{engine.name}: {CLIENTS} clients, {told}")
+            print(f"{engine.name} {options}: {CLIENTS} clients, {told}")
             assert min(sizes) == max(sizes) > 1_000 * MB
             assert docker.exports(began, time.time()) <= 1
             assert memory < 80 << 20

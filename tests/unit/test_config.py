@@ -91,3 +91,27 @@ def test_what_cannot_be_used_is_a_usage_error(arguments: list[str]) -> None:
 def test_state_is_kept_where_the_user_may_write() -> None:
     assert str(parse("--state-dir", "/x").state_dir) == "/x"
     assert str(parse(K3DREG_STATE_DIR="/y").state_dir) == "/y"
+
+
+def test_names_of_this_registry_are_given_and_repeated() -> None:
+    assert parse().aliases == ()
+    assert parse("--alias", "reg.localhost:5000", "--alias", "Other:1").aliases == ("reg.localhost:5000", "other:1")
+    assert parse(K3DREG_ALIAS="a:1 b:2").aliases == ("a:1", "b:2")
+
+
+@pytest.mark.parametrize("name", ["docker.io", "no-port", "a b:1", "x:y"])
+def test_a_name_without_a_port_is_refused(name: str) -> None:
+    with pytest.raises(usage.UsageError, match="--alias"):
+        parse("--alias", name)
+
+
+@pytest.mark.parametrize(
+    ("value", "deleting"), [("", True), ("true", True), ("false", False), ("False", False), ("0", False)]
+)
+def test_deleting_is_turned_off_as_the_official_image_has_it(value: str, deleting: bool) -> None:
+    assert parse(REGISTRY_STORAGE_DELETE_ENABLED=value).deleting is deleting
+
+
+def test_deleting_is_on_or_off() -> None:
+    with pytest.raises(usage.UsageError, match="REGISTRY_STORAGE_DELETE_ENABLED"):
+        parse(REGISTRY_STORAGE_DELETE_ENABLED="maybe")

@@ -74,11 +74,15 @@ def test_a_registry_token_is_sent_as_one() -> None:
         Credentials(identity_token=SECRET),
         Credentials(registry_token=SECRET),
         BasicAuth("user", SECRET),
+        registry_auth(LOGIN, None),
         config(auths={"a.io": {"username": "user", "password": SECRET}}),
     ],
 )
 def test_no_repr_shows_a_secret(value: object) -> None:
-    assert SECRET not in f"{value!r} {value!s} {[value]!r}"
+    shown = f"{value!r} {(value,)} {[value]}"
+    assert SECRET not in shown
+    assert base64.b64encode(SECRET.encode()).decode()[:8] not in shown
+    assert "eyJ" not in shown  # how the base64 of a JSON object begins
 
 
 # -- config.json --------------------------------------------------------------------------------

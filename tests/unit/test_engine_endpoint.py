@@ -4,6 +4,7 @@ import pytest
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from k3dreg.engine.address import TlsMaterial
 from k3dreg.engine.endpoint import CONNECT_TIMEOUT, EngineAddress, make_agent, parse_engine_url
 from k3dreg.model.errors import UsageError
 
@@ -16,6 +17,13 @@ from k3dreg.model.errors import UsageError
         ("tcp://engine", EngineAddress(host="engine", port=2375), "tcp://engine:2375"),
         ("http://10.0.0.1:80/", EngineAddress(host="10.0.0.1", port=80), "tcp://10.0.0.1:80"),
         ("tcp://[::1]:2375", EngineAddress(host="::1", port=2375), "tcp://[::1]:2375"),
+        ("https://engine", EngineAddress(host="engine", port=2376, tls=TlsMaterial()), "tcp://engine:2376"),
+        ("ssh://engine", EngineAddress(host="engine", ssh=True), "ssh://engine"),
+        (
+            "ssh://me@engine:2222/run/docker.sock",
+            EngineAddress(host="engine", port=2222, ssh=True, user="me", path="/run/docker.sock"),
+            "ssh://me@engine:2222/run/docker.sock",
+        ),
     ],
 )
 def test_the_forms_of_docker_host_are_understood(url: str, address: EngineAddress, spelled: str) -> None:
@@ -39,7 +47,9 @@ def test_the_forms_of_docker_host_are_understood(url: str, address: EngineAddres
         "tcp://user@engine",
         "tcp://engine/path",
         "tcp://[::1",
-        "ssh://user@engine",
+        "ssh://user:password@engine",
+        "ssh://-oProxyCommand=x",
+        "ssh://-l@engine",
         "npipe:////./pipe/docker_engine",
         "fd://",
     ],

@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
-from twisted.web.client import HTTPConnectionPool
 
 from k3dreg.interfaces import IBlob
 from k3dreg.model import media_types
@@ -29,7 +28,7 @@ from k3dreg.model.errors import (
 )
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.origin.client import Origin
-from k3dreg.origin.requests import make_origin_agent
+from k3dreg.origin.requests import make_origin_agent, make_origin_pool
 from k3dreg.store.blobs import open_store
 from k3dreg.streaming.workers import Workers
 from tests.fakes.upstream import FakeUpstream
@@ -68,7 +67,7 @@ class OriginTestCase(TestCase):
         self.addCleanup(self.workers.stop)
         self.store = await open_store(Path(self.mktemp()), self.workers, 1 << 30, reactor)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.store.close()))
-        pool = HTTPConnectionPool(reactor, persistent=False)
+        pool = make_origin_pool(reactor, persistent=False)
         self.clock = Clock()
         self.origin = Origin(make_origin_agent(reactor, pool=pool), self.store, self.workers, self.clock)
         self.repository = Repository("127.0.0.1:" + self.upstream.host.partition(":")[2], "team/app")

@@ -16,14 +16,13 @@ from twisted.internet.ssl import Certificate, CertificateOptions
 from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.client import HTTPConnectionPool
 from twisted.web.server import Site
 from twisted.web.static import Data
 
 from k3dreg.model.errors import (
     UpstreamFailed,
 )
-from k3dreg.origin.requests import Requests, base_url, is_loopback, make_origin_agent
+from k3dreg.origin.requests import Requests, base_url, is_loopback, make_origin_agent, make_origin_pool
 
 
 class TlsTests(TestCase):
@@ -35,7 +34,7 @@ class TlsTests(TestCase):
         return f"https://127.0.0.1:{port.getHost().port}/"
 
     async def ask(self, url: str, trust_root: Any = None) -> bytes:
-        pool = HTTPConnectionPool(reactor, persistent=False)
+        pool = make_origin_pool(reactor, persistent=False)
         requests = Requests(make_origin_agent(reactor, trust_root=trust_root, pool=pool), Clock())
         return await requests.read(await requests.get(url, {}, "Basic s3cret"), 100)
 

@@ -34,12 +34,15 @@ class Daemon:
         self._begin = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.host = ""
+        # More than it inherits.
+        self.environment: dict[str, str] = {}
 
     def start(self) -> None:
         """Returns when it listens."""
         self._begin = self._log.stat().st_size if self._log.exists() else 0
         # A directory that has no `k3dreg` in it: what is installed is what runs.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("K3DREG_", "DOCKER_"))}
+        environment.update(self.environment)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._log.parent, env=environment

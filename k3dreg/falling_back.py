@@ -1,0 +1,58 @@
+"""The use case of a pull with something behind it: what Docker cannot give is asked of the image's own registry."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from zope.interface import implementer
+
+from k3dreg.interfaces import IBlob, IFallback, IRegistry, ServedManifest
+from k3dreg.log import make_logger
+from k3dreg.model.credentials import BasicAuth, Credentials
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import AuthenticationRequired, ImageIncomplete, K3dregError, NotFound
+from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.trace import Trace
+
+T = TypeVar("T")
+
+log = make_logger()
+
+
+@implementer(IRegistry)
+class FallingBack:
+    """Docker's content, and behind it the registries that it comes from (`--origin-fallback`).
+
+    Only content with a digest: what a tag means is Docker's to say.
+    """
+
+    def __init__(self, docker: IRegistry, fallback: IFallback) -> None:
+        self._docker = docker
+        self._fallback = fallback
+
+    async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
+        """See `IRegistry`.  When both say no, it is Docker's no that counts, unless credentials would help."""
+        try:
+            return await self._docker.manifest(reference, authorization, trace)
+        except (NotFound, ImageIncomplete) as error:
+            if reference.digest is None:
+                raise
+            shown = None if authorization is None else Credentials.of(authorization)
+            return await self._otherwise(self._fallback.manifest(reference, shown, trace), error)
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        """See `IRegistry`."""
+        try:
+            return await self._docker.blob(repository, digest, trace)
+        except (NotFound, ImageIncomplete) as error:
+            return await self._otherwise(self._fallback.blob(repository, digest, trace), error)
+
+    async def _otherwise(self, asked: Awaitable[T], refused: K3dregError) -> T:
+        try:
+            return await asked
+        except AuthenticationRequired:
+            raise
+        except K3dregError as error:
+            log.debug("nor does its registry give it: {error}", error=error)
+            raise refused from error

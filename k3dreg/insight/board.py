@@ -1,0 +1,87 @@
+"""What is under way and what has ended lately, for the status page."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from k3dreg.interfaces import IObserver
+from k3dreg.model.activity import Activity, RequestReport
+from k3dreg.model.overview import Live, Running, Saved
+
+# Requests shown on the page: a screen or two; a pull of an image makes some ten.
+_RECENT = 50
+# A herd of nodes may have thousands of bodies under way; a page of all of them helps nobody.
+_RUNNING = 50
+
+
+@implementer(IObserver)
+class Board:
+    """Remembers what it is told, and forgets what is old."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._running: dict[Activity, None] = {}
+        self._recent: deque[RequestReport] = deque(maxlen=_RECENT)
+        self._bytes = 0
+        self._pulls = 0
+        self._fetched = 0
+
+    def live(self) -> Live:
+        """As it is now."""
+        now = self._clock.seconds()
+        running = tuple(
+            Running(each.kind, each.subject, now - each.began, each.progress(), each.waiters())
+            for each in list(self._running)[:_RUNNING]
+        )
+        return Live(running, tuple(reversed(self._recent)), Saved(self._bytes, self._pulls, self._fetched))
+
+    def began(self, activity: Activity) -> None:
+        """See `IObserver`."""
+        self._running[activity] = None
+
+    def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
+        """See `IObserver`."""
+        self._running.pop(activity, None)
+        if activity.kind == "pull":
+            self._fetched += max(0, activity.progress().done)
+
+    def answered(self, report: RequestReport) -> None:
+        """See `IObserver`."""
+        if report.route in ("page", "health", "metrics") or (report.quiet and report.status < 400):
+            return
+        self._recent.append(report)
+        if report.method != "GET" or report.status not in (200, 206):
+            return
+        if report.source == "registry":
+            self._fetched += report.sent
+            return
+        self._bytes += report.sent
+        if report.route == "manifest" and not any(step.startswith("pull ") for step in report.steps):
+            self._pulls += 1
+
+
+@implementer(IObserver)
+class Observers:
+    """Several as one."""
+
+    def __init__(self, observers: Sequence[IObserver]) -> None:
+        self._observers = observers
+
+    def began(self, activity: Activity) -> None:
+        """See `IObserver`."""
+        for observer in self._observers:
+            observer.began(activity)
+
+    def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
+        """See `IObserver`."""
+        for observer in self._observers:
+            observer.ended(activity, seconds, refusal)
+
+    def answered(self, report: RequestReport) -> None:
+        """See `IObserver`."""
+        for observer in self._observers:
+            observer.answered(report)

@@ -1,0 +1,164 @@
+"""Joins what watches: the observer that the other rooms report to, and the answers for the web room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from k3dreg.insight.board import Board, Observers
+from k3dreg.insight.metrics import MEDIA_TYPE, Metrics, Readings
+from k3dreg.interfaces import IEngine, IEngineRequests, IMonitoring, IObserver, IPushed
+from k3dreg.model.engine import EngineInfo
+from k3dreg.model.errors import EngineError
+from k3dreg.model.overview import Listed, Live, Overview, SourceState
+from k3dreg.model.reference import Tag
+from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.flights import Flights
+
+# Seconds until an engine that says nothing counts as down.  A healthy one answers a ping within milliseconds.
+_PATIENCE = 3.0
+# Seconds for which an answer of the engine's is good: whatever asks for health and metrics, the engine is not bothered.
+_GOOD_FOR = 1.0
+# Images listed on the page.
+_LISTED = 200
+# Bytes.  The list of a thousand images has about one MiB.
+_LARGEST_LIST = 32 * 1024 * 1024
+_LARGEST_PING = 4096
+
+Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
+
+
+@implementer(IMonitoring)
+class Monitor:
+    """See `IMonitoring`.  `observer` is what the other rooms report to."""
+
+    observer: IObserver
+
+    def __init__(
+        self,
+        engine: IEngine,
+        requests: IEngineRequests,
+        clock: IReactorTime,
+        *,
+        version: str,
+        where: str,
+        cache: Callable[[], Readings],
+        pushed: IPushed,
+        sources: Sources,
+    ) -> None:
+        """`engine` and `requests` are the same engine; `where` is its address.
+
+        `cache` gives the readings of the store, `sources` which ways to the bytes of images are open.
+        """
+        self._engine = engine
+        self._requests = requests
+        self._clock = clock
+        self._version = version
+        self._where = where
+        self._cache = cache
+        self._pushed = pushed
+        self._sources = sources
+        self._board = Board(clock)
+        self._metrics = Metrics(version, cache)
+        self._looks: Flights[str, str] = Flights()
+        self._looked: tuple[float, str] | None = None
+        self.observer = Observers([self._board, self._metrics])
+
+    async def engine_trouble(self) -> str:
+        """See `IMonitoring`.  One question to the engine, however many ask."""
+        looked = self._looked
+        if looked is not None and 0 <= self._clock.seconds() - looked[0] < _GOOD_FOR:
+            return looked[1]
+        return await self._looks.join("engine", self._look)
+
+    async def metrics(self) -> tuple[str, bytes]:
+        """See `IMonitoring`."""
+        self._metrics.engine_up = not await self.engine_trouble()
+        return MEDIA_TYPE, self._metrics.text()
+
+    def live(self) -> Live:
+        """See `IMonitoring`."""
+        return self._board.live()
+
+    async def overview(self) -> Overview:
+        """See `IMonitoring`."""
+        trouble = await self.engine_trouble()
+        engine = ""
+        images: list[Listed] = []
+        sources: Sequence[SourceState] = ()
+        if not trouble:
+            try:
+                info = await self._engine.info()
+                engine = f"{'Podman' if info.store.value == 'podman' else 'Docker'} {info.version}, "
+                engine += f"{info.store.value} image store"
+                images = await self._images()
+                sources = await self._sources(info)
+            except EngineError as error:
+                trouble = str(error)
+        pushed = self._list_pushed()
+        cache = self._cache()
+        return Overview(
+            version=self._version,
+            engine=engine,
+            where=self._where,
+            trouble=trouble,
+            sources=tuple(sources),
+            images=tuple(images[:_LISTED]),
+            image_count=len(images),
+            pushed=tuple(pushed[:_LISTED]),
+            pushed_count=len(pushed),
+            cache_bytes=cache.cache_bytes,
+            cache_limit=cache.cache_limit,
+            cache_blobs=cache.cache_blobs,
+        )
+
+    def _list_pushed(self) -> list[Listed]:
+        """By name.  The size is that of the tagged manifest alone: what it refers to may be shared, or elsewhere."""
+        found = []
+        for repository in self._pushed.repositories():
+            for name in self._pushed.tags(repository):
+                manifest = self._pushed.tagged(repository, Tag(name))
+                if manifest is not None:
+                    found.append(Listed(f"{repository}:{name}", str(manifest.digest), manifest.descriptor.size))
+        return found
+
+    async def _look(self) -> str:
+        trouble = ""
+        try:
+            response = await self._requests.request("GET", "/_ping", versioned=False, patience=_PATIENCE)
+            await read_whole(self._requests.body(response, "an answer to a ping"), _LARGEST_PING)
+            await self._engine.info()
+        except EngineError as error:
+            trouble = f"{error}. {error.advice}" if error.advice else str(error)
+        self._looked = self._clock.seconds(), trouble
+        return trouble
+
+    async def _images(self) -> list[Listed]:
+        """Newest first.  Raises `EngineError`."""
+        response = await self._requests.request("GET", "/images/json")
+        data = await read_whole(self._requests.body(response, "the list of images"), _LARGEST_LIST)
+        try:
+            told = json.loads(data)
+        except ValueError as error:
+            raise EngineError("the engine's answer is not JSON: the list of images") from error
+        return listed(told, self._clock.seconds())
+
+
+def listed(told: object, now: float) -> list[Listed]:
+    """The images in an answer to `GET /images/json`, one for each name, newest first; `now` since the epoch."""
+    found = [
+        Listed(
+            str(name),
+            str(image.get("Id") or ""),
+            size if isinstance(size := image.get("Size"), int) else 0,
+            now - created if isinstance(created := image.get("Created"), int) else None,
+        )
+        for image in (told if isinstance(told, list) else ())
+        if isinstance(image, dict)
+        for name in image.get("RepoTags") or ()
+        if name != "<none>:<none>"
+    ]
+    return sorted(found, key=lambda image: (image.age is None, image.age or 0.0, image.name))

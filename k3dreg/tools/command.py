@@ -1,0 +1,121 @@
+"""The command lines of `doctor`, `why` and `warm`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.python import usage
+from twisted.web.client import Agent
+
+from k3dreg.config import Config, Options
+from k3dreg.engine.client import Engine
+from k3dreg.engine.endpoint import make_agent
+from k3dreg.model.errors import K3dregError
+from k3dreg.names import OwnNames
+from k3dreg.streaming.workers import Workers
+from k3dreg.tools.doctor import as_json, as_text, examine, status_of
+from k3dreg.tools.warm import Warmer, make_printer
+from k3dreg.tools.why import parse_image, walk
+
+COMMANDS = ("doctor", "why", "warm")
+_SYNOPSES = {
+    "doctor": "Usage: k3dreg doctor [--json] [the options of k3dreg]",
+    "why": "Usage: k3dreg why [the options of k3dreg] IMAGE",
+    "warm": "Usage: k3dreg warm [--server URL] IMAGE...",
+}
+
+Write = Callable[[str], object]
+
+
+class ToolOptions(Options):
+    """The daemon's options, so that a tool looks at what the daemon would; and a few of its own."""
+
+    optFlags = [["json", None, "doctor: answer with one JSON object"]]  # noqa: RUF012
+    optParameters = [["server", None, "http://127.0.0.1:5000", "warm: the k3dreg to ask"]]  # noqa: RUF012
+
+    images: tuple[str, ...] = ()
+
+    def parseArgs(self, *images: str) -> None:
+        """What is no option is an image."""
+        self.images = images
+
+
+def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+    """Run one of `COMMANDS`, and exit: 0 all is well, 1 it is not, 2 wrong options."""
+    options: Any = ToolOptions(environment)
+    try:
+        options.parseOptions(list(arguments))
+        _check_count(command, len(options.images))
+        references = [parse_image(image) for image in options.images]
+    except (usage.UsageError, K3dregError) as error:
+        sys.stderr.write(f"k3dreg: {error}\n{_SYNOPSES[command]}\n")
+        raise SystemExit(2) from None
+
+    def say(line: str) -> None:
+        print(line)  # noqa: T201
+
+    async def run(reactor: Any) -> None:
+        work: Awaitable[int]
+        if command == "doctor":
+            work = doctor(options.config, reactor, environment, say, as_object=bool(options["json"]))
+        elif command == "why":
+            work = why(options.config, reactor, references[0], say)
+        else:
+            work = warm(reactor, options["server"], references, say)
+        status = await work
+        if status:
+            raise SystemExit(status)
+
+    react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
+
+
+def _check_count(command: str, images: int) -> None:
+    if (command == "doctor") == bool(images) or (command == "why" and images != 1):
+        raise usage.UsageError("doctor takes no image, why takes one, warm takes some")
+
+
+def _engine(config: Config, reactor: Any) -> Engine:
+    return Engine(make_agent(reactor, config.docker), reactor, description=str(config.docker))
+
+
+async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], say: Write, *, as_object: bool) -> int:
+    """Returns the exit status."""
+    workers = Workers(reactor)
+    workers.start()
+    try:
+        checks = await examine(config, _engine(config, reactor), workers, reactor, environment)
+    finally:
+        await workers.stop()
+    say(as_json(checks) if as_object else as_text(checks))
+    return status_of(checks)
+
+
+async def why(config: Config, reactor: Any, reference: Any, say: Write) -> int:
+    """Returns the exit status: 0 if a node would get the image."""
+    answer: bool | None = None
+    async for step in walk(reference, _engine(config, reactor), OwnNames(config.aliases)):
+        say(step.says)
+        answer = step.answer
+    return 0 if answer else 1
+
+
+async def warm(reactor: Any, server: str, references: Sequence[Any], say: Write) -> int:
+    """Returns the exit status: 1 if any image could not be had."""
+    is_terminal = sys.stdout.isatty()
+    warmer = Warmer(Agent(reactor), reactor, server, make_printer(sys.stdout, is_terminal=is_terminal))
+    status = 0
+    for reference in references:
+        end = "\n" if is_terminal else ""
+        try:
+            size = await warmer.warm(reference)
+        except K3dregError as error:
+            say(f"{end}{reference}: {error}{f'. {error.advice}' if error.advice else ''}")
+            status = 1
+        else:
+            say(f"{end}{reference}: ready, {size / 1e6:.1f} MB")
+    return status

@@ -1,0 +1,164 @@
+"""`k3dreg warm IMAGE…`: makes a running k3dreg have images ready, by asking for them as a node does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.web.client import PotentialDataLoss, ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+from k3dreg.model import media_types
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import K3dregError
+from k3dreg.model.manifest import LARGEST_MANIFEST, Manifest
+from k3dreg.model.reference import Reference, Repository
+
+# As containerd asks for a manifest.
+_ACCEPT = ", ".join(sorted(media_types.INDEXES | media_types.MANIFESTS))
+# Seconds until an answer of "not yet" that names no time is asked for again.
+_AGAIN = 10.0
+
+
+class CannotWarm(K3dregError):
+    """k3dreg does not give the image; the text says why, in its own words."""
+
+
+class Warmer:
+    """Asks the k3dreg at `server` (`http://host:port`).  `progress` is told bytes read and expected."""
+
+    def __init__(
+        self, agent: IAgent, clock: IReactorTime, server: str, progress: Callable[[str, int, int], None]
+    ) -> None:
+        self._agent = agent
+        self._clock = clock
+        self._server = server.rstrip("/")
+        self._progress = progress
+
+    async def warm(self, reference: Reference) -> int:
+        """Every byte of the image, of the platforms that are here, is read once; how many.  Raises `CannotWarm`."""
+        name, done, total = str(reference), 0, 0
+        self._progress(name, 0, 0)
+        layers: dict[Digest, int] = {}
+        manifest = await self._manifest(reference)
+        found = [manifest]
+        if manifest.is_index:
+            found = []
+            refused: CannotWarm | None = None
+            for child in manifest.manifests:
+                try:
+                    found.append(await self._manifest(Reference(reference.repository, child.digest)))
+                except CannotWarm as error:  # a platform that Docker did not pull
+                    refused = error
+            if not found:
+                raise refused or CannotWarm(f"{name} is an index of nothing")
+        for each in found:
+            layers |= {
+                part.digest: part.size for part in each.children() if media_types.is_distributable(part.media_type)
+            }
+        total = sum(layers.values())
+        for digest in layers:
+
+            def read(size: int) -> None:
+                nonlocal done
+                done += size
+                self._progress(name, done, total)
+
+            path = f"/v2/{reference.repository.path}/blobs/{digest}"
+            response = await self._get(path, reference.repository)
+            expected, got = response.length, await _read(response, read)
+            if got != expected:
+                raise CannotWarm(f"{digest} broke off after {got} bytes")
+        return done
+
+    async def _manifest(self, reference: Reference) -> Manifest:
+        parts: list[bytes] = []
+        path = f"/v2/{reference.repository.path}/manifests/{reference.target}"
+        response = await self._get(path, reference.repository)
+        await _read(response, lambda size: None, parts)
+        media_type = (response.headers.getRawHeaders("Content-Type") or [""])[0]
+        return Manifest.parse(b"".join(parts)[: LARGEST_MANIFEST + 1], media_type)
+
+    async def _get(self, path: str, repository: Repository) -> IResponse:
+        ns = "" if repository.registry is None else f"?ns={quote(repository.registry, safe='')}"
+        url = f"{self._server}{path}{ns}".encode("ascii")
+        while True:
+            try:
+                response: IResponse = await self._agent.request(b"GET", url, Headers({"Accept": [_ACCEPT]}), None)
+            except (ConnectError, OSError) as error:
+                raise CannotWarm(f"no k3dreg at {self._server}: {error}", advice="--server http://HOST:PORT") from error
+            if response.code == 200:
+                return response
+            parts: list[bytes] = []
+            await _read(response, lambda size: None, parts)
+            # "Not yet": the work goes on.
+            after = (response.headers.getRawHeaders("Retry-After") or [""])[0]
+            if response.code != 503 or not after:
+                raise CannotWarm(_message(b"".join(parts)) or f"the answer is {response.code}")
+            await deferLater(self._clock, float(after) if after.isdecimal() else _AGAIN)
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["errors"][0]["message"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+async def _read(response: IResponse, progress: Callable[[int], None], parts: list[bytes] | None = None) -> int:
+    """How many bytes there were.  They are kept in `parts`, or not at all."""
+    reader = _Reader(progress, parts)
+    response.deliverBody(reader)
+    return await reader.done
+
+
+class _Reader(Protocol):
+    def __init__(self, progress: Callable[[int], None], parts: list[bytes] | None) -> None:
+        self.done: Deferred[int] = Deferred()
+        self._progress = progress
+        self._parts = parts
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        self._progress(len(data))
+        if self._parts is not None:
+            self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback(self._size)
+        else:
+            self.done.errback(CannotWarm(f"the answer broke off: {reason.getErrorMessage()}"))
+
+
+def bar(name: str, done: int, total: int, width: int = 30) -> str:
+    """One line of progress, without a line end."""
+    if not total:
+        return f"{name}: waiting for Docker"
+    full = min(width, width * done // total)
+    return f"{name}: [{'#' * full}{'.' * (width - full)}] {done / 1e6:.1f} of {total / 1e6:.1f} MB"
+
+
+def make_printer(out: Any, *, is_terminal: bool) -> Callable[[str, int, int], None]:
+    """Draws bars on a terminal; elsewhere it says nothing until the end."""
+    shown = ""
+
+    def draw(name: str, done: int, total: int) -> None:
+        nonlocal shown
+        line = bar(name, done, total)
+        if is_terminal and line != shown:
+            out.write(f"\r{line}\x1b[K")
+            out.flush()
+        shown = line
+
+    return draw

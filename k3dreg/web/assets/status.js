@@ -1,0 +1,8 @@
+"use strict";
+// The parts that move.  The server has escaped what is in them; without this script the page is as of its loading.
+const source = new EventSource("/events");
+for (const name of ["saved", "running", "recent"]) {
+  source.addEventListener(name, (event) => {
+    document.getElementById(name).innerHTML = event.data;
+  });
+}

@@ -1,0 +1,115 @@
+"""Pages about the daemon itself: health, metrics, and the status page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from k3dreg.interfaces import IMonitoring
+from k3dreg.web.answers import Answer, Headers
+from k3dreg.web.events import Events
+from k3dreg.web.log import Record
+from k3dreg.web.page import document, flatten, host_of, recent, running, saved
+
+_FRESH = ("Cache-Control", "no-store")
+# Nothing but what this server itself gives, and no way to put the page into another one (CSP level 3).
+_SAFE: Headers = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+_ASSETS = {
+    "status.css": "text/css; charset=utf-8",
+    "status.js": "text/javascript; charset=utf-8",
+    "status.svg": "image/svg+xml",
+}
+# Seconds for which the moving parts, once made, are good for every page that is open.
+_PARTS_ARE_GOOD_FOR = 0.25
+
+
+@frozen
+class Page:
+    """A page: its kind for the metrics, and what answers it."""
+
+    route: str
+    answer: Callable[[Request], Awaitable[Answer]]
+
+
+class Operations:
+    """`/healthz`, `/readyz`, `/metrics`, and with `status_page` the page at `/` and what belongs to it."""
+
+    def __init__(self, monitoring: IMonitoring, clock: IReactorTime, *, status_page: bool = True) -> None:
+        self._monitoring = monitoring
+        self._clock = clock
+        self._parts: tuple[float, dict[str, bytes]] | None = None
+        self.has_page = status_page
+        self.events = Events(self._moving_parts, clock)
+        self.pages: dict[bytes, Page] = {
+            b"/healthz": Page("health", self._healthz),
+            b"/readyz": Page("health", self._readyz),
+            b"/metrics": Page("metrics", self._metrics),
+        }
+        if status_page:
+            self.pages[b"/"] = Page("page", self._page)
+            for name, media_type in _ASSETS.items():
+                # Read once: they are part of the program.
+                data = files("k3dreg.web").joinpath("assets", name).read_bytes()
+                self.pages[f"/{name}".encode("ascii")] = Page("page", _asset(data, media_type))
+
+    def takes_events(self, request: Request, record: Record) -> bool:
+        """Answer a request for the stream of events; False when it is not one, or there are too many."""
+        if not self.has_page or request.path != b"/events" or request.method != b"GET" or self.events.is_full:
+            return False
+        record.route, record.quiet = "page", True
+        self.events.render(request, record, (*_SAFE, _FRESH, ("X-Request-Id", record.id)))
+        return True
+
+    async def _healthz(self, request: Request) -> Answer:
+        """Alive: the reactor answers.  An engine that is away is no reason to restart k3dreg."""
+        return _json(200, {"status": "ok"})
+
+    async def _readyz(self, request: Request) -> Answer:
+        """Ready: the engine answers."""
+        trouble = await self._monitoring.engine_trouble()
+        if trouble:
+            return _json(503, {"status": "unavailable", "reason": trouble}, reason=trouble)
+        return _json(200, {"status": "ok"})
+
+    async def _metrics(self, request: Request) -> Answer:
+        media_type, text = await self._monitoring.metrics()
+        return Answer(200, (("Content-Type", media_type), _FRESH), len(text), text)
+
+    async def _page(self, request: Request) -> Answer:
+        overview = await self._monitoring.overview()
+        host = host_of(request.getHeader("Host"))
+        data = b"<!DOCTYPE html>\n" + await flatten(document(overview, self._monitoring.live(), host))
+        return Answer(200, (("Content-Type", "text/html; charset=utf-8"), _FRESH, *_SAFE), len(data), data)
+
+    async def _moving_parts(self) -> Mapping[str, bytes]:
+        now = self._clock.seconds()
+        if self._parts is None or not 0 <= now - self._parts[0] < _PARTS_ARE_GOOD_FOR:
+            live = self._monitoring.live()
+            trees = {"saved": saved(live.saved), "running": running(live.running), "recent": recent(live.recent)}
+            self._parts = now, {name: await flatten(tree) for name, tree in trees.items()}
+        return self._parts[1]
+
+
+def _asset(data: bytes, media_type: str) -> Callable[[Request], Awaitable[Answer]]:
+    async def answer(request: Request) -> Answer:
+        return Answer(200, (("Content-Type", media_type), ("Cache-Control", "no-cache"), *_SAFE), len(data), data)
+
+    return answer
+
+
+def _json(status: int, value: Mapping[str, str], *, reason: str = "") -> Answer:
+    data = json.dumps(value).encode("ascii") + b"\n"
+    return Answer(status, (("Content-Type", "application/json"), _FRESH), len(data), data, reason=reason)

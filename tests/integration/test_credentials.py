@@ -1,0 +1,136 @@
+"""Private images, through every engine: with the client's credentials, with this host's, and without."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc  # type: ignore[import-untyped,unused-ignore]
+import pytest
+
+from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.node import Node, PullFailed, _field, _image_spec
+from tests.integration.support.private import (
+    PrivateUpstream,
+    SmallImage,
+    basic,
+    manifest_path,
+    push_small_image,
+    request,
+)
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+
+
+@pytest.fixture(scope="module")
+def private() -> PrivateUpstream:
+    return PrivateUpstream()
+
+
+@pytest.fixture
+def image(engine: EngineAddress, private: PrivateUpstream) -> Iterator[SmallImage]:
+    """An image in the private registry, that the engine is free of afterwards."""
+    image = push_small_image(private, "private")
+    yield image
+    Docker(engine.socket).remove(image.name)
+
+
+def head(daemon: Daemon, image: SmallImage, authorization: str = "") -> tuple[int, str]:
+    """Status and challenge of what a node asks first."""
+    headers = {"Authorization": authorization} if authorization else {}
+    response, _ = request(daemon.host, "HEAD", manifest_path(image), headers)
+    return response.status, response.headers.get("WWW-Authenticate", "")
+
+
+def assert_nowhere(secrets: list[str], daemon: Daemon, directory: Path) -> None:
+    """Neither in the log, nor in any file below the directory."""
+    found = [daemon.log(), *(path.read_bytes().decode("latin-1") for path in directory.rglob("*") if path.is_file())]
+    for secret in secrets:
+        assert not any(secret in text for text in found)
+
+
+def test_the_clients_credentials_open_a_private_image_and_nothing_else_does(
+    engine: EngineAddress, private: PrivateUpstream, image: SmallImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    wrong = "n0t-the-passw0rd"
+    with running(engine, tmp_path) as daemon:
+        # What a node does: without credentials; with a pod's, because it was asked; each time anew.
+        status, challenge = head(daemon, image)
+        assert (status, challenge.partition(" ")[0]) == (401, "Basic")
+        status, challenge = head(daemon, image, basic(private.username, wrong))
+        assert status in (401, 403, 404)
+        assert challenge == "", "a node that is asked again shows the same credentials again, and again"
+        assert head(daemon, image)[0] == 401
+        assert head(daemon, image, private.authorization) == (200, "")
+        assert Puller(daemon.host, image.registry).image(image.repository, "1") > 0
+        # Docker has it now, so it is served to everybody: the README says so.
+        assert head(daemon, image)[0] == 200
+        shown = [private.authorization, basic(private.username, wrong)]
+        assert_nowhere([wrong, *(value.split()[1] for value in shown), '"password": '], daemon, tmp_path)
+
+
+@pytest.mark.parametrize("where", ["auths", "helper", "broken helper", "another host"])
+def test_docker_login_on_this_host_counts(
+    engine: EngineAddress,
+    private: PrivateUpstream,
+    image: SmallImage,
+    where: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = {"auth": base64.b64encode(f"{private.username}:{private.password}".encode()).decode()}
+    config: dict[str, object] = {"auths": {image.registry if where == "auths" else "ghcr.io": entry}}
+    if "helper" in where:
+        config["credHelpers"] = {image.registry: "k3dreg-test"}
+        answer = json.dumps({"Username": private.username, "Secret": private.password})
+        helper = tmp_path / "bin" / "docker-credential-k3dreg-test"
+        helper.parent.mkdir()
+        helper.write_text("#!/bin/sh\n" + ("exit 3\n" if where == "broken helper" else f"echo '{answer}'\n"))
+        helper.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{helper.parent}:{os.environ['PATH']}")
+    home = tmp_path / "home"
+    (home / ".docker").mkdir(parents=True)
+    (home / ".docker" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("HOME", str(home))
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with running(engine, directory) as daemon:
+        assert head(daemon, image)[0] == (200 if where in ("auths", "helper") else 401)
+        assert ("docker-credential-k3dreg-test failed" in daemon.log()) == (where == "broken helper")
+        assert_nowhere([entry["auth"], '"Secret"'], daemon, directory)
+
+
+def pull_with(node: Node, image: str, username: str, password: str) -> None:
+    """PullImage with a pod's imagePullSecret (CRI, `PullImageRequest.auth`).  Raises `PullFailed`."""
+    auth = _field(2, _field(1, username.encode()) + _field(2, password.encode()))
+    try:
+        node._call("PullImage", _image_spec(image) + auth)
+    except grpc.RpcError as error:
+        raise PullFailed(error.details()) from error
+
+
+@pytest.mark.engines("docker28", "docker20")
+def test_a_node_pulls_a_private_image_with_the_right_secret_only(
+    engine: EngineAddress,
+    private: PrivateUpstream,
+    image: SmallImage,
+    node: Node,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    with running(engine, tmp_path) as daemon:
+        node.use_mirror(daemon.host)
+        with pytest.raises(PullFailed):
+            node.pull(image.name)
+        with pytest.raises(PullFailed):
+            pull_with(node, image.name, private.username, "wrong")
+        # A herd of the same wrong question did not become a herd of pulls.
+        assert daemon.log().count("so it pulls it") <= 4
+        pull_with(node, image.name, private.username, private.password)
+        assert node.digest(image.name).startswith("sha256:")

@@ -1,0 +1,153 @@
+"""Images of which Docker has lost blobs (moby#49473): made so on real engines, and mended, or explained."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.private import (
+    Door,
+    PrivateUpstream,
+    SmallImage,
+    manifest_path,
+    push_small_image,
+    request,
+    retag,
+)
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+from tests.integration.support.upstream import Upstream
+
+pytestmark = pytest.mark.engines("docker28", "docker26")
+
+
+def exported(docker: Docker, image: str) -> int:
+    """How many blobs `docker save` gives."""
+    with tarfile.open(fileobj=io.BytesIO(docker.call("GET", "/images/get", query={"names": image}))) as archive:
+        return sum(member.isfile() and member.name.startswith("blobs/") for member in archive)
+
+
+def lose_blobs(docker: Docker, image: SmallImage, registry_auth: str = "") -> None:
+    """Leave the engine with the unpacked layers of the image and without their blobs, as users' engines come to be.
+
+    A container keeps the snapshots while the image is removed; the next pull finds them, and fetches no layer.
+    """
+
+    def pull() -> None:
+        query = {"fromImage": f"{image.registry}/{image.repository}", "tag": "1"}
+        docker.progress("POST", "/images/create", query=query, registry_auth=registry_auth)
+
+    pull()
+    created = json.loads(
+        docker.call(
+            "POST",
+            "/containers/create",
+            body=json.dumps({"Image": image.name, "Cmd": ["/one"]}),
+            content_type="application/json",
+        )
+    )
+    docker.remove(image.name)
+    docker.remove(image.digest)
+    end = time.monotonic() + 20
+    while True:
+        pull()
+        if exported(docker, image.name) == 1:  # the manifest alone
+            break
+        assert time.monotonic() < end, "the engine does not lose blobs any more"
+        docker.remove(image.name)
+        docker.remove(image.digest)
+        time.sleep(0.5)  # the engine collects garbage when it likes
+    docker.call("DELETE", f"/containers/{created['Id']}")
+
+
+@pytest.fixture
+def docker(engine: EngineAddress) -> Docker:
+    return Docker(engine.socket)
+
+
+@pytest.fixture
+def image(upstream: Upstream, docker: Docker) -> Iterator[SmallImage]:
+    image = push_small_image(upstream, "missing")
+    yield image
+    docker.remove(image.name)
+
+
+def ask(daemon: Daemon, image: SmallImage, authorization: str = "") -> tuple[int, str, str]:
+    """Status, digest, and what the error says."""
+    headers = {"Authorization": authorization} if authorization else {}
+    response, body = request(daemon.host, "GET", manifest_path(image), headers)
+    said = "" if response.status == 200 else json.dumps(json.loads(body)["errors"])
+    return response.status, response.headers.get("Docker-Content-Digest", ""), said
+
+
+def test_what_was_lost_is_fetched_again_though_the_tag_has_moved_upstream(
+    engine: EngineAddress, docker: Docker, upstream: Upstream, image: SmallImage, tmp_path: Path
+) -> None:
+    lose_blobs(docker, image)
+    assert retag(upstream, image.repository) != image.digest
+    with running(engine, tmp_path) as daemon:
+        assert ask(daemon, image)[:2] == (200, image.digest)
+        assert Puller(daemon.host, image.registry).image(image.repository, "1") > 400_000
+        assert "is whole again" in daemon.log()
+        # It has been mended for good: Docker itself gives all of it.
+        assert exported(docker, image.name) == 4
+        ask(daemon, image)
+        assert daemon.log().count("trying to mend it") == 1
+    images = json.loads(docker.call("GET", "/images/json", query={"all": "1"}))
+    names = {name for each in images for name in each["RepoTags"] or []}
+    assert {name for name in names if "k3dreg-repair" in name or image.repository in name} == {image.name}
+
+
+def test_of_a_private_image_with_the_clients_credentials(
+    engine: EngineAddress, docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from k3dreg.model.credentials import Credentials, registry_auth
+
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    private = PrivateUpstream()
+    image = push_small_image(private, "missing")
+    login = registry_auth(Credentials(private.username, private.password), image.registry)
+    try:
+        lose_blobs(docker, image, login)
+        with running(engine, tmp_path) as daemon:
+            status, _, said = ask(daemon, image)
+            assert status == 401, said
+            assert ask(daemon, image, private.authorization)[:2] == (200, image.digest)
+            assert Puller(daemon.host, image.registry).image(image.repository, "1") > 400_000
+            assert exported(docker, image.name) == 4
+            assert private.authorization.split()[1] not in daemon.log()
+            assert login not in daemon.log()
+    finally:
+        docker.remove(image.name)
+
+
+def test_what_cannot_be_mended_is_a_404_in_time_and_the_log_says_what_to_do(
+    engine: EngineAddress, docker: Docker, upstream: Upstream, tmp_path: Path
+) -> None:
+    with Door(upstream.address) as door:
+        image = evolve(push_small_image(upstream, "missing"), registry=door.address)
+        lose_blobs(docker, image)
+    try:
+        with running(engine, tmp_path) as daemon:
+            status, said = 0, ""
+            for _ in range(3):
+                began = time.monotonic()
+                status, _, said = ask(daemon, image)
+                assert time.monotonic() - began < 25
+                assert status in (404, 503)  # 503: still at it
+            assert status == 404
+            for words in ("moby#49473", "containerd#8973", "content fetch"):
+                assert words in said
+                assert words in daemon.log()
+            assert daemon.log().count("trying to mend it") == 1
+    finally:
+        docker.remove(image.name)

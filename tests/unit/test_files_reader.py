@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from k3dreg.files.pool import REFUSED_FOR
+from k3dreg.files.reader import ReaderFiles
+from k3dreg.interfaces import IBlob
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import (
+    ContentError,
+    ContentGone,
+    EngineUnavailable,
+    FileAbsent,
+    FilesUnreachable,
+    K3dregError,
+)
+from k3dreg.streaming.sending import ConsumerGone
+from tests.fakes.archive_api import CONTENT, ROOT, FakeArchiveApi
+from tests.fakes.consumers import Reader
+from tests.fakes.workers import InlineWorkers
+
+DATA = os.urandom(1_000_000)
+DIGEST = Digest.of(DATA)
+PATH = f"{CONTENT}/blobs/sha256/{DIGEST.hex}"
+OTHER = f"{CONTENT}/blobs/sha256/other"
+PATIENCE = 5.0
+
+
+class _Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.engine = FakeArchiveApi({PATH: DATA, OTHER: b"other", **{f"{OTHER}{n}": DATA for n in range(9)}})
+        self.scratch = self.mktemp()
+        os.mkdir(self.scratch)
+        self.files = self.another()
+
+    def another(self, owner: str = "owner", size: int = 4) -> ReaderFiles:
+        workers = InlineWorkers(self.clock)
+        return ReaderFiles(
+            self.engine, workers, self.clock, owner=owner, scratch=self.scratch, size=size, patience=PATIENCE
+        )
+
+    def hold(self) -> ReaderFiles:
+        """The engine gives no bytes of an archive until it is let go."""
+        self.engine.holds = True
+        return self.files
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        return Deferred.fromCoroutine(coroutine)
+
+    def result(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.successResultOf(self.begin(coroutine))
+
+    def fails(self, what: Deferred[Any] | Coroutine[Any, Any, Any], *kinds: type[Exception]) -> Any:
+        waited = what if isinstance(what, Deferred) else self.begin(what)
+        return self.failureResultOf(waited, *kinds).value
+
+    def blob(self, path: str = PATH) -> IBlob:
+        blob: IBlob = self.result(self.files.blob(path, DIGEST))
+        return blob
+
+    def send(self, reader: Reader, path: str = PATH, start: int = 0, stop: int | None = None) -> Deferred[Any]:
+        blob = self.blob(path)
+        return self.begin(blob.send(reader, start, blob.size if stop is None else stop))
+
+    def archives(self) -> int:
+        """How often a file was asked for."""
+        return len(self.engine.streams)
+
+
+class ReadingTests(_Case):
+    def test_a_file_is_what_it_is_on_the_host(self) -> None:
+        stat = self.result(self.files.stat(PATH))
+        self.assertEqual((stat.size, stat.is_file, stat.is_directory), (len(DATA), True, False))
+        self.assertTrue(self.result(self.files.stat(f"{CONTENT}/blobs")).is_directory)
+        self.assertEqual(self.result(self.files.read(OTHER, 5)), b"other")
+        self.assertEqual(self.result(self.files.read(PATH, 2_000_000)), DATA)
+
+    def test_a_file_that_is_not_there_is_absent(self) -> None:
+        for asking in (
+            self.files.stat,
+            lambda path: self.files.read(path, 9),
+            lambda path: self.files.blob(path, DIGEST),
+        ):
+            for path in (f"{CONTENT}/none", f"{ROOT}/elsewhere", "/etc/passwd", f"{CONTENT}-longer/x"):
+                self.fails(asking(path), FileAbsent)
+        self.assertEqual(self.engine.count("POST /images/create"), 1)
+
+    def test_a_directory_is_no_blob(self) -> None:
+        self.fails(self.files.blob(f"{CONTENT}/blobs", DIGEST), FileAbsent)
+
+    def test_a_file_with_more_than_was_asked_for_is_refused_and_not_read(self) -> None:
+        self.fails(self.files.read(PATH, len(DATA) - 1), ContentError)
+        self.fails(self.files.read(OTHER, 4), ContentError)
+        self.assertTrue(self.engine.streams[0].closed)
+
+    def test_a_blob_of_another_size_is_refused(self) -> None:
+        self.fails(self.files.blob(PATH, DIGEST, len(DATA) + 1), ContentError)
+
+    def test_documents_are_verified(self) -> None:
+        self.assertEqual(self.result(self.blob().read()), DATA)
+        self.engine.host[PATH] = DATA[:-1] + bytes([DATA[-1] ^ 1])
+        self.fails(self.blob().read(), ContentError)
+
+    def test_a_file_that_breaks_off_is_not_taken_for_whole(self) -> None:
+        waiting = self.begin(self.hold().read(PATH, 2_000_000))
+        self.engine.streams[0].data = self.engine.streams[0].data[:600_000]
+        self.engine.streams[0].let_go()
+        self.fails(waiting, ContentGone)
+
+    def test_a_blob_is_sent_whole_and_in_parts(self) -> None:
+        self.files = self.another(size=2)  # of which one sends blobs: it has to come back each time
+        for start, stop in [(0, len(DATA)), (0, 1), (len(DATA) - 1, len(DATA)), (300_000, 700_001), (5, 5)]:
+            reader = Reader()
+            self.successResultOf(self.send(reader, start=start, stop=stop))
+            self.assertEqual(reader.received, DATA[start:stop])
+            self.assertIsNone(reader.producer)
+
+    def test_the_answer_is_read_to_its_end_so_that_its_connection_can_be_used_again(self) -> None:
+        self.successResultOf(self.send(Reader()))
+        self.assertTrue(self.engine.streams[0].at_end)
+        for step in (1000, 512 + 5, 512 + 5 + 507):  # where the content ends may be where a chunk does
+            self.engine.step = step
+            self.engine.streams.clear()
+            self.result(self.files.read(OTHER, 9))
+            self.assertTrue(self.engine.streams[0].at_end)
+
+    def test_nothing_disturbs_the_reading_of_what_comes_after_the_content(self) -> None:
+        self.engine.step = 512 + 5
+        waiting = self.begin(self.hold().read(OTHER, 9))
+        stream = self.engine.streams[0]
+        stream.let_go(until=self.engine.step)
+        self.assertEqual(self.successResultOf(waiting), b"other")
+        self.assertFalse(stream.closed)
+        stream.let_go()
+        self.assertTrue(stream.at_end)
+
+
+class EndsTests(_Case):
+    def test_a_client_that_reads_slowly_holds_up_the_engine_and_not_k3dreg(self) -> None:
+        reader = Reader(100_000)
+        sending = self.send(reader)
+        self.assertLess(len(reader.received), 600_000)
+        self.assertLess(self.engine.streams[0].at, 900_000)
+        reader.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
+
+    def test_a_client_that_leaves_gives_the_reader_back_at_once(self) -> None:
+        self.files = self.another(size=2)
+        for _ in range(3):
+            reader = Reader(100_000)
+            sending = self.send(reader)
+            reader.leave()
+            self.fails(sending, ConsumerGone)
+        self.assertTrue(all(stream.closed for stream in self.engine.streams))
+
+    def test_cancelling_gives_the_reader_back_at_once(self) -> None:
+        self.files = self.another(size=2)
+        for _ in range(3):
+            sending = self.send(Reader(100_000))
+            sending.cancel()
+            self.failureResultOf(sending)
+        self.assertTrue(all(stream.closed for stream in self.engine.streams))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_file_that_goes_away_while_it_is_sent_is_never_sent_whole(self) -> None:
+        reader = Reader(100_000)
+        sending = self.send(reader)
+        self.engine.streams[0].data = self.engine.streams[0].data[:900_000]
+        reader.eat(None)
+        self.fails(sending, ContentGone)
+        self.assertLess(len(reader.received), len(DATA))
+
+    def test_a_file_that_has_changed_since_it_was_announced_is_not_sent(self) -> None:
+        blob = self.blob()
+        self.engine.host[PATH] = DATA + b"more"
+        reader = Reader()
+        self.fails(self.begin(blob.send(reader, 0, blob.size)), ContentError)
+        self.assertEqual(reader.received, b"")
+
+    def test_an_engine_that_is_lost_in_the_middle_fails_the_sending(self) -> None:
+        reader = Reader(100_000)
+        sending = self.send(reader)
+        self.engine.streams[0].breaks_at = 700_000
+        reader.eat(None)
+        self.fails(sending, EngineUnavailable)
+
+
+class SharingTests(_Case):
+    def test_a_client_that_has_used_up_the_engine_s_patience_gets_the_rest_from_a_copy(self) -> None:
+        reader = Reader(100_000)
+        sending = self.send(reader)
+        self.assertFalse(self.engine.streams[0].closed)
+        self.clock.advance(PATIENCE)
+        self.assertTrue(self.engine.streams[0].closed)
+        self.assertEqual(os.listdir(self.scratch), [])  # it has no name
+        reader.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
+
+    def test_patience_is_for_the_whole_sending_and_not_for_each_piece(self) -> None:
+        reader = Reader(1)
+        sending = self.send(reader)
+        self.clock.advance(PATIENCE * 0.6)
+        reader.eat(1)
+        self.clock.advance(PATIENCE * 0.3)
+        self.assertFalse(self.engine.streams[0].closed)
+        self.clock.advance(PATIENCE * 0.1)
+        self.assertTrue(self.engine.streams[0].closed)
+        reader.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
+
+    def test_stalled_clients_on_all_readers_do_not_starve_others(self) -> None:
+        stalled = [self.send(Reader(1), f"{OTHER}{number}") for number in range(4)]
+        # Small things have a reader of their own.
+        self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
+        reader = Reader()
+        sending = self.send(reader)
+        self.assertNoResult(sending)
+        self.clock.advance(PATIENCE)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
+        for waiting in stalled:
+            self.assertNoResult(waiting)
+            waiting.cancel()
+            self.failureResultOf(waiting)
+
+    def test_many_who_ask_for_one_file_at_once_make_the_engine_read_it_twice(self) -> None:
+        readers = [Reader(1) for _ in range(20)]
+        sendings = [self.send(reader) for reader in readers]
+        self.assertEqual(self.archives(), 2)
+        for reader, sending in zip(readers, sendings, strict=True):
+            reader.eat(None)
+            self.successResultOf(sending)
+            self.assertEqual(reader.received, DATA)
+        self.assertEqual((self.files.spools, self.files.sending), ({}, set()))
+
+    def test_those_who_share_may_leave_without_disturbing_the_rest(self) -> None:
+        readers = [Reader(1) for _ in range(4)]
+        sendings = [self.send(reader, start=number) for number, reader in enumerate(readers)]
+        for number in (0, 1):
+            readers[number].leave()
+            self.fails(sendings[number], ConsumerGone)
+        for number in (2, 3):
+            readers[number].eat(None)
+            self.successResultOf(sendings[number])
+            self.assertEqual(readers[number].received, DATA[number:])
+        self.assertEqual((self.files.spools, self.files.sending), ({}, set()))
+
+    def test_when_all_who_share_have_left_the_engine_is_not_read_any_more(self) -> None:
+        readers = [Reader() for _ in range(3)]
+        self.hold()
+        sendings = [self.send(reader) for reader in readers]
+        self.assertEqual(self.archives(), 2)
+        for number in (1, 2):
+            self.assertFalse(self.engine.streams[1].closed)
+            readers[number].leave()
+            self.fails(sendings[number], ConsumerGone)
+        self.assertTrue(self.engine.streams[1].closed)
+        self.assertEqual(self.files.spools, {})
+        self.engine.streams[0].let_go()
+        self.successResultOf(sendings[0])
+        self.assertEqual(readers[0].received, DATA)
+
+    def test_a_copy_that_cannot_be_made_fails_all_who_wait_for_it(self) -> None:
+        first, second = Reader(1), Reader()
+        self.send(first)
+        os.rmdir(self.scratch)
+        self.fails(self.send(second), K3dregError)
+        os.mkdir(self.scratch)
+        first.eat(None)
+        self.assertEqual(first.received, DATA)
+
+
+class ContainersTests(_Case):
+    def test_nothing_is_made_before_it_is_needed(self) -> None:
+        self.assertEqual(self.engine.asked, [])
+
+    def test_the_containers_are_ours_to_be_known_and_their_image_is_gone(self) -> None:
+        self.result(self.files.prepare())
+        self.assertEqual(len(self.engine.containers), 4)
+        for made in self.engine.containers.values():
+            self.assertEqual((made["Labels"]["k3dreg.role"], made["Labels"]["k3dreg.owner"]), ("reader", "owner"))
+            self.assertTrue(made["Name"].startswith("k3dreg-reader-"))
+            self.assertTrue(made["HostConfig"]["Mounts"][0]["BindOptions"]["NonRecursive"])
+        self.assertEqual(self.engine.images, {})
+
+    def test_a_clean_stop_removes_them_and_no_others(self) -> None:
+        others = self.another("other")
+        self.result(others.prepare())
+        self.result(self.files.prepare())
+        self.result(self.files.close())
+        self.assertEqual({made["Labels"]["k3dreg.owner"] for made in self.engine.containers.values()}, {"other"})
+        self.fails(self.files.stat(PATH), FilesUnreachable)
+        self.result(self.files.close())
+
+    def test_those_of_an_unclean_stop_are_found_again(self) -> None:
+        self.result(self.files.prepare())
+        before = set(self.engine.containers)
+        self.files = self.another()
+        self.result(self.files.stat(PATH))
+        self.result(self.files.prepare())
+        self.assertEqual(set(self.engine.containers), before)
+
+    def test_those_that_read_other_directories_or_were_started_are_removed(self) -> None:
+        self.result(self.files.prepare())
+        first, second, *_ = self.engine.containers
+        self.engine.containers[first]["State"] = "exited"
+        self.engine.containers[second]["Labels"]["k3dreg.directories"] = '["/etc"]'
+        self.files = self.another()
+        self.result(self.files.prepare())
+        self.assertEqual(len(self.engine.containers), 4)
+        self.assertNotIn(first, self.engine.containers)
+        self.assertNotIn(second, self.engine.containers)
+
+    def test_when_somebody_has_removed_them_they_are_made_again(self) -> None:
+        self.result(self.files.prepare())
+        for kept in (0, 2):
+            for identity in list(self.engine.containers)[kept:]:
+                del self.engine.containers[identity]
+            for _ in range(4):
+                self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
+            self.fails(self.files.stat(f"{CONTENT}/none"), FileAbsent)
+            self.result(self.files.prepare())
+            self.assertEqual(len(self.engine.containers), 4)
+
+    def test_those_that_could_not_be_made_are_made_some_time_later(self) -> None:
+        self.engine.refuses_after = 2
+        self.result(self.files.prepare())
+        self.assertEqual(len(self.engine.containers), 2)
+        self.engine.refuses_after = 99
+        self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
+        self.assertEqual(len(self.engine.containers), 2)
+        self.clock.advance(60)
+        self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
+        self.assertEqual(len(self.engine.containers), 4)
+
+    def test_those_who_wait_when_they_are_removed_are_served(self) -> None:
+        self.files = self.another(size=1)
+        stalled = self.send(Reader(1), f"{OTHER}1")
+        waiting = self.begin(self.files.read(OTHER, 9))
+        self.assertNoResult(waiting)
+        self.engine.containers.clear()
+        stalled.cancel()
+        self.failureResultOf(stalled)
+        self.assertEqual(self.successResultOf(waiting), b"other")
+
+    def test_the_content_may_be_that_of_the_system_s_containerd(self) -> None:
+        system = "/var/lib/containerd/io.containerd.content.v1.content"
+        self.engine.directories = {system}
+        self.engine.host = {f"{system}/blobs/sha256/a": b"a"}
+        self.assertEqual(self.result(self.files.read(f"{system}/blobs/sha256/a", 9)), b"a")
+        self.fails(self.files.read(PATH, 9), FileAbsent)
+
+    def test_an_engine_with_another_image_store_gets_other_containers(self) -> None:
+        self.result(self.files.prepare())
+        system = "/elsewhere/containerd/daemon/io.containerd.content.v1.content"
+        self.engine.directories = {system}
+        self.engine.host = {f"{system}/a": b"a"}
+        self.engine.engine_info = evolve(self.engine.engine_info, root_dir="/elsewhere")
+        self.assertEqual(self.result(self.files.read(f"{system}/a", 9)), b"a")
+
+
+class RefusalTests(_Case):
+    def test_an_engine_that_refuses_is_asked_again_only_after_minutes(self) -> None:
+        for status in (400, 403, 500):
+            self.engine.refuses = status
+            before = self.engine.count("POST /images/create")
+            for _ in range(3):
+                error = self.fails(self.files.stat(PATH), FilesUnreachable)
+                self.assertIn("Docker refuses a container", str(error))
+            self.assertEqual(self.engine.count("POST /images/create"), before + 1)
+            self.assertEqual((self.engine.images, self.engine.containers), ({}, {}))
+            self.clock.advance(REFUSED_FOR)
+        self.engine.refuses = 0
+        self.assertTrue(self.result(self.files.stat(PATH)).is_file)
+
+    def test_an_import_that_fails_inside_a_200_is_a_refusal(self) -> None:
+        self.engine.breaks_imports = True
+        self.assertIn("no space left", str(self.fails(self.files.stat(PATH), FilesUnreachable)))
+
+    def test_an_engine_that_is_down_is_no_refusal(self) -> None:
+        self.engine.down = True
+        self.fails(self.files.stat(PATH), EngineUnavailable)
+        self.engine.down = False
+        self.assertTrue(self.result(self.files.stat(PATH)).is_file)
+
+    def test_podman_and_other_drivers_are_not_asked_at_all(self) -> None:
+        self.engine.engine_info = evolve(self.engine.engine_info, root_dir="")
+        self.fails(self.files.stat(PATH), FilesUnreachable)
+        self.assertEqual(self.engine.count("POST"), 0)
