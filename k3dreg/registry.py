@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from k3dreg.interfaces import (
@@ -34,18 +35,23 @@ from k3dreg.model.errors import (
     K3dregError,
     ManifestUnknown,
     NotFound,
+    NotYet,
 )
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 from k3dreg.resolving import CLASSIC_DIGEST_ADVICE, Resolver
 from k3dreg.streaming.memory import MemoryBlob
+from k3dreg.streaming.patience import within
+from k3dreg.streaming.pending import PendingBlob
 
 log = make_logger()
 
 # Which content belongs to which image, for images asked for since the start: an image has some tens of parts, so this
 # is room for hundreds of images in a few MB.  The catalogue knows it of images that were exported, across restarts.
 _PARTS_REMEMBERED = 20_000
+# Seconds that a blob has to begin before its head is sent without it.
+_AT_ONCE = 5.0
 
 
 @implementer(IRegistry)
@@ -60,6 +66,7 @@ class Registry:
         catalogue: ICatalogue,
         credentials: ICredentialSource | None = None,
         repair: IRepair | None = None,
+        clock: IReactorTime | None = None,
     ) -> None:
         """`sources` in the order in which they are to be tried.
 
@@ -73,6 +80,8 @@ class Registry:
         self._store = store
         self._catalogue = catalogue
         self._parts: OrderedDict[Digest, EngineImage] = OrderedDict()
+        self._sizes: dict[Digest, int] = {}
+        self._clock = clock
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         """What the reference means now.
@@ -105,7 +114,14 @@ class Registry:
 
         Never starts a pull.  Raises `BlobUnknown` at once for a digest that no known image has.
         """
-        return await self._open(digest, trace)
+        size = self._sizes.get(digest)
+        if size is None or self._clock is None:
+            return await self._open(digest, trace)
+        try:
+            return await within(_AT_ONCE, self._clock, self._open(digest, trace), after=0)
+        except NotYet:
+            # Its turn in an export comes later; its size is known, so the head of the answer need not wait for it.
+            return PendingBlob(digest, size, lambda: self._open(digest, trace))
 
     def knows(self, digest: Digest) -> bool:
         """Whether it is known to be a part of some image of the engine's.  No I/O."""
@@ -161,6 +177,7 @@ class Registry:
         if image is not None:
             for child in manifest.children():
                 self._remember(child.digest, image)
+                self._sizes[child.digest] = child.size
         return MemoryBlob(digest, data, manifest.media_type)
 
     async def _open(self, digest: Digest, trace: Trace) -> IBlob:
@@ -189,4 +206,5 @@ class Registry:
         self._parts[part] = image
         self._parts.move_to_end(part)
         while len(self._parts) > _PARTS_REMEMBERED:
-            self._parts.popitem(last=False)
+            forgotten, _ = self._parts.popitem(last=False)
+            self._sizes.pop(forgotten, None)

@@ -60,9 +60,7 @@ class Index:
     def usage(self) -> Usage:
         """How much there is."""
         with self._lock:
-            return Usage(
-                self._bytes, len(self._entries), self._limit, self._evicted_blobs, self._evicted_bytes
-            )
+            return Usage(self._bytes, len(self._entries), self._limit, self._evicted_blobs, self._evicted_bytes)
 
     def peek(self, digest: Digest) -> Entry | None:
         """What is known of a blob.  Not a use."""

@@ -246,7 +246,9 @@ class LinesTests(AnswersCase):
         line = rf"^info 127\.0\.0\.1 GET docker\.io/library/nginx:1\.27 200 {done}, {len(MANIFEST)} bytes, \d\.\d\d\ds \[[0-9a-f]{{16}}\]$"
         self.assertRegex(manifest, line)
         self.assertRegex(blob, rf"GET x blob sha256:{self.blob.short} 206 {done}, 10 bytes, ")
-        self.assertRegex(missing, r"GET x:none 404 .* bytes, \d\.\d\d\ds: no manifest x:none \(docker pull it\) \[[0-9a-f]{16}\]$")
+        self.assertRegex(
+            missing, r"GET x:none 404 .* bytes, \d\.\d\d\ds: no manifest x:none \(docker pull it\) \[[0-9a-f]{16}\]$"
+        )
 
     async def test_pings_are_for_debug_alone(self) -> None:
         wire = await self.wire()
@@ -266,7 +268,9 @@ class LinesTests(AnswersCase):
         self.registry.before = wait
         await (await self.wire()).ask("GET", NGINX)
         [line] = await self.logged()
-        self.assertRegex(line, r"^warn .* 503, \d+ bytes, \d\.\d{3}s: Docker is\\nstill \\x1b\[31mpulling \[[0-9a-f]{16}\]$")
+        self.assertRegex(
+            line, r"^warn .* 503, \d+ bytes, \d\.\d{3}s: Docker is\\nstill \\x1b\[31mpulling \[[0-9a-f]{16}\]$"
+        )
 
     async def test_what_did_not_parse_is_quoted(self) -> None:
         await (await self.wire()).ask("GET", "/v2/'%1b[2J%0a/manifests/x")
