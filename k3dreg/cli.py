@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from twisted.python import usage
 from twisted.scripts import twistd
 
-from k3dreg import housekeeping
 from k3dreg.config import Options
-from k3dreg.tools import command as tools
+
+_FOR_PEOPLE = ("doctor", "why", "warm")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,11 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ends with status 2 and a usage line for options that are wrong.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # Imported where they are called: a daemon has no use for them, and keeps for ever what it has imported.
     if given[:1] in (["ls"], ["gc"]):
+        from k3dreg import housekeeping
+
         housekeeping.main(given[0], given[1:], dict(os.environ))
         return
-    if given[:1] and given[0] in tools.COMMANDS:
-        tools.main(given[0], given[1:])
+    if given[:1] and given[0] in _FOR_PEOPLE:
+        from k3dreg.tools import command
+
+        command.main(given[0], given[1:])
         return
     try:
         Options().parseOptions(given)  # type: ignore[no-untyped-call]

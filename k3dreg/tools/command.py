@@ -22,7 +22,6 @@ from k3dreg.tools.doctor import as_json, as_text, examine, status_of
 from k3dreg.tools.warm import Warmer, make_printer
 from k3dreg.tools.why import parse_image, walk
 
-COMMANDS = ("doctor", "why", "warm")
 _SYNOPSES = {
     "doctor": "Usage: k3dreg doctor [--json] [the options of k3dreg]",
     "why": "Usage: k3dreg why [the options of k3dreg] IMAGE",
@@ -46,7 +45,7 @@ class ToolOptions(Options):
 
 
 def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    """Run one of `COMMANDS`, and exit: 0 all is well, 1 it is not, 2 wrong options."""
+    """Run one of the commands that have a synopsis here, and exit: 0 all is well, 1 it is not, 2 wrong options."""
     options: Any = ToolOptions(environment)
     try:
         options.parseOptions(list(arguments))
