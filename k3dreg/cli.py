@@ -15,7 +15,7 @@ _FOR_PEOPLE = ("doctor", "why", "warm")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run in the foreground until told to stop, or do `ls`, `gc`, `doctor`, `why` or `warm`, which are for people.
+    """Run in the foreground until told to stop, or do `ls`, `gc`, `doctor`, `why`, `warm`, `config`, for people.
 
     Ends with status 2 and a usage line for options that are wrong.
     """
@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from k3dreg import housekeeping
 
         housekeeping.main(given[0], given[1:], dict(os.environ))
+        return
+    if given[:1] == ["config"]:
+        from k3dreg.tools import config_files
+
+        config_files.main(given[1:])
         return
     if given[:1] and given[0] in _FOR_PEOPLE:
         from k3dreg.tools import command

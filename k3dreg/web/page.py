@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from twisted.web.template import Tag, flattenString, tags
 
+from k3dreg.clusters.containerd import hosts_toml, registries_yaml
 from k3dreg.model.activity import RequestReport
 from k3dreg.model.overview import Listed, Live, Overview, Running, Saved
 
@@ -145,8 +146,7 @@ def _listed(images: Sequence[Listed], count: int) -> Tag:
 
 
 def _snippets(host: str) -> Tag:
-    k3s = f'mirrors:\n  "*":\n    endpoint:\n      - http://{host}\n'
-    containerd = f'[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
+    k3s, containerd = registries_yaml(f"http://{host}"), hosts_toml(f"http://{host}")
     # Each can be scrolled, so each can be reached by keyboard.
     return _section(
         "Point a cluster here",

@@ -1,0 +1,29 @@
+"""minikube: containerd's file, which minikube copies into its node."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from k3dreg.clusters.kind import hosts_file
+from k3dreg.clusters.place import Place
+from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
+from k3dreg.model.errors import UsageError
+
+HOSTS = "etc/containerd/certs.d/_default/hosts.toml"
+
+
+def with_host(place: Place) -> tuple[File, ...]:
+    """k3dreg on the machine that minikube runs on, or in a container with a port on it."""
+    if place.auth:
+        raise UsageError("--auth: a hosts.toml has no credentials; let anybody pull, or give pods imagePullSecrets")
+    made = hosts_file(place, HOSTS)
+    text = comment(
+        f"~/.minikube/files/{HOSTS}\nminikube start --container-runtime=containerd",
+        "minikube copies what is in ~/.minikube/files into its node when it starts. Its node's runtime has to be "
+        "containerd: Docker takes a mirror for Docker Hub's images alone.",
+        "k3dreg runs on this machine, on an address that minikube's node reaches, such as `tcp:5000`.",
+        *about_images(place),
+        about_offline(place),
+        about_hosting(),
+    )
+    return (evolve(made, text=text + "#\n" + made.text),)
