@@ -12,9 +12,10 @@ from zope.interface import implementer
 
 from k3dreg.interfaces import IEngineRequests, IImageNames
 from k3dreg.log import make_logger
+from k3dreg.model.engine import ImageStore
 from k3dreg.model.errors import EngineError, InvalidName, InvalidReference
 from k3dreg.model.reference import Repository, Tag
-from k3dreg.names import OwnNames, names_of_container, names_of_machine
+from k3dreg.names import OwnNames, names_of_container, names_of_machine, short_name
 from k3dreg.streaming.bodies import read_whole
 
 log = make_logger()
@@ -64,14 +65,17 @@ class EngineImageNames:
         self._engine = engine
 
     async def names(self) -> Sequence[tuple[Repository, Tag]]:
-        """Names that do not parse are left out: nobody could ask for them."""
+        """As Docker writes them.  Names that do not parse are left out: nobody could ask for them."""
         images = await _get(self._engine, "/images/json", "the list of images")
         texts = [
             text
             for image in (images if isinstance(images, list) else ())
             for text in ((image.get("RepoTags") or ()) if isinstance(image, dict) else ())
         ]
-        return [name for name in map(_name, texts) if name is not None]
+        found = [name for name in map(_name, texts) if name is not None]
+        if (await self._engine.info()).store is ImageStore.PODMAN:
+            return [(short_name(repository), tag) for repository, tag in found]
+        return found
 
 
 def _name(text: object) -> tuple[Repository, Tag] | None:

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from k3dreg.model.engine import ImageStore
 from k3dreg.model.errors import InvalidName
-from k3dreg.model.reference import Reference, Repository
+from k3dreg.model.reference import DOCKER_HUB, Reference, Repository
 
 # The names by which programs on one machine, and pods in it, reach a port of that machine.  Docker takes pushes to
 # `localhost` and all of 127.0.0.0/8 over plain HTTP; k3d writes the last into its nodes.
 _THIS_MACHINE = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "host.k3d.internal", "host.docker.internal")  # noqa: S104
+
+# The registry that Podman gives an image of its own which was named without one (`podman build -t my-image`).
+_PODMANS_OWN = "localhost"
 
 # k3d's labels on a registry's container (`pkg/types/types.go`: the prefix of the ports really is k3s).
 _LABEL_HOST = "k3d.registry.host"
@@ -53,14 +57,20 @@ class OwnNames:
             return Repository(None, repository.path)
         return repository
 
-    def in_engine(self, reference: Reference) -> tuple[Reference, ...]:
-        """The names to look for in the engine, in order.
+    def in_engine(self, reference: Reference, store: ImageStore | None = None) -> tuple[Reference, ...]:
+        """The names to look for in an engine with this store, in order.
 
         A reference to this registry may be in Docker under any of its names (an image that was tagged for a push, or
         pushed), or under its bare name (one that was only built).  Any other reference has one name.
+
+        In Podman an image that was built as `my-image` is `localhost/my-image`, and a node, which takes the same short
+        name for Docker Hub's, asks for `docker.io/library/my-image`.  Where there are both, Podman takes its own, and
+        so does this.  It does so by itself for a bare name.
         """
         path, target = reference.repository.path, reference.target
         if not self.is_own(reference.repository.registry):
+            if store is ImageStore.PODMAN and reference.repository.registry == DOCKER_HUB:
+                return (Reference(Repository(_PODMANS_OWN, path.removeprefix("library/")), target), reference)
             return (reference,)
         said = () if reference.repository.registry is None else (reference.repository.registry.lower(),)
         hosts = dict.fromkeys((*said, *self._hosts))
@@ -68,6 +78,13 @@ class OwnNames:
             *(Reference(Repository(host, path), target) for host in hosts),
             Reference(Repository(None, path), target),
         )
+
+
+def short_name(repository: Repository) -> Repository:
+    """How a person calls what Podman, which writes all names in full, calls `repository`."""
+    if repository.registry == DOCKER_HUB:
+        return Repository(None, repository.path.removeprefix("library/"))
+    return Repository(None, repository.path) if repository.registry == _PODMANS_OWN else repository
 
 
 def names_of_machine(ports: Iterable[int], hostname: str = "") -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from k3dreg.model.errors import (
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
-from k3dreg.resolving import CLASSIC_DIGEST_ADVICE, Resolver
+from k3dreg.resolving import Resolver, digest_advice
 from k3dreg.streaming.memory import MemoryBlob
 from k3dreg.streaming.patience import within
 from k3dreg.streaming.pending import PendingBlob
@@ -102,8 +102,8 @@ class Registry:
             # A node that is challenged again asks again, with the same credentials, and again (facts: clients, 3.6).
             raise AuthenticationRequired(str(error), challenge=False, advice=error.advice) from error
         if reference.digest is not None and image.id != reference.digest:
-            # The classic store: the image is there, and its registry's manifest is not.
-            raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
+            # The classic store and Podman: the image is there, and its registry's manifest is not.
+            raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))
         shown = None if authorization is None else Credentials.of(authorization)
         image, root = await self._whole(image, reference, shown, trace)
         self._remember(root.digest, image)

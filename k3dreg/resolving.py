@@ -27,11 +27,22 @@ _REPORT_EVERY = 5.0
 # not each start a pull.  A minute covers such a pull; a person who mended something and asks by tag is never affected.
 _FAILED_FOR = 60.0
 
-CLASSIC_DIGEST_ADVICE = (
-    "Docker's classic image store keeps no registry manifests: switch it to the containerd image store "
-    '("features": {"containerd-snapshotter": true} in daemon.json) or refer to the image by tag'
-)
+_DIGEST_ADVICE = {
+    ImageStore.CLASSIC: (
+        "Docker's classic image store keeps no registry manifests: switch it to the containerd image store "
+        '("features": {"containerd-snapshotter": true} in daemon.json) or refer to the image by tag'
+    ),
+    ImageStore.PODMAN: (
+        "Podman does not keep an image as its registry had it: refer to the image by tag, or let k3dreg fetch it from "
+        "there (--origin-fallback)"
+    ),
+}
 _OWN_NAME_ADVICE = "an image of another registry is asked for with that registry's name: ?ns=docker.io"
+
+
+def digest_advice(store: ImageStore) -> str:
+    """What to do where an engine with this store cannot give an image by its registry's digest."""
+    return _DIGEST_ADVICE.get(store, "")
 
 
 class Resolver:
@@ -63,15 +74,16 @@ class Resolver:
         `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a repository
         it has just failed to pull from.  Cancelling leaves a pull running for whoever asks next.
         """
-        for name in self._names.in_engine(reference):
+        store = (await self._engine.info()).store
+        for name in self._names.in_engine(reference, store):
             try:
                 return await self._engine.inspect(str(name))
             except ImageNotInEngine:
                 pass
         if self._names.is_own(reference.repository.registry):
             raise ManifestUnknown(f"Docker has no {reference}, and it was not pushed here", advice=_OWN_NAME_ADVICE)
-        if reference.digest is not None and (await self._engine.info()).store is not ImageStore.CONTAINERD:
-            raise ManifestUnknown(f"Docker cannot give {reference}", advice=CLASSIC_DIGEST_ADVICE)
+        if reference.digest is not None and store is not ImageStore.CONTAINERD:
+            raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(store))
         auth = await registry_auth()
         self._refused.check((reference, auth))
         if reference.digest is not None:

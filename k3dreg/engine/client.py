@@ -65,7 +65,7 @@ class Engine:
         try:
             answer = object_of(await self._connection.get_json(path, params), "an inspection")
         except EngineError as error:
-            if error.status == 404 or (error.status == 400 and "invalid reference format" in str(error)):
+            if error.status == 404 or _is_of_a_name(error):
                 raise ImageNotInEngine(f"Docker has no image {name}") from error
             raise
         if _is_of_other_store(answer, info):
@@ -98,7 +98,12 @@ class Engine:
             stream.close()
 
     async def distribution(self, name: str, registry_auth: str) -> Descriptor:
-        """What the image's registry says `name` is.  It counts as a pull there."""
+        """What the image's registry says `name` is.  It counts as a pull there.
+
+        Podman cannot be asked: an `EngineError`.
+        """
+        if (await self.info()).store is ImageStore.PODMAN:
+            raise EngineError(f"Podman does not tell what {name} is in its registry")
         try:
             response = await self._connection.request(
                 "GET",
@@ -172,6 +177,12 @@ def _path_of(name: str) -> str:
     if not name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ImageNotInEngine(f"not the name of an image: {name[:150]!r}")
     return quote(name, safe="/:@")
+
+
+def _is_of_a_name(error: EngineError) -> bool:
+    """Whether an engine refused a name that no image can have: Docker with 400, Podman with 500."""
+    words = {400: "invalid reference format", 500: "parsing reference"}.get(error.status)
+    return words is not None and words in str(error)
 
 
 def _split(name: str) -> tuple[str, str]:

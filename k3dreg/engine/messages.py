@@ -88,7 +88,8 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
     else:
         store = ImageStore.CLASSIC
     return EngineInfo(
-        id=_text(info, "ID"),
+        # Podman makes one up for each answer.
+        id="" if store is ImageStore.PODMAN else _text(info, "ID"),
         version=_text(version, "Version") or _text(info, "ServerVersion"),
         api_version=api,
         store=store,
@@ -153,8 +154,11 @@ def _list(value: Mapping[str, Any], key: str) -> Sequence[Any]:
 
 
 def _names(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    # "<none>:<none>" is how engines before 1.43 spell that there are no names.
-    return tuple(n for n in _list(value, key) if isinstance(n, str) and not n.startswith("<none>"))
+    # "<none>:<none>" is how engines before 1.43 spell that there are no names.  Podman lists the digest that an image
+    # was pulled by among its tags.
+    by_digest = key == "RepoDigests"
+    names = (name for name in _list(value, key) if isinstance(name, str) and not name.startswith("<none>"))
+    return tuple(name for name in names if by_digest or "@" not in name)
 
 
 class PullTally:

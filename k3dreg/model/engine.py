@@ -16,14 +16,15 @@ class ImageStore(enum.Enum):
 
     CONTAINERD = "containerd"  # ID = digest of the tag's target; every registry digest is kept
     CLASSIC = "classic"  # ID = digest of the config; manifests are not kept
-    PODMAN = "podman"  # as CLASSIC, with another archive layout
+    PODMAN = "podman"  # as CLASSIC, with another archive layout, and every name written in full
 
 
 @frozen
 class EngineInfo:
     """An engine, as of the last time it was asked.
 
-    `id` is the engine's own (`/info` ID), "" where it has none.  `root_dir` is a path on the *engine's* host.
+    `id` is the engine's own (`/info` ID), "" where it has none that lasts.
+    `root_dir` is a path on the *engine's* host.
     """
 
     id: str

@@ -89,6 +89,13 @@ async def _engine(config: Config, engine: Engine, workers: Workers, now: float) 
 def _store(info: EngineInfo) -> Check:
     if info.store is ImageStore.CONTAINERD:
         return Check("image store", OK, "containerd: images have their registry's digests")
+    if info.store is ImageStore.PODMAN:
+        return Check(
+            "image store",
+            WARN,
+            "Podman's: images cannot be asked for by their registry's digest",
+            "--origin-fallback fetches those from there",
+        )
     return Check(
         "image store",
         WARN,

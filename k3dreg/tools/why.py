@@ -12,7 +12,7 @@ from k3dreg.model.engine import EngineImage, ImageStore
 from k3dreg.model.errors import EngineError, ImageNotInEngine
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.names import OwnNames
-from k3dreg.resolving import CLASSIC_DIGEST_ADVICE
+from k3dreg.resolving import digest_advice
 
 
 @frozen
@@ -52,7 +52,7 @@ async def walk(reference: Reference, engine: IEngine, names: OwnNames) -> AsyncI
         info = await engine.info()
         yield Step(f"the engine is {info.version}, {info.store.value} image store")
         image: EngineImage | None = None
-        for name in names.in_engine(reference):
+        for name in names.in_engine(reference, info.store):
             try:
                 image = await engine.inspect(str(name))
             except ImageNotInEngine:
@@ -69,7 +69,7 @@ async def walk(reference: Reference, engine: IEngine, names: OwnNames) -> AsyncI
     elif own:
         yield Step("nothing is pulled under this registry's own names: 404, unless it was pushed", False)
     elif reference.digest is not None and info.store is not ImageStore.CONTAINERD:
-        yield Step(f"404: {CLASSIC_DIGEST_ADVICE}", False)
+        yield Step(f"404: {digest_advice(info.store)}", False)
     else:
         yield Step(
             f"Docker would be asked to pull {reference}; if it cannot, the node asks {repository.registry}", True
@@ -79,7 +79,7 @@ async def walk(reference: Reference, engine: IEngine, names: OwnNames) -> AsyncI
 def held(image: EngineImage, reference: Reference) -> list[Step]:
     """What comes of an image that the engine has."""
     if reference.digest is not None and image.id != reference.digest:
-        return [Step(f"404: {CLASSIC_DIGEST_ADVICE}", False)]
+        return [Step(f"404: {digest_advice(image.store)}", False)]
     steps = [
         Step(f"{child.descriptor.platform or 'a manifest'} of it is {'here' if child.available else 'not here'}")
         for child in image.children

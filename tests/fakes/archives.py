@@ -123,25 +123,27 @@ def _legacy_entries(image: FakeImage, named: bool) -> Entries:
 def _podman_entries(image: FakeImage, named: bool) -> Entries:
     variant = image.best
     config = Digest.of(variant.config).hex
-    entries: dict[str, bytes | str | None] = {}
+    layers: dict[str, bytes | str | None] = {f"{layer.diff_id.hex}.tar": layer.diff for layer in variant.layers}
+    directories: Entries = []
     for number, layer in enumerate(variant.layers):
-        name, directory = f"{layer.diff_id.hex}.tar", Digest.of(f"{number} {layer.diff_id}".encode()).hex
-        entries.setdefault(name, layer.diff)
-        entries |= {
-            f"{directory}/VERSION": b"1.0",
-            f"{directory}/layer.tar": f"../{name}",
-            f"{directory}/json": to_json({"id": directory}),
-        }
+        directory = Digest.of(f"{number} {layer.diff_id}".encode()).hex
+        directories += [
+            (f"{directory}/layer.tar", f"../{layer.diff_id.hex}.tar"),
+            (f"{directory}/VERSION", b"1.0"),
+            (f"{directory}/json", to_json({"id": directory})),
+        ]
     listed = {
         "Config": f"{config}.json",
-        "RepoTags": _tags(image, named) or [],
+        # In full: on a load, Podman takes a name without a registry for one of its own, `localhost/...`.
+        "RepoTags": [image.name] if named else None,
         "Layers": [f"{layer.diff_id.hex}.tar" for layer in variant.layers],
     }
     return [
-        *entries.items(),
+        *layers.items(),
         (f"{config}.json", variant.config),
-        ("repositories", b"{}"),
+        *directories,
         ("manifest.json", to_json([listed])),
+        ("repositories", b"{}"),
     ]
 
 

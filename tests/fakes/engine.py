@@ -31,7 +31,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.engine import ImageStore
 from tests.fakes.archives import Layout, build_archive, layout_of
 from tests.fakes.engine_api import EngineResource
-from tests.fakes.images import FakeImage
+from tests.fakes.images import FakeImage, familiar
 
 
 @frozen
@@ -151,6 +151,8 @@ class FakeEngine:
         """The image by ID, by tag or by digest, as engines with this store find it."""
         if name.startswith("sha256:"):
             return next((i for i in reversed(self._images) if str(i.id(self.store)) == name), None)
+        if self.store is ImageStore.PODMAN and f"localhost/{name}" in self._tags:
+            return self._tags[f"localhost/{name}"]  # a name without a registry is one of its own first
         name = normal(name)
         repository, at, digest = name.partition("@")
         if not at:
@@ -187,10 +189,12 @@ class FakeEngine:
         if found is None and at:
             found = next((i for n, i in there.items() if _matches(n, i, repository, digest)), None)
         if found is None:
-            text = f'failed to resolve reference "{name}": {name}: not found'
-            if self.store is not ImageStore.CONTAINERD:
-                text = f"manifest for {name} not found: manifest unknown: manifest unknown"
-            return PullError(404, text)
+            texts = {
+                ImageStore.CONTAINERD: f'failed to resolve reference "{name}": {name}: not found',
+                ImageStore.CLASSIC: f"manifest for {name} not found: manifest unknown: manifest unknown",
+                ImageStore.PODMAN: "manifest unknown: manifest unknown",
+            }
+            return PullError(404, texts[self.store])
         if isinstance(found, PullError):
             return found
         image = found if at else evolve(found, name=name)
@@ -209,9 +213,13 @@ class FakeEngine:
     def listing(self) -> list[dict[str, object]]:
         """As much of `GET /images/json` as is asked for."""
         return [
-            {"Id": str(image.id(self.store)), "RepoTags": [name], "Size": image.root.size, "Created": 0}
+            {"Id": str(image.id(self.store)), "RepoTags": [self.shown(name)], "Size": image.root.size, "Created": 0}
             for name, image in self._tags.items()
         ]
+
+    def shown(self, name: str) -> str:
+        """A name as this engine writes it: Podman in full."""
+        return name if self.store is ImageStore.PODMAN else familiar(name)
 
     # -- connections ----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -80,6 +81,11 @@ class EngineResource(Resource):
     def _distribution(self, request: Request, name: str) -> int:
         engine = self._engine
         engine.distributions.append(name)
+        if engine.store is ImageStore.PODMAN:
+            request.setResponseCode(404)
+            request.write(b"Not Found\n")
+            request.finish()
+            return NOT_DONE_YET
         found = engine.published(name)
         if isinstance(found, FakeImage):
             return _answer(request, 200, {"Descriptor": found.root.to_json(), "Platforms": []})
@@ -88,6 +94,9 @@ class EngineResource(Resource):
     def _inspect(self, request: Request, name: str, api: tuple[int, int], children: bool) -> int:
         engine = self._engine
         engine.inspects.append(name)
+        if name != name.lower() and ":" not in name and engine.store is ImageStore.PODMAN:
+            message = f'normalizing image: parsing reference "{name}": repository name must be lowercase'
+            return _answer(request, 500, {"message": message})
         if name != name.lower() and ":" not in name:
             return _answer(request, 400, {"message": "invalid reference format: repository name must be lowercase"})
         image = engine.find(name)
@@ -104,6 +113,8 @@ class EngineResource(Resource):
             status = 500 if engine.layout in (Layout.LEGACY, Layout.PODMAN) else 404
             if engine.store is ImageStore.CONTAINERD:
                 return _answer(request, status, {"message": f"No such image: {name}"})
+            if engine.store is ImageStore.PODMAN:
+                return _answer(request, status, {"message": f"docker.io/library/{name}: image not known"})
             path = f"/var/lib/docker/image/overlay2/imagedb/content/sha256/{name.rpartition(':')[2]}"
             message = f"failed to get digest {name}: open {path}: no such file or directory"
             return _answer(request, status, {"message": message})
@@ -212,11 +223,10 @@ def _image(engine: FakeEngine, image: FakeImage, api: tuple[int, int], children:
     tags, digests = engine.names_of(image)
     complete = any(map(image.is_complete, image.variants))
     containerd = engine.store is ImageStore.CONTAINERD
-    identity = str(image.id(engine.store))
     answer: dict[str, Any] = {
-        "Id": identity.removeprefix("sha256:") if engine.store is ImageStore.PODMAN else identity,
-        "RepoTags": [familiar(name) for name in tags],
-        "RepoDigests": [familiar(name) for name in digests],
+        "Id": str(image.id(engine.store)),
+        "RepoTags": [engine.shown(name) for name in tags],
+        "RepoDigests": [engine.shown(name) for name in digests],
         "Os": image.best.platform.os if complete else "",
         "Architecture": image.best.platform.architecture if complete else "",
         "Size": sum(map(len, image.contents.values() if containerd else (layer.diff for layer in image.best.layers))),
@@ -250,7 +260,7 @@ def _driver(engine: FakeEngine) -> str:
 def _info(engine: FakeEngine, api: tuple[int, int]) -> dict[str, Any]:
     containerd = engine.store is ImageStore.CONTAINERD
     answer: dict[str, Any] = {
-        "ID": engine.engine_id,
+        "ID": str(uuid.uuid4()) if engine.store is ImageStore.PODMAN else engine.engine_id,
         "Driver": _driver(engine),
         "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]] if containerd else [["Backing", "extfs"]],
         "DockerRootDir": "/var/lib/docker",

@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     One that is not there is named all the same: the test skips, or on the CI machine fails.
     """
     if "engine" in metafunc.fixturenames:
-        there = {engine.name: engine for engine in [*rig.engines(), *rig.spares()]}
+        there = {engine.name: engine for engine in [*rig.engines(), *rig.spares(), *rig.podmans()]}
         marker = metafunc.definition.get_closest_marker("engines")
         names = marker.args if marker else [engine.name for engine in rig.engines()] or ["docker28"]
         choice = [there.get(name, rig.EngineAddress(name, "")) for name in names]
@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def engine(request: pytest.FixtureRequest) -> rig.EngineAddress:
     engine: rig.EngineAddress = request.param
     if not engine.url:
-        rig.unavailable(f"{engine.name} is not among K3DREG_TEST_ENGINES and K3DREG_TEST_SPARES:")
+        rig.unavailable(f"{engine.name} is not among K3DREG_TEST_ENGINES, K3DREG_TEST_SPARES and K3DREG_TEST_PODMAN:")
     return engine
 
 
@@ -155,3 +155,23 @@ def daemon(engine: rig.EngineAddress, tmp_path_factory: pytest.TempPathFactory) 
     with running(engine, directory) as daemon:
         yield daemon
     shutil.rmtree(directory / "state")
+
+
+@pytest.fixture(scope="module")
+def one_node() -> Iterator[Node]:
+    """The first node, for tests of what is not the node's."""
+    nodes = rig.nodes()
+    if not nodes:
+        rig.unavailable("K3DREG_TEST_NODES is not set:")
+    node = Node(nodes[0])
+    node.clean()
+    yield node
+    node.clean()
+
+
+@pytest.fixture
+def mirrored(one_node: Node, daemon: Daemon) -> Node:
+    """A node with nothing on it, whose mirror is the daemon of the engine."""
+    one_node.clean()
+    one_node.use_mirror(daemon.host)
+    return one_node

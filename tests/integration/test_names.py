@@ -6,7 +6,6 @@ import json
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,26 +20,6 @@ from tests.integration.support.rig import EngineAddress
 from tests.integration.support.upstream import Json, Upstream
 
 MY_IMAGE = "docker.io/library/my-image:latest"
-
-
-@pytest.fixture(scope="module")
-def one_node() -> Iterator[Node]:
-    """The first node: what is tested here is not the node's."""
-    nodes = rig.nodes()
-    if not nodes:
-        rig.unavailable("K3DREG_TEST_NODES is not set:")
-    node = Node(nodes[0])
-    node.clean()
-    yield node
-    node.clean()
-
-
-@pytest.fixture
-def mirrored(one_node: Node, daemon: Daemon) -> Node:
-    """A node with nothing on it, whose mirror is the daemon of the engine."""
-    one_node.clean()
-    one_node.use_mirror(daemon.host)
-    return one_node
 
 
 def test_docker_pulls_what_only_the_registry_has(

@@ -182,17 +182,20 @@ class Inspections(_EngineCase):
         found = self.inspect()
         self.assertEqual(([c.available for c in found.children], found.platform), ([False], None))
 
-    def test_an_id_of_podman_is_made_whole(self) -> None:
-        self.use(FakeEngine(ImageStore.PODMAN, "1.41"))
+    def test_podmans_images_go_by_their_configs_digest_and_their_full_names(self) -> None:
+        self.use(FakeEngine(ImageStore.PODMAN, "1.44"))
         image = self.fake.add(make_image())
         found = self.inspect()
         self.assertEqual((found.store, found.id), (ImageStore.PODMAN, Digest.of(image.best.config)))
+        self.assertEqual(found.tags, (image.name,))
 
     def test_an_unknown_image_is_not_in_the_engine(self) -> None:
         self.fails(self.engine.inspect("nope:1"), ImageNotInEngine)
 
     def test_a_name_that_no_engine_accepts_is_not_in_the_engine(self) -> None:
-        self.fails(self.engine.inspect("UPPER"), ImageNotInEngine)
+        for store in ImageStore:
+            self.use(FakeEngine(store))
+            self.fails(self.engine.inspect("UPPER"), ImageNotInEngine)
 
     def test_a_hostile_name_does_not_leave_the_path_of_images(self) -> None:
         self.do(self.engine.info())
@@ -266,6 +269,18 @@ class Pulls(_EngineCase):
         self.start(self.engine.pull(_NAME, "", lambda _: None)).addErrback(lambda _: None).cancel()
         self.do(self.engine.info())
         self.assertEqual(self.fake.infos, 1)
+
+
+class Distribution(_EngineCase):
+    def test_docker_asks_an_images_registry(self) -> None:
+        image = self.fake.upstream[_NAME] = make_image(_NAME)
+        self.assertEqual(self.do(self.engine.distribution(_NAME, "")).digest, image.root.digest)
+        self.fails(self.engine.distribution("h.io/nope:1", ""), ManifestUnknown)
+
+    def test_that_podman_cannot_is_no_word_about_the_image(self) -> None:
+        self.use(FakeEngine(ImageStore.PODMAN, "1.44"))
+        self.fake.upstream[_NAME] = make_image(_NAME)
+        self.fails(self.engine.distribution(_NAME, ""), EngineError)
 
 
 class Saves(_EngineCase):

@@ -42,6 +42,16 @@ def test_what_an_engine_does_not_tell_is_empty() -> None:
     assert (info.id, info.version, info.root_dir, info.containerd_address, info.os_type) == ("", "", "", "", "linux")
 
 
+def test_the_id_that_podman_makes_up_for_each_answer_is_none() -> None:
+    assert parse_info({"ID": "one-of-many"}, {"Components": [{"Name": "Podman Engine"}]}, (1, 44)).id == ""
+
+
+def test_a_digest_that_podman_lists_as_a_tag_is_none() -> None:
+    value = {"Id": _ID, "RepoTags": [f"h.io/app@{_ID}", "h.io/app:1"], "RepoDigests": [f"h.io/app@{_ID}"]}
+    image = parse_image(value, ImageStore.PODMAN)
+    assert (image.tags, image.repo_digests) == (("h.io/app:1",), (f"h.io/app@{_ID}",))
+
+
 @pytest.mark.parametrize("identity", [_ID, _HEX])
 def test_an_id_is_taken_with_and_without_its_algorithm(identity: str) -> None:
     assert parse_image({"Id": identity}, ImageStore.PODMAN).id == Digest.parse(_ID)

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.interfaces import IByteStream
 from k3dreg.learning import EngineImageNames, learn_names
+from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError, EngineUnavailable
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.names import OwnNames
@@ -26,9 +27,14 @@ CONTAINER = {
 class Requests:
     """The part of `IEngineRequests` that is used: a document, or an error, by path."""
 
+    store = ImageStore.CLASSIC
+
     def __init__(self, **answers: object) -> None:
         self.answers = answers
         self.asked: list[str] = []
+
+    async def info(self) -> EngineInfo:
+        return EngineInfo("", "", (1, 44), self.store, "", "")
 
     async def request(self, method: str, path: str) -> Any:
         self.asked.append(path)
@@ -88,6 +94,24 @@ class LearningTests(SynchronousTestCase):
         self.assertEqual(
             self.successResultOf(Deferred.fromCoroutine(listing.names())),
             [(Repository(None, "app"), Tag("t")), (Repository("localhost:5005", "app"), Tag("u"))],
+        )
+
+    def test_podmans_images_by_the_names_that_people_use(self) -> None:
+        tags = [
+            "localhost/app:t",
+            "docker.io/library/app:u",
+            "127.0.0.1:5005/app:v",
+            f"localhost/app@sha256:{'0' * 64}",
+        ]
+        requests = Requests(images=[{"RepoTags": tags}])
+        requests.store = ImageStore.PODMAN
+        self.assertEqual(
+            self.successResultOf(Deferred.fromCoroutine(EngineImageNames(cast(Any, requests)).names())),
+            [
+                (Repository(None, "app"), Tag("t")),
+                (Repository(None, "app"), Tag("u")),
+                (Repository("127.0.0.1:5005", "app"), Tag("v")),
+            ],
         )
 
     def test_an_answer_that_makes_no_sense_is_the_engines_error(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from k3dreg.model.digest import Digest
+from k3dreg.model.engine import ImageStore
 from k3dreg.model.errors import InvalidName
 from k3dreg.model.reference import Reference, Repository, Tag
-from k3dreg.names import OwnNames, names_of_container, names_of_machine
+from k3dreg.names import OwnNames, names_of_container, names_of_machine, short_name
 
 NAMES = OwnNames(["localhost:5005", "k3d-reg:5000"])
 
@@ -40,6 +41,30 @@ def test_the_engine_is_asked_for_each_alias_and_then_for_the_bare_name() -> None
 def test_the_name_that_the_client_said_comes_first_and_once() -> None:
     asked = NAMES.in_engine(ref("app", "K3D-REG:5000"))
     assert [str(r) for r in asked] == ["k3d-reg:5000/app:t", "localhost:5005/app:t", "app:t"]
+
+
+def test_what_podman_built_under_a_short_name_comes_before_docker_hubs() -> None:
+    def names(reference: Reference) -> list[str]:
+        return [str(r) for r in NAMES.in_engine(reference, ImageStore.PODMAN)]
+
+    assert names(ref("my-image", "docker.io")) == ["localhost/my-image:t", "docker.io/library/my-image:t"]
+    assert names(ref("team/app", "docker.io")) == ["localhost/team/app:t", "docker.io/team/app:t"]
+    assert names(ref("team/app", "ghcr.io")) == ["ghcr.io/team/app:t"]
+    assert names(ref("app", None))[-1] == "app:t"  # Podman itself knows what a bare name means
+
+
+@pytest.mark.parametrize(
+    ("full", "short"),
+    [
+        (("docker.io", "library/nginx"), (None, "nginx")),
+        (("docker.io", "team/app"), (None, "team/app")),
+        (("localhost", "my-image"), (None, "my-image")),
+        (("ghcr.io", "team/app"), ("ghcr.io", "team/app")),
+        (("localhost:5005", "app"), ("localhost:5005", "app")),
+    ],
+)
+def test_podmans_full_names_are_made_short(full: tuple[str, str], short: tuple[str | None, str]) -> None:
+    assert short_name(Repository(*full)) == Repository(*short)
 
 
 def test_digest_references_keep_their_digest() -> None:

@@ -156,3 +156,41 @@ class ClassicResolvingTests(SynchronousTestCase):
         assert isinstance(error, ManifestUnknown)
         self.assertIn("containerd image store", error.advice)
         self.assertEqual(engine.pulls, [])
+
+
+class PodmanResolvingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.engine = FakeEngine(ImageStore.PODMAN, "1.44", version="5.8.6")
+        clock = Clock()
+        self.resolver = Resolver(self.engine.client(clock), clock)
+
+    def ask(self, what: Reference) -> Deferred[EngineImage]:
+        asked = Deferred.fromCoroutine(self.resolver.image(what, no_credentials, Trace()))
+        self.engine.flush()
+        return asked
+
+    def test_what_was_built_under_a_short_name_is_what_a_pod_means_by_it(self) -> None:
+        built = self.engine.add(make_image("localhost/my-image:latest"))
+        for path, registry in (("library/my-image", HUB), ("my-image", "localhost"), ("my-image", None)):
+            found = self.successResultOf(self.ask(reference(path, "latest", registry)))
+            self.assertEqual(found.id, built.id(ImageStore.PODMAN))
+        self.assertEqual(self.engine.pulls, [])
+
+    def test_it_comes_before_docker_hubs_as_for_podman_itself(self) -> None:
+        self.engine.add(make_image("docker.io/team/app:1", labels={"from": "the hub"}))
+        built = self.engine.add(make_image("localhost/team/app:1", labels={"from": "here"}))
+        found = self.successResultOf(self.ask(reference("team/app", "1")))
+        self.assertEqual(found.id, built.id(ImageStore.PODMAN))
+
+    def test_what_podman_lacks_it_pulls_from_the_registry_that_was_asked_for(self) -> None:
+        self.engine.upstream["docker.io/library/nginx:1"] = image = make_image("docker.io/library/nginx:1")
+        found = self.successResultOf(self.ask(reference("library/nginx", "1")))
+        self.assertEqual(found.id, image.id(ImageStore.PODMAN))
+        self.assertEqual(self.engine.pulls, ["docker.io/library/nginx:1"])
+
+    def test_a_digest_is_not_pulled_and_the_advice_is_not_dockers(self) -> None:
+        error = self.failureResultOf(self.ask(reference("library/nginx", NOWHERE)), ManifestUnknown).value
+        assert isinstance(error, ManifestUnknown)
+        self.assertIn("--origin-fallback", error.advice)
+        self.assertNotIn("daemon.json", error.advice)
+        self.assertEqual(self.engine.pulls, [])

@@ -26,7 +26,7 @@ class EngineAddress:
 
     @property
     def containerd_store(self) -> bool:
-        return "classic" not in self.name and not self.name.startswith("docker20")
+        return self.name.startswith("docker") and "classic" not in self.name and self.name[:8] != "docker20"
 
 
 @frozen
@@ -57,6 +57,10 @@ def engines() -> list[EngineAddress]:
 
 def spares() -> list[EngineAddress]:
     return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_SPARES")]
+
+
+def podmans() -> list[EngineAddress]:
+    return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_PODMAN")]
 
 
 def nodes() -> list[NodeAddress]:
