@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import Attribute, Interface
@@ -337,12 +337,14 @@ class PushedManifest:
     """A manifest that was pushed into a repository.
 
     `descriptor` is what a list of referrers says of it, so it has its `artifact_type` and annotations; `parts` are
-    the digests of everything it refers to as a part of itself.
+    the digests of everything it refers to as a part of itself.  `since` is when it was pushed, in seconds since the
+    epoch, and set by `IPushed.add_manifest`; 0 where it is not known.
     """
 
     descriptor: Descriptor
     parts: frozenset[Digest] = frozenset()
     subject: Digest | None = None
+    since: float = field(default=0.0, eq=False)
 
     @property
     def digest(self) -> Digest:

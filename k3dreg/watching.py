@@ -34,5 +34,6 @@ def make_monitor(
         where=str(config.docker),
         cache=cache,
         pushed=pushed,
+        size_of=store.size_of,
         sources=lambda info: source_states(info, local, reader=config.reader),
     )

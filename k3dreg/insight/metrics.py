@@ -28,7 +28,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"})
 ROUTES = frozenset(
     {"base", "manifest", "blob", "tags", "referrers", "catalog", "upload", "page", "health", "metrics", "invalid"}
 )
-SOURCES = frozenset({"cache", "export", "content", "layers", "pushed", "mounted", "registry"})
+SOURCES = frozenset({"cache", "export", "content", "layers", "pushed", "mounted", "registry", "pull under way"})
 
 # Seconds.  From a blob out of the page cache to a node's patience for headers (30 s) and a large image's pull.
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300)

@@ -10,11 +10,12 @@ from zope.interface import implementer
 
 from k3dreg.insight.board import Board, Observers
 from k3dreg.insight.metrics import MEDIA_TYPE, Metrics, Readings
-from k3dreg.interfaces import IEngine, IEngineRequests, IMonitoring, IObserver, IPushed
+from k3dreg.interfaces import IEngine, IEngineRequests, IMonitoring, IObserver, IPushed, PushedManifest
+from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineInfo
 from k3dreg.model.errors import EngineError
 from k3dreg.model.overview import Listed, Live, Overview, SourceState
-from k3dreg.model.reference import Tag
+from k3dreg.model.reference import Repository, Tag
 from k3dreg.streaming.bodies import read_whole
 from k3dreg.streaming.flights import Flights
 
@@ -47,11 +48,13 @@ class Monitor:
         where: str,
         cache: Callable[[], Readings],
         pushed: IPushed,
+        size_of: Callable[[Digest], int],
         sources: Sources,
     ) -> None:
         """`engine` and `requests` are the same engine; `where` is its address.
 
-        `cache` gives the readings of the store, `sources` which ways to the bytes of images are open.
+        `cache` gives the readings of the store, `size_of` the bytes of a blob in it (0: it is not there), `sources`
+        which ways to the bytes of images are open.
         """
         self._engine = engine
         self._requests = requests
@@ -60,6 +63,7 @@ class Monitor:
         self._where = where
         self._cache = cache
         self._pushed = pushed
+        self._size_of = size_of
         self._sources = sources
         self._board = Board(clock)
         self._metrics = Metrics(version, cache)
@@ -98,7 +102,7 @@ class Monitor:
                 sources = await self._sources(info)
             except EngineError as error:
                 trouble = str(error)
-        pushed = self._list_pushed()
+        pushed, pushed_count = self._list_pushed()
         cache = self._cache()
         return Overview(
             version=self._version,
@@ -108,21 +112,40 @@ class Monitor:
             sources=tuple(sources),
             images=tuple(images[:_LISTED]),
             image_count=len(images),
-            pushed=tuple(pushed[:_LISTED]),
-            pushed_count=len(pushed),
+            pushed=tuple(pushed),
+            pushed_count=pushed_count,
             cache_bytes=cache.cache_bytes,
             cache_limit=cache.cache_limit,
             cache_blobs=cache.cache_blobs,
+            evicted_blobs=cache.evicted_blobs,
+            evicted_bytes=cache.evicted_bytes,
         )
 
-    def _list_pushed(self) -> list[Listed]:
-        """By name.  The size is that of the tagged manifest alone: what it refers to may be shared, or elsewhere."""
+    def _list_pushed(self) -> tuple[list[Listed], int]:
+        """The first by name, and how many there are.
+
+        The size is that of everything here that belongs to it: what two images have counts for both.
+        """
+        now = self._clock.seconds()
+        names = [(each, tag) for each in self._pushed.repositories() for tag in self._pushed.tags(each)]
         found = []
-        for repository in self._pushed.repositories():
-            for name in self._pushed.tags(repository):
-                manifest = self._pushed.tagged(repository, Tag(name))
-                if manifest is not None:
-                    found.append(Listed(f"{repository}:{name}", str(manifest.digest), manifest.descriptor.size))
+        for repository, name in names[:_LISTED]:
+            manifest = self._pushed.tagged(repository, Tag(name))
+            if manifest is not None:
+                size = sum(map(self._size_of, self._reached(repository, manifest)))
+                age = now - manifest.since if manifest.since else None
+                found.append(Listed(f"{repository}:{name}", str(manifest.digest), size, age))
+        return found, len(names)
+
+    def _reached(self, repository: Repository, manifest: PushedManifest) -> set[Digest]:
+        """A manifest and all that it refers to, an index' manifests with what they refer to."""
+        found, waiting = {manifest.digest}, set(manifest.parts)
+        while waiting:
+            digest = waiting.pop()
+            found.add(digest)
+            part = self._pushed.manifest(repository, digest)
+            if part is not None:
+                waiting |= part.parts - found
         return found
 
     async def _look(self) -> str:
@@ -154,7 +177,8 @@ def listed(told: object, now: float) -> list[Listed]:
             str(name),
             str(image.get("Id") or ""),
             size if isinstance(size := image.get("Size"), int) else 0,
-            now - created if isinstance(created := image.get("Created"), int) else None,
+            # 0: built so that the same sources give the same image, whenever it is.
+            now - created if isinstance(created := image.get("Created"), int) and created > 0 else None,
         )
         for image in (told if isinstance(told, list) else ())
         if isinstance(image, dict)

@@ -64,7 +64,8 @@ class Overview:
     """What is here.
 
     `engine` is what it says it is, `where` its address; `trouble` why it cannot be used, "" when it can.
-    `cache_bytes` and `cache_limit` in bytes.  Lists that are cut tell how many there are in `…_count`.
+    `cache_bytes`, `cache_limit` and `evicted_bytes` in bytes; what was evicted counts since the start.  Lists that are
+    cut tell how many there are in `…_count`.
     """
 
     version: str
@@ -79,3 +80,5 @@ class Overview:
     cache_bytes: int = 0
     cache_limit: int = 0
     cache_blobs: int = 0
+    evicted_blobs: int = 0
+    evicted_bytes: int = 0

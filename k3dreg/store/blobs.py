@@ -55,6 +55,11 @@ class BlobStore:
         """How much is held, without what is still being written."""
         return self._shelf.index.usage()
 
+    def size_of(self, digest: Digest) -> int:
+        """Bytes; 0 for a blob that is not here.  Not a use.  No I/O."""
+        entry = self._shelf.index.peek(digest)
+        return 0 if entry is None else entry.size
+
     def get(self, digest: Digest) -> IBlob | None:
         """The blob, or None.  Counts as a use.  No I/O."""
         entry = self._shelf.index.use(digest)

@@ -21,14 +21,18 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.errors import InvalidDigest, InvalidManifest, InvalidName, StoreError, StoreFull
 from k3dreg.model.reference import Repository
 
-_VERSION = 1
+# 2: manifests have the time at which they were pushed.
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL,
                    PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
 CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
+                       since REAL DEFAULT 0,
                        PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
 CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
 """
+
+_FROM_1 = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;"
 
 # One SQL statement and its parameters.
 Statement = tuple[str, tuple[object, ...]]
@@ -60,20 +64,26 @@ class Ledger:
                 self._make()
 
     def _make(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        version = self._version()
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+        elif version == 1:
+            self._db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={_VERSION}; COMMIT;")
         elif version != _VERSION:
             raise StoreError("the state directory was used by a newer k3dreg")
+
+    def _version(self) -> int:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        return int(version)
 
     def read(self) -> list[Row]:
         """All of it.  Raises `StoreError`."""
         with self._lock, _database_errors("reading the list of what was pushed"):
             rows = [_blob(*row) for row in self._db.execute("SELECT registry, path, digest, since FROM blob")]
-            rows += [
-                _manifest(*row)
-                for row in self._db.execute("SELECT registry, path, descriptor, parts, subject FROM manifest")
-            ]
+            # A file of the first version that is only read stays one.
+            since = "since" if self._version() > 1 else "0"
+            manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
+            rows += [_manifest(*row) for row in self._db.execute(manifests)]
             rows += [_tag(*row) for row in self._db.execute("SELECT registry, path, name, digest FROM tag")]
             return rows
 
@@ -109,8 +119,8 @@ def add_manifest(repository: Repository, manifest: PushedManifest) -> Statement:
     descriptor = json.dumps(manifest.descriptor.to_json())
     parts = json.dumps(sorted(map(str, manifest.parts)))
     return (
-        "INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?, ?)",
-        (*_key(repository), str(manifest.digest), descriptor, parts, subject),
+        "INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*_key(repository), str(manifest.digest), descriptor, parts, subject, manifest.since),
     )
 
 
@@ -142,11 +152,12 @@ def _blob(registry: str, path: str, digest: str, since: float) -> Row:
     return Row(_repository(registry, path), since, blob=Digest.parse(digest))
 
 
-def _manifest(registry: str, path: str, descriptor: str, parts: str, subject: str | None) -> Row:
+def _manifest(registry: str, path: str, descriptor: str, parts: str, subject: str | None, since: float) -> Row:
     manifest = PushedManifest(
         Descriptor.from_json(json.loads(descriptor)),
         frozenset(map(Digest.parse, json.loads(parts))),
         None if subject is None else Digest.parse(subject),
+        float(since),
     )
     return Row(_repository(registry, path), manifest=manifest)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -128,6 +128,7 @@ class PushedContent:
         await self._change([ledger.add_blob(repository, digest, now)], lambda: self._put_blob(repository, digest, now))
 
     async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
+        manifest = evolve(manifest, since=self._clock.seconds())
         names = [tag.name for tag in tags]
         statements = [ledger.add_manifest(repository, manifest)]
         statements += [ledger.add_tag(repository, name, manifest.digest) for name in names]

@@ -14,7 +14,8 @@ from k3dreg.interfaces import IMonitoring
 from k3dreg.web.answers import Answer, Headers
 from k3dreg.web.events import Events
 from k3dreg.web.log import Record
-from k3dreg.web.page import document, flatten, host_of, recent, running, saved
+from k3dreg.web.page import document, flatten, recent, running, saved
+from k3dreg.web.snippets import Address
 
 _FRESH = ("Cache-Control", "no-store")
 # Nothing but what this server itself gives, and no way to put the page into another one (CSP level 3).
@@ -90,8 +91,9 @@ class Operations:
 
     async def _page(self, request: Request) -> Answer:
         overview = await self._monitoring.overview()
-        host = host_of(request.getHeader("Host"))
-        data = b"<!DOCTYPE html>\n" + await flatten(document(overview, self._monitoring.live(), host))
+        address = Address.of(request.getHeader("Host"), secure=bool(request.isSecure()))
+        tree = document(overview, self._monitoring.live(), address, self._clock.seconds())
+        data = b"<!DOCTYPE html>\n" + await flatten(tree)
         return Answer(200, (("Content-Type", "text/html; charset=utf-8"), _FRESH, *_SAFE), len(data), data)
 
     async def _moving_parts(self) -> Mapping[str, bytes]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from twisted.web.template import Tag, flattenString, tags
 
-from k3dreg.clusters.containerd import hosts_toml, registries_yaml
 from k3dreg.model.activity import RequestReport
 from k3dreg.model.overview import Listed, Live, Overview, Running, Saved
+from k3dreg.web.snippets import Address, snippets
 
-# What a `Host` header may look like to be shown in a snippet for copying.
-_HOST = re.compile(r"[A-Za-z0-9.\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _MEGABYTE = 1e6
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+# Characters of a digest, its algorithm included: as many as Docker's client shows.
+_DIGEST = 19
 
 _VERBS = {"pull": "Docker pulls", "export": "Docker exports", "transfer": "sending"}
 
@@ -25,13 +24,8 @@ async def flatten(tag: Tag) -> bytes:
     return await flattenString(None, tag)
 
 
-def host_of(header: str | None) -> str:
-    """The address that the page is seen under, from a `Host` header; a stand-in for one that cannot be."""
-    return header if header and len(header) <= 255 and _HOST.fullmatch(header) else "localhost:5000"
-
-
-def document(overview: Overview, live: Live, host: str) -> Tag:
-    """The whole page, without its doctype."""
+def document(overview: Overview, live: Live, address: Address, now: float) -> Tag:
+    """The whole page, without its doctype.  `now` in seconds since the epoch."""
     head = tags.head(
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
@@ -40,17 +34,25 @@ def document(overview: Overview, live: Live, host: str) -> Tag:
         tags.link(rel="stylesheet", href="/status.css"),
         tags.script(src="/status.js", defer="defer"),
     )
-    body = tags.body(
-        tags.header(
-            tags.h1("k3dreg"), tags.p(f"version {overview.version}, an OCI registry of Docker's images", class_="quiet")
+    state = ("no engine", "bad") if overview.trouble else ("ready", "good")
+    header = tags.header(
+        tags.h1("k3dreg ", tags.span(state[0], class_=f"pill {state[1]}")),
+        tags.p(
+            f"version {overview.version}, an OCI registry of Docker's images. ",
+            # The script says here whether it is told of changes.
+            tags.span(f"As of {_clock(now)} UTC.", id="live"),
+            class_="quiet",
         ),
+    )
+    body = tags.body(
+        header,
         Tag("main")(
             _facts(overview, live.saved),
             _section("Under way", tags.div(running(live.running), id="running")),
             _section("Recent requests", tags.div(recent(live.recent), id="recent")),
             _section("Images Docker can give", _listed(overview.images, overview.image_count)),
             _section("Pushed here", _listed(overview.pushed, overview.pushed_count)),
-            _snippets(host),
+            _section("Point a cluster here", *snippets(address)),
         ),
     )
     return tags.html(head, body, lang="en")
@@ -95,9 +97,10 @@ def _report(report: RequestReport) -> Tag:
     outcome = f"{report.status}{' broken off' if report.aborted else ''}"
     steps = f", after: {', '.join(report.steps)}" if report.steps else ""
     source = f" from {report.source}" if report.source else ""
-    facts = f"{source}{steps}, {report.sent / _MEGABYTE:.1f} MB in {report.seconds:.2f} s, {report.client}"
+    sent = f", {_size(report.sent)}" if report.sent else ""
+    facts = f"{source}{steps}{sent} in {report.seconds:.2f} s, {report.client}"
     return tags.li(
-        tags.span(f"{datetime.fromtimestamp(report.at, UTC):%H:%M:%S} ", class_="quiet"),
+        tags.span(f"{_clock(report.at)} ", class_="quiet"),
         tags.span(outcome, class_="bad" if failed else "good"),
         f" {report.method} ",
         tags.span(report.subject, class_="name"),
@@ -107,10 +110,12 @@ def _report(report: RequestReport) -> Tag:
 
 
 def saved(counted: Saved) -> Tag:
-    """What did not come over the internet."""
+    """What did not come over the internet: what was given to nodes, without what had to be fetched for it."""
+    images = f"{counted.pulls} {'image' if counted.pulls == 1 else 'images'}"
     return tags.div(
-        tags.p(f"{_size(counted.bytes)} given to nodes, {counted.pulls} manifests without a pull"),
-        tags.p(f"{_size(counted.fetched)} fetched for that since the start", class_="quiet"),
+        tags.p(_size(max(0, counted.bytes - counted.fetched)), class_="big"),
+        tags.p(f"not taken from the internet, {images} given without a pull"),
+        tags.p(f"{_size(counted.bytes)} given, {_size(counted.fetched)} fetched since the start", class_="quiet"),
     )
 
 
@@ -118,51 +123,67 @@ def _facts(overview: Overview, counted: Saved) -> Tag:
     engine = [tags.p(overview.engine or "unknown"), tags.p(overview.where, class_="quiet")]
     if overview.trouble:
         engine.append(tags.p(overview.trouble, class_="bad"))
-    sources = [
-        tags.p(f"{each.name}: {each.says}", *([tags.br(), tags.code(each.open_it)] if each.open_it else []))
+    sources: list[Tag] = [
+        tags.li(tags.span(f"{each.name}: "), each.says, *([tags.br(), tags.code(each.open_it)] if each.open_it else []))
         for each in overview.sources
     ]
-    used = f"{_size(overview.cache_bytes)} of {_size(overview.cache_limit)}, {overview.cache_blobs} blobs"
     return tags.div(
         tags.div(tags.h2("Engine"), *engine),
-        tags.div(tags.h2("Where bytes come from"), *sources),
-        tags.div(tags.h2("Kept"), tags.p(used)),
+        tags.div(
+            tags.h2("Where bytes come from"),
+            tags.ol(*sources) if sources else tags.p("Not known without the engine.", class_="quiet"),
+        ),
+        tags.div(tags.h2("Kept"), *_kept(overview)),
         tags.div(tags.h2("Saved"), tags.div(saved(counted), id="saved")),
         class_="facts",
     )
 
 
+def _kept(overview: Overview) -> list[Tag]:
+    """Cache use."""
+    used, limit = overview.cache_bytes, overview.cache_limit
+    bar = tags.progress(max=str(max(1, limit)), value=str(min(used, limit)), **{"aria-label": "use of the cache"})
+    told = [
+        tags.p(_size(used), class_="big"),
+        tags.p(f"of {_size(limit)}, in {overview.cache_blobs} {'blob' if overview.cache_blobs == 1 else 'blobs'}"),
+        bar,
+    ]
+    if overview.evicted_blobs:
+        evicted = f"{overview.evicted_blobs} blobs, {_size(overview.evicted_bytes)}, evicted since the start"
+        told.append(tags.p(evicted, class_="quiet"))
+    return told
+
+
 def _listed(images: Sequence[Listed], count: int) -> Tag:
     if not images:
         return tags.p("None.", class_="quiet")
-    rows = []
-    for image in images:
-        age = "" if image.age is None else f", {_age(image.age)} old"
-        facts = f" {_size(image.size)}{age}, {image.digest[:19]}"
-        rows.append(tags.li(tags.span(image.name, class_="name"), tags.span(facts, class_="quiet")))
-    if count > len(images):
-        rows.append(tags.li(f"and {count - len(images)} more", class_="quiet"))
-    return tags.ul(*rows)
-
-
-def _snippets(host: str) -> Tag:
-    k3s, containerd = registries_yaml(f"http://{host}"), hosts_toml(f"http://{host}")
-    # Each can be scrolled, so each can be reached by keyboard.
-    return _section(
-        "Point a cluster here",
-        tags.p("With an address of this machine that the nodes reach. k3d and k3s, ", tags.code("registries.yaml")),
-        tags.pre(k3s, tabindex="0", role="region", **{"aria-label": "registries.yaml"}),
-        tags.p("kind and any containerd, ", tags.code("/etc/containerd/certs.d/_default/hosts.toml")),
-        tags.pre(containerd, tabindex="0", role="region", **{"aria-label": "hosts.toml"}),
-    )
+    head = tags.tr(*(tags.th(title, scope="col") for title in ("Name", "Size", "Age", "Digest")))
+    rows = [
+        tags.tr(
+            tags.td(image.name, class_="name"),
+            tags.td(_size(image.size)),
+            tags.td("" if image.age is None else _age(image.age)),
+            tags.td(image.digest[:_DIGEST], class_="name quiet"),
+        )
+        for image in images
+    ]
+    more = [tags.p(f"and {count - len(images)} more", class_="quiet")] if count > len(images) else []
+    return tags.div(tags.table(tags.thead(head), tags.tbody(*rows)), *more)
 
 
 def _section(title: str, *contents: Tag) -> Tag:
     return tags.section(tags.h2(title), *contents)
 
 
+def _clock(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}"
+
+
 def _size(number: int) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / _MEGABYTE:.1f} MB"
+    for unit, length, digits in (("GB", 1e9, 2), ("MB", _MEGABYTE, 1), ("kB", 1e3, 1)):
+        if number >= length:
+            return f"{number / length:.{digits}f} {unit}"
+    return f"{number} B"
 
 
 def _age(seconds: float) -> str:

@@ -1,171 +1,128 @@
-"""The status page in a real browser: headless Chromium, driven by its own driver."""
+"""The status page in a real browser, of a daemon with a real engine, and of one without."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
+from attrs import evolve
 
-pytestmark = pytest.mark.integration
+from k3dreg.tools.config_files import text_of
+from tests.integration.conftest import Push, PushedImage
+from tests.integration.support import images
+from tests.integration.support.browser import Browser, browser, eventually
+from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+from tests.integration.support.slow import slowly
+from tests.integration.support.upstream import Upstream
 
-TOOLS = ("chromium", "chromedriver")
-MIB = 1024 * 1024
+MB = 1000 * 1000
 HOSTILE = "/v2/%3Cscript%3Edocument.title='run'%3C/script%3E<img%20src=x%20onerror=document.title='run'>/manifests/x"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A daemon without an engine: the page has to work then, too."""
-    directory = tmp_path_factory.mktemp("page")
-    log = directory / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [
-                *[sys.executable, "-c", "from k3dreg.cli import main; main()"],
-                *["--listen", "tcp:0:interface=127.0.0.1", "--state-dir", str(directory / "state")],
-                *["--docker", "unix:///run/no-engine.sock"],
-            ],
-            stdout=out,
-            stderr=out,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    try:
-        yield "127.0.0.1", int(_eventually(lambda: _port(log)))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    assert "Traceback" not in log.read_text()
+def window() -> Iterator[Browser]:
+    with browser() as window:
+        yield window
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing and not os.environ.get("CI"):
-        pytest.skip(f"needs {', '.join(missing)}: Debian's chromium and chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+@pytest.fixture
+def slow_image(push: Push, busybox: bytes) -> PushedImage:
+    """Docker pulls it in some seconds, by way of `slowly`."""
+    large = images.LayerMaker({})
+    large.file("large", images.noise(6 * MB, "page"))
+    return push("k3dreg-test/page", [*images.small_layers(busybox, "page"), large.layer(None)], "page")
 
 
-def test_the_page_in_a_browser(address: tuple[str, int], browser: Any, tmp_path: Path) -> None:
-    host, port = address
-    slow = SlowClient(host, port, push_blob(host, port, os.urandom(MIB) * 40))
-    browser.get(f"http://{host}:{port}/")
-    assert "no-engine.sock" in browser.page_source
-    assert f"http://{host}:{port}" in browser.find_element("css selector", "pre").text
+@pytest.mark.engines("docker28")
+def test_the_page_in_a_browser(
+    engine: EngineAddress,
+    daemon: Daemon,
+    window: Browser,
+    upstream: Upstream,
+    small_image: PushedImage,
+    slow_image: PushedImage,
+    busybox: bytes,
+    tmp_path: Path,
+) -> None:
+    small_image.pull_into(engine)
+    Puller(daemon.host, small_image.registry).image(small_image.repository, "1")
+    Upstream(daemon.host).push_image("team/pushed", "1", images.small_layers(busybox, "pushed"), images.COMMAND)
+    window.open(f"http://{daemon.host}/")
 
-    # The bar of a transfer moves, without the page being loaded again.
-    def value() -> int:
-        found = browser.execute_script("const bar = document.querySelector('progress'); return bar ? bar.value : 0")
-        return int(found)
+    # Which engine, what it has, what was pushed, which sources are open: here those that need no directory of Docker's.
+    said = window.text("main")
+    assert "containerd image store" in said
+    assert engine.socket in said
+    assert small_image.name in said
+    assert re.search(r"team/pushed:1\s+\d\.\d MB\s+\d+ s\s+sha256:", said)
+    assert re.search(r"1 image given without a pull\s+\d\.\d MB given, 0 B fetched", window.text("#saved"))
+    port = daemon.host.rpartition(":")[2]
+    snippet = window.run("return document.querySelector('details pre').textContent")
+    assert snippet == text_of(["k3d", "--mode", "host", "--port", port])
 
-    slow.take(MIB)
-    first = _eventually(value)
-    slow.take(20 * MIB)
-    assert _eventually(lambda: value() > first)
-    screenshots = Path(os.environ.get("K3DREG_TEST_SCREENSHOTS", tmp_path))
-    for scheme in ("light", "dark"):
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        assert serious_faults(browser) == []
-        browser.save_screenshot(str(screenshots / f"status-{scheme}.png"))
-    # On a phone nothing sticks out to the side.
-    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    # The bar of a slow pull moves, without the page being loaded again.
+    def done() -> float:
+        label = f"Docker pulls {image.name}"
+        script = f"const bar = document.querySelector('progress[aria-label=\"{label}\"]'); return bar ? bar.value : 0"
+        return float(window.run(script))
+
+    with slowly(upstream.address, 1 * MB) as detour:
+        image = evolve(slow_image, registry=detour)
+        image.remove_from(engine)
+        pull = threading.Thread(target=lambda: Puller(daemon.host, detour).image(image.repository, "1"))
+        pull.start()
+        first = eventually(done)
+        assert eventually(lambda: done() > first)
+        screenshots = Path(os.environ.get("K3DREG_TEST_SCREENSHOTS", tmp_path))
+        for scheme in ("light", "dark"):
+            window.prefer(scheme)
+            assert window.faults() == []
+            window.screenshot(screenshots / f"status-{scheme}.png")
+        # On a phone nothing sticks out to the side.
+        with window.as_wide_as(360):
+            assert window.run("return document.documentElement.scrollWidth") <= 360
+            assert window.faults() == []
+            window.driver.save_screenshot(str(screenshots / "status-phone.png"))
+        pull.join(60)
+        image.remove_from(engine)
 
     # What has ended is shown with its reason, and what is hostile is shown and not run.
-    slow.take(40 * MIB)
-    ask(host, port, "GET", HOSTILE)
-    recent = browser.find_element("id", "recent")
-    assert _eventually(lambda: "onerror=document.title" in recent.text)
-    assert "not a repository name" in recent.text
-    assert "blob sha256:" in recent.text
-    assert browser.title == "k3dreg"
-    assert browser.find_elements("css selector", "#recent img, #recent script") == []
+    assert eventually(lambda: f"{image.name} from" in window.text("#recent"))
+    ask(daemon.host, HOSTILE)
+    assert eventually(lambda: "onerror=document.title" in window.text("#recent"))
+    assert "not a repository name" in window.text("#recent")
+    assert window.driver.title == "k3dreg"
+    assert window.run("return document.querySelectorAll('#recent img, #recent script').length") == 0
 
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    asked = [entry["message"] for entry in browser.get_log("performance") if "requestWillBeSent" in entry["message"]]
-    urls = [url for message in asked for url in re.findall(r'"url":"(\w+://[^/"]*)', message)]
-    assert urls
-    assert {url for url in urls if not url.startswith("chrome")} == {f"http://{host}:{port}"}
+    assert window.complaints() == []
+    assert window.hosts_asked() == {f"http://{daemon.host}"}
+    daemon.check_log()
 
 
-def serious_faults(browser: Any) -> list[str]:
-    """What axe-core says is serious or worse."""
-    module = pytest.importorskip("axe_core_python")
-    script = next(Path(module.__file__).parent.glob("**/axe.min.js")).read_text()
-    browser.execute_script(script)
-    found = browser.execute_async_script("const done = arguments[0]; axe.run().then(done)")
-    return [
-        f"{each['id']}: {[node['html'] for node in each['nodes']]}"
-        for each in found["violations"]
-        if each["impact"] in ("serious", "critical")
-    ]
+def test_the_page_without_an_engine_says_why(window: Browser, tmp_path: Path) -> None:
+    nowhere = EngineAddress("none", "unix:///run/no-engine.sock")
+    with running(nowhere, tmp_path) as daemon:
+        window.open(f"http://{daemon.host}/")
+        assert window.text("h1") == "k3dreg no engine"
+        assert "its socket does not exist" in window.text("main")
+        assert "start Docker" in window.text("main")
+        assert eventually(lambda: window.text("#live") == "Live.")
+        assert window.faults() == []
+        assert window.complaints() == []
+    # It tells that it is of the past now.
+    assert eventually(lambda: "lost" in window.text("#live"))
 
 
-class SlowClient:
-    """Reads a blob, as much of it as it is told to."""
-
-    def __init__(self, host: str, port: int, path: str) -> None:
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        self._socket.connect((host, port))
-        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode("ascii"))
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> None:
-        while size > 0 and (data := self._socket.recv(min(size, MIB))):
-            size -= len(data)
-
-
-def push_blob(host: str, port: int, data: bytes) -> str:
-    """Returns its path."""
-    digest = f"sha256:{sha256(data).hexdigest()}"
-    status, headers = ask(host, port, "POST", "/v2/page/blobs/uploads/")
-    assert status == 202
-    location = headers["Location"]
-    status, _ = ask(host, port, "PUT", f"{location}?digest={digest}", data)
-    assert status == 201
-    return f"/v2/page/blobs/{digest}"
-
-
-def ask(host: str, port: int, method: str, path: str, body: bytes = b"") -> tuple[int, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection(host, port, timeout=60)
-    connection.request(method, path, body)
+def ask(host: str, path: str) -> int:
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("GET", path)
     answer = connection.getresponse()
     answer.read()
-    return answer.status, answer.headers
-
-
-def _port(log: Path) -> str:
-    found = re.search(r"listening on 127\.0\.0\.1:(\d+)", log.read_text())
-    return found[1] if found else ""
-
-
-def _eventually(condition: Any) -> Any:
-    end = time.monotonic() + 30
-    while not (found := cast(object, condition())):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
+    return answer.status

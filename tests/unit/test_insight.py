@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from attrs import evolve
@@ -16,12 +19,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from k3dreg.insight.board import Board, Observers
 from k3dreg.insight.metrics import Metrics, Readings
 from k3dreg.insight.monitor import Monitor, listed
+from k3dreg.interfaces import PushedManifest
+from k3dreg.model import media_types
 from k3dreg.model.activity import Activity, Progress, RequestReport
+from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import ManifestUnknown
 from k3dreg.model.overview import Listed, Saved, SourceState
+from k3dreg.model.reference import Repository, Tag
 from k3dreg.observing import observed
+from k3dreg.store.pushed import open_pushed
 from tests.fakes.engine import FakeEngine
+from tests.fakes.workers import InlineWorkers
+
+T = TypeVar("T")
 
 REPORT = RequestReport("0" * 16, 100.0, "127.0.0.1", "GET", "blob", "x blob", 200, 1000, 2.0, 0.5, source="cache")
 
@@ -136,6 +148,7 @@ def test_an_engines_list_of_images_has_a_line_for_each_name() -> None:
     told = [
         {"Id": "sha256:1", "RepoTags": ["b:1", "b:2"], "Size": 5, "Created": 900},
         {"Id": "sha256:2", "RepoTags": ["a:1"], "Size": 6, "Created": 950},
+        {"Id": "sha256:0", "RepoTags": ["c:1"], "Size": 7, "Created": 0},
         {"Id": "sha256:3", "RepoTags": ["<none>:<none>"]},
         {"Id": "sha256:4", "RepoTags": None},
         "nonsense",
@@ -144,20 +157,26 @@ def test_an_engines_list_of_images_has_a_line_for_each_name() -> None:
         Listed("a:1", "sha256:2", 6, 50),
         Listed("b:1", "sha256:1", 5, 100),
         Listed("b:2", "sha256:1", 5, 100),
+        Listed("c:1", "sha256:0", 7, None),
     ]
     assert listed({"message": "no"}, 0.0) == []
 
 
-class NothingPushed:
-    """As much of `IPushed` as is asked."""
+def digest_of(text: str) -> Digest:
+    return Digest.of(text.encode())
 
-    def repositories(self) -> list[object]:
-        return []
+
+def pushed_manifest(text: str, *parts: str) -> PushedManifest:
+    descriptor = Descriptor(media_types.OCI_MANIFEST, digest_of(text), 7)
+    return PushedManifest(descriptor, frozenset(map(digest_of, parts)))
 
 
 class MonitorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.clock.advance(1000)
+        workers = InlineWorkers()
+        self.pushed = self.done(open_pushed(Path(self.mktemp()), workers, self.clock))
         self.fake = FakeEngine(ImageStore.CONTAINERD)
         engine = self.fake.client(self.clock)
 
@@ -171,9 +190,13 @@ class MonitorTests(SynchronousTestCase):
             version="1",
             where="unix:///x",
             cache=Readings,
-            pushed=NothingPushed(),  # type: ignore[arg-type]
+            pushed=self.pushed,
+            size_of=lambda digest: 0 if digest == digest_of("absent") else 100,
             sources=sources,
         )
+
+    def done(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
     def trouble(self) -> str:
         asked = Deferred.fromCoroutine(self.monitor.engine_trouble())
@@ -199,6 +222,22 @@ class MonitorTests(SynchronousTestCase):
         self.assertEqual(overview.trouble, "")
         self.assertIn("containerd image store", overview.engine)
         self.assertEqual(overview.sources, (SourceState("containerd", "open"),))
+
+    def test_what_was_pushed_is_listed_with_all_that_is_here_of_it_and_since_when(self) -> None:
+        app = Repository(None, "app")
+        self.done(self.pushed.add_manifest(app, pushed_manifest("amd64", "config", "layer"), []))
+        self.done(self.pushed.add_manifest(app, pushed_manifest("index", "amd64", "absent"), [Tag("b")]))
+        self.clock.advance(60)
+        self.done(self.pushed.add_manifest(app, pushed_manifest("one", "layer"), [Tag("a")]))
+        overview = self.done(self.monitor.overview())
+        self.assertEqual(
+            overview.pushed,
+            (
+                Listed("app:a", str(digest_of("one")), 200, 0),
+                Listed("app:b", str(digest_of("index")), 400, 60),
+            ),
+        )
+        self.assertEqual(overview.pushed_count, 2)
 
     def test_an_overview_without_an_engine_says_why(self) -> None:
         self.fake.down = True

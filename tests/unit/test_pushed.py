@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -22,6 +26,7 @@ from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import StoreError
 from k3dreg.model.reference import Repository, Tag
+from k3dreg.store import ledger
 from k3dreg.store.ledger import Ledger
 from k3dreg.store.pushed import LEDGER_NAME, PushedContent, open_pushed
 from tests.fakes.workers import InlineWorkers, ManualWorkers
@@ -38,6 +43,18 @@ def manifest(n: int, *parts: int, subject: int | None = None) -> PushedManifest:
         media_types.OCI_MANIFEST, digest(n), n, artifact_type="application/x", annotations={"number": str(n)}
     )
     return PushedManifest(descriptor, frozenset(map(digest, parts)), None if subject is None else digest(subject))
+
+
+# As a file was made before manifests had a time.
+FIRST_VERSION = f"""
+CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL,
+                   PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
+CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
+                       PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
+CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
+INSERT INTO manifest VALUES ('', 'app', '{digest(1)}', '{json.dumps(manifest(1).descriptor.to_json())}', '[]', NULL);
+PRAGMA user_version=1;
+"""
 
 
 class PushedCase(SynchronousTestCase):
@@ -76,6 +93,31 @@ class AnswersTests(PushedCase):
             self.assertEqual(self.pushed.referrers(APP, digest(2)), [])
             self.assertTrue(all(self.pushed.keeps(digest(n)) for n in (1, 2, 3)))
             self.restart()
+
+    def test_a_manifest_has_the_time_at_which_it_was_pushed_last(self) -> None:
+        for _ in range(2):
+            self.clock.advance(1)
+            self.done(self.pushed.add_manifest(APP, manifest(2), []))
+        for _ in range(2):
+            [found] = self.pushed.manifests(APP)
+            self.assertEqual(found.since, 1_000_002)
+            self.restart()
+
+    def test_a_file_of_the_first_version_is_read_and_written_on(self) -> None:
+        file = self.directory / "old"
+        with contextlib.closing(sqlite3.connect(file)) as old:
+            old.executescript(FIRST_VERSION)
+        for read_only in (True, False, True):
+            book = Ledger(file, read_only=read_only)
+            [row] = book.read()
+            self.assertEqual((row.manifest, row.repository), (manifest(1), APP))
+            book.close()
+        book = Ledger(file)
+        book.write([ledger.add_manifest(APP, evolve(manifest(1), since=5.0))])
+        [row] = book.read()
+        book.close()
+        assert row.manifest is not None
+        self.assertEqual(row.manifest.since, 5.0)
 
     def test_a_repository_of_another_registry_is_another_repository(self) -> None:
         self.done(self.pushed.add_manifest(HUBS, manifest(1), [Tag("t")]))

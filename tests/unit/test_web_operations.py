@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from k3dreg.model.activity import Activity, Progress, RequestReport
 from k3dreg.model.media_types import OCI_INDEX
 from k3dreg.model.overview import Listed, Live, Overview, Running
 from k3dreg.protocol.trace_context import trace_id_of
+from k3dreg.tools.config_files import text_of
 from k3dreg.web.operations import Operations
-from k3dreg.web.page import host_of
 from k3dreg.web.site import make_site
+from k3dreg.web.snippets import Address, snippets
 from tests.fakes.registry import FakeRegistry, WholeBlob
 from tests.fakes.wire import Wire, WireTestCase, request
 
@@ -213,17 +215,47 @@ def test_only_a_valid_traceparent_is_believed(header: str | None, trace: str) ->
 
 
 @pytest.mark.parametrize(
-    ("header", "host"),
+    ("header", "address"),
     [
-        ("reg.example:5000", "reg.example:5000"),
-        ("[::1]:5000", "[::1]:5000"),
-        (None, "localhost:5000"),
-        ('x"><script>', "localhost:5000"),
-        ("x:5000\nevil", "localhost:5000"),
+        ("reg.example:5005", Address("reg.example", 5005)),
+        ("reg.example", Address("reg.example", 80)),
+        ("[fd00::1]:5005", Address("[fd00::1]", 5005)),
+        # The browser's own machine is not the nodes'.
+        ("localhost:5005", Address("", 5005)),
+        ("k3d-registry.localhost:5005", Address("", 5005)),
+        ("127.0.0.1:5005", Address("", 5005)),
+        ("[::1]:5005", Address("", 5005)),
+        (None, Address("", 5000)),
+        ('x"><script>', Address("", 5000)),
+        ("x:5000\nevil", Address("", 5000)),
+        ("x:0", Address("", 5000)),
+        ("x:99999", Address("", 5000)),
+        ("-x:5005", Address("", 5000)),
     ],
 )
-def test_a_snippet_has_the_address_of_the_page_if_it_is_one(header: str | None, host: str) -> None:
-    assert host_of(header) == host
+def test_a_snippet_has_the_address_of_the_page_if_it_is_one(header: str | None, address: Address) -> None:
+    assert Address.of(header) == address
+
+
+@pytest.mark.parametrize("address", [Address("10.0.0.7", 5005), Address("", 5005), Address("10.0.0.7", 443, True)])
+def test_a_snippet_is_what_its_command_prints(address: Address) -> None:
+    html = "".join(_text(tag) for tag in snippets(address))
+    found = re.findall(r"As of k3dreg config (.*)", html)
+    assert [command.split()[0] for command in found] == ["k3d", "k3s", "kind", "minikube"]
+    for command in found:
+        printed = re.sub(r"^# ==> .* <==$\n", "", text_of(command.split()), flags=re.MULTILINE)
+        for part in printed.strip().split("\n\n"):
+            assert part in html
+    assert ("10.0.0.7" in html) == bool(address.host)
+    assert ("https://" in html) == address.secure
+
+
+def _text(node: Any) -> str:
+    """What a reader sees of a tag, with its parts in lines of their own."""
+    if isinstance(node, str):
+        return node
+    inner = "".join(map(_text, node.children))
+    return inner if node.tagName == "code" else f"{inner}\n"
 
 
 def test_a_request_in_json_has_the_documented_fields() -> None:
