@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.python import usage
 
-from k3dreg.config import default_state_dir
 from k3dreg.log import make_logger
 from k3dreg.model.errors import K3dregError, UsageError
+from k3dreg.settings import default_state_dir
 from k3dreg.store.blobs import open_store
 from k3dreg.store.catalogue import open_catalogue
 from k3dreg.store.collect import GRACE, Collector

@@ -3,7 +3,8 @@
 import pytest
 from twisted.python import usage
 
-from k3dreg.config import Config, Options, endpoint_of_address, parse_size
+from k3dreg.config import Config, Options
+from k3dreg.settings import endpoint_of_address, parse_size
 
 
 def parse(*arguments: str, **environment: str) -> Config:
