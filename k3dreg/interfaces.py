@@ -60,6 +60,16 @@ class IBlob(Interface):
         """All of it.  For manifests and configs: raises `ContentError` if it has more than 8 MiB."""
 
 
+class ISocketConsumer(IConsumer):
+    """A consumer whose bytes may go into a socket as they are, and so may be put there by somebody else."""
+
+    def way_around() -> object:
+        """The transport that `write` leads to without changing anything; None if there is none, or not now."""
+
+    def went_around(size: int) -> None:
+        """So many bytes were put into that transport's socket: they count as written."""
+
+
 class IFileHandle(Interface):
     """A file on this machine's disk that is read at offsets, from any thread, several at once."""
 

@@ -16,7 +16,8 @@ from zope.interface import implementer
 from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
-from k3dreg.streaming.sending import FileHandle, send_file
+from k3dreg.streaming.handles import FileHandle
+from k3dreg.streaming.sending import send_file
 from k3dreg.streaming.workers import Workers
 
 # Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.interfaces import IByteStream
 from k3dreg.model.errors import ContentError, ContentGone, K3dregError, StoreError
-from k3dreg.streaming.sending import FileHandle
+from k3dreg.streaming.handles import FileHandle
 from k3dreg.streaming.workers import Workers
 
 
@@ -29,17 +29,15 @@ class ScratchFile(FileHandle):
 
     def write(self, data: bytes | memoryview) -> None:
         """Append.  Raises `StoreError`; `ContentGone` when it is closed."""
-        descriptor = self._enter()
         try:
-            view = memoryview(data)
-            while view:
-                count = os.pwrite(descriptor, view, self.written)
-                self.written += count
-                view = view[count:]
+            with self.use() as descriptor:
+                view = memoryview(data)
+                while view:
+                    count = os.pwrite(descriptor, view, self.written)
+                    self.written += count
+                    view = view[count:]
         except OSError as error:
             raise StoreError(f"a temporary file cannot be written: {os.strerror(error.errno or 0)}") from error
-        finally:
-            self._leave()
 
 
 class Spool:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from k3dreg.interfaces import IBlob, IBlobStore, IBlobWriter, IFileHandle
+from k3dreg.interfaces import IBlob, IBlobStore, IBlobWriter
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, StoreError
@@ -19,7 +19,8 @@ from k3dreg.store.shelf import Shelf
 from k3dreg.store.state import StateDirectory
 from k3dreg.store.writer import BlobWriter
 from k3dreg.streaming.flights import Flights
-from k3dreg.streaming.sending import FileHandle, send_file
+from k3dreg.streaming.handles import FileHandle
+from k3dreg.streaming.sending import send_file
 from k3dreg.streaming.workers import Workers
 
 T = TypeVar("T")
@@ -189,13 +190,13 @@ class FileBlob:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         return await self._with_file(self._read)
 
-    async def _read(self, handle: IFileHandle) -> bytes:
+    async def _read(self, handle: FileHandle) -> bytes:
         data = await self._workers.run(handle.read, 0, self.size)
         if len(data) != self.size:
             raise ContentGone(f"{self.digest} is not whole on the disk any more")
         return data
 
-    async def _with_file(self, use: Callable[[IFileHandle], Awaitable[T]]) -> T:
+    async def _with_file(self, use: Callable[[FileHandle], Awaitable[T]]) -> T:
         release = self._store.hold([self.digest])
         handle = FileHandle(str(self._shelf.path_of(self.digest)))
         try:

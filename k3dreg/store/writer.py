@@ -14,7 +14,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.errors import DigestMismatch, StoreError, StoreFull
 from k3dreg.store.disk import NO_ROOM, storage_errors
 from k3dreg.store.shelf import Shelf
-from k3dreg.streaming.sending import FileHandle
+from k3dreg.streaming.handles import FileHandle
 
 # Bytes evicted at once when the disk is full: enough for a usual layer, so that it does not happen at every write.
 _ROOM = 256 * 1024 * 1024

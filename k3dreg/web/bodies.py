@@ -17,7 +17,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from k3dreg.interfaces import IByteStream
+from k3dreg.interfaces import IByteStream, ISocketConsumer
 from k3dreg.model.errors import BadRequest, TooLarge
 from k3dreg.protocol.chunked import ChunkedDecoder
 
@@ -168,6 +168,7 @@ class RequestBody:
         return 0
 
 
+@implementer(ISocketConsumer)
 class BodyRequest(Request):
     """A request that is rendered as soon as its head is complete."""
 
@@ -204,6 +205,16 @@ class BodyRequest(Request):
                 self.responseHeaders.setRawHeaders("Connection", ["close"])
                 channel.persistent = False
         super().write(data)  # type: ignore[no-untyped-call]
+
+    def way_around(self) -> object:
+        """The connection, once the head of the answer is on its way and if the body follows as it is."""
+        if self._disconnected or not self.startedWriting or self.chunked:
+            return None
+        return self.channel.transport
+
+    def went_around(self, size: int) -> None:
+        """So much of the body was sent."""
+        self.sentLength += size
 
     def _continue(self) -> None:
         if self._awaits_continue and not self.startedWriting:

@@ -20,7 +20,7 @@ from k3dreg.log import make_logger
 from k3dreg.model.activity import Activity, Progress
 from k3dreg.model.errors import DigestMismatch, K3dregError
 from k3dreg.observing import CANCELLED, observed
-from k3dreg.streaming.sending import ConsumerGone, ConsumerStalled
+from k3dreg.streaming.producing import ConsumerGone, ConsumerStalled
 from k3dreg.web.answers import API_VERSION, Answer
 from k3dreg.web.errors import UNEXPECTED, error_answer, identified, interrupted_answer, unexpected_answer
 from k3dreg.web.log import CLIENT_GONE, Record

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, EngineSilent
 from k3dreg.streaming.arriving import ArrivingBlob
-from k3dreg.streaming.sending import ConsumerGone, FileHandle
+from k3dreg.streaming.handles import FileHandle
+from k3dreg.streaming.producing import ConsumerGone
 from tests.fakes.consumers import Reader
 from tests.fakes.workers import InlineWorkers
 

@@ -21,7 +21,7 @@ from k3dreg.model.errors import (
     FilesUnreachable,
     K3dregError,
 )
-from k3dreg.streaming.sending import ConsumerGone
+from k3dreg.streaming.producing import ConsumerGone
 from tests.fakes.archive_api import CONTENT, ROOT, FakeArchiveApi
 from tests.fakes.consumers import Reader
 from tests.fakes.workers import InlineWorkers

@@ -18,7 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from k3dreg.model.errors import ContentGone
-from k3dreg.streaming.sending import ConsumerGone, ConsumerStalled, FileHandle, Sender, send_file
+from k3dreg.streaming.handles import FileHandle
+from k3dreg.streaming.producing import ConsumerGone, ConsumerStalled
+from k3dreg.streaming.sending import Sender, send_file
 from k3dreg.streaming.workers import Workers
 from tests.fakes.consumers import Reader
 from tests.fakes.workers import ManualWorkers
@@ -208,10 +210,9 @@ class FileHandleTests(SynchronousTestCase):
     def test_the_descriptor_outlives_a_read_that_is_under_way_and_no_longer(self) -> None:
         reader, writer = os.pipe()  # fstat on it works as on a file
         handle = FileHandle(descriptor=reader)
-        descriptor = handle._enter()
-        handle.close()
-        os.fstat(descriptor)
-        handle._leave()
+        with handle.use() as descriptor:
+            handle.close()
+            os.fstat(descriptor)
         with self.assertRaises(OSError):
             os.fstat(descriptor)
         os.close(writer)

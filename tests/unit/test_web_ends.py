@@ -14,7 +14,7 @@ from k3dreg.interfaces import IBlob
 from k3dreg.model.errors import ContentGone, DigestMismatch
 from k3dreg.model.media_types import OCI_INDEX
 from k3dreg.model.trace import Trace
-from k3dreg.streaming.sending import STALL, ConsumerGone
+from k3dreg.streaming.producing import STALL, ConsumerGone
 from k3dreg.web.rendering import CLOSE_SECONDS
 from k3dreg.web.site import IDLE_SECONDS, make_site
 from tests.fakes.registry import EndlessBlob, FakeRegistry, GivingUpBlob, PacedBlob, ShortBlob, WholeBlob
