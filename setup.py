@@ -21,6 +21,7 @@ setup(
     package_data={"k3dreg": ["py.typed", "web/assets/*"]},
     install_requires=[
         "attrs>=23.1",
+        "bcrypt>=4.0",  # no dependencies of its own; the first that lets other threads run meanwhile
         "botocore>=1.31",  # AWS's chain of credentials for ECR; the first with AWS_ENDPOINT_URL
         "prometheus-client>=0.20",  # the text format, escaped and typed as Prometheus reads it
         "service-identity>=23.1",

@@ -21,11 +21,13 @@ from k3dreg.log import LEVELS
 from k3dreg.model.errors import UsageError
 from k3dreg.settings import (
     check_aliases,
+    check_anonymous_pull,
     check_cache_size,
     check_choice,
     check_deleting,
     check_docker,
     check_endpoint,
+    check_htpasswd,
     check_switch,
     default_state_dir,
     endpoint_of_address,
@@ -43,7 +45,8 @@ class Config:
     `aliases` are names of this registry beside those it finds out by itself; `deleting` is whether clients may delete
     what was pushed.  `content_store` and `docker_root` are where the engine's directories are here, "" for where the
     engine says; `reader` is whether its files may be read through containers.  `status_page` is whether `/` is one;
-    `log_format` is one of `LOG_FORMATS`.
+    `log_format` is one of `LOG_FORMATS`.  `htpasswd` is the file of those who may use this registry, None for
+    everybody; with `anonymous_pull` the others may read.
     """
 
     listen: tuple[str, ...]
@@ -59,6 +62,8 @@ class Config:
     origin_fallback: bool = False
     status_page: bool = True
     log_format: str = "text"
+    htpasswd: Path | None = None
+    anonymous_pull: bool = False
 
 
 class Options(usage.Options):
@@ -86,12 +91,14 @@ class Options(usage.Options):
         ["docker-root", None, None, "Where Docker's data directory is here [where the engine says]"],
         ["reader", None, None, "Read the engine's files through containers that are never started: on or off [on]"],
         ["status-page", None, None, "Show a status page at /: on or off [on]"],
+        ["htpasswd", None, None, "A file by htpasswd -B: who may pull, push and look [everybody may]"],
         ["log-level", None, None, f"One of {', '.join(LEVELS)} [info]"],
         ["log-format", None, None, f"{' or '.join(LOG_FORMATS)}: lines for people, or an object per line [text]"],
     ]
 
     optFlags = [  # noqa: RUF012  (the shape of usage.Options)
         ["origin-fallback", None, "Fetch what Docker cannot give, by digest, from an image's own registry"],
+        ["anonymous-pull", None, "With --htpasswd: everybody may pull and look"],
     ]
 
     config: Config
@@ -139,6 +146,9 @@ class Options(usage.Options):
         if not listen:
             address = environment.get("REGISTRY_HTTP_ADDR", "")
             listen = [endpoint_of_address(address) if address else "tcp:5000"]
+        htpasswd = check_htpasswd(
+            setting("htpasswd", "REGISTRY_AUTH_HTPASSWD_PATH", default=""), environment.get("REGISTRY_AUTH", "")
+        )
         self.config = Config(
             listen=tuple(map(check_endpoint, listen)),
             docker=check_docker(setting("docker", default=""), environment),
@@ -152,5 +162,7 @@ class Options(usage.Options):
             reader=check_switch("reader", setting("reader", default="on")),
             status_page=check_switch("status-page", setting("status-page", default="on")),
             log_format=check_choice("log-format", setting("log-format", default="text"), LOG_FORMATS),
+            htpasswd=htpasswd,
+            anonymous_pull=check_anonymous_pull(flag("anonymous-pull"), htpasswd),
             deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

@@ -583,6 +583,16 @@ class IRepair(Interface):
         """As `ensure`, for an image that was found to lack blobs by reading it: older engines do not say so."""
 
 
+class IUsers(Interface):
+    """Those who may use this registry."""
+
+    async def knows(shown: BasicAuth) -> bool:
+        """Whether it is the user and password of one of them.  Takes as long for a name that is nobody's.
+
+        Raises `NotYet` when too many ask at once.
+        """
+
+
 class IObserver(Interface):
     """Told of what goes on.  All of it is called in the reactor's thread, is quick and raises nothing."""
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
@@ -24,6 +23,7 @@ from k3dreg.assembly import make_sources
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
 from k3dreg.discovery import Discovery
+from k3dreg.door import listen, make_door
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
 from k3dreg.interfaces import IEngine
@@ -171,6 +171,8 @@ class Daemon(MultiService):
         collector = Collector(pushed, store, behind.knows, self._reactor)
         collector.start()
         self._closing.append(collector.stop)
+        door = await make_door(config, self._workers)
+        self._closing += door.closing
         discovery = Discovery(pushed, names, EngineImageNames(self._engine))
         site = make_site(
             Prompt(registry, self._reactor),
@@ -179,14 +181,9 @@ class Daemon(MultiService):
             discovery=discovery,
             operations=Operations(monitor, self._reactor, status_page=config.status_page),
             observer=monitor.observer,
+            access=door.access,
         )
-        ports: list[int] = []
-        for endpoint in config.listen:
-            port: IListeningPort = await serverFromString(self._reactor, endpoint).listen(site)
-            self._closing.append(port.stopListening)
-            ports += [number] if (number := getattr(port.getHost(), "port", None)) else []
-            # k3d takes these two words for the sign that a registry is ready.
-            log.info("listening on {address}", address=describe_address(port.getHost()))
+        ports = await listen(config, site, self._reactor, lambda port: self._closing.append(port.stopListening))
         learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)
@@ -212,15 +209,6 @@ class Daemon(MultiService):
         # twistd has no way to say "with status 1" once the reactor runs; everything is closed by this time.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.stop()
-
-
-def describe_address(address: IAddress) -> str:
-    """`0.0.0.0:5000`, `[::]:5000`, `/run/k3dreg.sock`."""
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
-        name = getattr(address, "name", None)
-        return os.fsdecode(name) if name else str(address)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def keep_memory_small() -> None:

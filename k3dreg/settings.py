@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
+from k3dreg.access.passwords import check_file
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.locating import locate_engine
 from k3dreg.model.errors import InvalidName, UsageError
@@ -94,6 +96,31 @@ def check_switch(name: str, value: str) -> bool:
     if value not in ("on", "off"):
         raise usage.UsageError(f"--{name} is either on or off, not {value!r}")
     return value == "on"
+
+
+def check_htpasswd(path: str, scheme: str = "") -> Path | None:
+    """A password file that can be used; None for none.  Reads it.  Raises `usage.UsageError`.
+
+    `scheme` is `REGISTRY_AUTH` of the official registry image: a door that it would have is not left open here.
+    """
+    if scheme not in ("", "htpasswd"):
+        raise usage.UsageError(f"REGISTRY_AUTH={scheme!r}: k3dreg knows htpasswd alone")
+    if not path:
+        if scheme:
+            raise usage.UsageError("REGISTRY_AUTH=htpasswd without REGISTRY_AUTH_HTPASSWD_PATH")
+        return None
+    try:
+        check_file(Path(path))
+    except UsageError as error:
+        raise usage.UsageError(f"--htpasswd {path}: {error}") from error
+    return Path(path)
+
+
+def check_anonymous_pull(wanted: bool, htpasswd: Path | None) -> bool:
+    """Raises `usage.UsageError` where it would open nothing, and might be taken for closing something."""
+    if wanted and htpasswd is None:
+        raise usage.UsageError("--anonymous-pull goes with --htpasswd: without it everybody may push, too")
+    return wanted
 
 
 def check_deleting(value: str) -> bool:

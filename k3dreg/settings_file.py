@@ -21,6 +21,7 @@ DEFAULT_FILE = "/etc/k3dreg/k3dreg.toml"
 # What other programs call the same thing counts as the environment's word, too.
 _SAME = {
     "listen": ("REGISTRY_HTTP_ADDR",),
+    "htpasswd": ("REGISTRY_AUTH_HTPASSWD_PATH",),
     "docker": ("DOCKER_HOST", "DOCKER_CONTEXT"),
 }
 

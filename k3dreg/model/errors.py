@@ -80,6 +80,10 @@ class TooManyUploads(K3dregError):
     """As many upload sessions are open as are allowed."""
 
 
+class LoginRequired(K3dregError):
+    """k3dreg itself wants a user and a password, and was shown none that it knows."""
+
+
 class UnsupportedOperation(K3dregError):
     """A route that exists, asked for with a method it does not have."""
 

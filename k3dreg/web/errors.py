@@ -43,6 +43,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.TooLarge: (413, "SIZE_INVALID"),
     errors.UploadOutOfOrder: (416, "BLOB_UPLOAD_INVALID"),
     errors.TooManyUploads: (429, "TOOMANYREQUESTS"),
+    errors.LoginRequired: (401, "UNAUTHORIZED"),
     errors.UnsupportedOperation: (405, "UNSUPPORTED"),
     errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),
     # Not here: a node asks its next host.
@@ -89,9 +90,10 @@ def error_answer(error: errors.K3dregError) -> Answer:
     """The answer to a request that failed with `error`."""
     status, code = status_and_code(error)
     headers: list[tuple[str, str]] = []
-    if isinstance(error, errors.AuthenticationRequired) and error.challenge:
-        # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when they have been tried:
-        # a second challenge makes them repeat the same ones.
+    asked_back = isinstance(error, errors.AuthenticationRequired) and error.challenge
+    if asked_back or isinstance(error, errors.LoginRequired):
+        # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when the image's registry has
+        # refused them: a second challenge makes them repeat the same ones.
         headers.append(("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"'))
     elif isinstance(error, errors.NotYet):
         headers.append(("Retry-After", str(max(1, math.ceil(error.after)))))

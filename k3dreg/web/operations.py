@@ -37,6 +37,10 @@ _ASSETS = {
 _PARTS_ARE_GOOD_FOR = 0.25
 
 
+# What an orchestrator asks, which has no password.
+HEALTH = (b"/healthz", b"/readyz")
+
+
 @frozen
 class Page:
     """A page: its kind for the metrics, and what answers it."""

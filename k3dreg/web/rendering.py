@@ -39,6 +39,35 @@ def render(request: Request, clock: IReactorTime, record: Record, answer: Callab
     return NOT_DONE_YET
 
 
+def when_admitted(
+    request: Request, clock: IReactorTime, record: Record, admission: Awaitable[object], go_on: Callable[[], int]
+) -> int:
+    """Call `go_on`, which answers the request, once `admission` has ended well; else answer with what it raised."""
+    gone: list[object] = []
+    request.notifyFinish().addErrback(gone.append)
+
+    async def admit() -> None:
+        failed: Exception | None = None
+        try:
+            await admission
+        except Exception as error:  # noqa: BLE001  (it is the answer's)
+            failed = error
+        if gone:
+            record.write(CLIENT_GONE, 0, 0.0, "the client went away before the answer", at=clock.seconds())
+        elif failed is None:
+            go_on()
+        else:
+            render(request, clock, record, lambda: _raise(failed))
+
+    work = Deferred.fromCoroutine(admit())
+    work.addErrback(lambda failure: log.failure("a request's beginning went wrong", failure=failure))
+    return NOT_DONE_YET
+
+
+async def _raise(error: Exception) -> Answer:
+    raise error
+
+
 def client_of(request: Request) -> str:
     """The client's address for the log, without its port."""
     address = cast(IAddress, request.getClientAddress())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import cast
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -27,14 +28,15 @@ from k3dreg.protocol.routes import (
     parse_target,
 )
 from k3dreg.protocol.trace_context import trace_id_of
+from k3dreg.web.access import Access
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
 from k3dreg.web.bodies import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
 from k3dreg.web.exchange import Content, Exchange, Handler, Methods
 from k3dreg.web.log import Record, kind_of, name_of, quoted
-from k3dreg.web.operations import Operations
+from k3dreg.web.operations import HEALTH, Operations
 from k3dreg.web.patience import patience_of
-from k3dreg.web.rendering import client_of, render
+from k3dreg.web.rendering import client_of, render, when_admitted
 
 _FRONT = f"""k3dreg {__version__}: an OCI registry whose content is the local Docker engine.
 
@@ -52,10 +54,12 @@ class RegistryApi(Resource):
         registry: IRegistry,
         clock: IReactorTime,
         more: Sequence[Mapping[type[Route], Methods]],
-        observer: IObserver = NOBODY,
+        observer: IObserver,
+        access: Access,
     ) -> None:
         """`more` are the tables of other handlers: of pushing, discovery, management."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self._access = access
         self._observer = observer
         self._registry = registry
         self._clock = clock
@@ -90,18 +94,20 @@ class RegistryApi(Resource):
         handler = methods.get(method)
         if handler is None:
             return render(request, self._clock, record, _at_once(method_not_allowed(list(methods))))
-        exchange = Exchange(
-            query,
-            method != "HEAD",
-            _conditions(request),
-            BasicAuth.from_header(_joined(request, "Authorization")),
-            record.trace,
-            _content(request),
-        )
-        return render(request, self._clock, record, lambda: handler(route, exchange))
+        shown = authorization_of(request)
+        exchange = Exchange(query, method != "HEAD", _conditions(request), shown, record.trace, _content(request))
+        # By `/v2/` clients that push find out whether they have to log in, and `docker login` whether it can.
+        reading = method in _READS and not isinstance(route, Base)
+
+        def answer() -> Awaitable[Answer]:
+            return self._access.answer(
+                shown, reading=reading, handle=lambda rest: handler(route, evolve(exchange, authorization=rest))
+            )
+
+        return render(request, self._clock, record, answer)
 
     async def _base(self, route: Base, exchange: Exchange) -> Answer:
-        """end-1: clients look whether this is a registry.  Never asks for credentials: pulls need none."""
+        """end-1: clients look whether this is a registry, and whether they have to log in."""
         return text_answer(b"{}", "application/json")
 
     async def _manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
@@ -125,20 +131,28 @@ class Root(Resource):
         more: Sequence[Mapping[type[Route], Methods]] = (),
         observer: IObserver = NOBODY,
         operations: Operations | None = None,
+        access: Access | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._access = Access() if access is None else access
         self._clock = clock
         self._observer = observer
         self._operations = operations
-        self.putChild(b"v2", RegistryApi(registry, clock, more, observer))
+        self.putChild(b"v2", RegistryApi(registry, clock, more, observer, self._access))
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Nothing but `/v2/` has a resource of its own."""
         return self
 
     def render(self, request: Request) -> int:
-        """The front page, pages about the daemon, or 404."""
+        """The front page, pages about the daemon, or 404.  All but the health is for those who may read."""
         record = _record(request, quoted(request.uri), self._observer)
+        if self._access.is_open or request.path in HEALTH:
+            return self._render(request, record)
+        admission = self._access.admit(authorization_of(request), reading=True)
+        return when_admitted(request, self._clock, record, admission, lambda: self._render(request, record))
+
+    def _render(self, request: Request, record: Record) -> int:
         method, operations = record.method, self._operations
         if operations is not None:
             if operations.takes_events(request, record):
@@ -187,6 +201,11 @@ def _conditions(request: Request) -> Conditions:
 def _content(request: Request) -> Content:
     media_type = (_joined(request, "Content-Type") or "").partition(";")[0].strip()
     return Content(cast(BodyRequest, request).body, media_type, _joined(request, "Content-Range"))
+
+
+def authorization_of(request: Request) -> BasicAuth | None:
+    """The user and password that a request shows."""
+    return BasicAuth.from_header(_joined(request, "Authorization"))
 
 
 def _joined(request: Request, name: str) -> str | None:

@@ -12,6 +12,7 @@ from twisted.web.server import Site
 from k3dreg.interfaces import IDiscovery, IObserver, IRegistry, IUploads
 from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import Route
+from k3dreg.web.access import Access
 from k3dreg.web.bodies import BodyChannel, BodyRequest
 from k3dreg.web.discovery import DiscoveryHandlers
 from k3dreg.web.exchange import Methods
@@ -99,10 +100,12 @@ def make_site(
     discovery: IDiscovery | None = None,
     operations: Operations | None = None,
     observer: IObserver = NOBODY,
+    access: Access | None = None,
 ) -> RegistrySite:
     """The factory to listen with; without `uploads` and `discovery` it serves pulls alone.
 
-    `operations` are the pages about the daemon itself; `observer` is told of requests.
+    `operations` are the pages about the daemon itself; `observer` is told of requests; `access` is who may do what,
+    None for everybody everything.
 
     `reactor` is the clock of timeouts and of the log's seconds.  A line has at most 16 KiB and so has a request's
     head (Twisted's limits, kept).
@@ -113,7 +116,7 @@ def make_site(
     if discovery is not None:
         more.append(DiscoveryHandlers(discovery).table)
     return RegistrySite(  # type: ignore[no-untyped-call]
-        Root(registry, reactor, more, observer, operations),
+        Root(registry, reactor, more, observer, operations, access),
         timeout=IDLE_SECONDS,
         reactor=reactor,
         parsePOSTFormSubmission=False,

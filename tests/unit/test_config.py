@@ -1,5 +1,7 @@
 """Options and environment become one checked Config."""
 
+from pathlib import Path
+
 import pytest
 from twisted.python import usage
 
@@ -116,3 +118,43 @@ def test_deleting_is_turned_off_as_the_official_image_has_it(value: str, deletin
 def test_deleting_is_on_or_off() -> None:
     with pytest.raises(usage.UsageError, match="REGISTRY_STORAGE_DELETE_ENABLED"):
         parse(REGISTRY_STORAGE_DELETE_ENABLED="maybe")
+
+
+HASH = "$2y$05$guRC2rrCk5tNx1tymP1Cie4c1lwXMyt6DhXxitb5sHR1dUtmsLp42"
+
+
+@pytest.fixture
+def htpasswd(tmp_path: Path) -> str:
+    path = tmp_path / "htpasswd"
+    path.write_text(f"user:{HASH}\n")
+    return str(path)
+
+
+def test_a_password_file_is_given_as_ours_or_as_the_official_images(htpasswd: str) -> None:
+    assert parse().htpasswd is None
+    for config in (
+        parse("--htpasswd", htpasswd),
+        parse(K3DREG_HTPASSWD=htpasswd),
+        parse(REGISTRY_AUTH="htpasswd", REGISTRY_AUTH_HTPASSWD_PATH=htpasswd),
+    ):
+        assert (str(config.htpasswd), config.anonymous_pull) == (htpasswd, False)
+    assert parse("--htpasswd", htpasswd, "--anonymous-pull").anonymous_pull
+    assert parse("--htpasswd", htpasswd, K3DREG_ANONYMOUS_PULL="on").anonymous_pull
+
+
+def test_a_broken_line_is_told_by_its_number_and_not_shown(htpasswd: str) -> None:
+    Path(htpasswd).write_text(f"user:{HASH}\nother:in-plain-text\n")
+    with pytest.raises(usage.UsageError, match="line 2") as raised:
+        parse("--htpasswd", htpasswd)
+    assert "plain-text" not in str(raised.value)
+
+
+def test_a_door_that_would_be_left_open_is_a_usage_error(htpasswd: str) -> None:
+    for environment, complaint in (
+        ({"K3DREG_ANONYMOUS_PULL": "on"}, "--anonymous-pull goes with --htpasswd"),
+        ({"REGISTRY_AUTH": "htpasswd"}, "without REGISTRY_AUTH_HTPASSWD_PATH"),
+        ({"REGISTRY_AUTH": "token", "K3DREG_HTPASSWD": htpasswd}, "htpasswd alone"),
+        ({"K3DREG_HTPASSWD": htpasswd + ".gone"}, "cannot be read"),
+    ):
+        with pytest.raises(usage.UsageError, match=complaint):
+            parse(**environment)

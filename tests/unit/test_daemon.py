@@ -141,3 +141,33 @@ def test_log_level_hides_what_is_less_important(started: list[Process]) -> None:
     daemon = start(started, *ANY_PORT, "--log-level", "warn")
     daemon.wait_for("no engine at")
     assert "listening on 127.0.0.1" not in "".join(daemon.lines)
+
+
+OPEN_DOOR = "whoever reaches"
+USER = "user:$2y$05$guRC2rrCk5tNx1tymP1Cie4c1lwXMyt6DhXxitb5sHR1dUtmsLp42\n"
+
+
+def test_a_door_that_is_open_to_the_network_is_warned_of_once(started: list[Process]) -> None:
+    daemon = start(started, "--listen", "tcp:0", "--listen", "tcp:0", *ANY_PORT, "--listen", "unix:socket")
+    daemon.wait_for("no engine at")
+    (line,) = (line for line in daemon.lines if OPEN_DOOR in line)
+    exposed = re.findall(r"listening on (0\.0\.0\.0:\d+)", "".join(daemon.lines))
+    assert f"{OPEN_DOOR} {' and '.join(exposed)} can" in line
+    assert "--htpasswd" in line
+
+
+def test_a_door_with_a_lock_or_to_this_machine_alone_is_not(started: list[Process]) -> None:
+    Path("htpasswd").write_text(USER)
+    locked = start(started, "--listen", "tcp:0", "--htpasswd", "htpasswd")
+    here = start(started, *ANY_PORT, "--listen", "unix:socket", "--state-dir", "another")
+    for daemon in (locked, here):
+        daemon.wait_for("no engine at")
+        assert OPEN_DOOR not in "".join(daemon.lines)
+
+
+def test_a_password_file_that_cannot_be_used_is_a_usage_line_that_shows_nothing_of_it(started: list[Process]) -> None:
+    Path("htpasswd").write_text(USER + "other:my-password\n")
+    daemon = start(started, *ANY_PORT, "--htpasswd", "htpasswd")
+    assert daemon.end() == 2
+    assert "--htpasswd htpasswd: line 2" in "".join(daemon.lines)
+    assert "my-password" not in "".join(daemon.lines)

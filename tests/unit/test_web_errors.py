@@ -70,7 +70,7 @@ def test_advice_is_the_detail() -> None:
 
 def test_only_needed_credentials_that_make_sense_to_ask_for_are_asked_for() -> None:
     asking = [cls for cls in OWN if "WWW-Authenticate" in dict(error_answer(make(cls)).headers)]
-    assert asking == [errors.AuthenticationRequired]
+    assert asking == [errors.LoginRequired, errors.AuthenticationRequired]
     again = error_answer(errors.AuthenticationRequired("no", challenge=False))
     assert again.status == 401
     assert "WWW-Authenticate" not in dict(again.headers)

@@ -1,0 +1,1 @@
+"""Who may use this registry: a file of users and their passwords."""

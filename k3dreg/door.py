@@ -1,0 +1,85 @@
+"""The daemon's door: where it listens, and who is let in."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+
+from k3dreg.access.passwords import Passwords
+from k3dreg.config import Config
+from k3dreg.log import make_logger
+from k3dreg.streaming.workers import Workers
+from k3dreg.web.access import Access
+
+log = make_logger()
+
+
+@frozen
+class Door:
+    """`access` is who may do what; `closing` is what to call to end it."""
+
+    access: Access
+    closing: tuple[Callable[[], Awaitable[object] | None], ...] = ()
+
+
+async def make_door(config: Config, workers: Workers) -> Door:
+    """Open to everybody, or to the users in the password file.  Raises `UsageError`."""
+    if config.htpasswd is None:
+        return Door(Access())
+    passwords = Passwords(config.htpasswd, workers)
+    await passwords.start()
+    return Door(Access(passwords, anonymous_pull=config.anonymous_pull), (passwords.shutdown,))
+
+
+async def listen(
+    config: Config, site: IProtocolFactory, reactor: Any, opened: Callable[[IListeningPort], None]
+) -> list[int]:
+    """Serve `site` on every endpoint; each port is given to `opened`.
+
+    Returns the numbers of those that have one.  Raises `CannotListenError` and `OSError`.
+    """
+    numbers: list[int] = []
+    exposed: list[str] = []
+    for endpoint in config.listen:
+        port: IListeningPort = await serverFromString(reactor, endpoint).listen(site)
+        opened(port)
+        address = port.getHost()
+        told = describe_address(address)
+        # k3d takes these two words for the sign that a registry is ready.
+        log.info("listening on {address}", address=told)
+        if isinstance(address, IPv4Address | IPv6Address):
+            numbers.append(address.port)
+        if is_exposed(address):
+            exposed.append(told)
+    if exposed and config.htpasswd is None:
+        log.warn(
+            "whoever reaches {addresses} can pull what Docker has, and push: --htpasswd FILE asks for a password, "
+            "--listen tcp:5000:interface=127.0.0.1 keeps it to this machine",
+            addresses=" and ".join(exposed),
+        )
+    return numbers
+
+
+def is_exposed(address: IAddress) -> bool:
+    """Whether others than this machine's own programs may reach it."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return False
+    found = ipaddress.ip_address(address.host.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return not (mapped or found).is_loopback
+
+
+def describe_address(address: IAddress) -> str:
+    """`0.0.0.0:5000`, `[::]:5000`, `/run/k3dreg.sock`."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        name = getattr(address, "name", None)
+        return os.fsdecode(name) if name else str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
