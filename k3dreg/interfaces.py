@@ -152,7 +152,7 @@ class IEngine(Interface):
         """What engine this is.  Asked once per connection to it and then remembered until it was lost."""
 
     async def inspect(name: str) -> EngineImage:
-        """The image by reference or ID, asked anew each time.  Raises `ImageNotInEngine`."""
+        """The image by reference or ID, as it is: the engine is asked after the call.  Raises `ImageNotInEngine`."""
 
     async def pull(name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
         """Let the engine pull `name` (a reference with tag or digest).

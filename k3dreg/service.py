@@ -139,6 +139,7 @@ class Daemon(MultiService):
         self._workers.start()
         self._closing.append(self._workers.stop)
         self._closing.append(self._pool.closeCachedConnections)
+        self._closing.append(self._engine.shutdown)
         # Before the store, which must not evict what was pushed.
         pushed = await open_pushed(config.state_dir, self._workers, self._reactor)
         self._closing.append(pushed.close)

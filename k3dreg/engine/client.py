@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -18,6 +19,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore, PullProgress
 from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, InvalidDigest, InvalidManifest
 from k3dreg.protocol.jsonlines import JsonObjects
+from k3dreg.streaming.flights import Fresh
 
 # Seconds without a byte after which a stream is given up.  The longest silence of a healthy engine that was seen
 # is a few seconds, while it commits a large layer; a slow disk may need many times that.
@@ -28,6 +30,9 @@ SILENCE = 120.0
 PREPARATION = 3600.0
 # The API version from which an image's inspection tells of the children of its index (`manifests=1`).
 _TELLS_CHILDREN = (1, 48)
+# Inspections of one name at one time.  They are shared by whoever asks before they begin; the second is there for an
+# answer that never comes, as from a connection that was cut silently.
+_INSPECTIONS_AT_ONCE = 2
 
 
 @implementer(IEngine, IEngineRequests)
@@ -45,6 +50,7 @@ class Engine:
     ) -> None:
         self._connection = Connection(agent, clock, base=base, silence=silence)
         self._info: tuple[int, EngineInfo] | None = None
+        self._inspections: Fresh[str, EngineImage] = Fresh(_INSPECTIONS_AT_ONCE)
         self.description = description
 
     async def info(self) -> EngineInfo:
@@ -58,7 +64,18 @@ class Engine:
         return self._info[1]
 
     async def inspect(self, name: str) -> EngineImage:
-        """The image, asked anew.  Raises `ImageNotInEngine` for names that cannot be one, too."""
+        """The image, asked anew, together with whoever asks for the same.
+
+        Nobody is given an answer to a question that was sent before he asked, so it is never older than the asking.
+        Raises `ImageNotInEngine` for names that cannot be one, too.
+        """
+        return await self._inspections.ask(name, lambda: self._inspect(name))
+
+    def shutdown(self) -> Deferred[None]:
+        """Ask nothing more of what is shared; fires when what was under way has ended."""
+        return self._inspections.shutdown()
+
+    async def _inspect(self, name: str) -> EngineImage:
         path = f"/images/{_path_of(name)}/json"
         info = await self.info()
         params = {"manifests": "1"} if info.api_version >= _TELLS_CHILDREN else {}

@@ -84,12 +84,11 @@ class Flights(Generic[K, V]):
 
 @define(eq=False)
 class _Question(Generic[V]):
-    """What is asked about one key: the question under way, and the one after it."""
+    """What is asked about one key: the questions under way, each with who waits for it, and the one after them."""
 
-    now: Waiters[V] = field(factory=Waiters)
+    under_way: list[_Flight[V]] = field(factory=list)
     later: Waiters[V] = field(factory=Waiters)
     start_later: Callable[[], Awaitable[V]] | None = None
-    work: Deferred[None] | None = None
 
 
 class Fresh(Generic[K, V]):
@@ -97,10 +96,12 @@ class Fresh(Generic[K, V]):
 
     Who asks while a question for the same key is under way does not share it, for it began before he asked; he shares
     the next one, which starts when the first ends.  So any number who ask at once cost two questions, and a steady
-    stream of them costs one question at a time.
+    stream of them costs `at_once` questions at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1) -> None:
+        """With more than one `at_once`, a question whose answer never comes does not hold up all that follow."""
+        self._at_once = at_once
         self._questions: dict[K, _Question[V]] = {}
         self._closed = False
 
@@ -115,13 +116,13 @@ class Fresh(Generic[K, V]):
         """
         if self._closed:
             return fail(CancelledError("k3dreg is stopping"))
-        question = self._questions.get(key)
-        if question is not None:
+        question = self._questions.setdefault(key, _Question())
+        if len(question.under_way) >= self._at_once:
             question.start_later = start
             return question.later.add()
-        question = self._questions[key] = _Question()
-        waiter = question.now.add()
-        self._start(key, question, start)
+        waiters: Waiters[V] = Waiters()
+        waiter = waiters.add()
+        self._start(key, question, waiters, start)
         return waiter
 
     def shutdown(self) -> Deferred[None]:
@@ -130,28 +131,32 @@ class Fresh(Generic[K, V]):
         works = []
         for question in list(self._questions.values()):
             question.later.deliver(Failure(CancelledError("k3dreg is stopping")))
-            if question.work is not None:
-                works.append(question.work)
-                question.work.cancel()
+            for flight in list(question.under_way):
+                if flight.work is not None:
+                    works.append(flight.work)
+                    flight.work.cancel()
         return DeferredList(works).addCallback(lambda _: None)
 
-    def _start(self, key: K, question: _Question[V], start: Callable[[], Awaitable[V]]) -> None:
+    def _start(self, key: K, question: _Question[V], waiters: Waiters[V], start: Callable[[], Awaitable[V]]) -> None:
+        flight = _Flight(waiters)
+        question.under_way.append(flight)
         work = Deferred.fromCoroutine(_awaited(start))
-        # Before a callback is added: an answer that is there already may start, and set, the next.
-        question.work = cast("Deferred[None]", work)
-        work.addBoth(self._answered, key, question)
+        # Before a callback is added: an answer that is there already may start the next.
+        flight.work = cast("Deferred[None]", work)
+        work.addBoth(self._answered, key, question, flight)
 
-    def _answered(self, result: V | Failure, key: K, question: _Question[V]) -> None:
-        if not question.now:
+    def _answered(self, result: V | Failure, key: K, question: _Question[V], flight: _Flight[V]) -> None:
+        if not flight.waiters:
             _log_unheard(result, key)
-        # The question stays in the table meanwhile: who asks again on hearing the answer joins the next.
-        question.now.deliver(result)
+        # The question counts as under way meanwhile: who asks again on hearing the answer joins the next.
+        flight.waiters.deliver(result)
+        question.under_way.remove(flight)
         start, question.start_later = question.start_later, None
-        if start is None or not question.later:
+        if start is not None and question.later:
+            waiters, question.later = question.later, Waiters()
+            self._start(key, question, waiters, start)
+        elif not question.under_way:
             del self._questions[key]
-            return
-        question.now, question.later = question.later, Waiters()
-        self._start(key, question, start)
 
 
 async def _awaited(start: Callable[[], Awaitable[V]]) -> V:

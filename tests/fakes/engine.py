@@ -107,6 +107,8 @@ class FakeEngine:
     auths: list[str | None] = Factory(list)  # the X-Registry-Auth of each pull
     abandoned: list[str] = Factory(list)  # paths of requests whose client went away
 
+    # Shut: inspections have looked, and their answers wait.
+    inspect_gate: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
     pull_gate: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
     save_gate: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
     stall: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)

@@ -135,6 +135,40 @@ class Losses(_EngineCase):
         self.do(self.engine.info())
         self.assertEqual(self.fake.infos, 2)
 
+    def test_those_who_ask_the_same_while_nothing_is_answered_share_the_next_inspection(self) -> None:
+        image = self.fake.add(make_image())
+        self.do(self.engine.inspect(_NAME))
+        self.fake.inspects.clear()
+        self.fake.inspect_gate.shut()
+        asked = [self.start(self.engine.inspect(_NAME)) for _ in range(20)]
+        self.assertEqual(len(self.fake.inspects), 2)
+        self.fake.inspect_gate.open()
+        self.assertEqual({self.successResultOf(each).id for each in asked}, {image.id(self.fake.store)})
+        self.assertEqual(len(self.fake.inspects), 3)
+
+    def test_nobody_is_told_what_was_so_before_he_asked(self) -> None:
+        old = self.fake.add(make_image())
+        self.do(self.engine.inspect(_NAME))
+        self.fake.inspect_gate.shut()
+        early = [self.start(self.engine.inspect(_NAME)) for _ in range(2)]
+        new = self.fake.add(make_image(labels={"built": "anew"}))
+        late = self.start(self.engine.inspect(_NAME))
+        self.fake.inspect_gate.open()
+        self.assertEqual({self.successResultOf(each).id for each in early}, {old.id(self.fake.store)})
+        self.assertEqual(self.successResultOf(late).id, new.id(self.fake.store))
+
+    def test_one_who_leaves_leaves_the_others_their_answer(self) -> None:
+        self.fake.add(make_image())
+        self.do(self.engine.inspect(_NAME))
+        self.fake.inspect_gate.shut()
+        asked = [self.start(self.engine.inspect(_NAME)) for _ in range(4)]
+        for leaving in (asked[0], asked[2]):
+            leaving.cancel()
+            self.failureResultOf(leaving, CancelledError)
+        self.fake.inspect_gate.open()
+        for staying in (asked[1], asked[3]):
+            self.successResultOf(staying)
+
     def test_answers_that_make_no_sense_are_errors_of_the_engine(self) -> None:
         # An image's archive is the least like JSON that the API has.
         image = self.fake.add(make_image())

@@ -163,6 +163,18 @@ class FreshTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(first), "answer")
         self.assertEqual((len(self.work.running), len(self.fresh)), (1, 0))
 
+    def test_a_question_whose_answer_does_not_come_holds_nobody_up_where_two_may_be_asked(self) -> None:
+        fresh: Fresh[str, str] = Fresh(at_once=2)
+        lost, first = fresh.ask("a", self.work), fresh.ask("a", self.work)
+        late = [fresh.ask("a", self.work) for _ in range(3)]
+        self.work.running[1].callback("first")
+        self.assertEqual(self.successResultOf(first), "first")
+        self.work.running[2].callback("second")
+        self.assertEqual([self.successResultOf(waiter) for waiter in late], ["second"] * 3)
+        self.assertNoResult(lost)
+        self.work.running[0].callback("at last")
+        self.assertEqual((self.successResultOf(lost), len(self.work.running), len(fresh)), ("at last", 3, 0))
+
     def test_answers_that_are_there_at_once_are_given_at_once(self) -> None:
         for _ in range(3):
             self.assertEqual(self.successResultOf(self.fresh.ask("a", lambda: succeed("now"))), "now")
