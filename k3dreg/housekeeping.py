@@ -14,11 +14,12 @@ from twisted.python import usage
 from k3dreg.log import make_logger
 from k3dreg.model.errors import K3dregError, UsageError
 from k3dreg.settings import default_state_dir
-from k3dreg.store.blobs import open_store
+from k3dreg.store.blobs import open_store_in
 from k3dreg.store.catalogue import open_catalogue
 from k3dreg.store.collect import GRACE, Collector
 from k3dreg.store.ledger import Ledger, Row
 from k3dreg.store.pushed import LEDGER_NAME, open_pushed
+from k3dreg.store.state import StateDirectory
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -92,8 +93,9 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
     workers = Workers(reactor)
     workers.start()
     try:
+        state = await workers.run(StateDirectory, state_dir)
         pushed = await open_pushed(state_dir, workers, reactor)
-        store = await open_store(state_dir, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps)
+        store = await open_store_in(state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps)
         try:
             catalogue = await open_catalogue(state_dir, workers)
             collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)
@@ -104,6 +106,7 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
         finally:
             await store.close()
             await pushed.close()
+            state.close()
     except UsageError as error:
         _fail(f"{error}; a daemon that runs collects by itself", 1)
     except K3dregError as error:

@@ -6,6 +6,7 @@ around a coroutine ends that caller's own part of the work and nobody else's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from attrs import field, frozen
@@ -423,8 +424,11 @@ class IPushed(Interface):
     async def remove_manifest(repository: Repository, digest: Digest) -> bool:
         """With all tags that name it.  Returns whether there was one."""
 
-    async def remove_blobs(repository: Repository, digests: Iterable[Digest]) -> int:
-        """Returns how many of them there were."""
+    async def remove_blobs(repository: Repository, digests: Iterable[Digest], *, unused_since: float = math.inf) -> int:
+        """Those that nobody has relied on since then (see `blobs`); returns how many that were.
+
+        The answers tell of it at once, before it is on disk, and take it back when it cannot be written.
+        """
 
 
 class IDiscovery(Interface):

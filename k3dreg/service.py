@@ -37,11 +37,12 @@ from k3dreg.prompt import Prompt
 from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
 from k3dreg.resolving import Resolver
-from k3dreg.store.blobs import open_store
+from k3dreg.store.blobs import open_store_in
 from k3dreg.store.catalogue import open_catalogue
 from k3dreg.store.collect import Collector
 from k3dreg.store.pushed import open_pushed
 from k3dreg.store.sessions import Staging
+from k3dreg.store.state import StateDirectory
 from k3dreg.streaming.workers import Workers
 from k3dreg.uploads import Uploads
 from k3dreg.upstream import make_upstream
@@ -140,12 +141,12 @@ class Daemon(MultiService):
         self._closing.append(self._workers.stop)
         self._closing.append(self._pool.closeCachedConnections)
         self._closing.append(self._engine.shutdown)
+        state = await self._workers.run(StateDirectory, config.state_dir)
+        self._closing.append(state.close)
         # Before the store, which must not evict what was pushed.
         pushed = await open_pushed(config.state_dir, self._workers, self._reactor)
         self._closing.append(pushed.close)
-        store = await open_store(
-            config.state_dir, self._workers, config.cache_size, self._reactor, is_pinned=pushed.keeps
-        )
+        store = await open_store_in(state, self._workers, config.cache_size, self._reactor, is_pinned=pushed.keeps)
         self._closing.append(store.close)
         names = OwnNames(config.aliases)
         catalogue = await open_catalogue(config.state_dir, self._workers)

@@ -43,8 +43,9 @@ class BlobStore:
     sent, committed within the last `SETTLING` seconds, or pinned, even when that leaves more than the limit.
     """
 
-    def __init__(self, state: StateDirectory, shelf: Shelf, workers: Workers, clock: IReactorTime) -> None:
-        self._state = state
+    def __init__(self, shelf: Shelf, workers: Workers, clock: IReactorTime, closed: Callable[[], None]) -> None:
+        """`closed` is called at the end of `close`."""
+        self._when_closed = closed
         self._shelf = shelf
         self._workers = workers
         self._clock = clock
@@ -117,7 +118,7 @@ class BlobStore:
         await self._workers.run(self._shelf.remove, digest)
 
     async def close(self) -> None:
-        """Sync what is only in the kernel's cache, and let another daemon use the directory.
+        """Sync what is only in the kernel's cache.
 
         Blobs cannot be added afterwards.  When it cannot be synced it does not count as a clean stop.
         """
@@ -133,7 +134,7 @@ class BlobStore:
         except StoreError as error:
             log.error("the store was not closed cleanly: {error}", error=error)
         finally:
-            self._state.close()
+            self._when_closed()
 
     async def believe(self, digest: Digest) -> None:
         """Return when the blob can be served; hashes it if it may have been damaged.  Raises `ContentGone`."""
@@ -221,17 +222,32 @@ async def open_store(
 ) -> BlobStore:
     """The store in the state directory `root`, which is made if need be and ours alone until the store is closed.
 
-    `is_pinned` says what is never evicted; it is called in worker threads and must be quick.
-    Raises `UsageError` when the directory is in use or cannot be, and `StoreError`.
+    Raises `UsageError` when the directory is in use or cannot be, and as `open_store_in` does.
     """
     state = await workers.run(StateDirectory, root)
-    shelf = Shelf(state, Index(limit_bytes, is_pinned))
     try:
-        await workers.run(shelf.start)
+        return await open_store_in(state, workers, limit_bytes, clock, is_pinned=is_pinned, closed=state.close)
     except BaseException:
         state.close()
         raise
-    store = BlobStore(state, shelf, workers, clock)
+
+
+async def open_store_in(
+    state: StateDirectory,
+    workers: Workers,
+    limit_bytes: int,
+    clock: IReactorTime,
+    *,
+    is_pinned: Callable[[Digest], bool],
+    closed: Callable[[], None] = lambda: None,
+) -> BlobStore:
+    """The store in a state directory that is ours, to be closed before that is; `closed` is called at its end.
+
+    `is_pinned` says what is never evicted; it is called in worker threads and must be quick.  Raises `StoreError`.
+    """
+    shelf = Shelf(state, Index(limit_bytes, is_pinned))
+    await workers.run(shelf.start)
+    store = BlobStore(shelf, workers, clock, closed)
     usage = store.usage()
     log.info(
         "{count} blobs kept, {size:.1f} of at most {limit:.1f} MB",

@@ -33,17 +33,10 @@ class Collected:
     files: int = 0
 
 
-def unreferenced_blobs(pushed: IPushed, before: float) -> Mapping[Repository, Sequence[Digest]]:
-    """Blobs that no manifest of their repository refers to, and that nobody has relied on since `before`."""
-    found: dict[Repository, Sequence[Digest]] = {}
-    for repository in pushed.repositories():
-        referred = {part for manifest in pushed.manifests(repository) for part in manifest.parts}
-        blobs = [
-            digest for digest, since in pushed.blobs(repository).items() if since <= before and digest not in referred
-        ]
-        if blobs:
-            found[repository] = blobs
-    return found
+def unreferenced_blobs(pushed: IPushed, repository: Repository) -> Sequence[Digest]:
+    """Blobs of a repository that no manifest of it refers to."""
+    referred = {part for manifest in pushed.manifests(repository) for part in manifest.parts}
+    return [digest for digest in pushed.blobs(repository) if digest not in referred]
 
 
 def untagged_manifests(pushed: IPushed) -> Mapping[Repository, Sequence[Digest]]:
@@ -101,8 +94,11 @@ class Collector:
                 for digest in digests:
                     manifests += await self._pushed.remove_manifest(repository, digest)
         blobs = 0
-        for repository, digests in unreferenced_blobs(self._pushed, self._clock.seconds() - grace).items():
-            blobs += await self._pushed.remove_blobs(repository, digests)
+        for repository in self._pushed.repositories():
+            # What is unreferenced is found and leaves the list in one go: a push that comes between the two would be
+            # told that it is here.
+            idle, since = unreferenced_blobs(self._pushed, repository), self._clock.seconds() - grace
+            blobs += await self._pushed.remove_blobs(repository, idle, unused_since=since)
         files = 0
         for digest in self._pushed.let_go():
             if not self._store.has(digest) or self._is_engines(digest):

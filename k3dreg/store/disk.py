@@ -52,6 +52,17 @@ def write_whole(path: Path, staging: Path, data: bytes, *, durable: bool = False
         sync_directory(path.parent)
 
 
+def make_directory(path: Path) -> None:
+    """Make it, for this user alone, with those above it, unless it is there.  Raises `OSError`.
+
+    Each that is made is durable: what is synced below it later would be lost with it.
+    """
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make renames in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

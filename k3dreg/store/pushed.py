@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from zope.interface import implementer
 from k3dreg.interfaces import IPushed, PushedManifest
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import StoreError, UsageError
+from k3dreg.model.errors import StoreError
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.store import ledger
 from k3dreg.store.ledger import Ledger, Row, Statement
@@ -39,11 +40,16 @@ class _Contents:
 
 @frozen
 class _Change:
-    """Something to be written, and then to be done in memory."""
+    """Something to be written, and then to be done in memory; `undo` is for what was done there before."""
 
     statements: Sequence[Statement]
     apply: Callable[[], None]
+    undo: Callable[[], None]
     done: Outcome[None]
+
+
+def _nothing() -> None:
+    pass
 
 
 _NOTHING = _Contents()
@@ -152,13 +158,17 @@ class PushedContent:
         await self._change(ledger.remove_manifest(repository, digest), lambda: self._drop_manifest(repository, digest))
         return True
 
-    async def remove_blobs(self, repository: Repository, digests: Iterable[Digest]) -> int:
+    async def remove_blobs(
+        self, repository: Repository, digests: Iterable[Digest], *, unused_since: float = math.inf
+    ) -> int:
+        """They are gone from memory at once: nobody is told of a blob, or relies on it, that is about to go."""
         known = self._shelf(repository).blobs
-        found = [digest for digest in digests if digest in known]
+        found = {digest: known[digest] for digest in digests if digest in known and known[digest] <= unused_since}
         if found:
+            self._drop_blobs(repository, found)
             await self._change(
                 [ledger.remove_blob(repository, digest) for digest in found],
-                lambda: self._drop_blobs(repository, found),
+                undo=lambda: self._put_back(repository, found),
             )
         return len(found)
 
@@ -172,10 +182,16 @@ class PushedContent:
 
     # -- writing --------------------------------------------------------------------------------
 
-    async def _change(self, statements: Sequence[Statement], apply: Callable[[], None]) -> None:
+    async def _change(
+        self,
+        statements: Sequence[Statement],
+        apply: Callable[[], None] = _nothing,
+        undo: Callable[[], None] = _nothing,
+    ) -> None:
         if self._closed:
+            undo()
             raise StoreError("k3dreg is stopping")
-        change = _Change(statements, apply, Outcome())
+        change = _Change(statements, apply, undo, Outcome())
         self._waiting.append(change)
         if not self._writing:
             self._writing = True
@@ -192,6 +208,8 @@ class PushedContent:
             try:
                 await self._workers.run(self._ledger.write, statements)
             except Exception as error:  # noqa: BLE001  (whatever it was, those who wait are told)
+                for change in changes:
+                    change.undo()
                 for change in changes:
                     change.done.fail(error)
                 continue
@@ -223,6 +241,12 @@ class PushedContent:
         if digest not in blobs:
             self._keep(digest)
         blobs[digest] = since
+
+    def _put_back(self, repository: Repository, blobs: Mapping[Digest, float]) -> None:
+        """Unless they have come again meanwhile."""
+        for digest, since in blobs.items():
+            if digest not in self._shelf(repository).blobs:
+                self._put_blob(repository, digest, since)
 
     def _put_manifest(self, repository: Repository, manifest: PushedManifest) -> None:
         shelf = self._shelves.setdefault(repository, _Contents())
@@ -275,18 +299,13 @@ class PushedContent:
 
 
 async def open_pushed(state_dir: Path, workers: Workers, clock: IReactorTime) -> PushedContent:
-    """What was pushed, read from the state directory, which is made if need be.
+    """What was pushed, read from the state directory, which has to be ours by now: what another daemon still writes
+    would not be known here, and its blobs not be kept.
 
-    It comes before the blob store, which must know what it may not evict; so the directory is not locked yet.  Should
-    another daemon use it, nothing is written before the blob store says so.
-    Raises `StoreError`, and `UsageError` when the directory cannot be made.
+    It comes before the blob store, which must know what it may not evict.  Raises `StoreError`.
     """
 
     def read() -> tuple[Ledger, list[Row]]:
-        try:
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"the state directory {state_dir} cannot be used: {error.strerror}") from error
         file = Ledger(state_dir / LEDGER_NAME)
         return file, file.read()
 

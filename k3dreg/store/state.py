@@ -1,6 +1,7 @@
 """The state directory: who may use it, and what can be believed of what lies in it.
 
     lock        locked (flock) by the daemon that uses the directory
+    pushed.db   what was pushed (k3dreg.store.ledger)
     session     what `Session` says
     staging/    what is being written; emptied at every start
     blobs/      content by digest (k3dreg.store.blobs)
@@ -22,7 +23,7 @@ from attrs import frozen
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import InvalidDigest, UsageError
-from k3dreg.store.disk import storage_errors, write_whole
+from k3dreg.store.disk import make_directory, storage_errors, write_whole
 
 log = make_logger()
 
@@ -79,7 +80,7 @@ class StateDirectory:
         self._session = root / "session"
         try:
             for directory in (root, self.staging, self.blobs, self.images):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_directory(directory)
             # A file object: closed, and so unlocked, also when nobody gets to know of this one.
             self._lock = (root / "lock").open("ab")
         except OSError as error:

@@ -15,10 +15,11 @@ from k3dreg.model.reference import Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
 from k3dreg.pushed_first import PushedFirst
-from k3dreg.store.blobs import BlobStore, open_store
+from k3dreg.store.blobs import BlobStore, open_store_in
 from k3dreg.store.collect import Collector
 from k3dreg.store.pushed import PushedContent, open_pushed
 from k3dreg.store.sessions import Staging
+from k3dreg.store.state import StateDirectory
 from k3dreg.uploads import Uploads
 from tests.fakes.body import FakeBody
 from tests.fakes.registry import FakeRegistry
@@ -64,10 +65,11 @@ class UploadsCase(StoreTestCase):
         self.begin()
 
     def open(self, limit: int = LIMIT) -> BlobStore:
+        state = StateDirectory(self.root)
         self.pushed: PushedContent = self.result(open_pushed(self.root, self.workers, self.clock))
         self.workers.clock = self.clock
         store: BlobStore = self.result(
-            open_store(self.root, self.workers, limit, self.clock, is_pinned=self.pushed.keeps)
+            open_store_in(state, self.workers, limit, self.clock, is_pinned=self.pushed.keeps, closed=state.close)
         )
         return store
 

@@ -11,6 +11,7 @@ from k3dreg.model import media_types
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
     BlobUnknown,
+    ManifestBlobUnknown,
     ManifestUnknown,
     StoreError,
     UnsupportedOperation,
@@ -143,6 +144,37 @@ class CollectingTests(UploadsCase):
         self.successResultOf(again)
         self.successResultOf(collecting)
         self.assertEqual(self.read(digest), b"orphan")
+
+    def test_a_blob_that_a_client_was_told_of_during_a_collection_stays(self) -> None:
+        self.push_blob(b"orphan")
+        digest = self.push_blob(b"layer", OTHER)
+        self.clock.advance(GRACE)
+        self.workers = ManualWorkers(self.clock)
+        pushed, self.pushed._workers = self.pushed._workers, self.workers
+        collecting = Deferred.fromCoroutine(self.collector.collect())
+        # The orphan of one repository is being removed, the other repository's turn comes next.
+        self.assertFalse(self.pushed.has_blob(APP, Digest.of(b"orphan")))
+        self.assertTrue(self.pushed.has_blob(OTHER, digest))
+        self.workers.work()
+        self.pushed._workers = pushed
+        self.assertEqual(self.successResultOf(collecting).blobs, 1)
+        self.assertTrue(self.pushed.has_blob(OTHER, digest))
+
+    def test_a_manifest_that_comes_while_its_blob_is_collected_is_refused_and_not_broken(self) -> None:
+        for data in (CONFIG, b"layer"):
+            self.push_blob(data)
+        self.clock.advance(GRACE)
+        self.workers = ManualWorkers(self.clock)
+        self.pushed._workers, workers = self.workers, self.pushed._workers
+        collecting = Deferred.fromCoroutine(self.collector.collect())
+        pushing = self.uploads.push_manifest(APP, image(b"layer"), media_types.OCI_MANIFEST, None, [Tag("t")], Trace())
+        taking = Deferred.fromCoroutine(pushing)
+        while self.workers.waiting:
+            self.workers.work()
+        self.pushed._workers = workers
+        self.successResultOf(collecting)
+        self.failureResultOf(taking, ManifestBlobUnknown)
+        self.assertIsNone(self.pushed.tagged(APP, Tag("t")))
 
     def test_after_a_deleted_manifest_its_parts_go_too(self) -> None:
         for data in (CONFIG, b"layer"):

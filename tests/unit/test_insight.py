@@ -176,7 +176,9 @@ class MonitorTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1000)
         workers = InlineWorkers()
-        self.pushed = self.done(open_pushed(Path(self.mktemp()), workers, self.clock))
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        self.pushed = self.done(open_pushed(directory, workers, self.clock))
         self.fake = FakeEngine(ImageStore.CONTAINERD)
         engine = self.fake.client(self.clock)
 

@@ -60,6 +60,7 @@ PRAGMA user_version=1;
 class PushedCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
+        self.directory.mkdir()
         self.clock = Clock()
         self.clock.advance(1_000_000)
         self.workers = InlineWorkers()
@@ -206,6 +207,34 @@ class WritingTests(PushedCase):
         self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2))), StoreError)
         self.failureResultOf(Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1)])), StoreError)
         self.assertEqual(list(pushed.blobs(APP)), [digest(1)])
+
+    def test_a_blob_that_is_to_go_is_gone_at_once_and_back_when_that_cannot_be_written(self) -> None:
+        for n in (1, 2, 3):
+            self.done(self.pushed.add_blob(APP, digest(n)))
+        file = Ledger(self.directory / LEDGER_NAME)
+        workers = ManualWorkers()
+        pushed = PushedContent(file, file.read(), workers, self.clock)
+        removing = Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1), digest(2)]))
+        again = Deferred.fromCoroutine(pushed.add_blob(APP, digest(2)))
+        self.assertEqual([pushed.has_blob(APP, digest(n)) for n in (1, 2, 3)], [False, False, True])
+        self.assertEqual(set(pushed.let_go()), {digest(1), digest(2)})
+        file.close()
+        workers.work()
+        workers.work()
+        self.failureResultOf(removing, StoreError)
+        self.failureResultOf(again, StoreError)
+        self.assertEqual([pushed.has_blob(APP, digest(n)) for n in (1, 2, 3)], [True, True, True])
+        self.assertEqual(pushed.let_go(), [])
+
+    def test_only_what_has_not_been_used_since_goes_when_that_is_asked(self) -> None:
+        for n in (1, 2):
+            self.done(self.pushed.add_blob(APP, digest(n)))
+        since = self.clock.seconds()
+        self.clock.advance(1)
+        self.assertTrue(self.pushed.has_blob(APP, digest(2)))
+        both = [digest(1), digest(2)]
+        self.assertEqual(self.done(self.pushed.remove_blobs(APP, both, unused_since=since)), 1)
+        self.assertEqual(list(self.pushed.blobs(APP)), [digest(2)])
 
     def test_closing_waits_for_what_is_being_written_and_takes_no_more(self) -> None:
         workers = ManualWorkers()

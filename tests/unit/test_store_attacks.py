@@ -285,7 +285,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             for call in list(self.clock.getDelayedCalls()):
                 call.cancel()
-            self.store._state.close()
+            self.store._when_closed()
         if reboot:
             (self.root / "session").unlink()
         (self.root / "staging" / "half").write_bytes(b"half")

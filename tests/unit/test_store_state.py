@@ -62,7 +62,7 @@ class StopTests(StoreTestCase):
 
     def kill(self, *, reboot: bool) -> None:
         """The daemon goes without a word, perhaps with the machine."""
-        self.store._state.close()
+        self.store._when_closed()
         if reboot:
             (self.root / "session").write_bytes(json.dumps({**self.session(), "boot": "another"}).encode())
 
@@ -114,7 +114,7 @@ class StopTests(StoreTestCase):
 
     def test_a_session_file_that_is_lost_or_damaged_counts_as_a_stop_of_the_machine(self) -> None:
         for damaged in (None, b"", b"{}", b'{"boot": "x", "clean": true, "unverified": [7]}'):
-            self.store._state.close()
+            self.store._when_closed()
             if damaged is None:
                 (self.root / "session").unlink()
             else:
