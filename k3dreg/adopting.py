@@ -40,7 +40,8 @@ class Adopter:
 
     async def adopt_here(self, repository: Repository, digest: Digest) -> bool:
         """A blob that is in the store; False if it is not."""
-        if self._pushed.has_blob(repository, digest):
+        # What was pushed is in the store, unless somebody has removed the file, or the disk has lost it.
+        if self._store.has(digest) and self._pushed.has_blob(repository, digest):
             return True
         release = self._store.hold([digest])
         try:
@@ -84,7 +85,7 @@ class Adopter:
             release()
 
     async def _adopt_manifest(self, repository: Repository, part: Descriptor, trace: Trace, depth: int) -> None:
-        if self._pushed.manifest(repository, part.digest) is not None:
+        if self._store.has(part.digest) and self._pushed.manifest(repository, part.digest) is not None:
             return
         release = self._store.hold([part.digest])
         try:
@@ -106,15 +107,15 @@ def pushed_manifest(manifest: Manifest, digest: Digest, size: int) -> PushedMani
     """What is remembered of a manifest of `size` bytes.
 
     Its artifact type, for the list of referrers: the manifest's own, else an image's config's media type
-    (distribution-spec 1.1, "Listing Referrers").
+    (distribution-spec 1.1, "Listing Referrers").  Its annotations are for that list too, and may be megabytes, so those
+    of a manifest without a subject are not kept in memory.
     """
     artifact_type = manifest.artifact_type
     if not artifact_type and manifest.config is not None:
         artifact_type = manifest.config.media_type
-    descriptor = Descriptor(
-        manifest.media_type, digest, size, artifact_type=artifact_type, annotations=manifest.annotations
-    )
     subject = None if manifest.subject is None else manifest.subject.digest
+    annotations = {} if subject is None else manifest.annotations
+    descriptor = Descriptor(manifest.media_type, digest, size, artifact_type=artifact_type, annotations=annotations)
     return PushedManifest(descriptor, frozenset(part.digest for part in manifest.children()), subject)
 
 

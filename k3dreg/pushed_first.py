@@ -42,8 +42,10 @@ class PushedFirst:
             pushed = self._pushed.tagged(repository, reference.target)
         else:
             pushed = self._pushed.manifest(repository, reference.target)
-            if pushed is None and self._is_only_pushed(reference.target):
-                raise ManifestUnknown(f"{reference} was not pushed, and Docker is not known to have it")
+        if pushed is not None and not self._store.has(pushed.digest):
+            pushed = None  # its file is gone: a client that is told so pushes it again
+        if pushed is None and reference.digest is not None and self._is_only_pushed(reference.digest):
+            raise ManifestUnknown(f"{reference} was not pushed, and Docker is not known to have it")
         if pushed is None:
             return await self._from_behind(reference, authorization, trace)
         trace.source = "pushed"

@@ -11,6 +11,7 @@ from k3dreg.model.errors import (
     InvalidManifest,
     K3dregError,
     ManifestBlobUnknown,
+    ManifestUnknown,
 )
 from k3dreg.model.reference import Reference, Repository, Tag
 from k3dreg.model.trace import Trace
@@ -140,3 +141,31 @@ class AdoptingTests(UploadsCase):
         self.result(self.uploads.delete_blob(OTHER, digest))
         self.restart()
         self.assertEqual(self.read(digest), b"blob")
+
+
+class LostTests(UploadsCase):
+    """Somebody has removed files from the state directory, or the disk has lost them."""
+
+    def lose(self, digest: Digest) -> None:
+        self.result(self.store.discard(digest))
+
+    def test_a_manifest_whose_part_is_lost_is_refused_until_the_part_is_pushed_again(self) -> None:
+        self.push_blob(CONFIG)
+        lost = self.push_blob(b"layer")
+        self.lose(lost)
+        taking = self.uploads.push_manifest(APP, image(b"layer"), media_types.OCI_MANIFEST, None, [], Trace())
+        self.failed(taking, ManifestBlobUnknown)
+        self.assertFalse(self.result(self.uploads.mount(APP, lost, Trace())))
+        self.push_blob(b"layer")
+        self.push(image(b"layer"), "t")
+
+    def test_a_lost_manifest_is_not_here_and_may_be_pushed_again(self) -> None:
+        self.push_blob(CONFIG)
+        digest = self.push(image(), "t")
+        self.lose(digest)
+        for target in ("t", str(digest)):
+            self.failed(self.registry.manifest(Reference.parse(APP, target), None, Trace()), ManifestUnknown)
+        taking = self.uploads.push_manifest(APP, index(image()), media_types.OCI_INDEX, None, [], Trace())
+        self.failed(taking, ManifestBlobUnknown)
+        self.push(image(), "t")
+        self.push(index(image()), "i")
