@@ -13,6 +13,10 @@ from k3dreg.model.errors import InvalidDigest
 # The registered algorithms.  sha512 is optional in the spec, blake3 is newer than any client seen.
 _HEX = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}
 
+ALGORITHMS = frozenset(_HEX)
+# "Canonical": what a digest is of when nobody says.
+DEFAULT_ALGORITHM = "sha256"
+
 
 class Hasher(Protocol):
     """What k3dreg needs of a `hashlib` object.  `update` of large buffers releases the GIL."""

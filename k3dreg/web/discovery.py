@@ -8,10 +8,15 @@ from urllib.parse import urlencode
 
 from k3dreg.interfaces import IDiscovery
 from k3dreg.model import media_types
+from k3dreg.model.manifest import LARGEST_MANIFEST
 from k3dreg.protocol.listing import page_of
 from k3dreg.protocol.routes import CatalogRoute, Query, ReferrersRoute, Route, TagsRoute
 from k3dreg.web.answers import Answer
 from k3dreg.web.exchange import Exchange, Methods, location
+
+# Bytes of a list of referrers, beyond which the rest is on the next page: clients read no more of an index than of a
+# manifest, and annotations make a descriptor as large as that.
+_LARGEST_INDEX = LARGEST_MANIFEST - 1024
 
 
 class DiscoveryHandlers:
@@ -42,16 +47,32 @@ class DiscoveryHandlers:
 
     async def referrers(self, route: ReferrersRoute, exchange: Exchange) -> Answer:
         """end-12a, end-12b.  No referrers is an empty index: only a registry without this API says 404."""
-        wanted = exchange.query.one("artifactType")
+        wanted, last = exchange.query.one("artifactType"), exchange.query.one("last")
         found = [
-            manifest.descriptor.to_json()
+            manifest.descriptor
             for manifest in self._discovery.referrers(route.repository, route.digest)
-            if wanted is None or manifest.descriptor.artifact_type == wanted
+            if (wanted is None or manifest.descriptor.artifact_type == wanted)
+            and (last is None or str(manifest.digest) > last)
         ]
-        headers = () if wanted is None else (("OCI-Filters-Applied", "artifactType"),)
-        index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": found}
-        body = json.dumps(index).encode("ascii")
-        return Answer(200, (("Content-Type", media_types.OCI_INDEX), *headers), len(body), body)
+        entries: list[bytes] = []
+        size = 0
+        for descriptor in found:
+            entry = json.dumps(descriptor.to_json()).encode("ascii")
+            size += len(entry) + 1
+            if size > _LARGEST_INDEX and entries:
+                break
+            entries.append(entry)
+        body = b'{"schemaVersion": 2, "mediaType": "%s", "manifests": [%s]}' % (
+            media_types.OCI_INDEX.encode("ascii"),
+            b",".join(entries),
+        )
+        headers = [("Content-Type", media_types.OCI_INDEX)]
+        if wanted is not None:
+            headers.append(("OCI-Filters-Applied", "artifactType"))
+        if len(entries) < len(found):
+            more = {"last": str(found[len(entries) - 1].digest), **({} if wanted is None else {"artifactType": wanted})}
+            headers.append(("Link", _next(location(route.repository, f"referrers/{route.digest}"), more)))
+        return Answer(200, tuple(headers), len(body), body)
 
 
 def _page(names: Sequence[str], query: Query, path: str) -> tuple[Sequence[str], str]:
@@ -59,8 +80,11 @@ def _page(names: Sequence[str], query: Query, path: str) -> tuple[Sequence[str],
     page = page_of(names, query.one("n"), query.one("last"))
     if not page.more:
         return page.names, ""
-    joint = "&" if "?" in path else "?"
-    return page.names, f'<{path}{joint}{urlencode({"n": page.limit, "last": page.names[-1]})}>; rel="next"'
+    return page.names, _next(path, {"n": str(page.limit), "last": page.names[-1]})
+
+
+def _next(path: str, parameters: Mapping[str, str]) -> str:
+    return f'<{path}{"&" if "?" in path else "?"}{urlencode(parameters)}>; rel="next"'
 
 
 def _json(document: object, link: str) -> Answer:

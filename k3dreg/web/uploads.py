@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from attrs import evolve
 
 from k3dreg.interfaces import IUploads, UploadStatus
-from k3dreg.model.digest import Digest
-from k3dreg.model.errors import BadRequest, K3dregError, UploadOutOfOrder
+from k3dreg.model.digest import ALGORITHMS, DEFAULT_ALGORITHM, Digest
+from k3dreg.model.errors import BadRequest, InvalidDigest, K3dregError, UploadOutOfOrder
 from k3dreg.model.manifest import LARGEST_MANIFEST
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.protocol.routes import ManifestRoute, Route, UploadRoute, UploadsRoute
@@ -43,7 +43,7 @@ class PushHandlers:
         }
 
     async def begin(self, route: UploadsRoute, exchange: Exchange) -> Answer:
-        """end-4a (a session), end-4b (a whole blob), end-11 (a blob that is here already)."""
+        """end-4a, end-4c (a session), end-4b (a whole blob), end-11 (a blob that is here already)."""
         repository, query = route.repository, exchange.query
         digest, mount = query.one("digest"), query.one("mount")
         if digest is not None:
@@ -54,8 +54,10 @@ class PushHandlers:
             if await self._uploads.mount(repository, blob, exchange.trace):
                 exchange.trace.source = "mounted"
                 return _created_blob(repository, blob)
-        algorithm = query.one("digest-algorithm")
-        return _accepted(self._uploads.open(repository, "sha512" if algorithm == "sha512" else "sha256"), repository)
+        algorithm = query.one("digest-algorithm") or DEFAULT_ALGORITHM
+        if algorithm not in ALGORITHMS:
+            raise InvalidDigest(f"not an algorithm of digests that are taken here: {algorithm[:50]!r}")
+        return _accepted(self._uploads.open(repository, algorithm), repository)
 
     async def _whole(self, repository: Repository, digest: Digest, exchange: Exchange) -> Answer:
         status = self._uploads.open(repository, digest.algorithm)

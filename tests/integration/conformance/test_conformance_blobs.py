@@ -141,6 +141,19 @@ def test_pushing_a_blob_in_a_stream(client: RegistryClient, repo: str, algorithm
     check_pulled(client, repo, data, digest)
 
 
+def test_a_chunk_that_is_sent_again_is_416_and_the_session_goes_on(client: RegistryClient, repo: str) -> None:
+    data = blob(2000)
+    first = client.begin(repo).location
+    for status in (202, 416):
+        check_session(client.ask("PATCH", first, data[:1001], Content_Range="0-1000"), status, 1001)
+    # The place as it was at first still tells where the upload is.
+    stale = client.get(first)
+    check_session(stale, 204, 1001)
+    check_session(client.ask("PATCH", stale.location, data[1001:], Content_Range="1001-1999"), 202, 2000)
+    answer = client.ask("PUT", with_digest(first, digest_of(data)), Content_Length="0")
+    assert (answer.status, answer.location) == (201, f"/v2/{repo}/blobs/{digest_of(data)}")
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("way", ["post", "put", "stream", "chunks"])
 def test_a_blob_that_does_not_match_its_digest_is_400_and_never_visible(
@@ -162,10 +175,25 @@ def test_a_blob_that_does_not_match_its_digest_is_400_and_never_visible(
         assert client.get(f"/v2/{repo}/blobs/{each}").status == 404
 
 
-@pytest.mark.parametrize("query", ["?digest=sha256:bad", "?mount=sha256:bad&from=x", "?digest=md5:00"])
+@pytest.mark.parametrize(
+    "query", ["?digest=sha256:bad", "?mount=sha256:bad&from=x", "?digest=md5:00", "?digest-algorithm=md5"]
+)
 def test_an_upload_of_an_invalid_digest_is_400(client: RegistryClient, repo: str, query: str) -> None:
     answer = client.begin(repo, query)
     assert (answer.status, answer.code) == (400, "DIGEST_INVALID")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_next_specification_the_algorithm_of_the_digest_may_be_said_first(
+    client: RegistryClient, repo: str, algorithm: str
+) -> None:
+    for said in ALGORITHMS:
+        data = blob()
+        digest = digest_of(data, algorithm)
+        begun = client.begin(repo, f"?digest-algorithm={said}")
+        check_session(begun, 202, 0)
+        assert client.ask("PUT", with_digest(begun.location, digest), data).status == 201
+        check_pulled(client, repo, data, digest)
 
 
 def test_an_upload_ends_with_its_digest(client: RegistryClient, repo: str) -> None:

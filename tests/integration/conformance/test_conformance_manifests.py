@@ -189,6 +189,31 @@ def test_listing_referrers(client: RegistryClient, repo: str) -> None:
     assert len(client.get(path).json["manifests"]) == 2
 
 
+def test_listing_referrers_in_pages_when_they_are_more_than_a_client_reads_at_once(
+    client: RegistryClient, repo: str
+) -> None:
+    subject = client.push_image(repo, "image")
+    client.push_blob(repo, b"{}")
+    pushed = set()
+    for number in range(5):
+        notes = {"org.example": str(number) * 1_500_000}
+        data = manifest(
+            b"{}", [], subject=descriptor(MANIFEST, subject), artifactType=f"a/{number % 2}", annotations=notes
+        )
+        assert client.push_manifest(repo, digest_of(data), data).status == 201
+        pushed.add((digest_of(data), f"a/{number % 2}"))
+    path = f"/v2/{repo}/referrers/{digest_of(subject)}"
+    for link, expected in ((path, pushed), (f"{path}?artifactType=a/1", {each for each in pushed if each[1] == "a/1"})):
+        found, pages = [], 0
+        while link:
+            answer = client.get(link)
+            assert answer.status == 200
+            assert len(answer.body) <= 4 * 1024 * 1024
+            found += [(each["digest"], each["artifactType"]) for each in answer.json["manifests"]]
+            link, pages = answer.headers.get("link", "").partition(">")[0].lstrip("<"), pages + 1
+        assert (sorted(found), pages) == (sorted(expected), (len(expected) + 1) // 2)
+
+
 # -- Content management -------------------------------------------------------------------------
 
 
