@@ -17,7 +17,7 @@ from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngi
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
 from k3dreg.streaming.handles import FileHandle
-from k3dreg.streaming.sending import send_file
+from k3dreg.streaming.sending import FileSending
 from k3dreg.streaming.workers import Workers
 
 # Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who
@@ -105,8 +105,8 @@ class LocalBlob:
         self._handle = handle
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """As `send_file`: a file that has become shorter makes it raise `ContentGone`."""
-        await send_file(self._workers, self._handle, consumer, start, stop)
+        """As `FileSending.run`: a file that has become shorter makes it raise `ContentGone`."""
+        await FileSending(self._workers, self._handle, consumer).run(start, stop)
 
     async def read(self) -> bytes:
         """All of it, verified."""

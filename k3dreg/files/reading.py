@@ -56,6 +56,13 @@ class ReaderBlob:
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Raises as `Sender.run`; also `ContentGone` when the file goes away, and what `ReaderFiles.open` raises."""
+        if self._path in self._files.sending:
+            spool = self._files.spool(self._path, start)
+            try:
+                await spool.send(consumer, start, stop)
+            finally:
+                spool.leave()
+            return
         way = _Way(self._files, self._path, self.size, stop, self._patience)
         try:
             await Sender(consumer, self._files.clock).run(way.read_soon, start, stop, self.size)
@@ -128,9 +135,6 @@ class _Way:
         return data
 
     async def _begin(self, offset: int) -> None:
-        if self._path in self._files.sending:
-            self._spool = self._files.spool(self._path, offset)
-            return
         self._straight = True
         self._files.sending.add(self._path)
         self._file = await self._files.open(self._path, long=True)

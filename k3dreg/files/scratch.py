@@ -7,24 +7,25 @@ import tempfile
 from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer
 
 from k3dreg.interfaces import IByteStream
 from k3dreg.model.errors import ContentError, ContentGone, K3dregError, StoreError
 from k3dreg.streaming.handles import FileHandle
+from k3dreg.streaming.sending import FileSending
 from k3dreg.streaming.workers import Workers
 
 
 class ScratchFile(FileHandle):
-    """A file without a name, which is gone when it is closed.  `write` and `read` are for worker threads."""
+    """A file without a name, which is made when it is first used, and gone when it is closed.
+
+    `write` and `read` are for worker threads, and raise `StoreError` when it cannot be made.
+    """
 
     def __init__(self, directory: str) -> None:
-        """Raises `StoreError`.  For worker threads."""
+        """`directory` is where it takes its room."""
         super().__init__()
-        try:
-            with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
-                self._descriptor = os.dup(file.fileno())
-        except OSError as error:
-            raise StoreError(f"no temporary file can be made: {os.strerror(error.errno or 0)}") from error
+        self._directory = directory
         self.written = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -39,6 +40,13 @@ class ScratchFile(FileHandle):
         except OSError as error:
             raise StoreError(f"a temporary file cannot be written: {os.strerror(error.errno or 0)}") from error
 
+    def _open(self) -> int:
+        try:
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+                return os.dup(file.fileno())
+        except OSError as error:
+            raise StoreError(f"no temporary file can be made: {os.strerror(error.errno or 0)}") from error
+
 
 class Spool:
     """The rest of a stream, taken at the stream's pace and read at others', by several at once.
@@ -50,10 +58,9 @@ class Spool:
         """`start`: where in its file the stream begins; `ended` is called when the last user has left."""
         self.start = start
         self._workers = workers
-        self._directory = directory
+        self._file = ScratchFile(directory)
         self._ended = ended
         self._stop = start  # what has arrived reaches to here
-        self._file: ScratchFile | None = None
         self._users = 0
         self._whole = False
         self._error: K3dregError | None = None
@@ -72,8 +79,7 @@ class Spool:
             self._ended()
             if self._filling is not None:
                 self._filling.cancel()
-            if self._file is not None:
-                self._workers.spare(self._file.close)
+            self._workers.spare(self._file.close)
 
     def fill(self, stream: Deferred[IByteStream]) -> None:
         """Begin to take everything from the stream, which is closed in the end."""
@@ -84,24 +90,45 @@ class Spool:
 
         Raises `ContentError` or `StoreError` if the stream broke.
         """
+        if not await self._reaches_beyond(offset):
+            return b""
+        return await self._workers.run(self._file.read, offset - self.start, min(limit, self._stop - offset))
+
+    async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
+        """Send the bytes from `start` up to, not including, `stop`, as they come.
+
+        Raises as `FileSending.run`, and as `read`; `ContentGone` if the stream ends before `stop`.
+        """
+        sending = FileSending(self._workers, self._file, consumer, self._available)
+        await sending.run(start - self.start, stop - self.start)
+
+    def _available(self, offset: int) -> Deferred[int]:
+        """For `FileSending`, which counts from the beginning of the temporary file."""
+        return Deferred.fromCoroutine(self._arrived_beyond(offset))
+
+    async def _arrived_beyond(self, offset: int) -> int:
+        if not await self._reaches_beyond(self.start + offset):
+            raise ContentGone("content ended too soon")
+        return self._stop - self.start
+
+    async def _reaches_beyond(self, offset: int) -> bool:
+        """Wait for the byte at `offset`; False if the stream has ended before it."""
         while offset >= self._stop:
             if self._error is not None:
                 # One for each: an exception collects the frames it was raised through.
                 kind = StoreError if isinstance(self._error, StoreError) else ContentGone
                 raise kind(str(self._error))
             if self._whole:
-                return b""
+                return False
             waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone))
             self._waiting.append(waiter)
             await waiter
-        assert self._file is not None  # something has arrived
-        return await self._workers.run(self._file.read, offset - self.start, min(limit, self._stop - offset))
+        return True
 
     async def _fill(self, opening: Deferred[IByteStream]) -> None:
         stream: IByteStream | None = None
         try:
             stream = await opening
-            self._file = await self._workers.run(ScratchFile, self._directory)
             while data := await stream.read():
                 await self._workers.run(self._file.write, data)
                 self._stop += len(data)

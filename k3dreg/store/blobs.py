@@ -20,7 +20,7 @@ from k3dreg.store.state import StateDirectory
 from k3dreg.store.writer import BlobWriter
 from k3dreg.streaming.flights import Flights
 from k3dreg.streaming.handles import FileHandle
-from k3dreg.streaming.sending import send_file
+from k3dreg.streaming.sending import FileSending
 from k3dreg.streaming.workers import Workers
 
 T = TypeVar("T")
@@ -183,7 +183,7 @@ class FileBlob:
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Held while it is sent.  Ends and raises as `send_file`; a blob found to be gone or damaged is forgotten."""
-        await self._with_file(lambda handle: send_file(self._workers, handle, consumer, start, stop))
+        await self._with_file(lambda handle: FileSending(self._workers, handle, consumer).run(start, stop))
 
     async def read(self) -> bytes:
         """All of it.  Raises `ContentGone` as `send`, and `ContentError` if it has more than 8 MiB."""

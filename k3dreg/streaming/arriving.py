@@ -12,7 +12,7 @@ from zope.interface import implementer
 from k3dreg.interfaces import IBlob, IFileHandle
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, K3dregError
-from k3dreg.streaming.sending import Sender
+from k3dreg.streaming.sending import FileSending
 from k3dreg.streaming.workers import Workers
 
 # IBlob.read is for manifests and configs.
@@ -44,7 +44,7 @@ class ArrivingBlob:
         self._written = 0
         self._finished = False
         self._failed: BaseException | None = None
-        self._senders: set[Sender] = set()
+        self._senders: set[FileSending] = set()
         self._waiting: list[Deferred[None]] = []
 
     # -- the writer's side ----------------------------------------------------------------------
@@ -78,12 +78,12 @@ class ArrivingBlob:
     # -- IBlob ----------------------------------------------------------------------------------
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Ends and raises as `Sender.run`; and `ContentError` once the blob has failed."""
+        """Ends and raises as `FileSending.run`; and `ContentError` once the blob has failed."""
         self._raise_if_failed()
-        sender = Sender(consumer, self._workers.clock)
+        sender = FileSending(self._workers, self._handle, consumer, self._available)
         self._senders.add(sender)
         try:
-            await sender.run(self._read_soon, start, stop)
+            await sender.run(start, stop)
         finally:
             self._senders.discard(sender)
             self._close_if_failed()
@@ -100,12 +100,12 @@ class ArrivingBlob:
 
     # -- waiting --------------------------------------------------------------------------------
 
-    def _read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
-        return Deferred.fromCoroutine(self._read(offset, limit))
+    def _available(self, offset: int) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._readable_beyond(offset))
 
-    async def _read(self, offset: int, limit: int) -> bytes:
+    async def _readable_beyond(self, offset: int) -> int:
         await self._until(lambda: self._readable > offset)
-        return await self._workers.run(self._handle.read, offset, min(limit, self._readable - offset))
+        return self._readable
 
     @property
     def _readable(self) -> int:

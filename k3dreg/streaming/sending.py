@@ -7,6 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IReactorTime
 
+from k3dreg.interfaces import IFileHandle
 from k3dreg.model.errors import ContentGone
 from k3dreg.streaming.handles import FileHandle
 from k3dreg.streaming.producing import STALL, Producing
@@ -88,25 +89,68 @@ class Sender(Producing):
         self._raise_if_interrupted()
 
 
-async def send_file(
-    workers: Workers,
-    handle: FileHandle,
-    consumer: IConsumer,
-    start: int,
-    stop: int,
-    *,
-    chunk: int = CHUNK,
-    stall: float = STALL,
-) -> None:
-    """Send a file's bytes from `start` up to, not including, `stop`.
+class FileSending:
+    """One sending of a file's bytes to one consumer, while the file may still be growing.  Call `run` once.
 
     By the kernel alone where more than a chunk goes into a socket as it is (`streaming.sockets`); else they are read
-    in worker threads, `chunk` bytes at a time.
-
-    Ends and raises as `Sender.run`; also `ContentGone` when the file is not there, or is shorter than `stop`.
-    The handle is the caller's to close, as soon as this has ended.
+    in worker threads, a chunk at a time.
     """
-    if stop - start > chunk and (way := way_into_socket(consumer, workers, stall)) is not None:
-        start = await way.run(handle, start, stop)
-    sender = Sender(consumer, workers.clock, stall)
-    await sender.run(lambda offset, limit: workers.run(handle.read, offset, limit), start, stop, chunk)
+
+    def __init__(
+        self,
+        workers: Workers,
+        handle: IFileHandle,
+        consumer: IConsumer,
+        available: Callable[[int], Deferred[int]] | None = None,
+        *,
+        chunk: int = CHUNK,
+        stall: float = STALL,
+    ) -> None:
+        """`available(offset)` fires with how far the file may be read, once that is beyond `offset`; it is cancelled
+        when the sending ends early.  Without it, all that is asked for is there.
+
+        The handle is the caller's to close, as soon as `run` has ended.
+        """
+        self._workers = workers
+        self._handle = handle
+        self._consumer = consumer
+        self._available = available
+        self._chunk = chunk
+        self._stall = stall
+        self._producing: Producing | None = None
+        self._error: Exception | None = None
+
+    async def run(self, start: int, stop: int) -> None:
+        """Send the bytes from `start` up to, not including, `stop`.
+
+        Ends and raises as `Sender.run`; also `ContentGone` when the file is not there, or is shorter than `stop`, and
+        what `available` fails with.
+        """
+        handle = self._handle
+        if stop - start > self._chunk and isinstance(handle, FileHandle):
+            way = way_into_socket(self._consumer, self._workers, self._stall)
+            if way is not None:
+                self._begin(way)
+                start = await way.run(handle, start, stop, self._available)
+        sender = Sender(self._consumer, self._workers.clock, self._stall)
+        self._begin(sender)
+        await sender.run(self._read_soon, start, stop, self._chunk)
+
+    def interrupt(self, error: Exception) -> None:
+        """Make `run` raise `error`, at once if it is waiting.  Only the first call counts."""
+        self._error = self._error or error
+        if self._producing is not None:
+            self._producing.interrupt(self._error)
+
+    def _begin(self, producing: Producing) -> None:
+        self._producing = producing
+        if self._error is not None:
+            producing.interrupt(self._error)
+
+    def _read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
+        if self._available is None:
+            return self._workers.run(self._handle.read, offset, limit)
+        return Deferred.fromCoroutine(self._read(self._available(offset), offset, limit))
+
+    async def _read(self, available: Deferred[int], offset: int, limit: int) -> bytes:
+        return await self._workers.run(self._handle.read, offset, min(limit, await available - offset))

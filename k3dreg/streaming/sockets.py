@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -54,10 +55,12 @@ class SocketSender(Producing):
         self._workers = workers
         self._room: Deferred[None] | None = None
 
-    async def run(self, handle: FileHandle, start: int, stop: int) -> int:
+    async def run(
+        self, handle: FileHandle, start: int, stop: int, available: Callable[[int], Deferred[int]] | None = None
+    ) -> int:
         """Send the bytes from `start` up to, not including, `stop`; or some of them: up to where, is returned.
 
-        The rest of a file that the kernel cannot send so is to be sent in another way.
+        The rest of a file that the kernel cannot send so is to be sent in another way.  `available`: see `FileSending`.
 
         Ends and raises as `Sender.run`, and with `ContentGone` when the file ends before `stop`.
         """
@@ -65,7 +68,7 @@ class SocketSender(Producing):
             self._register()
             try:
                 await self._flushed()
-                return await self._send(handle, start, stop)
+                return await self._send(handle, start, stop, available)
             finally:
                 self._unregister()
         finally:
@@ -78,10 +81,15 @@ class SocketSender(Producing):
             # Both are told when there is room; the transport makes use of it.
             await self._has_room()
 
-    async def _send(self, handle: FileHandle, start: int, stop: int) -> int:
+    async def _send(
+        self, handle: FileHandle, start: int, stop: int, available: Callable[[int], Deferred[int]] | None
+    ) -> int:
+        there = stop if available is None else start
         while start < stop:
             self._raise_if_interrupted()
-            wanted = min(PIECE, stop - start)
+            if start >= there and available is not None:
+                there = min(stop, await self._wait(available(start)))
+            wanted = min(PIECE, there - start)
             try:
                 sent = await self._wait(self._workers.run(handle.send, self._socket, start, wanted))
             except (ConnectionError, TimeoutError) as error:

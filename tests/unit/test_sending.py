@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from k3dreg.model.errors import ContentGone
 from k3dreg.streaming.handles import FileHandle
 from k3dreg.streaming.producing import ConsumerGone, ConsumerStalled
-from k3dreg.streaming.sending import Sender, send_file
+from k3dreg.streaming.sending import FileSending, Sender
 from k3dreg.streaming.workers import Workers
 from tests.fakes.consumers import Reader
 from tests.fakes.workers import ManualWorkers
@@ -254,7 +254,7 @@ class FileHandleTests(SynchronousTestCase):
     def test_a_cancelled_sending_may_close_the_file_though_a_thread_still_reads_it(self) -> None:
         workers = ManualWorkers()
         handle = FileHandle(self.path)
-        sending = Deferred.fromCoroutine(send_file(workers, handle, Reader(), 0, len(DATA), chunk=CHUNK))
+        sending = Deferred.fromCoroutine(FileSending(workers, handle, Reader(), chunk=CHUNK).run(0, len(DATA)))
         sending.cancel()
         self.failureResultOf(sending, CancelledError)
         handle.close()
@@ -296,7 +296,7 @@ class RealSocketTests(TestCase):
             async def serve(self) -> None:
                 handle = FileHandle(path)
                 try:
-                    await send_file(workers, handle, self.transport, 0, 3_000_001)  # type: ignore[arg-type]
+                    await FileSending(workers, handle, self.transport).run(0, 3_000_001)  # type: ignore[arg-type]
                 finally:
                     handle.close()
                     assert self.transport is not None

@@ -9,16 +9,21 @@ from typing import Any, cast
 
 from OpenSSL.crypto import FILETYPE_PEM, load_certificate, load_privatekey
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import SSL4ClientEndpoint, UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
 
 from k3dreg.files.local import LocalBlob
+from k3dreg.files.scratch import Spool
+from k3dreg.interfaces import IByteStream
 from k3dreg.model.digest import Digest
+from k3dreg.model.errors import StoreFull
+from k3dreg.streaming.arriving import ArrivingBlob
 from k3dreg.streaming.handles import FileHandle, Handle
 from k3dreg.streaming.producing import STALL
 from k3dreg.streaming.sockets import SocketSender
@@ -177,6 +182,78 @@ class WholeTests(SocketCase):
         answer = await wire.ask("GET", self.blob(OSError(errno.EINVAL, "no such operation")))
         self.assertTrue(answer.body == self.data)
         self.assertEqual((self.handle.was_read, self.handle.was_sent), (SIZE, 0))
+
+
+class GrowingTests(SocketCase):
+    """A file that is still being written to."""
+
+    def arriving(self) -> str:
+        self.growing = ArrivingBlob(self.workers, Digest.of(self.data), SIZE, self.handle)
+        return f"/v2/x/blobs/{self.registry.put(self.growing)}"
+
+    async def sent(self, size: int) -> None:
+        """Wait until so much was sent, and a little longer, so that more would show."""
+        while self.handle.was_sent < size:
+            await self.turn()
+        for _ in range(5):
+            await self.turn()
+        self.assertEqual(self.handle.was_sent, size)
+
+    async def test_what_arrives_is_sent_as_it_arrives_and_the_last_byte_when_it_is_verified(self) -> None:
+        wire = await self.connect(self.port)
+        wire.transport.write(request("GET", self.arriving()))
+        for size in (1_000_000, 1_000_001, SIZE // 2):
+            self.growing.advance(size)
+            await self.sent(size)
+        self.growing.advance(SIZE)
+        await self.sent(SIZE - 1)
+        self.growing.finish()
+        self.assertTrue((await wire.response()).body == self.data)
+        self.assertEqual(self.handle.was_read, 0)
+
+    async def test_what_fails_while_it_arrives_is_broken_off_for_those_who_wait_and_those_who_do_not_read(self) -> None:
+        path = self.arriving()
+        waiting, lazy = await self.connect(self.port), await self.lazy()
+        for wire in (waiting, lazy):
+            wire.transport.write(request("GET", path))
+        self.growing.advance(SIZE - 1_000)
+        await self.stuck()
+        self.growing.fail(StoreFull("no room"))
+        for line in await self.logged(2):
+            self.assertRegex(line, "aborted after [0-9]+ bytes, .* did not arrive: no room")
+        lazy.transport.resumeProducing()
+        for wire in (waiting, lazy):
+            await wire.closed()
+            self.assertLess(len(wire.received), SIZE)
+
+    async def test_a_temporary_copy_is_sent_from_where_it_begins(self) -> None:
+        stream = Pieces([self.data[5_000:1_000_000], self.data[1_000_000:]])
+        spool = Spool(self.workers, str(Path(self.path).parent.absolute()), 5_000, lambda: None).join()
+        self.addCleanup(spool.leave)
+        spool.fill(succeed(stream))
+
+        class Spooled(WholeBlob):
+            async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
+                await spool.send(consumer, start, stop)
+
+        wire = await self.connect(self.port)
+        path = f"/v2/x/blobs/{self.registry.put(Spooled(self.data))}"
+        answer = await wire.ask("GET", path, Range="bytes=6000-8999999")
+        self.assertTrue(answer.body == self.data[6_000:9_000_000])
+
+
+@implementer(IByteStream)
+class Pieces:
+    """A stream of these pieces."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def read(self) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+    def close(self) -> None:
+        self._pieces = []
 
 
 class EndsTests(SocketCase):
