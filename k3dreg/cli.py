@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.main(given[0], given[1:])
         return
     try:
-        Options().parseOptions(given)  # type: ignore[no-untyped-call]
+        Options().parseOptions(given)
     except usage.UsageError as error:
         sys.stderr.write(f"k3dreg: {error}\n{Options.synopsis}\n")
         sys.exit(2)

@@ -8,7 +8,8 @@ the default.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -107,9 +108,25 @@ class Options(usage.Options):
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._environment = environment
+        # As it is now: the daemon adds to the process's own what the settings file says.
+        self._environment = dict(environment)
+        self._arguments: tuple[str, ...] = ()
         self._listen: list[str] = []
         self._aliases: list[str] = []
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the command line, by default this process's.  Raises `usage.UsageError`."""
+        self._arguments = tuple(sys.argv[1:] if options is None else options)
+        super().parseOptions(self._arguments)  # type: ignore[no-untyped-call]
+
+    def read_again(self) -> Options:
+        """The same command line and environment with the files as they are now.  Blocks; in any thread.
+
+        Raises `usage.UsageError`.
+        """
+        again = Options(self._environment)
+        again.parseOptions(self._arguments)
+        return again
 
     def opt_listen(self, endpoint: str) -> None:
         """Where to listen, as a Twisted endpoint string; may be repeated [REGISTRY_HTTP_ADDR, else tcp:5000]"""

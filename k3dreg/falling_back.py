@@ -27,7 +27,9 @@ class FallingBack:
     Only content with a digest: what a tag means is Docker's to say.
     """
 
-    def __init__(self, docker: IRegistry, fallback: IFallback) -> None:
+    def __init__(self, docker: IRegistry, fallback: IFallback, *, wanted: bool = True) -> None:
+        """Unless `wanted`, which may be changed at any time, Docker's content is all there is."""
+        self.wanted = wanted
         self._docker = docker
         self._fallback = fallback
 
@@ -36,7 +38,7 @@ class FallingBack:
         try:
             return await self._docker.manifest(reference, authorization, trace)
         except (NotFound, ImageIncomplete) as error:
-            if reference.digest is None:
+            if reference.digest is None or not self.wanted:
                 raise
             shown = None if authorization is None else Credentials.of(authorization)
             return await self._otherwise(self._fallback.manifest(reference, shown, trace), error)
@@ -46,6 +48,8 @@ class FallingBack:
         try:
             return await self._docker.blob(repository, digest, trace)
         except (NotFound, ImageIncomplete) as error:
+            if not self.wanted:
+                raise
             return await self._otherwise(self._fallback.blob(repository, digest, trace), error)
 
     async def _otherwise(self, asked: Awaitable[T], refused: K3dregError) -> T:

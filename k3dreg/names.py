@@ -31,20 +31,28 @@ class OwnNames:
     """The hosts, each with its port, that are this registry.  More may be learned at any time."""
 
     def __init__(self, hosts: Iterable[str] = ()) -> None:
-        """Raises `InvalidName` for what is not a registry host."""
+        """As `tell`."""
+        self._told: dict[str, None] = {}
+        self._learned: dict[str, None] = {}
         self._hosts: dict[str, None] = {}
-        self.learn(hosts)
+        self.tell(hosts)
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """In the order in which they were learned: the first is tried first."""
+        """Those of the settings first, each kind in the order in which it came: the first is tried first."""
         return tuple(self._hosts)
+
+    def tell(self, hosts: Iterable[str]) -> None:
+        """These are what the settings say, and no others any more.  Raises `InvalidName`, and then none is changed."""
+        self._told = dict.fromkeys([_checked(host) for host in hosts])
+        self._hosts = {**self._told, **self._learned}
 
     def learn(self, hosts: Iterable[str]) -> tuple[str, ...]:
         """Add names; returns those that are new.  Raises `InvalidName`, and then none is added."""
-        found = [_checked(host) for host in hosts]
-        new = tuple(dict.fromkeys(host for host in found if host not in self._hosts))
-        self._hosts.update(dict.fromkeys(new))
+        found = dict.fromkeys([_checked(host) for host in hosts])
+        new = tuple(host for host in found if host not in self._hosts)
+        self._learned.update(found)
+        self._hosts.update(found)
         return new
 
     def is_own(self, registry: str | None) -> bool:

@@ -8,11 +8,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.application.service import IServiceCollection, MultiService, Service
+from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -26,17 +24,17 @@ from k3dreg.discovery import Discovery
 from k3dreg.door import listen, make_door
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
-from k3dreg.interfaces import IEngine
 from k3dreg.json_log import json_observer
 from k3dreg.learning import EngineImageNames, learn_names
 from k3dreg.log import make_logger, set_level
-from k3dreg.model.engine import EngineInfo, ImageStore
-from k3dreg.model.errors import EngineError, K3dregError
+from k3dreg.model.errors import K3dregError
 from k3dreg.names import OwnNames
 from k3dreg.prompt import Prompt
 from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
+from k3dreg.reloading import Hangup, Reloader
 from k3dreg.resolving import Resolver
+from k3dreg.service_manager import ServiceManager
 from k3dreg.store.blobs import open_store_in
 from k3dreg.store.catalogue import open_catalogue
 from k3dreg.store.collect import Collector
@@ -46,61 +44,11 @@ from k3dreg.store.state import StateDirectory
 from k3dreg.streaming.workers import Workers
 from k3dreg.uploads import Uploads
 from k3dreg.upstream import make_upstream
-from k3dreg.watching import make_monitor
+from k3dreg.watching import EngineWatch, make_monitor
 from k3dreg.web.operations import Operations
 from k3dreg.web.site import make_site
 
 log = make_logger()
-
-# Seconds between two looks for an engine that is down.  Requests find it by themselves; this is for the log.
-_LOOK_FOR_ENGINE = 2.0
-
-
-class EngineWatch(Service):
-    """Says in the log which engine is there, when it is lost, and when it is back."""
-
-    def __init__(self, engine: IEngine, description: str, clock: IReactorTime) -> None:
-        self._engine = engine
-        self._description = description
-        self._clock = clock
-        self._watching: Deferred[None] | None = None
-
-    def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
-        self._watching = Deferred.fromCoroutine(self._watch())
-        self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
-
-    def stopService(self) -> None:
-        super().stopService()  # type: ignore[no-untyped-call]
-        if self._watching is not None:
-            self._watching.cancel()
-
-    async def _watch(self) -> None:
-        known, complaint = "", ""
-        while True:
-            try:
-                told = describe_engine(await self._engine.info())
-            except EngineError as error:
-                if str(error) != complaint:
-                    log.warn(
-                        "no engine at {where}: {error}. {advice}",
-                        where=self._description,
-                        error=error,
-                        advice=error.advice,
-                    )
-                known, complaint = "", str(error)
-            else:
-                if told != known:
-                    log.info("images come from {what} at {where}", what=told, where=self._description)
-                known, complaint = told, ""
-            await deferLater(self._clock, _LOOK_FOR_ENGINE)
-
-
-def describe_engine(info: EngineInfo) -> str:
-    """`Docker 28.5.2, containerd image store`."""
-    if info.store is ImageStore.PODMAN:
-        return f"Podman {info.version}"
-    return f"Docker {info.version}, {info.store.value} image store"
 
 
 class Daemon(MultiService):
@@ -109,17 +57,22 @@ class Daemon(MultiService):
     `reactor` is Twisted's: it is asked for time, threads, sockets and, when the start fails, to stop.
     """
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(self, options: Options, reactor: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._config = config
+        self._config = config = options.config
         self._reactor = reactor
         self._workers = Workers(reactor)
+        self._manager = manager = ServiceManager(os.environ, reactor)
+        self._reloader = Reloader(options, self._workers, began=manager.reloading, ended=manager.reloaded)
+        self._hangup = Hangup(reactor, self._reload, reactor.stop)
+        self._reload_wanted = False
         self._pool = make_pool(reactor)
         agent = make_agent(reactor, config.docker, pool=self._pool)
         self._engine = Engine(agent, reactor, description=str(config.docker))
         self._closing: list[Callable[[], Awaitable[object] | None]] = []
         self._starting: Deferred[None] | None = None
-        EngineWatch(self._engine, str(config.docker), reactor).setServiceParent(self)  # type: ignore[no-untyped-call]
+        watch = EngineWatch(self._engine, str(config.docker), reactor, manager.engine)
+        watch.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Also tells twistd, which looks at the application for it, how the log is written."""
@@ -128,6 +81,7 @@ class Daemon(MultiService):
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
+        self._hangup.install()
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._give_up)
 
@@ -165,7 +119,8 @@ class Daemon(MultiService):
         behind = Registry(resolver, made.sources, store, catalogue, credentials, upstream.repair, self._reactor)
         ahead = Ahead(behind, self._engine, made.loose, resolver.is_pulling, behind.pull_auth, self._reactor)
         self._closing.append(ahead.shutdown)
-        registry = PushedFirst(upstream.behind(ahead, config.origin_fallback), pushed, store, names, behind.knows)
+        falling_back = upstream.behind(ahead, config.origin_fallback)
+        registry = PushedFirst(falling_back, pushed, store, names, behind.knows)
         uploads = Uploads(
             store, Staging(store), pushed, registry, names, self._workers, self._reactor, deleting=config.deleting
         )
@@ -176,22 +131,46 @@ class Daemon(MultiService):
         door = await make_door(config, self._workers)
         self._closing += door.closing
         discovery = Discovery(pushed, names, EngineImageNames(self._engine))
+        operations = Operations(monitor, self._reactor, status_page=config.status_page)
         site = make_site(
             Prompt(registry, self._reactor),
             self._reactor,
             uploads=uploads,
             discovery=discovery,
-            operations=Operations(monitor, self._reactor, status_page=config.status_page),
+            operations=operations,
             observer=monitor.observer,
             access=door.access,
+        )
+
+        def use(new: Config) -> None:
+            set_level(new.log_level)
+            store.set_limit(new.cache_size)
+            names.tell(new.aliases)
+            uploads.deleting = new.deleting
+            falling_back.wanted = new.origin_fallback
+            operations.has_page = new.status_page
+
+        self._reloader.on_change(
+            use, "log_level", "cache_size", "aliases", "deleting", "origin_fallback", "status_page"
         )
         ports = await listen(config, site, self._reactor, lambda port: self._closing.append(port.stopListening))
         learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)
         super().startService()  # type: ignore[no-untyped-call]
+        self._manager.ready()
+        if self._reload_wanted:
+            self._reload()
+
+    def _reload(self) -> None:
+        """Read the settings again; during the start, at its end."""
+        if self.running:
+            reloaded = Deferred.fromCoroutine(self._reloader.reload())
+            reloaded.addErrback(lambda failure: log.failure("settings could not be read again", failure=failure))
+        self._reload_wanted = not self.running
 
     async def _stop(self) -> None:
+        self._manager.stopping()
         if self._starting is not None:
             self._starting.cancel()
         await super().stopService()  # type: ignore[no-untyped-call]
@@ -199,6 +178,7 @@ class Daemon(MultiService):
             closed = self._closing.pop()()
             if closed is not None:
                 await closed
+        self._hangup.remove()
 
     def _give_up(self, failure: Failure) -> None:
         """The start failed: say why, stop, and make the process end with status 1."""
@@ -234,4 +214,4 @@ def makeService(options: Options) -> Daemon:
     set_level(options.config.log_level)
     # For what reads the process's own: the AWS library, and the helpers that Docker's settings name.
     os.environ.update(options.settings_environment)
-    return Daemon(options.config, reactor)
+    return Daemon(options, reactor)

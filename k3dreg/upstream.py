@@ -26,9 +26,9 @@ class Upstream:
     fallback: IFallback
     closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
-    def behind(self, docker: IRegistry, wanted: bool) -> IRegistry:
-        """`docker` with the registries behind it, if that is wanted (`--origin-fallback`)."""
-        return FallingBack(docker, self.fallback) if wanted else docker
+    def behind(self, docker: IRegistry, wanted: bool) -> FallingBack:
+        """`docker` with the registries behind it, for when that is wanted (`--origin-fallback`)."""
+        return FallingBack(docker, self.fallback, wanted=wanted)
 
 
 def make_upstream(

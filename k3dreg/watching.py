@@ -1,8 +1,13 @@
-"""Joins what watches the daemon to what it watches."""
+"""Joins what watches the daemon to what it watches, and watches the engine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from k3dreg import __version__
 from k3dreg.config import Config
@@ -11,9 +16,17 @@ from k3dreg.files.local import LocalFiles
 from k3dreg.insight.metrics import Readings
 from k3dreg.insight.monitor import Monitor
 from k3dreg.insight.source_states import source_states
-from k3dreg.interfaces import IPushed
+from k3dreg.interfaces import IEngine, IPushed
+from k3dreg.log import make_logger
+from k3dreg.model.engine import EngineInfo, ImageStore
+from k3dreg.model.errors import EngineError
 from k3dreg.store.blobs import BlobStore
 from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# Seconds between two looks for an engine that is down.  Requests find it by themselves; this is for the log.
+_LOOK_FOR_ENGINE = 2.0
 
 
 def make_monitor(
@@ -37,3 +50,53 @@ def make_monitor(
         size_of=store.size_of,
         sources=lambda info: source_states(info, local, reader=config.reader),
     )
+
+
+class EngineWatch(Service):
+    """Says in the log which engine is there, when it is lost, and when it is back."""
+
+    def __init__(
+        self, engine: IEngine, description: str, clock: IReactorTime, tell: Callable[[str], object] = lambda state: None
+    ) -> None:
+        """`tell` is called with each of the lines, too."""
+        self._engine = engine
+        self._description = description
+        self._clock = clock
+        self._tell = tell
+        self._watching: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._watching = Deferred.fromCoroutine(self._watch())
+        self._watching.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        known, complaint = "", ""
+        while True:
+            try:
+                told = describe_engine(await self._engine.info())
+            except EngineError as error:
+                if str(error) != complaint:
+                    state = f"no engine at {self._description}: {error}. {error.advice}"
+                    log.warn("{state}", state=state)
+                    self._tell(state)
+                known, complaint = "", str(error)
+            else:
+                if told != known:
+                    state = f"images come from {told} at {self._description}"
+                    log.info("{state}", state=state)
+                    self._tell(state)
+                known, complaint = told, ""
+            await deferLater(self._clock, _LOOK_FOR_ENGINE)
+
+
+def describe_engine(info: EngineInfo) -> str:
+    """`Docker 28.5.2, containerd image store`."""
+    if info.store is ImageStore.PODMAN:
+        return f"Podman {info.version}"
+    return f"Docker {info.version}, {info.store.value} image store"

@@ -57,6 +57,11 @@ class BlobStore:
         """How much is held, without what is still being written."""
         return self._shelf.index.usage()
 
+    def set_limit(self, limit_bytes: int) -> None:
+        """Keep no more than this from now on.  What is too much is evicted soon."""
+        if self._shelf.index.set_limit(limit_bytes) and not self._closed:
+            self._workers.spare(self._shelf.evict)
+
     def size_of(self, digest: Digest) -> int:
         """Bytes; 0 for a blob that is not here.  Not a use.  No I/O."""
         entry = self._shelf.index.peek(digest)

@@ -62,6 +62,12 @@ class Index:
         with self._lock:
             return Usage(self._bytes, len(self._entries), self._limit, self._evicted_blobs, self._evicted_bytes)
 
+    def set_limit(self, limit: int) -> bool:
+        """From now on this many bytes.  Whether there is more than that now."""
+        with self._lock:
+            self._limit = limit
+            return self._bytes > limit
+
     def peek(self, digest: Digest) -> Entry | None:
         """What is known of a blob.  Not a use."""
         with self._lock:

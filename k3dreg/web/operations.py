@@ -50,7 +50,10 @@ class Page:
 
 
 class Operations:
-    """`/healthz`, `/readyz`, `/metrics`, and with `status_page` the page at `/` and what belongs to it."""
+    """`/healthz`, `/readyz`, `/metrics`, and the page at `/` with what belongs to it.
+
+    `has_page`, which may be changed at any time, is whether there is the latter.
+    """
 
     def __init__(self, monitoring: IMonitoring, clock: IReactorTime, *, status_page: bool = True) -> None:
         self._monitoring = monitoring
@@ -58,17 +61,20 @@ class Operations:
         self._parts: tuple[float, dict[str, bytes]] | None = None
         self.has_page = status_page
         self.events = Events(self._moving_parts, clock)
-        self.pages: dict[bytes, Page] = {
+        self._always: dict[bytes, Page] = {
             b"/healthz": Page("health", self._healthz),
             b"/readyz": Page("health", self._readyz),
             b"/metrics": Page("metrics", self._metrics),
         }
-        if status_page:
-            self.pages[b"/"] = Page("page", self._page)
-            for name, media_type in _ASSETS.items():
-                # Read once: they are part of the program.
-                data = files("k3dreg.web").joinpath("assets", name).read_bytes()
-                self.pages[f"/{name}".encode("ascii")] = Page("page", _asset(data, media_type))
+        self._with_page: dict[bytes, Page] = {**self._always, b"/": Page("page", self._page)}
+        for name, media_type in _ASSETS.items():
+            # Read once: they are part of the program.
+            data = files("k3dreg.web").joinpath("assets", name).read_bytes()
+            self._with_page[f"/{name}".encode("ascii")] = Page("page", _asset(data, media_type))
+
+    def page(self, path: bytes) -> Page | None:
+        """What is at this path, or None."""
+        return (self._with_page if self.has_page else self._always).get(path)
 
     def takes_events(self, request: Request, record: Record) -> bool:
         """Answer a request for the stream of events; False when it is not one, or there are too many."""

@@ -157,7 +157,7 @@ class Root(Resource):
         if operations is not None:
             if operations.takes_events(request, record):
                 return NOT_DONE_YET
-            page = operations.pages.get(request.path)
+            page = operations.page(request.path)
             # Programs that ask what this is are told in a line.
             if page is not None and (request.path != b"/" or "text/html" in (_joined(request, "Accept") or "")):
                 record.route, record.quiet = page.route, True

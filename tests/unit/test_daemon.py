@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -10,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,18 +26,30 @@ PATIENCE = 30
 # The process imports what this one does.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
+K3DREG = (sys.executable, "-c", "from k3dreg.cli import main; main()", "--state-dir", "state")
+
 
 class Process:
     """`k3dreg` with `arguments`, its state below the current directory, and an engine that is not there."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-c", "from k3dreg.cli import main; main()", "--state-dir", "state", *arguments]
+    def __init__(
+        self, *arguments: str, command: Sequence[str] = K3DREG, terminal: int | None = None, **environment: str
+    ) -> None:
+        """`terminal` is one that will be its own, as if it had been started there."""
+
+        def take_terminal() -> None:
+            if terminal is not None:
+                os.setsid()
+                fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
         self.process = subprocess.Popen(
-            command,
+            [*command, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**ENVIRONMENT, "DOCKER_HOST": f"unix://{Path.cwd()}/no.sock", **environment},
+            preexec_fn=take_terminal,
+            pass_fds=[] if terminal is None else [terminal],
         )
         assert self.process.stdout is not None
         self.output: IO[str] = self.process.stdout
@@ -68,8 +82,14 @@ def started() -> Iterator[list[Process]]:
         each.output.close()
 
 
-def start(started: list[Process], *arguments: str, **environment: str) -> Process:
-    started.append(Process(*arguments, **environment))
+def start(
+    started: list[Process],
+    *arguments: str,
+    command: Sequence[str] = K3DREG,
+    terminal: int | None = None,
+    **environment: str,
+) -> Process:
+    started.append(Process(*arguments, command=command, terminal=terminal, **environment))
     return started[-1]
 
 
@@ -171,3 +191,44 @@ def test_a_password_file_that_cannot_be_used_is_a_usage_line_that_shows_nothing_
     assert daemon.end() == 2
     assert "--htpasswd htpasswd: line 2" in "".join(daemon.lines)
     assert "my-password" not in "".join(daemon.lines)
+
+
+def test_on_sighup_it_reads_its_settings_again(started: list[Process]) -> None:
+    settings = Path("k3dreg.toml")
+    settings.write_text("")
+    daemon = start(started, *ANY_PORT, "--config", "k3dreg.toml")
+    port = daemon.port()
+    settings.write_text('log-level = "warn"\nlisten = ["tcp:1"]\nreader = false')
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("settings were read again: new are log-level")
+    daemon.wait_for("from the next start on: reader$")  # where it listens is said on the command line
+    settings.write_text("no = 1")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("settings stay as they are: .* no option is called 'no'")
+    settings.write_text("reader = false")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("from the next start on: reader$")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("GET", "/v2/")
+    assert connection.getresponse().status == 200
+
+
+def test_so_does_twistd(started: list[Process]) -> None:
+    Path("k3dreg.toml").write_text("")
+    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile="]
+    daemon = start(started, *ANY_PORT, "--config", "k3dreg.toml", "--state-dir", "state", command=[*command, "k3dreg"])
+    daemon.port()
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("settings were read again: none has changed")
+
+
+def test_it_ends_with_the_terminal_it_was_started_from(started: list[Process]) -> None:
+    master, slave = os.openpty()
+    daemon = start(started, *ANY_PORT, terminal=slave)
+    os.close(slave)
+    daemon.port()
+    os.kill(daemon.process.pid, signal.SIGHUP)  # as ever: the terminal is there
+    daemon.wait_for("settings were read again")
+    os.close(master)
+    daemon.wait_for("Main loop terminated")
+    daemon.end()

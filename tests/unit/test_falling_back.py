@@ -132,6 +132,14 @@ class FallingBackTests(SynchronousTestCase):
         self.assertEqual(self.manifest(), MANIFEST)
         self.assertEqual(self.trace.source, "registry")
 
+    def test_unless_that_is_not_wanted_any_more(self) -> None:
+        self.manifest()
+        asked = list(self.registries.asked)
+        self.registry.wanted = False
+        self.refusal()
+        self.failureResultOf(self.blob(Digest.of(LAYER)), K3dregError)
+        self.assertEqual(self.registries.asked, asked)
+
     def test_so_does_a_blob_of_it_whose_size_is_known_then(self) -> None:
         self.manifest()
         blob = self.successResultOf(self.blob(Digest.of(LAYER)))

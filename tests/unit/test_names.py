@@ -80,6 +80,17 @@ def test_what_is_learned_later_counts_and_is_told_once() -> None:
     assert names.hosts == ("a:1", "b:2", "c:3")
 
 
+def test_what_the_settings_say_anew_takes_the_place_of_what_they_said_and_what_was_learned_stays() -> None:
+    names = OwnNames(["a:1", "b:2"])
+    names.learn(["b:2", "c:3"])
+    names.tell(["D:4"])
+    assert names.hosts == ("d:4", "b:2", "c:3")
+    assert not names.is_own("a:1")
+    with pytest.raises(InvalidName):
+        names.tell(["e:5", "f"])
+    assert names.hosts == ("d:4", "b:2", "c:3")
+
+
 @pytest.mark.parametrize("host", ["docker.io", "localhost", "a b:1", "host:", "host:x", "../x:1", ""])
 def test_a_name_without_a_port_cannot_be_taken(host: str) -> None:
     names = OwnNames()

@@ -266,6 +266,15 @@ class EvictionTests(StoreTestCase):
         self.reopen(limit=LIMIT // 2)
         self.assertLessEqual(self.store.usage().bytes, LIMIT // 2)
 
+    def test_the_limit_can_be_lowered_and_raised_while_it_is_in_use(self) -> None:
+        digests = [self.put(layer(number)) for number in range(5)]
+        self.store.set_limit(LIMIT // 2)
+        self.assertLessEqual(self.store.usage().bytes, LIMIT // 2)
+        self.assertEqual((self.store.usage().limit, self.store.has(digests[4])), (LIMIT // 2, True))
+        self.store.set_limit(LIMIT)
+        again = [self.put(layer(number)) for number in range(5)]
+        self.assertEqual(self.has(*again), [True] * 5)
+
     def test_who_has_the_file_open_reads_on_when_it_is_evicted(self) -> None:
         writer = self.store.writer()
         writer.write(layer(0))

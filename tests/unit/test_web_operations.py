@@ -73,8 +73,8 @@ class OperationsCase(WireTestCase):
         self.monitoring = FakeMonitoring()
         self.registry = FakeRegistry()
         self.manifest = self.registry.tag("docker.io/library/nginx:1", OCI_INDEX, WholeBlob(b"{}"))
-        operations = Operations(self.monitoring, self.clock, status_page=self.status_page)
-        site = make_site(self.registry, self.clock, operations=operations, observer=self.monitoring)
+        self.operations = Operations(self.monitoring, self.clock, status_page=self.status_page)
+        site = make_site(self.registry, self.clock, operations=self.operations, observer=self.monitoring)
         self.port = self.listen(site)
 
     async def wire(self) -> Wire:
@@ -170,6 +170,14 @@ class NoPageTests(OperationsCase):
         for path in ("/events", "/status.js"):
             self.assertEqual((await wire.ask("GET", path)).status, 404)
         self.assertEqual((await wire.ask("GET", "/healthz")).status, 200)
+
+    async def test_the_page_can_be_turned_on_and_off_while_it_runs(self) -> None:
+        wire = await self.wire()
+        self.operations.has_page = True
+        self.assertIn("text/html", (await wire.ask("GET", "/", Accept="text/html")).headers["content-type"])
+        self.assertEqual((await wire.ask("GET", "/status.js")).status, 200)
+        self.operations.has_page = False
+        self.assertEqual((await wire.ask("GET", "/status.js")).status, 404)
 
 
 class IdentityTests(OperationsCase):
