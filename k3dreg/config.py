@@ -162,7 +162,8 @@ class Options(usage.Options):
         listen = self._listen or environment.get("K3DREG_LISTEN", "").split()
         if not listen:
             address = environment.get("REGISTRY_HTTP_ADDR", "")
-            listen = [endpoint_of_address(address) if address else "tcp:5000"]
+            tls = [environment.get(f"REGISTRY_HTTP_TLS_{name}", "") for name in ("CERTIFICATE", "KEY")]
+            listen = [endpoint_of_address(address or ":5000", *tls)]
         htpasswd = check_htpasswd(
             setting("htpasswd", "REGISTRY_AUTH_HTPASSWD_PATH", default=""), environment.get("REGISTRY_AUTH", "")
         )

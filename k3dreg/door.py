@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Awaitable, Callable
@@ -15,8 +16,11 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFacto
 from k3dreg.access.passwords import Passwords
 from k3dreg.config import Config
 from k3dreg.log import make_logger
+from k3dreg.model.errors import InvalidName
+from k3dreg.names import OwnNames
 from k3dreg.streaming.workers import Workers
 from k3dreg.web.access import Access
+from k3dreg.web.tls import TlsReactor
 
 log = make_logger()
 
@@ -39,23 +43,30 @@ async def make_door(config: Config, workers: Workers) -> Door:
 
 
 async def listen(
-    config: Config, site: IProtocolFactory, reactor: Any, opened: Callable[[IListeningPort], None]
+    config: Config,
+    site: IProtocolFactory,
+    names: OwnNames,
+    reactor: Any,
+    opened: Callable[[IListeningPort], None],
 ) -> list[int]:
-    """Serve `site` on every endpoint; each port is given to `opened`.
+    """Serve `site` on every endpoint; each port is given to `opened`, and its address is one of `names` if it may be.
 
     Returns the numbers of those that have one.  Raises `CannotListenError` and `OSError`.
     """
     numbers: list[int] = []
     exposed: list[str] = []
     for endpoint in config.listen:
-        port: IListeningPort = await serverFromString(reactor, endpoint).listen(site)
+        port: IListeningPort = await serverFromString(TlsReactor(reactor), endpoint).listen(site)
         opened(port)
         address = port.getHost()
         told = describe_address(address)
-        # k3d takes these two words for the sign that a registry is ready.
-        log.info("listening on {address}", address=told)
+        # k3d takes the first two words for the sign that a registry is ready.
+        log.info("listening on {address}{tls}", address=told, tls=" (TLS)" if endpoint.startswith("ssl:") else "")
         if isinstance(address, IPv4Address | IPv6Address):
             numbers.append(address.port)
+            # One for a single link (`fe80::1%eth0`) is part of no image's name.
+            with contextlib.suppress(InvalidName):
+                names.learn([told] if not _ip_of(address).is_unspecified else [])
         if is_exposed(address):
             exposed.append(told)
     if exposed and config.htpasswd is None:
@@ -71,9 +82,13 @@ def is_exposed(address: IAddress) -> bool:
     """Whether others than this machine's own programs may reach it."""
     if not isinstance(address, IPv4Address | IPv6Address):
         return False
+    return not _ip_of(address).is_loopback
+
+
+def _ip_of(address: IPv4Address | IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IPv4 address for one that is written as an IPv6 one, too (RFC 4291, 2.5.5.2)."""
     found = ipaddress.ip_address(address.host.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return not (mapped or found).is_loopback
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def describe_address(address: IAddress) -> str:

@@ -153,7 +153,7 @@ class Daemon(MultiService):
         self._reloader.on_change(
             use, "log_level", "cache_size", "aliases", "deleting", "origin_fallback", "status_page"
         )
-        ports = await listen(config, site, self._reactor, lambda port: self._closing.append(port.stopListening))
+        ports = await listen(config, site, names, self._reactor, lambda port: self._closing.append(port.stopListening))
         learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.python import usage
 
 from k3dreg.access.passwords import check_file
@@ -49,29 +49,48 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value.lower()
 
 
-def endpoint_of_address(address: str) -> str:
+def endpoint_of_address(address: str, certificate: str = "", key: str = "") -> str:
     """The Twisted endpoint string for a `REGISTRY_HTTP_ADDR`: `:5000`, `0.0.0.0:5000`, `localhost:5000`, `[::]:5000`.
 
+    `certificate` and `key` are files (`REGISTRY_HTTP_TLS_CERTIFICATE` and `_KEY`), "" for plain HTTP.  As the official
+    registry image has it, those of the authorities between follow in the file of the certificate.
     Raises `usage.UsageError`.
     """
     host, colon, port = address.strip().rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise usage.UsageError(f"REGISTRY_HTTP_ADDR={address!r} is not HOST:PORT")
-    if host.startswith("[") and host.endswith("]"):
-        escaped = host[1:-1].replace(":", "\\:")
-        return f"tcp6:{port}:interface={escaped}"
-    if ":" in host:
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if ":" in host and not in_brackets:
         raise usage.UsageError(f"REGISTRY_HTTP_ADDR={address!r}: an IPv6 address is written in brackets")
-    return f"tcp:{port}:interface={host}" if host else f"tcp:{port}"
+    interface = f":interface={quoteStringArgument(host.strip('[]'))}" if host else ""
+    if not certificate and not key:
+        return f"{'tcp6' if in_brackets else 'tcp'}:{port}{interface}"
+    if not certificate or not key:
+        raise usage.UsageError("REGISTRY_HTTP_TLS_CERTIFICATE and REGISTRY_HTTP_TLS_KEY go together")
+    files = f":privateKey={quoteStringArgument(key)}:certKey={quoteStringArgument(certificate)}"
+    if _certificates_in(certificate) > 1:
+        files += f":extraCertChain={quoteStringArgument(certificate)}"
+    return f"ssl:{port}{interface}{files}"
+
+
+def _certificates_in(path: str) -> int:
+    try:
+        return Path(path).read_bytes().count(b"-----BEGIN CERTIFICATE-----")
+    except OSError:
+        return 0  # told of where the endpoint is looked at
 
 
 def check_endpoint(description: str) -> str:
-    """The endpoint string, when Twisted understands it.  Raises `usage.UsageError`."""
+    """The endpoint string, when Twisted understands it.  Reads the certificate that it names, if it does.
+
+    Raises `usage.UsageError`.
+    """
+    such_as = "ssl:5443:privateKey=KEY.pem:certKey=CERT.pem" if description.startswith("ssl:") else "tcp:5000"
     try:
         # Parsing needs no reactor, listening does.
         serverFromString(None, description)
     except Exception as error:  # each kind of endpoint has its own ways to refuse
-        raise usage.UsageError(f"--listen {description!r} is not an endpoint such as tcp:5000: {error}") from error
+        raise usage.UsageError(f"--listen {description!r} is not an endpoint such as {such_as}: {error}") from error
     return description
 
 

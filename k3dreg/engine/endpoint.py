@@ -83,7 +83,7 @@ class _Uncompressed:
         method: bytes,
         uri: bytes,
         headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,  # noqa: N803  (IAgent's name)
+        bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders("accept-encoding", ["identity"])

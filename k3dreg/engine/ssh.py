@@ -86,7 +86,7 @@ class ProcessEndpoint:
         self._reactor = reactor
         self._command = tuple(command)
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  (the interface's name)
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """There is nothing to wait for: whether the other side is reached shows in the first answer."""
         protocol = protocolFactory.buildProtocol(ProcessAddress(self._command))
         if protocol is None:

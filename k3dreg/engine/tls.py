@@ -54,7 +54,7 @@ class _Telling:
         self._creator = creator
         self._name = IPAddress_ID(host) if isIPAddress(host) or isIPv6Address(host) else DNS_ID(host)
 
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803  (the interface's name)
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         def verified(_connection: SSL.Connection, certificate: Any, number: int, depth: int, ok: int) -> bool:
             reason = "" if ok else _REASONS.get(number, f"its certificate does not verify (OpenSSL's error {number})")
             if ok and depth == 0:

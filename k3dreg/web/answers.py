@@ -57,6 +57,12 @@ def text_answer(body: bytes, media_type: str) -> Answer:
     return Answer(200, (("Content-Type", media_type),), len(body), body)
 
 
+def plain_refusal(said: bytes) -> bytes:
+    """The bytes of a 400 for what is no request at all, and after which the connection is closed."""
+    head = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
+    return head % len(said) + said
+
+
 def manifest_headers(descriptor: Descriptor) -> Headers:
     """The headers of a manifest (distribution-spec 1.1, "Pulling manifests").
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, ISSLTransport
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -320,7 +320,8 @@ class BodyChannel(HTTPChannel):
         self.setTimeout(None)  # type: ignore[no-untyped-call]
         transport: Any = self.transport
         self._lingering = self.callLater(LINGER, transport.abortConnection)  # type: ignore[no-untyped-call]
-        if IHalfCloseableDescriptor.providedBy(self.transport):
+        # What TLS runs over can be half closed, and then TLS, which says so too, is not closed as it should be.
+        if IHalfCloseableDescriptor.providedBy(self.transport) and not ISSLTransport.providedBy(self.transport):
             transport.unregisterProducer()
             transport.loseWriteConnection()
         else:

@@ -71,7 +71,8 @@ async def _raise(error: Exception) -> Answer:
 def client_of(request: Request) -> str:
     """The client's address for the log, without its port."""
     address = cast(IAddress, request.getClientAddress())
-    return str(getattr(address, "host", None) or "-")
+    # An IPv6 socket that takes IPv4, too, writes those so (RFC 4291, 2.5.5.2).
+    return str(getattr(address, "host", None) or "-").removeprefix("::ffff:")
 
 
 class _Rendering:

@@ -13,6 +13,7 @@ from k3dreg.interfaces import IDiscovery, IObserver, IRegistry, IUploads
 from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import Route
 from k3dreg.web.access import Access
+from k3dreg.web.answers import plain_refusal
 from k3dreg.web.bodies import BodyChannel, BodyRequest
 from k3dreg.web.discovery import DiscoveryHandlers
 from k3dreg.web.exchange import Methods
@@ -27,12 +28,9 @@ from k3dreg.web.uploads import PushHandlers
 IDLE_SECONDS = 120.0
 
 # The first byte of every TLS connection: a record of type handshake (RFC 8446, 5.1).  No HTTP request begins with it.
-_TLS_HANDSHAKE = b"\x16"
-_NOT_TLS = b"This port speaks HTTP, not HTTPS.\n"
+TLS_HANDSHAKE = b"\x16"
 # Docker and containerd take a server for one of plain HTTP when its answer to their ClientHello begins with "HTTP/".
-_ANSWER_TO_TLS = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
-) % (len(_NOT_TLS), _NOT_TLS)
+_ANSWER_TO_TLS = plain_refusal(b"This port speaks HTTP, not HTTPS.\n")
 
 
 class Channel(BodyChannel):
@@ -49,7 +47,7 @@ class Channel(BodyChannel):
         """
         if not self._began:
             self._began = True
-            if data.startswith(_TLS_HANDSHAKE):
+            if data.startswith(TLS_HANDSHAKE):
                 self.transport.write(_ANSWER_TO_TLS)
                 self.loseConnection()  # type: ignore[no-untyped-call]
                 return

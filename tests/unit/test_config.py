@@ -7,6 +7,7 @@ from twisted.python import usage
 
 from k3dreg.config import Config, Options
 from k3dreg.settings import endpoint_of_address, parse_size
+from tests.fakes.certificates import Authority
 
 
 def parse(*arguments: str, **environment: str) -> Config:
@@ -158,3 +159,37 @@ def test_a_door_that_would_be_left_open_is_a_usage_error(htpasswd: str) -> None:
     ):
         with pytest.raises(usage.UsageError, match=complaint):
             parse(**environment)
+
+
+def test_a_certificate_is_given_as_an_endpoint_string_or_as_the_official_images(tmp_path: Path) -> None:
+    authority = Authority()
+    pair = authority.sign("localhost")
+    (tmp_path / "key.pem").write_bytes(pair.key)
+    (tmp_path / "cert:1.pem").write_bytes(pair.certificate)
+    (tmp_path / "chain.pem").write_bytes(pair.certificate + authority.certificate)
+    key, cert, chain = (str(tmp_path / name).replace(":", "\\:") for name in ("key.pem", "cert:1.pem", "chain.pem"))
+    files = f"privateKey={key}:certKey={cert}"
+    assert parse("--listen", f"ssl:5443:{files}").listen == (f"ssl:5443:{files}",)
+    official = {"REGISTRY_HTTP_TLS_KEY": key, "REGISTRY_HTTP_TLS_CERTIFICATE": str(tmp_path / "cert:1.pem")}
+    assert parse(**official).listen == (f"ssl:5000:{files}",)
+    assert parse(**official, REGISTRY_HTTP_ADDR="[::1]:443").listen == (rf"ssl:443:interface=\:\:1:{files}",)
+    official["REGISTRY_HTTP_TLS_CERTIFICATE"] = chain
+    assert parse(**official).listen == (f"ssl:5000:privateKey={key}:certKey={chain}:extraCertChain={chain}",)
+    # What is said in k3dreg's own words counts alone.
+    assert parse(**official, K3DREG_LISTEN="tcp:1").listen == ("tcp:1",)
+
+
+def test_a_certificate_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
+    pair, other = Authority().sign("localhost"), Authority().sign("localhost")
+    (tmp_path / "key.pem").write_bytes(pair.key)
+    (tmp_path / "cert.pem").write_bytes(other.certificate)
+    for files in (
+        "key.pem:certKey=cert.pem",
+        "key.pem:certKey=key.pem",
+        "cert.pem:certKey=cert.pem",
+        "key.pem:certKey=no",
+    ):
+        with pytest.raises(usage.UsageError, match=r"such as ssl:5443:privateKey=KEY.pem"):
+            parse("--listen", f"ssl:5443:privateKey={tmp_path}/{files.replace('certKey=', f'certKey={tmp_path}/')}")
+    with pytest.raises(usage.UsageError, match="go together"):
+        parse(REGISTRY_HTTP_TLS_KEY=str(tmp_path / "key.pem"))

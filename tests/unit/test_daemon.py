@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import termios
@@ -16,8 +17,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
+from unittest.mock import ANY
 
 import pytest
+
+from tests.fakes.certificates import Authority
 
 # Seconds.  A daemon starts in well under one; a loaded machine may need more.
 PATIENCE = 30
@@ -232,3 +236,40 @@ def test_it_ends_with_the_terminal_it_was_started_from(started: list[Process]) -
     os.close(master)
     daemon.wait_for("Main loop terminated")
     daemon.end()
+
+
+def ask(connection: http.client.HTTPConnection, path: str = "/v2/") -> tuple[int, bytes]:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_it_listens_on_ipv6_and_takes_ipv4_there_too(started: list[Process]) -> None:
+    try:
+        socket.create_server(("::", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    daemon = start(started, REGISTRY_HTTP_ADDR="[::]:0")
+    port = int(daemon.wait_for(r"listening on \[::\]:(\d+)")[1])
+    assert ask(http.client.HTTPConnection("::1", port, timeout=PATIENCE), "/v2/nothing") == (404, ANY)
+    daemon.wait_for("::1 GET '/v2/nothing' 404")
+    assert ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE), "/v2/nothing") == (404, ANY)
+    daemon.wait_for(" 127.0.0.1 GET '/v2/nothing' 404")
+
+
+def test_it_serves_https_with_a_certificate_that_a_client_verifies(started: list[Process]) -> None:
+    authority = Authority()
+    pair = authority.sign("localhost", "127.0.0.1")
+    for name, text in (("ca", authority.certificate), ("cert", pair.certificate), ("key", pair.key)):
+        Path(f"{name}.pem").write_bytes(text)
+    daemon = start(started, "--listen", "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem")
+    port = int(daemon.wait_for(r"listening on 127\.0\.0\.1:(\d+) \(TLS\)")[1])
+    context = ssl.create_default_context(cafile="ca.pem")
+    assert ask(http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=context)) == (200, b"{}")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=ssl.create_default_context()))
+    assert ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE))[0] == 400
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.end()
+    # A client that hangs up is no defect.
+    assert "Traceback" not in "".join(daemon.lines)
