@@ -10,16 +10,24 @@ import shlex
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon, running
-from tests.integration.support.docker_api import Docker
+from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
-from tests.integration.support.registry_client import RegistryClient, digest_of, manifest
+from tests.integration.support.registry_client import (
+    LAYER,
+    MANIFEST,
+    RegistryClient,
+    descriptor,
+    digest_of,
+    index,
+    manifest,
+)
 from tests.integration.support.rig import EngineAddress
 
 CLUSTER_NAME = "k3d-dev-registry:5000"
@@ -41,33 +49,57 @@ def tools() -> list[str]:
 
 def archive(content: bytes) -> bytes:
     """A root file system of one file."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        entry = tarfile.TarInfo("content")
-        entry.size = len(content)
-        tar.addfile(entry, io.BytesIO(content))
-    return data.getvalue()
+    return build_context({"content": content})
 
 
-def content_of(client: RegistryClient, repository: str, tag: str) -> bytes:
-    """What the one file of a pushed image holds; every digest on the way is checked."""
-    base = f"/v2/{repository}"
-    manifest = client.get(f"{base}/manifests/{tag}")
-    assert manifest.status == 200, manifest
-    assert manifest.headers["docker-content-digest"] == digest_of(manifest.body)
-    if "manifests" in manifest.json:
-        found = [each for each in manifest.json["manifests"] if each.get("platform", {}).get("os") != "unknown"]
-        return content_of(client, repository, found[0]["digest"])
+def layout(content: bytes) -> bytes:
+    """A tar of an OCI layout (image-spec 1.1, image-layout.md) with one image, tagged `t`."""
+    layer = archive(content)
+    rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
+    packed = gzip.compress(layer, mtime=0)
+    image = manifest(config, [packed], layers=[descriptor(f"{LAYER}+gzip", packed)])
+    entry = descriptor(MANIFEST, image, annotations={"org.opencontainers.image.ref.name": "t"})
+    files = {f"blobs/sha256/{digest_of(data)[7:]}": data for data in (config, packed, image)}
+    files["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
+    files["index.json"] = index([], manifests=[entry])
+    return build_context(files)
+
+
+Fetch = Callable[[str, str], bytes]
+
+
+def content_of(fetch: Fetch, reference: str) -> bytes:
+    """What the one file of an image holds; `fetch(kind, reference)` gives its parts, whose digests are checked."""
+    data = fetch("manifests", reference)
+    document = json.loads(data)
+    assert reference in ("t", digest_of(data))
+    if "manifests" in document:
+        found = [each for each in document["manifests"] if each.get("platform", {}).get("os") != "unknown"]
+        return content_of(fetch, found[0]["digest"])
     layers = []
-    for part in (manifest.json["config"], *manifest.json["layers"]):
-        answer = client.get(f"{base}/blobs/{part['digest']}")
-        assert (answer.status, digest_of(answer.body), len(answer.body)) == (200, part["digest"], part["size"])
-        layers.append(answer.body)
+    for part in (document["config"], *document["layers"]):
+        layers.append(fetch("blobs", part["digest"]))
+        assert (digest_of(layers[-1]), len(layers[-1])) == (part["digest"], part["size"])
     layer = layers[-1]
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(layer) if layer[:2] == b"\x1f\x8b" else layer)) as tar:
         file = tar.extractfile("content")
         assert file is not None
         return file.read()
+
+
+def from_registry(client: RegistryClient, repository: str) -> Fetch:
+    def fetch(kind: str, reference: str) -> bytes:
+        answer = client.get(f"/v2/{repository}/{kind}/{reference}")
+        assert answer.status == 200, answer
+        assert answer.headers["docker-content-digest"] == digest_of(answer.body)
+        return answer.body
+
+    return fetch
+
+
+def from_node(node: Node) -> Fetch:
+    return lambda kind, reference: node.content(reference)
 
 
 def mirror(node: Node, names: list[str], host: str) -> list[Path]:
@@ -82,22 +114,28 @@ def mirror(node: Node, names: list[str], host: str) -> list[Path]:
     return made
 
 
-def check_node_pulls(registry: Daemon, repository: str, tag: str) -> None:
-    """As `localhost:<port>` (Skaffold's pods), `<name>:5000` (Tilt's), and with the registry's own host: without ns."""
-    port = registry.host.rpartition(":")[2]
+def check_node_pulls(registry: Daemon, repository: str, content: bytes, nodes: Sequence[rig.NodeAddress]) -> None:
+    """By each name that a pod may have for it; the node then holds the very bytes that were pushed.
+
+    Tilt's pods say `<name>:5000`, Skaffold's `localhost:<port>` with tag and digest; the registry's own host makes the
+    node ask without `ns`.
+    """
+    client, port = RegistryClient(registry.host), registry.host.rpartition(":")[2]
     names = [f"localhost:{port}", CLUSTER_NAME, f"127.0.0.1:{port}"]
-    digest = RegistryClient(registry.host).head(f"/v2/{repository}/manifests/{tag}").headers["docker-content-digest"]
-    for address in rig.nodes():
+    digest = client.head(f"/v2/{repository}/manifests/t").headers["docker-content-digest"]
+    forms = [f"{name}/{repository}:t" for name in names] + [f"{names[0]}/{repository}:t@{digest}"]
+    for address in nodes:
         node = Node(address)
         made = mirror(node, names, registry.host)
         try:
-            for name in names:
-                image = f"{name}/{repository}:{tag}"
+            for image in forms:
+                node.clean()
                 node.pull(image)
-                assert node.digest(image) == digest
-                assert digest in node.contents()
-                node.ctr("images", "rm", "--sync", image)
+                name, at, _ = image.partition("@")
+                assert node.digest(f"{name.rpartition(':')[0]}@{digest}" if at else image) == digest
+                assert content_of(from_node(node), digest) == content
         finally:
+            node.clean()
             for directory in made:
                 (directory / "hosts.toml").unlink()
                 directory.rmdir()
@@ -106,12 +144,12 @@ def check_node_pulls(registry: Daemon, repository: str, tag: str) -> None:
 def test_docker_push_then_nodes_pull_by_every_name(engine: EngineAddress, registry: Daemon) -> None:
     docker, client, content = Docker(engine.socket), RegistryClient(registry.host), os.urandom(3_000_000)
     repository = f"pushed/{uuid.uuid4().hex[:12]}"
-    name = f"{registry.host}/{repository}"
+    name = f"localhost:{registry.host.rpartition(':')[2]}/{repository}"
     query = {"fromSrc": "-", "repo": name, "tag": "t"}
     docker.progress("POST", "/images/create", body=archive(content), query=query, content_type="application/x-tar")
     try:
         docker.push(name, "t")
-        assert content_of(client, repository, "t") == content
+        assert content_of(from_registry(client, repository), "t") == content
         # A second push finds everything there, and a tag more is a manifest more and no layer.
         docker.tag(f"{name}:t", name, "again")
         docker.push(name, "again")
@@ -122,15 +160,15 @@ def test_docker_push_then_nodes_pull_by_every_name(engine: EngineAddress, regist
     assert docker.inspect(f"{name}:t") is None
     docker.pull(name, "t")
     docker.remove(f"{name}:t")
-    check_node_pulls(registry, repository, "t")
+    check_node_pulls(registry, repository, content, rig.nodes())
     registry.check_log()
 
 
-def run(tools: list[str], command: str) -> str:
+def run(tools: list[str], command: str, stdin: bytes = b"") -> str:
     """A shell command beside Debian's clients."""
-    done = subprocess.run([*tools, "sh", "-ec", command], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    done = subprocess.run([*tools, "sh", "-ec", command], input=stdin, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout.decode()}{done.stderr.decode()}"
+    return done.stdout.decode()
 
 
 def need(tools: list[str], program: str) -> None:
@@ -138,57 +176,89 @@ def need(tools: list[str], program: str) -> None:
         rig.unavailable(f"{program} is not installed:")
 
 
-@pytest.fixture
-def source(registry: Daemon) -> tuple[str, bytes]:
-    """An image that was pushed before, as REPOSITORY, and what its file holds."""
-    client, content, repository = RegistryClient(registry.host), os.urandom(500_000), f"src/{uuid.uuid4().hex[:12]}"
-    layer = archive(content)
-    rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
-    for data in (config, gzip.compress(layer, mtime=0)):
-        client.push_blob(repository, data)
-    client.push_manifest(repository, "t", manifest(config, [gzip.compress(layer, mtime=0)]))
+# The image comes as the tar of an OCI layout, so everything has to be sent.
+_UNPACKED = 'd=$(mktemp -d); trap "rm -r $d" EXIT; tar -xC $d;'
+PUSHES = {
+    "crane": "crane push --insecure $d {image}",
+    "skopeo": "skopeo copy --dest-tls-verify=false oci:$d:t docker://{image}",
+    "oras": "oras copy --from-oci-layout --to-plain-http $d:t {image}",
+    "podman": "id=$(podman pull -q oci:$d:t); s=0; podman push --tls-verify=false $id docker://{image} || s=1;"
+    " podman rmi -f $id; exit $s",
+}
+
+
+def pushed_by(registry: Daemon, tools: list[str], program: str) -> tuple[str, bytes]:
+    """Returns the repository, where it is tagged `t`, and what the image's one file holds."""
+    need(tools, program)
+    content, repository = os.urandom(3_000_000), f"{program}/{uuid.uuid4().hex[:12]}"
+    run(tools, _UNPACKED + PUSHES[program].format(image=f"{registry.host}/{repository}:t"), layout(content))
     return repository, content
 
 
+@pytest.mark.parametrize("program", PUSHES)
+def test_clients_push_an_image(registry: Daemon, tools: list[str], program: str) -> None:
+    repository, content = pushed_by(registry, tools, program)
+    assert content_of(from_registry(RegistryClient(registry.host), repository), "t") == content
+    check_node_pulls(registry, repository, content, rig.nodes()[:1])
+
+
+# The Docker client of the tests, which has BuildKit's, lives with these engines.
+@pytest.mark.engines("docker28", "docker28-classic")
+def test_buildx_builds_and_pushes(engine: EngineAddress, registry: Daemon) -> None:
+    socket = engine.socket[engine.socket.index("/k3dreg-test/docker") :]
+    content, repository = os.urandom(3_000_000), f"buildx/{uuid.uuid4().hex[:12]}"
+    name = f"localhost:{registry.host.rpartition(':')[2]}/{repository}:t"
+    client = rig.setting("K3DREG_TEST_DOCKER").split()
+    command = [*client, "-H", f"unix://{socket}", "buildx", "build", "--push", "--tag", name, "-"]
+    context = build_context({"Dockerfile": b"FROM scratch\nCOPY content /\n", "content": content})
+    try:
+        built = subprocess.run(command, input=context, capture_output=True, timeout=120, check=False)
+        assert built.returncode == 0, built.stderr.decode()
+    finally:
+        Docker(engine.socket).remove(name)
+    assert content_of(from_registry(RegistryClient(registry.host), repository), "t") == content
+    check_node_pulls(registry, repository, content, rig.nodes()[:1])
+
+
+# From one repository to another of the same registry, so what can be mounted is.
 COPIES = {
-    "crane": "crane copy --insecure {host}/{source}:t {host}/{target}:t &&"
-    " crane validate --insecure --remote {host}/{target}:t",
-    "skopeo": "skopeo copy --src-tls-verify=false --dest-tls-verify=false"
-    " docker://{host}/{source}:t docker://{host}/{target}:t",
-    "oras": "oras copy --from-plain-http --to-plain-http {host}/{source}:t {host}/{target}:t",
-    "podman": "podman pull --tls-verify=false {host}/{source}:t && podman tag {host}/{source}:t {host}/{target}:t &&"
-    " podman push --tls-verify=false {host}/{target}:t; s=$?;"
-    " podman rmi -f {host}/{target}:t {host}/{source}:t; exit $s",
+    "crane": "crane copy --insecure {source} {target} && crane validate --insecure --remote {target}",
+    "skopeo": "skopeo copy --src-tls-verify=false --dest-tls-verify=false docker://{source} docker://{target}",
+    "oras": "oras copy --from-plain-http --to-plain-http {source} {target}",
+    "podman": "podman pull --tls-verify=false {source} && podman tag {source} {target} && s=0;"
+    " podman push --tls-verify=false {target} || s=1; podman rmi -f {target} {source}; exit $s",
 }
 
 
 @pytest.mark.parametrize("program", COPIES)
-def test_clients_copy_an_image(registry: Daemon, tools: list[str], program: str, source: tuple[str, bytes]) -> None:
-    need(tools, program)
-    repository, content = source
-    target = f"{program}/{uuid.uuid4().hex[:12]}"
-    run(tools, COPIES[program].format(host=registry.host, source=repository, target=target))
-    assert content_of(RegistryClient(registry.host), target, "t") == content
-    check_node_pulls(registry, target, "t")
+def test_clients_copy_an_image(registry: Daemon, tools: list[str], program: str) -> None:
+    repository, content = pushed_by(registry, tools, program)
+    source, target = (f"{registry.host}/{each}:t" for each in (repository, f"{repository}/copy"))
+    run(tools, COPIES[program].format(source=source, target=target))
+    assert content_of(from_registry(RegistryClient(registry.host), f"{repository}/copy"), "t") == content
 
 
-def test_crane_lists_and_deletes(registry: Daemon, tools: list[str], source: tuple[str, bytes]) -> None:
-    need(tools, "crane")
-    name = f"{registry.host}/{source[0]}"
+def test_crane_lists_and_deletes(registry: Daemon, tools: list[str]) -> None:
+    repository, _ = pushed_by(registry, tools, "crane")
+    name = f"{registry.host}/{repository}"
     assert run(tools, f"crane ls --insecure {name}").split() == ["t"]
-    assert source[0] in run(tools, f"crane catalog --insecure {registry.host}").split()
+    assert repository in run(tools, f"crane catalog --insecure {registry.host}").split()
     run(tools, f"crane delete --insecure {name}@$(crane digest --insecure {name}:t)")
-    assert RegistryClient(registry.host).get(f"/v2/{source[0]}/manifests/t").status == 404
+    assert RegistryClient(registry.host).get(f"/v2/{repository}/manifests/t").status == 404
 
 
-def test_oras_attaches_and_finds_a_referrer(registry: Daemon, tools: list[str], source: tuple[str, bytes]) -> None:
-    need(tools, "oras")
-    name = f"{registry.host}/{source[0]}"
-    run(
-        tools,
-        "cd $(mktemp -d) && echo hello > sbom.txt && "
-        f"oras attach --plain-http --artifact-type example/sbom {name}:t sbom.txt:text/plain && rm -r $PWD",
-    )
-    assert "example/sbom" in run(tools, f"oras discover --plain-http {name}:t")
-    assert "example/sbom" not in run(tools, f"oras discover --plain-http --artifact-type example/other {name}:t")
+def test_oras_attaches_a_referrer_and_finds_it(registry: Daemon, tools: list[str]) -> None:
+    repository, content = pushed_by(registry, tools, "oras")
+    name, client = f"{registry.host}/{repository}:t", RegistryClient(registry.host)
+    sbom = b"an SBOM says hello"
+    attach = "cat > sbom.txt && oras attach --plain-http --artifact-type example/sbom {name} sbom.txt:text/plain"
+    run(tools, 'd=$(mktemp -d); trap "rm -r $d" EXIT; cd $d; ' + attach.format(name=name), sbom)
+    assert "example/sbom" in run(tools, f"oras discover --plain-http {name}")
+    assert "example/sbom" not in run(tools, f"oras discover --plain-http --artifact-type example/other {name}")
+    digest = client.head(f"/v2/{repository}/manifests/t").headers["docker-content-digest"]
+    (found,) = client.get(f"/v2/{repository}/referrers/{digest}").json["manifests"]
+    assert found["artifactType"] == "example/sbom"
+    assert digest_of(client.get(f"/v2/{repository}/manifests/{found['digest']}").body) == found["digest"]
+    pulled = f"oras pull --plain-http {registry.host}/{repository}@{found['digest']} >&2 && cat sbom.txt"
+    assert run(tools, f'd=$(mktemp -d); trap "rm -r $d" EXIT; cd $d; {pulled}').encode() == sbom
+    check_node_pulls(registry, repository, content, rig.nodes()[:1])

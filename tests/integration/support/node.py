@@ -68,6 +68,9 @@ class Node:
 
     def ctr(self, *arguments: str, seconds: float = 120) -> str:
         """containerd's own command line client, in the node's file system.  Returns what it prints."""
+        return self._ctr(*arguments, seconds=seconds).decode()
+
+    def _ctr(self, *arguments: str, seconds: float = 120) -> bytes:
         command = [
             "chroot",
             str(self.address.chroot),
@@ -78,8 +81,8 @@ class Node:
             "k8s.io",
             *arguments,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-        assert done.returncode == 0, f"{self.name}: ctr {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+        assert done.returncode == 0, f"{self.name}: ctr {' '.join(arguments)}\n{done.stderr.decode()}"
         return done.stdout
 
     def run(self, image: str) -> str:
@@ -97,6 +100,10 @@ class Node:
     def contents(self) -> set[str]:
         """The digests of everything the node holds."""
         return set(self.ctr("content", "ls", "-q").split())
+
+    def content(self, digest: str) -> bytes:
+        """The bytes that the node holds by that digest."""
+        return self._ctr("content", "get", digest)
 
     def clean(self) -> None:
         """Forget all images and their content, so the next pull fetches everything."""
