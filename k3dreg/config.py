@@ -20,6 +20,7 @@ from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.locating import DEFAULT_SOCKET
 from k3dreg.log import LEVELS
 from k3dreg.model.errors import UsageError
+from k3dreg.model.remote import Remote
 from k3dreg.settings import (
     check_aliases,
     check_anonymous_pull,
@@ -29,6 +30,7 @@ from k3dreg.settings import (
     check_docker,
     check_endpoint,
     check_htpasswd,
+    check_remote,
     check_switch,
     default_state_dir,
     endpoint_of_address,
@@ -36,6 +38,8 @@ from k3dreg.settings import (
 from k3dreg.settings_file import DEFAULT_FILE, with_settings
 
 DEFAULT_DOCKER = f"unix://{DEFAULT_SOCKET}"
+# Whoever lists processes sees their command lines.
+_NOT_FOR_THE_COMMAND_LINE = ("proxy-username", "proxy-password")
 LOG_FORMATS = ("text", "json")
 
 
@@ -47,7 +51,7 @@ class Config:
     what was pushed.  `content_store` and `docker_root` are where the engine's directories are here, "" for where the
     engine says; `reader` is whether its files may be read through containers.  `status_page` is whether `/` is one;
     `log_format` is one of `LOG_FORMATS`.  `htpasswd` is the file of those who may use this registry, None for
-    everybody; with `anonymous_pull` the others may read.
+    everybody; with `anonymous_pull` the others may read.  `remote` is which registries' images are given.
     """
 
     listen: tuple[str, ...]
@@ -65,6 +69,7 @@ class Config:
     log_format: str = "text"
     htpasswd: Path | None = None
     anonymous_pull: bool = False
+    remote: Remote = Remote()  # noqa: RUF009  (it is frozen)
 
 
 class Options(usage.Options):
@@ -93,6 +98,7 @@ class Options(usage.Options):
         ["reader", None, None, "Read the engine's files through containers that are never started: on or off [on]"],
         ["status-page", None, None, "Show a status page at /: on or off [on]"],
         ["htpasswd", None, None, "A file by htpasswd -B: who may pull, push and look [everybody may]"],
+        ["proxy-remote-url", None, None, "The one registry whose images are given, as a URL [*, which is all of them]"],
         ["log-level", None, None, f"One of {', '.join(LEVELS)} [info]"],
         ["log-format", None, None, f"{' or '.join(LOG_FORMATS)}: lines for people, or an object per line [text]"],
     ]
@@ -144,7 +150,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Check everything.  Raises `usage.UsageError`, which names the setting."""
         path = self["config"] or self._environment.get("K3DREG_CONFIG") or None
-        names = {*self, "listen", "alias"} - {"config", "help", "version"}
+        names = {*self, "listen", "alias", *_NOT_FOR_THE_COMMAND_LINE} - {"config", "help", "version"}
         try:
             environment, self.settings_environment = with_settings(self._environment, path, names)
         except UsageError as error:
@@ -152,7 +158,7 @@ class Options(usage.Options):
 
         def setting(name: str, *others: str, default: str) -> str:
             variable = "K3DREG_" + name.upper().replace("-", "_")
-            values = (self[name], environment.get(variable), *(environment.get(other) for other in others))
+            values = (self.get(name), environment.get(variable), *(environment.get(other) for other in others))
             return next((value for value in values if value), default)
 
         def flag(name: str) -> bool:
@@ -182,5 +188,10 @@ class Options(usage.Options):
             log_format=check_choice("log-format", setting("log-format", default="text"), LOG_FORMATS),
             htpasswd=htpasswd,
             anonymous_pull=check_anonymous_pull(flag("anonymous-pull"), htpasswd),
+            remote=check_remote(
+                setting("proxy-remote-url", "REGISTRY_PROXY_REMOTEURL", default="*"),
+                setting("proxy-username", "REGISTRY_PROXY_USERNAME", default=""),
+                setting("proxy-password", "REGISTRY_PROXY_PASSWORD", default=""),
+            ),
             deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

@@ -29,6 +29,7 @@ from k3dreg.learning import EngineImageNames, learn_names
 from k3dreg.log import make_logger, set_level
 from k3dreg.model.errors import K3dregError
 from k3dreg.names import OwnNames
+from k3dreg.one_remote import restricted
 from k3dreg.prompt import Prompt
 from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
@@ -111,7 +112,7 @@ class Daemon(MultiService):
             config, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer
         )
         self._closing += made.closing
-        credentials = make_chain(self._reactor, self._workers, os.environ)
+        credentials = make_chain(self._reactor, self._workers, os.environ, config.remote)
         upstream = make_upstream(
             self._engine, made.sources[:1], store, credentials, names, self._workers, self._reactor
         )
@@ -120,7 +121,8 @@ class Daemon(MultiService):
         ahead = Ahead(behind, self._engine, made.loose, resolver.is_pulling, behind.pull_auth, self._reactor)
         self._closing.append(ahead.shutdown)
         falling_back = upstream.behind(ahead, config.origin_fallback)
-        registry = PushedFirst(falling_back, pushed, store, names, behind.knows)
+        allowed = restricted(falling_back, config.remote, names, pushed)
+        registry = PushedFirst(allowed, pushed, store, names, behind.knows)
         uploads = Uploads(
             store, Staging(store), pushed, registry, names, self._workers, self._reactor, deleting=config.deleting
         )

@@ -16,7 +16,10 @@ from twisted.python import usage
 from k3dreg.access.passwords import check_file
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.locating import locate_engine
+from k3dreg.model.credentials import Credentials
 from k3dreg.model.errors import InvalidName, UsageError
+from k3dreg.model.reference import Repository
+from k3dreg.model.remote import Remote
 from k3dreg.names import OwnNames
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -140,6 +143,35 @@ def check_anonymous_pull(wanted: bool, htpasswd: Path | None) -> bool:
     if wanted and htpasswd is None:
         raise usage.UsageError("--anonymous-pull goes with --htpasswd: without it everybody may push, too")
     return wanted
+
+
+def check_remote(url: str, username: str, password: str) -> Remote:
+    """Out of `REGISTRY_PROXY_REMOTEURL`, `_USERNAME` and `_PASSWORD`, as k3d makes them of a registry's `proxy`.
+
+    `url` is `https://ghcr.io`, or `*` for every registry.  Raises `usage.UsageError`, which shows no secret.
+    """
+    if bool(username) != bool(password):
+        raise usage.UsageError("REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD go together")
+    return Remote(_registry_at(url), Credentials.login(username, password) if username else None)
+
+
+def _registry_at(url: str) -> str | None:
+    if url == "*":
+        return None
+    scheme, _, rest = url.rpartition("://")
+    authority, _, path = rest.partition("/")
+    if "@" in authority:
+        raise usage.UsageError("--proxy-remote-url names a user: REGISTRY_PROXY_USERNAME and _PASSWORD are for that")
+    # Nobody says the usual port in the name of an image.
+    host = authority.lower().removesuffix(":80" if scheme.lower() == "http" else ":443")
+    try:
+        registry = Repository.parse("x", host).registry
+    except InvalidName:
+        registry = None
+    # With a path there, every image's name would be another than the one that a node asks for.
+    if registry is None or scheme.lower() not in ("", "https", "http") or path not in ("", "v2", "v2/"):
+        raise usage.UsageError(f"--proxy-remote-url {url!r} is neither a registry's, such as https://ghcr.io, nor *")
+    return registry
 
 
 def check_deleting(value: str) -> bool:

@@ -22,6 +22,9 @@ DEFAULT_FILE = "/etc/k3dreg/k3dreg.toml"
 _SAME = {
     "listen": ("REGISTRY_HTTP_ADDR",),
     "htpasswd": ("REGISTRY_AUTH_HTPASSWD_PATH",),
+    "proxy-remote-url": ("REGISTRY_PROXY_REMOTEURL",),
+    "proxy-username": ("REGISTRY_PROXY_USERNAME",),
+    "proxy-password": ("REGISTRY_PROXY_PASSWORD",),
     "docker": ("DOCKER_HOST", "DOCKER_CONTEXT"),
 }
 

@@ -10,10 +10,12 @@ from zope.interface import implementer
 from k3dreg.credentials.configfile import ConfigFile, config_path
 from k3dreg.credentials.ecr import EcrCredentials
 from k3dreg.credentials.ecr_tokens import fetch_token
+from k3dreg.credentials.given import GivenCredentials
 from k3dreg.credentials.helpers import HelperRunner
 from k3dreg.interfaces import ICredentialSource
 from k3dreg.log import make_logger
 from k3dreg.model.credentials import Credentials, registry_auth
+from k3dreg.model.remote import Remote
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -52,14 +54,18 @@ class CredentialChain:
         return "" if found is None else registry_auth(found, registry)
 
 
-def make_chain(reactor: Any, workers: Workers, environment: Mapping[str, str]) -> CredentialChain:
-    """AWS's ECR for its own hosts, then Docker's `config.json`.
+def make_chain(
+    reactor: Any, workers: Workers, environment: Mapping[str, str], remote: Remote | None = None
+) -> CredentialChain:
+    """Those that k3dreg was started with (`remote`), AWS's ECR for its own hosts, then Docker's `config.json`.
 
     `reactor` runs helpers and tells the time; `environment` is this process's.
     """
     helpers = HelperRunner(reactor, workers, environment)
+    given = [] if remote is None or remote.login is None else [GivenCredentials(remote.login_for, remote.login)]
     return CredentialChain(
         [
+            *given,
             EcrCredentials(fetch_token, helpers, workers, reactor),
             ConfigFile(config_path(environment), workers, helpers),
         ]

@@ -97,7 +97,7 @@ async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], s
 async def why(config: Config, reactor: Any, reference: Any, say: Write) -> int:
     """Returns the exit status: 0 if a node would get the image."""
     answer: bool | None = None
-    async for step in walk(reference, _engine(config, reactor), OwnNames(config.aliases)):
+    async for step in walk(reference, _engine(config, reactor), OwnNames(config.aliases), config.remote.only):
         say(step.says)
         answer = step.answer
     return 0 if answer else 1

@@ -40,14 +40,17 @@ def parse_image(text: str) -> Reference:
     return Reference.parse(repository, digest if at else tag)
 
 
-async def walk(reference: Reference, engine: IEngine, names: OwnNames) -> AsyncIterator[Step]:
-    """The steps, as they are taken."""
+async def walk(reference: Reference, engine: IEngine, names: OwnNames, only: str | None = None) -> AsyncIterator[Step]:
+    """The steps, as they are taken.  `only` is the one registry whose images are given, None for all of them."""
     repository = reference.repository
     ns = quote(repository.registry or "", safe="")
     yield Step(f"a node asks: HEAD /v2/{repository.path}/manifests/{reference.target}?ns={ns}")
     own = names.is_own(repository.registry)
     if own:
         yield Step(f"{repository.registry} is this registry: what was pushed here under the name comes first")
+    elif only not in (None, repository.registry):
+        yield Step(f"404: k3dreg was told to give images of {only} alone (REGISTRY_PROXY_REMOTEURL)", False)
+        return
     try:
         info = await engine.info()
         yield Step(f"the engine is {info.version}, {info.store.value} image store")

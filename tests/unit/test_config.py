@@ -6,6 +6,8 @@ import pytest
 from twisted.python import usage
 
 from k3dreg.config import Config, Options
+from k3dreg.model.credentials import Credentials
+from k3dreg.model.remote import Remote
 from k3dreg.settings import endpoint_of_address, parse_size
 from tests.fakes.certificates import Authority
 
@@ -193,3 +195,46 @@ def test_a_certificate_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> N
             parse("--listen", f"ssl:5443:privateKey={tmp_path}/{files.replace('certKey=', f'certKey={tmp_path}/')}")
     with pytest.raises(usage.UsageError, match="go together"):
         parse(REGISTRY_HTTP_TLS_KEY=str(tmp_path / "key.pem"))
+
+
+@pytest.mark.parametrize(
+    ("url", "registry"),
+    [
+        ("*", None),
+        ("", None),
+        ("https://registry-1.docker.io", "docker.io"),
+        ("https://index.docker.io/", "docker.io"),
+        ("https://ghcr.io", "ghcr.io"),
+        ("https://GHCR.io:443/v2/", "ghcr.io"),
+        ("http://127.0.0.1:5911", "127.0.0.1:5911"),
+        ("http://registry.local:80", "registry.local"),
+        ("quay.io", "quay.io"),
+    ],
+)
+def test_k3ds_remote_url_is_the_one_registry_or_all(url: str, registry: str | None) -> None:
+    assert parse(REGISTRY_PROXY_REMOTEURL=url).remote == Remote(registry)
+    assert parse("--proxy-remote-url", url or "*").remote == Remote(registry)
+
+
+@pytest.mark.parametrize("url", ["ftp://x.y", "https://", "https://a b", "https://x/path", "https://u:pass@x.y", "**"])
+def test_a_remote_url_that_is_none_is_a_usage_error(url: str) -> None:
+    with pytest.raises(usage.UsageError, match="--proxy-remote-url") as raised:
+        parse(REGISTRY_PROXY_REMOTEURL=url)
+    assert "pass@" not in str(raised.value)
+
+
+def test_credentials_for_the_remote_are_for_docker_hub_where_it_is_every_registry() -> None:
+    login = {"REGISTRY_PROXY_USERNAME": "me", "REGISTRY_PROXY_PASSWORD": "secret"}
+    remote = parse(**login, REGISTRY_PROXY_REMOTEURL="*").remote
+    assert (remote.only, remote.login_for, remote.login) == (None, "docker.io", Credentials("me", "secret"))
+    assert parse(**login, REGISTRY_PROXY_REMOTEURL="https://ghcr.io").remote.login_for == "ghcr.io"
+    assert "secret" not in repr(remote)
+    with pytest.raises(usage.UsageError, match="go together"):
+        parse(REGISTRY_PROXY_USERNAME="me")
+    # As k3d sets them when nobody gave any.
+    assert parse(REGISTRY_PROXY_USERNAME="", REGISTRY_PROXY_PASSWORD="").remote == Remote()
+
+
+def test_a_password_is_not_taken_from_the_command_line() -> None:
+    with pytest.raises(usage.UsageError):
+        parse("--proxy-password", "secret")

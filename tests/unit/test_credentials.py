@@ -13,11 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.credentials.chain import CredentialChain
+from k3dreg.credentials.chain import CredentialChain, make_chain
 from k3dreg.credentials.configfile import ConfigFile, config_path
 from k3dreg.credentials.dockerconfig import BadConfig, DockerConfig, helper_key
 from k3dreg.credentials.helpers import HelperFailed
 from k3dreg.model.credentials import BasicAuth, Credentials, registry_auth
+from k3dreg.model.remote import Remote
 from tests.fakes.workers import InlineWorkers
 
 SECRET = "Pa55:wörd"
@@ -303,6 +304,22 @@ class CredentialChainTests(LoggingTestCase):
             {host: self.successResultOf(Deferred.fromCoroutine(it)) for host, it in found.items()},
             {"both": LOGIN, "second": other, "none": None},
         )
+        self.assertNotIn(SECRET, "".join(self.lines))
+
+    def test_those_it_was_started_with_are_for_their_registry_and_come_first(self) -> None:
+        Path("config.json").write_text(json.dumps({"auths": {HUB: {"auth": encoded("a", "b")}}}))
+        environment = {"DOCKER_CONFIG": "."}
+        workers = InlineWorkers()
+        for remote, hub in (
+            (Remote(None, LOGIN), LOGIN),
+            (Remote("docker.io", LOGIN), LOGIN),
+            (Remote("ghcr.io", LOGIN), Credentials("a", "b")),
+            (Remote(), Credentials("a", "b")),
+        ):
+            chain = make_chain(workers.clock, workers, environment, remote)
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(chain.credentials("docker.io"))), hub)
+            found = self.successResultOf(Deferred.fromCoroutine(chain.credentials("ghcr.io")))
+            self.assertEqual(found, LOGIN if remote.only == "ghcr.io" else None)
         self.assertNotIn(SECRET, "".join(self.lines))
 
     def test_they_become_what_the_engine_takes(self) -> None:
