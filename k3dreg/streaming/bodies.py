@@ -19,7 +19,7 @@ from k3dreg.model.errors import EngineError, EngineSilent, EngineUnavailable
 
 # The most that one `read` returns, in bytes, give or take a chunk: large enough that a trip to a worker thread
 # (about 0.1 ms) is small beside the hashing and writing of a batch (about 1 ms).
-BATCH = 1024 * 1024
+BATCH = 512 * 1024
 # Above this many bytes that nobody has read yet the transport is paused.  Two batches: one is worked on while
 # the next one arrives.
 HIGH_WATER = 2 * BATCH
