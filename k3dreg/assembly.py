@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -13,13 +13,23 @@ from k3dreg.config import Config
 from k3dreg.engine.client import Engine
 from k3dreg.files.local import LocalFiles
 from k3dreg.files.reader import ReaderFiles
-from k3dreg.interfaces import IBlobStore, ICatalogue, IEngineFiles, IImageSource, ILooseContent, IObserver
+from k3dreg.interfaces import (
+    IBlobStore,
+    ICatalogue,
+    IEngineFiles,
+    IImageSource,
+    ILooseContent,
+    IMonitoring,
+    IObserver,
+)
+from k3dreg.learning import EngineImageNames
 from k3dreg.observing import NOBODY
 from k3dreg.sources.archive import ArchiveSource
 from k3dreg.sources.content_store import ContentStoreSource
 from k3dreg.sources.layer_store import LayerStoreSource
 from k3dreg.store.disk import storage_errors, write_whole
 from k3dreg.streaming.workers import Workers
+from k3dreg.warming import Warming
 
 
 @frozen
@@ -57,6 +67,24 @@ async def make_sources(
     archive = ArchiveSource(engine, store, catalogue, workers, clock, observer)
     closing += [content.shutdown, layers.shutdown, archive.shutdown]
     return Sources((content, layers, archive), content, tuple(closing))
+
+
+def make_warming(
+    config: Config,
+    engine: Engine,
+    sources: Sequence[IImageSource],
+    store: IBlobStore,
+    monitoring: IMonitoring,
+    clock: IReactorTime,
+) -> Warming | None:
+    """Who makes images ready before they are asked for (`--warm`); None if that is not wanted."""
+    if not config.warm:
+        return None
+
+    def is_busy() -> bool:
+        return bool(monitoring.live().running)
+
+    return Warming(config.warm, engine, engine, EngineImageNames(engine), sources, store, is_busy, clock)
 
 
 def identity(state_dir: Path) -> str:

@@ -30,6 +30,7 @@ from k3dreg.settings import (
     check_docker,
     check_endpoint,
     check_htpasswd,
+    check_patterns,
     check_remote,
     check_switch,
     default_state_dir,
@@ -52,6 +53,7 @@ class Config:
     engine says; `reader` is whether its files may be read through containers.  `status_page` is whether `/` is one;
     `log_format` is one of `LOG_FORMATS`.  `htpasswd` is the file of those who may use this registry, None for
     everybody; with `anonymous_pull` the others may read.  `remote` is which registries' images are given.
+    `warm` are patterns of names of images that are made ready before anybody asks for them.
     """
 
     listen: tuple[str, ...]
@@ -70,6 +72,7 @@ class Config:
     htpasswd: Path | None = None
     anonymous_pull: bool = False
     remote: Remote = Remote()  # noqa: RUF009  (it is frozen)
+    warm: tuple[str, ...] = ()
 
 
 class Options(usage.Options):
@@ -77,7 +80,7 @@ class Options(usage.Options):
 
     synopsis = (
         "Usage: k3dreg [--listen ENDPOINT]... [--alias HOST:PORT]... [--docker URL] [--state-dir DIR] "
-        "[--cache-size SIZE] [--origin-fallback] [--log-level LEVEL]"
+        "[--cache-size SIZE] [--origin-fallback] [--warm PATTERN]... [--log-level LEVEL]"
     )
     longdesc = (
         "An OCI registry whose content is the local Docker engine's images. "
@@ -119,6 +122,7 @@ class Options(usage.Options):
         self._arguments: tuple[str, ...] = ()
         self._listen: list[str] = []
         self._aliases: list[str] = []
+        self._warm: list[str] = []
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line, by default this process's.  Raises `usage.UsageError`."""
@@ -142,6 +146,10 @@ class Options(usage.Options):
         """Another name of this registry, host:port as in an image's name; may be repeated"""
         self._aliases.append(name)
 
+    def opt_warm(self, pattern: str) -> None:
+        """Make images of such names ready as soon as Docker has them, as 'my-app:*'; may be repeated"""
+        self._warm.append(pattern)
+
     def opt_version(self) -> None:
         """Print the version and exit"""
         print(f"k3dreg {__version__}")  # noqa: T201
@@ -150,7 +158,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Check everything.  Raises `usage.UsageError`, which names the setting."""
         path = self["config"] or self._environment.get("K3DREG_CONFIG") or None
-        names = {*self, "listen", "alias", *_NOT_FOR_THE_COMMAND_LINE} - {"config", "help", "version"}
+        names = {*self, "listen", "alias", "warm", *_NOT_FOR_THE_COMMAND_LINE} - {"config", "help", "version"}
         try:
             environment, self.settings_environment = with_settings(self._environment, path, names)
         except UsageError as error:
@@ -193,5 +201,6 @@ class Options(usage.Options):
                 setting("proxy-username", "REGISTRY_PROXY_USERNAME", default=""),
                 setting("proxy-password", "REGISTRY_PROXY_PASSWORD", default=""),
             ),
+            warm=check_patterns(self._warm or environment.get("K3DREG_WARM", "").split()),
             deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

@@ -184,6 +184,7 @@ class IImageSource(Interface):
     """A way to the bytes of images that the engine holds."""
 
     name: str = Attribute("one word, for logs")
+    at_hand: bool = Attribute("whether what it opens costs nothing, so that there is no use in opening it beforehand")
 
     async def root(image: EngineImage, trace: Trace) -> Descriptor:
         """The descriptor of the image's root: what its tag means to a client.
@@ -470,6 +471,18 @@ class Pushed:
     digest: Digest
     subject: Digest | None = None
     tags: tuple[Tag, ...] = ()
+
+
+class IImageEvents(Interface):
+    """What happens to the engine's images."""
+
+    async def follow(heard: Callable[[str], None]) -> None:
+        """Tell of every name that an image is given, as the engine writes it, until the engine ends it.
+
+        `heard` is called with "" when an image of any name may have come: at the beginning, too, when it is sure that
+        what comes later will be told.  Raises `EngineUnavailable` when the connection is lost, or when nothing was
+        told for long, and `EngineError` when the engine refuses.  Cancelling ends it.
+        """
 
 
 class IUploads(Interface):

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from k3dreg import __version__
 from k3dreg.ahead import Ahead
-from k3dreg.assembly import make_sources
+from k3dreg.assembly import make_sources, make_warming
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
 from k3dreg.discovery import Discovery
@@ -159,6 +159,10 @@ class Daemon(MultiService):
         learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)
+        warming = make_warming(config, self._engine, made.sources, store, monitor, self._reactor)
+        if warming is not None:
+            warming.start()
+            self._closing.append(warming.stop)
         super().startService()  # type: ignore[no-untyped-call]
         self._manager.ready()
         if self._reload_wanted:

@@ -113,6 +113,14 @@ def check_aliases(names: Sequence[str]) -> tuple[str, ...]:
         raise usage.UsageError(f"--alias: {error}, such as registry.localhost:5000") from error
 
 
+def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of names of images.  Raises `usage.UsageError`."""
+    for pattern in patterns:
+        if not pattern or any(character.isspace() for character in pattern):
+            raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
+    return tuple(dict.fromkeys(patterns))
+
+
 def check_switch(name: str, value: str) -> bool:
     """`on` or `off`.  Raises `usage.UsageError`."""
     if value not in ("on", "off"):

@@ -11,9 +11,10 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from k3dreg.engine.connection import Connection, Params
+from k3dreg.engine.events import follow_events
 from k3dreg.engine.messages import PullTally, object_of, parse_image, parse_info, stream_error
 from k3dreg.engine.refusals import refusal
-from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests
+from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests, IImageEvents
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore, PullProgress
@@ -35,7 +36,7 @@ _TELLS_CHILDREN = (1, 48)
 _INSPECTIONS_AT_ONCE = 2
 
 
-@implementer(IEngine, IEngineRequests)
+@implementer(IEngine, IEngineRequests, IImageEvents)
 class Engine:
     """See `IEngine`.  `silence` in seconds; `description` is for logs: the URL, which errors never tell."""
 
@@ -153,6 +154,10 @@ class Engine:
                 await self.inspect(str(image))
             raise
         return self._connection.body(response, f"Docker's export of {image.algorithm}:{image.short}")
+
+    async def follow(self, heard: Callable[[str], None]) -> None:
+        """See `IImageEvents`."""
+        await follow_events(self._connection, heard)
 
     async def request(
         self,

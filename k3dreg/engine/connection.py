@@ -136,9 +136,13 @@ class Connection:
         except (ValueError, RecursionError) as error:
             raise EngineError("the engine's answer is not JSON") from error
 
-    def body(self, response: IResponse, what: str) -> ResponseBody:
-        """The body of an answer; `what` it is completes "the connection was lost in the middle of ..."."""
-        return ResponseBody(response, self._clock, silence=self._silence, what=what, broke=self.forget)
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> ResponseBody:
+        """The body of an answer; `what` it is completes "the connection was lost in the middle of ...".
+
+        `silence` is how long, in seconds, it may say nothing (default: the silence limit).
+        """
+        limit = self._silence if silence is None else silence
+        return ResponseBody(response, self._clock, silence=limit, what=what, broke=self.forget)
 
     async def _complaint(self, response: IResponse) -> str:
         """The words of an error answer, raw."""

@@ -30,6 +30,7 @@ class ArchiveSource:
     """One export per image ID, however many ask; what it brought is kept and remembered across restarts."""
 
     name = "export"
+    at_hand = False
 
     def __init__(
         self,

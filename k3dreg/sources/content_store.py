@@ -69,6 +69,7 @@ class ContentStoreSource:
     """
 
     name = "content"
+    at_hand = True
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ class LayerStoreSource:
     """
 
     name = "layers"
+    at_hand = False
 
     def __init__(
         self,

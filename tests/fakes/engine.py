@@ -13,6 +13,7 @@ with on a real socket.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Literal
 
@@ -96,6 +97,8 @@ class FakeEngine:
     save_fault: SaveFault | None = None
     # Pulls are cut off in the middle.
     cut_pulls: bool = False
+    # Nobody may listen to events.
+    keeps_to_itself: bool = False
 
     # Counts: the names asked for, in order.
     pings: int = 0
@@ -112,6 +115,8 @@ class FakeEngine:
     pull_gate: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
     save_gate: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
     stall: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
+
+    listeners: list[Request] = Factory(list)  # of events
 
     _tags: dict[str, FakeImage] = Factory(dict)
     _pulled: dict[str, FakeImage] = Factory(dict)  # name@digest of what was pulled
@@ -130,11 +135,20 @@ class FakeEngine:
         for name in (image.name, *names):
             self._tags[normal(name)] = image
         self._images.append(image)
+        self.tell("load", str(image.id(self.store)), str(image.id(self.store)))
         return image
 
     def tag(self, source: str, name: str) -> None:
         """`docker tag`."""
-        self._tags[normal(name)] = self._tags[normal(source)]
+        image = self._tags[normal(name)] = self._tags[normal(source)]
+        self.tell("tag", str(image.id(self.store)), self.shown(normal(name)))
+
+    def tell(self, action: str, actor: str, name: str) -> None:
+        """Those who listen to events hear of one."""
+        event = {"Type": "image", "Action": action, "Actor": {"ID": actor, "Attributes": {"name": name}}}
+        for listener in self.listeners[:]:
+            listener.write(json.dumps(event).encode() + b"\n")
+        self.flush()
 
     def replace(self, image: FakeImage) -> None:
         """Hold another state of the image (its platforms, its blobs) under the same ID."""
@@ -204,6 +218,7 @@ class FakeEngine:
         if not at:
             self._tags[name] = image
             repository = name.rpartition(":")[0]
+            self.tell("pull", self.shown(name), self.shown(repository))
         self._pulled[f"{repository}@{image.root.digest}"] = image
         return None
 

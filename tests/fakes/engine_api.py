@@ -66,6 +66,8 @@ class EngineResource(Resource):
                 return _answer(request, 200, _version(engine))
             case "GET", "/images/json":
                 return _answer(request, 200, engine.listing())
+            case "GET", "/events":
+                return self._listen(request)
             case "POST", "/images/create":
                 return self._pull(request, asked)
             case "GET", "/images/get":
@@ -74,9 +76,22 @@ class EngineResource(Resource):
             if one[2] == "get":
                 return self._save(request, one[1])
             return self._inspect(request, one[1], api, "manifests" in asked)
+        if request.method == b"POST" and (one := re.fullmatch(r"/images/(.+)/tag", path)):
+            engine.tag(one[1], f"{asked['repo']}:{asked['tag']}")
+            return _answer(request, 201, {})
         if request.method == b"GET" and (one := re.fullmatch(r"/distribution/(.+)/json", path)):
             return self._distribution(request, one[1])
         return _answer(request, 404, {"message": "page not found"})
+
+    def _listen(self, request: Request) -> int:
+        engine = self._engine
+        if engine.keeps_to_itself:
+            return _answer(request, 403, {"message": "authorization denied by plugin"})
+        request.setHeader("Content-Type", "application/json")
+        request.write(b"")
+        engine.listeners.append(request)
+        request.notifyFinish().addBoth(lambda _: engine.listeners.remove(request))
+        return NOT_DONE_YET
 
     def _distribution(self, request: Request, name: str) -> int:
         engine = self._engine

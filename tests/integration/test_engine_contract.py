@@ -206,6 +206,37 @@ class EngineContract:
         await self.fails(stream.read(), CancelledError)
         self.case.assertEqual((await self.engine.inspect(image.name)).id, image.id(info.store))
 
+    async def test_names_that_images_are_given_are_told(self) -> None:
+        heard: list[str] = []
+        waiting: list[Deferred[None]] = []
+
+        def hear(name: str) -> None:
+            heard.append(name)
+            if waiting:
+                # Not within the following, which could not be cancelled from there.
+                _reactor.callLater(0, waiting.pop().callback, None)
+
+        async def told(*names: str) -> None:
+            while not set(names) & set(heard):
+                waiting.append(Deferred())
+                await waiting[-1]
+            heard.clear()
+
+        following = Deferred.fromCoroutine(self.engine.follow(hear))
+        following.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        await told("")
+        image = await self.hold(self.an_image())
+        await told("")
+        another = familiar(image.name).replace(":1", ":2")
+        tagged = await self.engine.request(
+            "POST", f"/images/{image.name}/tag", params={"repo": another.removesuffix(":2"), "tag": "2"}
+        )
+        await read_whole(self.engine.body(tagged, "an answer"), _LIMIT)
+        # Podman tells the name in full.
+        await told(another, f"docker.io/library/{another}", "")
+        following.cancel()
+        await following
+
 
 class _Contract(EngineContract, TestCase):
     """What both kinds of engines need: a tunnel to a socket, and a client at its end."""

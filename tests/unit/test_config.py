@@ -49,6 +49,15 @@ def test_listen_may_be_repeated() -> None:
     assert parse("--listen", "tcp:3", K3DREG_LISTEN="tcp:1", REGISTRY_HTTP_ADDR=":7").listen == ("tcp:3",)
 
 
+def test_what_is_to_be_made_ready_may_be_repeated_and_is_a_pattern() -> None:
+    assert parse().warm == ()
+    assert parse("--warm", "my-app:*", "--warm", "team/*", "--warm", "my-app:*").warm == ("my-app:*", "team/*")
+    assert parse(K3DREG_WARM="my-app:* team/*").warm == ("my-app:*", "team/*")
+    for wrong in ("", "two words"):
+        with pytest.raises(usage.UsageError, match="--warm"):
+            parse("--warm", wrong)
+
+
 @pytest.mark.parametrize(
     ("address", "endpoint"),
     [
