@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from attrs import frozen
 from tests.integration.support import images, rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.image import build
 from tests.integration.support.node import Node
 from tests.integration.support.upstream import Json, Layer, Upstream
 
@@ -175,3 +177,21 @@ def mirrored(one_node: Node, daemon: Daemon) -> Node:
     one_node.clean()
     one_node.use_mirror(daemon.host)
     return one_node
+
+
+@pytest.fixture(scope="module")
+def docker(engine: rig.EngineAddress) -> Docker:
+    return Docker(engine.socket)
+
+
+@pytest.fixture(scope="module")
+def k3dreg_image(engine: rig.EngineAddress) -> str:
+    """k3dreg's own image, in the engine."""
+    return build(engine)
+
+
+@pytest.fixture
+def port() -> int:
+    """One of this machine's that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])

@@ -65,6 +65,12 @@ class Docker:
         with self.open(method, path, **more) as response:
             return response.read()
 
+    def ask(self, method: str, path: str, value: object = None, **query: str) -> Any:
+        """For calls that take a JSON document, or none, and answer with one, or nothing (None)."""
+        data = None if value is None else json.dumps(value).encode()
+        answer = self.call(method, path, body=data, query=query, content_type="application/json" if data else "")
+        return json.loads(answer) if answer.strip() else None
+
     def progress(self, method: str, path: str, **more: Any) -> list[dict[str, Any]]:
         """For calls that answer with JSON messages.  Raises `DockerError` for an error among them."""
         messages = [json.loads(line) for line in self.call(method, path, **more).splitlines() if line.strip()]

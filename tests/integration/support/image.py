@@ -1,0 +1,60 @@
+"""k3dreg's own image, built by a real engine as its users build it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import subprocess
+import tarfile
+from pathlib import Path
+
+from tests.integration.support import rig
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.rig import REPOSITORY, EngineAddress
+
+IMAGE = "k3dreg-test-image:latest"
+BASE = "k3dreg-test-base:latest"
+
+
+def inner(engine: EngineAddress) -> str:
+    """The engine's socket where the engine itself and its client live."""
+    return engine.socket[engine.socket.index("/k3dreg-test/") :]
+
+
+def build(engine: EngineAddress) -> str:
+    """`docker build`, out of what `.dockerignore` lets through; returns the image's name."""
+    docker, base = Docker(engine.socket), Path(rig.setting("K3DREG_TEST_BASE"))
+    if docker.inspect(BASE) is None:
+        with base.open("rb") as file:
+            query = {"fromSrc": "-", "repo": BASE.partition(":")[0], "tag": "latest"}
+            docker.progress("POST", "/images/create", body=file, query=query, content_type="application/x-tar")
+    # Packages are fetched as this machine fetches them, so the network is its own, too.
+    words = ["build", "--network", "host", "--build-arg", f"BASE={BASE}", "--tag", IMAGE, "-"]
+    client(engine, *words, stdin=_context())
+    return IMAGE
+
+
+def client(engine: EngineAddress, *words: str, stdin: bytes, **variables: str) -> str:
+    """Docker's command line client; returns what it prints."""
+    command = [*shlex.split(rig.setting("K3DREG_TEST_DOCKER")), *words]
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{inner(engine)}", **variables}
+    done = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-5000:]
+    return done.stdout.decode()
+
+
+def compose(engine: EngineAddress, *words: str, **variables: str) -> str:
+    """`docker compose`, with the file that is in this repository."""
+    text = (REPOSITORY / "compose.yaml").read_bytes()
+    return client(engine, "compose", "--file", "-", *words, stdin=text, **variables)
+
+
+def _context() -> bytes:
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    data = io.BytesIO()
+    # The client looks at one block to see whether it is given a tar, so an entry may have only one.
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("Dockerfile", *(line[1:] for line in lines if line.startswith("!"))):
+            tar.add(REPOSITORY / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
+    return data.getvalue()
