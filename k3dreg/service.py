@@ -99,7 +99,7 @@ class Daemon(MultiService):
         state = await self._workers.run(StateDirectory, config.state_dir)
         self._closing.append(state.close)
         # Before the store, which must not evict what was pushed.
-        pushed = await open_pushed(config.state_dir, self._workers, self._reactor)
+        pushed = await open_pushed(config.state_dir, self._workers, self._reactor, state.reserve)
         self._closing.append(pushed.close)
         store = await open_store_in(state, self._workers, config.cache_size, self._reactor, is_pinned=pushed.keeps)
         self._closing.append(store.close)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -20,6 +20,7 @@ from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import InvalidDigest, InvalidManifest, InvalidName, StoreError, StoreFull
 from k3dreg.model.reference import Repository
+from k3dreg.store.reserve import Reserve
 
 # 2: manifests have the time at which they were pushed.
 _VERSION = 2
@@ -33,6 +34,9 @@ CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY 
 """
 
 _FROM_1 = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;"
+
+# The second is a full disk too: no room for the index of the log (`-shm`), when the database is opened.
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 # One SQL statement and its parameters.
 Statement = tuple[str, tuple[object, ...]]
@@ -52,8 +56,12 @@ class Row:
 class Ledger:
     """The database.  Its methods take turns, whichever threads call them."""
 
-    def __init__(self, file: Path, *, read_only: bool = False) -> None:
-        """Opens it, and makes it if there is none.  Raises `StoreError`."""
+    def __init__(self, file: Path, reserve: Reserve | None = None, *, read_only: bool = False) -> None:
+        """Opens it, and makes it if there is none.  Raises `StoreError`.
+
+        `reserve` is used up where something is removed and the disk is full.
+        """
+        self._reserve = reserve
         self._lock = threading.Lock()
         with _database_errors("opening the list of what was pushed"):
             uri = file.absolute().as_uri() + ("?mode=ro" if read_only else "")
@@ -87,9 +95,24 @@ class Ledger:
             rows += [_tag(*row) for row in self._db.execute("SELECT registry, path, name, digest FROM tag")]
             return rows
 
-    def write(self, statements: Iterable[Statement]) -> None:
-        """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed."""
-        with self._lock, _database_errors("writing the list of what was pushed"):
+    def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
+        """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed.
+
+        `removing`: it makes room, so it is to be possible on a full disk.
+        """
+        with self._lock:
+            try:
+                self._transact(statements)
+            except StoreFull:
+                if self._reserve is None or not removing or not self._reserve.release():
+                    raise
+                try:
+                    self._transact(statements)
+                finally:
+                    self._reserve.fill()
+
+    def _transact(self, statements: Iterable[Statement]) -> None:
+        with _database_errors("writing the list of what was pushed"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for sql, parameters in statements:
@@ -172,7 +195,7 @@ def _database_errors(what: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
             raise StoreFull(
                 f"no room is left on the disk of the state directory: {what} failed",
                 advice="free some space there, or give k3dreg a smaller --cache-size",

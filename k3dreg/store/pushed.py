@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred
+from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from k3dreg.interfaces import IPushed, PushedManifest
-from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import StoreError
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.store import ledger
-from k3dreg.store.ledger import Ledger, Row, Statement
-from k3dreg.streaming.outcome import Outcome
+from k3dreg.store.changes import Change, Changes
+from k3dreg.store.ledger import Ledger, Row
+from k3dreg.store.reserve import Reserve
 from k3dreg.streaming.workers import Workers
-
-log = make_logger()
 
 # In the state directory.
 LEDGER_NAME = "pushed.db"
@@ -38,20 +35,6 @@ class _Contents:
     referrers: dict[Digest, dict[Digest, None]] = field(factory=dict)
 
 
-@frozen
-class _Change:
-    """Something to be written, and then to be done in memory; `undo` is for what was done there before."""
-
-    statements: Sequence[Statement]
-    apply: Callable[[], None]
-    undo: Callable[[], None]
-    done: Outcome[None]
-
-
-def _nothing() -> None:
-    pass
-
-
 _NOTHING = _Contents()
 
 
@@ -61,17 +44,12 @@ class PushedContent:
 
     def __init__(self, file: Ledger, rows: Iterable[Row], workers: Workers, clock: IReactorTime) -> None:
         """`clock` tells seconds since the epoch."""
-        self._ledger = file
-        self._workers = workers
+        self._changes = Changes(file, workers)
         self._clock = clock
         self._shelves: dict[Repository, _Contents] = {}
         self._kept: Counter[Digest] = Counter()
         # What was here and may still be on the disk, as content of nobody's.
         self._let_gone: set[Digest] = set()
-        self._waiting: list[_Change] = []
-        self._writing = False
-        self._idle: Outcome[None] | None = None
-        self._closed = False
         for row in rows:
             self._read(row)
 
@@ -131,7 +109,8 @@ class PushedContent:
 
     async def add_blob(self, repository: Repository, digest: Digest) -> None:
         now = self._clock.seconds()
-        await self._change([ledger.add_blob(repository, digest, now)], lambda: self._put_blob(repository, digest, now))
+        statements = [ledger.add_blob(repository, digest, now)]
+        await self._changes.make(Change(statements, lambda: self._put_blob(repository, digest, now)))
 
     async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
         manifest = evolve(manifest, since=self._clock.seconds())
@@ -144,18 +123,20 @@ class PushedContent:
             for name in names:
                 self._shelves[repository].tags[name] = manifest.digest
 
-        await self._change(statements, apply)
+        await self._changes.make(Change(statements, apply))
 
     async def remove_tag(self, repository: Repository, tag: Tag) -> bool:
         if tag.name not in self._shelf(repository).tags:
             return False
-        await self._change([ledger.remove_tag(repository, tag.name)], lambda: self._drop_tag(repository, tag.name))
+        statements = [ledger.remove_tag(repository, tag.name)]
+        await self._changes.make(Change(statements, lambda: self._drop_tag(repository, tag.name), removing=True))
         return True
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
         if digest not in self._shelf(repository).manifests:
             return False
-        await self._change(ledger.remove_manifest(repository, digest), lambda: self._drop_manifest(repository, digest))
+        statements = ledger.remove_manifest(repository, digest)
+        await self._changes.make(Change(statements, lambda: self._drop_manifest(repository, digest), removing=True))
         return True
 
     async def remove_blobs(
@@ -166,60 +147,14 @@ class PushedContent:
         found = {digest: known[digest] for digest in digests if digest in known and known[digest] <= unused_since}
         if found:
             self._drop_blobs(repository, found)
-            await self._change(
-                [ledger.remove_blob(repository, digest) for digest in found],
-                undo=lambda: self._put_back(repository, found),
-            )
+            statements = [ledger.remove_blob(repository, digest) for digest in found]
+            undo = partial(self._put_back, repository, found)
+            await self._changes.make(Change(statements, undo=undo, removing=True))
         return len(found)
 
     async def close(self) -> None:
         """Wait for changes under way, take no more of them, and close the file."""
-        self._closed = True
-        if self._writing:
-            self._idle = Outcome()
-            await self._idle.wait()
-        await self._workers.run(self._ledger.close)
-
-    # -- writing --------------------------------------------------------------------------------
-
-    async def _change(
-        self,
-        statements: Sequence[Statement],
-        apply: Callable[[], None] = _nothing,
-        undo: Callable[[], None] = _nothing,
-    ) -> None:
-        if self._closed:
-            undo()
-            raise StoreError("k3dreg is stopping")
-        change = _Change(statements, apply, undo, Outcome())
-        self._waiting.append(change)
-        if not self._writing:
-            self._writing = True
-            writing = Deferred.fromCoroutine(self._write())
-            writing.addErrback(lambda failure: log.failure("writing what was pushed", failure=failure))
-        # An Outcome, so that a client that leaves takes nothing but its own answer with it.
-        await change.done.wait()
-
-    async def _write(self) -> None:
-        """Write what waits, all of it in one transaction, until nothing waits."""
-        while self._waiting:
-            changes, self._waiting = self._waiting, []
-            statements = [statement for change in changes for statement in change.statements]
-            try:
-                await self._workers.run(self._ledger.write, statements)
-            except Exception as error:  # noqa: BLE001  (whatever it was, those who wait are told)
-                for change in changes:
-                    change.undo()
-                for change in changes:
-                    change.done.fail(error)
-                continue
-            for change in changes:
-                change.apply()
-            for change in changes:
-                change.done.succeed(None)
-        self._writing = False
-        if self._idle is not None:
-            self._idle.succeed(None)
+        await self._changes.close()
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -298,7 +233,9 @@ class PushedContent:
             self._shelves.pop(repository, None)
 
 
-async def open_pushed(state_dir: Path, workers: Workers, clock: IReactorTime) -> PushedContent:
+async def open_pushed(
+    state_dir: Path, workers: Workers, clock: IReactorTime, reserve: Reserve | None = None
+) -> PushedContent:
     """What was pushed, read from the state directory, which has to be ours by now: what another daemon still writes
     would not be known here, and its blobs not be kept.
 
@@ -306,7 +243,7 @@ async def open_pushed(state_dir: Path, workers: Workers, clock: IReactorTime) ->
     """
 
     def read() -> tuple[Ledger, list[Row]]:
-        file = Ledger(state_dir / LEDGER_NAME)
+        file = Ledger(state_dir / LEDGER_NAME, reserve)
         return file, file.read()
 
     opened, rows = await workers.run(read)

@@ -51,6 +51,7 @@ class Shelf:
         for digest, size, used in sorted(found, key=lambda blob: blob[2]):
             self.index.add(digest, Entry(size, digest not in unverified, digest not in unsynced, used))
         self.evict()
+        self._state.reserve.fill()
 
     def stop(self) -> None:
         """Sync what needs it, and record that.  Nothing can be placed afterwards.  Raises `StoreError`."""
@@ -101,6 +102,7 @@ class Shelf:
             away = self._put_away(digest)
         with contextlib.suppress(OSError):
             away.unlink()
+        self._state.reserve.fill()
         return True
 
     def sync(self, digest: Digest) -> bool:

@@ -3,6 +3,7 @@
     lock        locked (flock) by the daemon that uses the directory
     pushed.db   what was pushed (k3dreg.store.ledger)
     session     what `Session` says
+    reserve     room for when the disk is full (k3dreg.store.reserve)
     staging/    what is being written; emptied at every start
     blobs/      content by digest (k3dreg.store.blobs)
     images/     what is known of images (k3dreg.store.catalogue)
@@ -24,6 +25,7 @@ from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import InvalidDigest, UsageError
 from k3dreg.store.disk import make_directory, storage_errors, write_whole
+from k3dreg.store.reserve import Reserve
 
 log = make_logger()
 
@@ -78,6 +80,7 @@ class StateDirectory:
         self.blobs = root / "blobs"
         self.images = root / "images"
         self._session = root / "session"
+        self.reserve = Reserve(root / "reserve")
         try:
             for directory in (root, self.staging, self.blobs, self.images):
                 make_directory(directory)
@@ -90,6 +93,7 @@ class StateDirectory:
         except OSError as error:
             self._lock.close()
             raise UsageError(f"the state directory {root} is used by another k3dreg; give this one its own") from error
+        self.reserve.release()  # until the start is over
         try:
             self._boot = boot_id_file.read_text("ascii").strip()
         except OSError:

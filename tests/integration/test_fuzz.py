@@ -128,7 +128,7 @@ def files_below(directory: Path) -> list[str]:
 
 # What may be in the state directory: nothing has a name that a client chose.
 BELONGS = re.compile(
-    r"(lock|session|identity|pushed\.db(-wal|-shm)?|staging/\S+|images/[0-9a-f]{64}\.json"
+    r"(lock|session|reserve|identity|pushed\.db(-wal|-shm)?|staging/\S+|images/[0-9a-f]{64}\.json"
     r"|blobs/(sha256/[0-9a-f]{2}/[0-9a-f]{64}|sha512/[0-9a-f]{2}/[0-9a-f]{128}))"
 )
 

@@ -131,7 +131,7 @@ class CollectingTests(UploadsCase):
         self.push_blob(b"orphan")
         self.clock.advance(GRACE)
         self.workers = ManualWorkers(self.clock)
-        pushed, self.pushed._workers = self.pushed._workers, self.workers
+        pushed, self.pushed._changes._workers = self.pushed._changes._workers, self.workers
         collecting = Deferred.fromCoroutine(self.collector.collect())
         # The link is being removed from the list; the same blob is uploaded at this moment.
         writer = self.store.writer(durable=True)
@@ -140,7 +140,7 @@ class CollectingTests(UploadsCase):
         again = Deferred.fromCoroutine(self.pushed.add_blob(APP, digest))
         self.workers.work()
         self.workers.work()
-        self.pushed._workers = pushed
+        self.pushed._changes._workers = pushed
         self.successResultOf(again)
         self.successResultOf(collecting)
         self.assertEqual(self.read(digest), b"orphan")
@@ -150,13 +150,13 @@ class CollectingTests(UploadsCase):
         digest = self.push_blob(b"layer", OTHER)
         self.clock.advance(GRACE)
         self.workers = ManualWorkers(self.clock)
-        pushed, self.pushed._workers = self.pushed._workers, self.workers
+        pushed, self.pushed._changes._workers = self.pushed._changes._workers, self.workers
         collecting = Deferred.fromCoroutine(self.collector.collect())
         # The orphan of one repository is being removed, the other repository's turn comes next.
         self.assertFalse(self.pushed.has_blob(APP, Digest.of(b"orphan")))
         self.assertTrue(self.pushed.has_blob(OTHER, digest))
         self.workers.work()
-        self.pushed._workers = pushed
+        self.pushed._changes._workers = pushed
         self.assertEqual(self.successResultOf(collecting).blobs, 1)
         self.assertTrue(self.pushed.has_blob(OTHER, digest))
 
@@ -165,13 +165,13 @@ class CollectingTests(UploadsCase):
             self.push_blob(data)
         self.clock.advance(GRACE)
         self.workers = ManualWorkers(self.clock)
-        self.pushed._workers, workers = self.workers, self.pushed._workers
+        self.pushed._changes._workers, workers = self.workers, self.pushed._changes._workers
         collecting = Deferred.fromCoroutine(self.collector.collect())
         pushing = self.uploads.push_manifest(APP, image(b"layer"), media_types.OCI_MANIFEST, None, [Tag("t")], Trace())
         taking = Deferred.fromCoroutine(pushing)
         while self.workers.waiting:
             self.workers.work()
-        self.pushed._workers = workers
+        self.pushed._changes._workers = workers
         self.successResultOf(collecting)
         self.failureResultOf(taking, ManifestBlobUnknown)
         self.assertIsNone(self.pushed.tagged(APP, Tag("t")))

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,10 @@ from k3dreg.interfaces import PushedManifest
 from k3dreg.model import media_types
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import StoreError
+from k3dreg.model.errors import StoreError, StoreFull
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.store import ledger
-from k3dreg.store.ledger import Ledger
+from k3dreg.store.ledger import Ledger, Statement
 from k3dreg.store.pushed import LEDGER_NAME, PushedContent, open_pushed
 from tests.fakes.workers import InlineWorkers, ManualWorkers
 
@@ -226,6 +227,23 @@ class WritingTests(PushedCase):
         self.assertEqual([pushed.has_blob(APP, digest(n)) for n in (1, 2, 3)], [True, True, True])
         self.assertEqual(pushed.let_go(), [])
 
+    def test_a_change_that_cannot_be_written_does_not_take_those_along_that_wait_with_it(self) -> None:
+        class Picky(Ledger):
+            def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
+                if any(str(digest(2)) in parameters for _, parameters in statements):
+                    raise StoreFull("no room for this one")
+                super().write(statements, removing=removing)
+
+        workers = ManualWorkers()
+        pushed = PushedContent(Picky(self.directory / "other"), [], workers, self.clock)
+        asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n))) for n in range(4)]
+        while workers.waiting:
+            workers.work()
+        self.failureResultOf(asked.pop(2), StoreFull)
+        for each in asked:
+            self.successResultOf(each)
+        self.assertEqual(set(pushed.blobs(APP)), {digest(0), digest(1), digest(3)})
+
     def test_only_what_has_not_been_used_since_goes_when_that_is_asked(self) -> None:
         for n in (1, 2):
             self.done(self.pushed.add_blob(APP, digest(n)))
@@ -260,6 +278,7 @@ def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, co
 
 WRITER = """
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tests.unit.test_pushed import APP, digest, manifest
 from k3dreg.store import ledger
