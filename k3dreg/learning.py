@@ -41,14 +41,14 @@ async def learn_names(
         try:
             inspected = await _get(engine, f"/containers/{quote(hostname, safe='')}/json", "a container's description")
         except EngineError as error:
-            _tell(names.learn(names_of_machine(ports, _as_host(hostname))))
+            _tell(names.learn(names_of_machine(ports, as_host(hostname))))
             if error.status == 404:
                 return
             await deferLater(clock, _AGAIN)
             continue
         if isinstance(inspected, dict):
             found = names_of_container(inspected, hostname, ports)
-        _tell(names.learn(found or names_of_machine(ports, _as_host(hostname))))
+        _tell(names.learn(found or names_of_machine(ports, as_host(hostname))))
         return
 
 
@@ -90,7 +90,7 @@ def _name(text: object) -> tuple[Repository, Tag] | None:
         return None
 
 
-def _as_host(hostname: str) -> str:
+def as_host(hostname: str) -> str:
     """The hostname where it can be part of an image's name, else nothing."""
     try:
         Repository.parse("x", f"{hostname}:1")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -13,14 +15,20 @@ from twisted.python import usage
 from twisted.web.client import Agent
 
 from k3dreg.config import Config, Options
+from k3dreg.credentials.chain import make_chain
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent
-from k3dreg.model.errors import K3dregError
+from k3dreg.model.errors import EngineError, K3dregError
+from k3dreg.model.reference import Reference
 from k3dreg.names import OwnNames
+from k3dreg.store.pushed import LEDGER_NAME
 from k3dreg.streaming.workers import Workers
-from k3dreg.tools.doctor import as_json, as_text, examine, status_of
+from k3dreg.tools.checks import as_json, as_text, status_of
+from k3dreg.tools.doctor import examine
+from k3dreg.tools.doors import port_of
+from k3dreg.tools.reach import own_names
 from k3dreg.tools.warm import Warmer, make_printer
-from k3dreg.tools.why import parse_image, walk
+from k3dreg.tools.why import parse_image, pushed_in, walk
 
 _SYNOPSES = {
     "doctor": "Usage: k3dreg doctor [--json] [the options of k3dreg]",
@@ -55,15 +63,18 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
         sys.stderr.write(f"k3dreg: {error}\n{_SYNOPSES[command]}\n")
         raise SystemExit(2) from None
 
+    # As the daemon, whose settings file has some for the AWS library and for helpers.
+    surroundings = {**environment, **options.settings_environment}
+
     def say(line: str) -> None:
         print(line)  # noqa: T201
 
     async def run(reactor: Any) -> None:
         work: Awaitable[int]
         if command == "doctor":
-            work = doctor(options.config, reactor, environment, say, as_object=bool(options["json"]))
+            work = doctor(options.config, reactor, surroundings, say, as_object=bool(options["json"]))
         elif command == "why":
-            work = why(options.config, reactor, references[0], say)
+            work = why(options.config, reactor, surroundings, references[0], say)
         else:
             work = warm(reactor, options["server"], references, say)
         status = await work
@@ -94,12 +105,30 @@ async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], s
     return status_of(checks)
 
 
-async def why(config: Config, reactor: Any, reference: Any, say: Write) -> int:
+async def why(config: Config, reactor: Any, environment: Mapping[str, str], reference: Reference, say: Write) -> int:
     """Returns the exit status: 0 if a node would get the image."""
+    workers = Workers(reactor)
+    workers.start()
     answer: bool | None = None
-    async for step in walk(reference, _engine(config, reactor), OwnNames(config.aliases), config.remote.only):
-        say(step.says)
-        answer = step.answer
+    try:
+        engine = _engine(config, reactor)
+        names = OwnNames(config.aliases)
+        with contextlib.suppress(EngineError):  # the steps tell of it
+            ports = [port for endpoint in config.listen if (port := port_of(endpoint))]
+            names, _ = await own_names(engine, config.aliases, socket.gethostname(), ports)
+        async for step in walk(
+            reference,
+            engine,
+            names,
+            make_chain(reactor, workers, environment, config.remote),
+            pushed=await workers.run(pushed_in, config.state_dir / LEDGER_NAME),
+            origin_fallback=config.origin_fallback,
+            only=config.remote.only,
+        ):
+            say(step.says)
+            answer = step.answer
+    finally:
+        await workers.stop()
     return 0 if answer else 1
 
 

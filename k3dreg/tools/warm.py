@@ -104,15 +104,18 @@ class Warmer:
             # "Not yet": the work goes on.
             after = (response.headers.getRawHeaders("Retry-After") or [""])[0]
             if response.code != 503 or not after:
-                raise CannotWarm(_message(b"".join(parts)) or f"the answer is {response.code}")
+                message, advice = _explanation(b"".join(parts))
+                raise CannotWarm(message or f"the answer is {response.code}", advice=advice)
             await deferLater(self._clock, float(after) if after.isdecimal() else _AGAIN)
 
 
-def _message(body: bytes) -> str:
+def _explanation(body: bytes) -> tuple[str, str]:
+    """The message and the advice of an error answer of k3dreg's; "" where there is none."""
     try:
-        return str(json.loads(body)["errors"][0]["message"])
-    except (ValueError, LookupError, TypeError):
-        return ""
+        error = json.loads(body)["errors"][0]
+        return str(error["message"]), str(error.get("detail", {}).get("advice", ""))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "", ""
 
 
 async def _read(response: IResponse, progress: Callable[[int], None], parts: list[bytes] | None = None) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from attrs import frozen
 
-from k3dreg.interfaces import IEngine
+from k3dreg.interfaces import ICredentialSource, IEngine
+from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, ImageStore
-from k3dreg.model.errors import EngineError, ImageNotInEngine
+from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, K3dregError
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.names import OwnNames
 from k3dreg.resolving import digest_advice
+from k3dreg.store.ledger import Ledger, Row
+from k3dreg.web.errors import status_and_code
 
 
 @frozen
@@ -40,17 +45,36 @@ def parse_image(text: str) -> Reference:
     return Reference.parse(repository, digest if at else tag)
 
 
-async def walk(reference: Reference, engine: IEngine, names: OwnNames, only: str | None = None) -> AsyncIterator[Step]:
-    """The steps, as they are taken.  `only` is the one registry whose images are given, None for all of them."""
+async def walk(
+    reference: Reference,
+    engine: IEngine,
+    names: OwnNames,
+    credentials: ICredentialSource,
+    *,
+    pushed: Callable[[Reference], Digest | None],
+    origin_fallback: bool = False,
+    only: str | None = None,
+) -> AsyncIterator[Step]:
+    """The steps, as they are taken.  The image's registry may be asked, by the engine, which pulls nothing.
+
+    `pushed` tells what was pushed here under a name; `origin_fallback` is the daemon's option; `only` is the one
+    registry whose images are given, None for all of them.
+    """
     repository = reference.repository
     ns = quote(repository.registry or "", safe="")
     yield Step(f"a node asks: HEAD /v2/{repository.path}/manifests/{reference.target}?ns={ns}")
     own = names.is_own(repository.registry)
     if own:
-        yield Step(f"{repository.registry} is this registry: what was pushed here under the name comes first")
+        yield Step(f"{repository.registry} is this registry: what was pushed here comes first")
     elif only not in (None, repository.registry):
         yield Step(f"404: k3dreg was told to give images of {only} alone (REGISTRY_PROXY_REMOTEURL)", False)
         return
+    found = pushed(Reference(names.own(repository), reference.target))
+    if found is not None:
+        yield Step(f"it was pushed here: a node gets {found}", True)
+        return
+    if own:
+        yield Step("it was not pushed here")
     try:
         info = await engine.info()
         yield Step(f"the engine is {info.version}, {info.store.value} image store")
@@ -64,35 +88,94 @@ async def walk(reference: Reference, engine: IEngine, names: OwnNames, only: str
                 yield Step(f"it has {name}: image {image.id}, {image.size / 1e6:.1f} MB")
                 break
     except EngineError as error:
-        yield Step(f"the engine cannot be asked: {error}. {error.advice}".rstrip(". ") + "; the answer is 503", False)
+        said = f"{error}. {error.advice}".rstrip(". ")
+        yield Step(f"the engine cannot be asked: {said}; the answer is {status_and_code(error)[0]}", False)
         return
-    if image is not None:
-        for step in held(image, reference):
+    ask = _Asking(engine, credentials, reference)
+    if image is not None and (reference.digest is None or image.id == reference.digest):
+        async for step in _held(image, ask):
             yield step
     elif own:
-        yield Step("nothing is pulled under this registry's own names: 404, unless it was pushed", False)
+        yield Step("nothing is pulled under this registry's own names: 404", False)
     elif reference.digest is not None and info.store is not ImageStore.CONTAINERD:
-        yield Step(f"404: {digest_advice(info.store)}", False)
+        if origin_fallback:
+            yield Step("Docker cannot give a digest; --origin-fallback: k3dreg asks the image's registry")
+            async for step in ask.steps(f"k3dreg fetches it from {repository.registry}"):
+                yield step
+        else:
+            yield Step(f"404, and the node asks {repository.registry}: {digest_advice(info.store)}", False)
     else:
-        yield Step(
-            f"Docker would be asked to pull {reference}; if it cannot, the node asks {repository.registry}", True
-        )
+        async for step in ask.steps("Docker pulls it, and then the node gets it"):
+            yield step
 
 
-def held(image: EngineImage, reference: Reference) -> list[Step]:
+async def _held(image: EngineImage, ask: _Asking) -> AsyncIterator[Step]:
     """What comes of an image that the engine has."""
-    if reference.digest is not None and image.id != reference.digest:
-        return [Step(f"404: {digest_advice(image.store)}", False)]
-    steps = [
-        Step(f"{child.descriptor.platform or 'a manifest'} of it is {'here' if child.available else 'not here'}")
-        for child in image.children
-        if child.kind == "image"
-    ]
-    broken = [child for child in image.children if child.kind == "image" and child.held and not child.available]
-    if broken:
-        steps.append(Step("Docker has lost blobs of it (moby#49473): remove the image and pull it again", False))
+    platforms = [child for child in image.children if child.kind == "image"]
+    for child in platforms:
+        here = "here" if child.available else "not here"
+        yield Step(f"{child.descriptor.platform or 'a manifest'} of it is {here}")
+    if any(child.held and not child.available for child in platforms):
+        yield Step(
+            "Docker has lost blobs of it (moby#49473): k3dreg fetches them from its registry. Should that fail: remove "
+            "the image, and those that share its layers, and pull it again"
+        )
+        async for step in ask.steps("k3dreg mends it, and then the node gets it"):
+            yield step
     elif image.store is ImageStore.CONTAINERD:
-        steps.append(Step(f"a node gets it by Docker's own digest, {image.id}", True))
+        yield Step(f"a node gets it by Docker's own digest, {image.id}", True)
     else:
-        steps.append(Step("a node gets it, with a manifest that k3dreg makes: the engine keeps none", True))
-    return steps
+        yield Step("a node gets it, with a manifest that k3dreg makes: the engine keeps none", True)
+
+
+@frozen
+class _Asking:
+    """Asking the image's registry what a reference is, through the engine."""
+
+    _engine: IEngine
+    _credentials: ICredentialSource
+    _reference: Reference
+
+    async def steps(self, then: str) -> AsyncIterator[Step]:
+        """`then` is what happens if the registry has it."""
+        registry = self._reference.repository.registry or ""
+        auth = await self._credentials.registry_auth(registry)
+        yield Step(
+            f"k3dreg has credentials for {registry}: Docker's config.json, a helper's, or ECR's"
+            if auth
+            else f"k3dreg has no credentials for {registry}: a node's (imagePullSecrets) would be used"
+        )
+        try:
+            descriptor = await self._engine.distribution(str(self._reference), auth)
+        except K3dregError as error:
+            if isinstance(error, EngineError) and not isinstance(error, EngineUnavailable) and not error.status:
+                # One that cannot be asked without a pull, as Podman.
+                yield Step(f"what {registry} says is not known before: {error}. {then}", True)
+                return
+            said = f"{error}. {error.advice}" if error.advice else str(error)
+            yield Step(f"{registry} does not give it: {said}")
+            yield Step(f"the answer is {status_and_code(error)[0]}, and the node asks {registry} itself", False)
+        else:
+            yield Step(f"{registry} has it: {descriptor.digest}")
+            yield Step(then, True)
+
+
+def pushed_in(file: Path) -> Callable[[Reference], Digest | None]:
+    """What was pushed, out of a state directory's list; nothing where there is none that can be read.  Blocks."""
+    rows: Sequence[Row] = ()
+    with contextlib.suppress(K3dregError):
+        if file.exists():
+            book = Ledger(file, read_only=True)
+            try:
+                rows = book.read()
+            finally:
+                book.close()
+    tags = {(row.repository, row.tag[0]): row.tag[1] for row in rows if row.tag is not None}
+    manifests = {(row.repository, row.manifest.digest) for row in rows if row.manifest is not None}
+
+    def find(reference: Reference) -> Digest | None:
+        if reference.digest is not None:
+            return reference.digest if (reference.repository, reference.digest) in manifests else None
+        return tags.get((reference.repository, str(reference.target)))
+
+    return find

@@ -95,6 +95,11 @@ class FakeEngine:
     # Down: connections are refused.
     down: bool = False
     save_fault: SaveFault | None = None
+    # What it says its time is (RFC 3339), "" for nothing; and its answers to a GET of other paths.
+    time: str = ""
+    others: dict[str, object] = Factory(dict)
+    # Names of which it does not say what they are in their registry: it waits for that itself.
+    silent: set[str] = Factory(set)
     # Pulls are cut off in the middle.
     cut_pulls: bool = False
     # Nobody may listen to events.

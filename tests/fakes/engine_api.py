@@ -81,6 +81,8 @@ class EngineResource(Resource):
             return _answer(request, 201, {})
         if request.method == b"GET" and (one := re.fullmatch(r"/distribution/(.+)/json", path)):
             return self._distribution(request, one[1])
+        if request.method == b"GET" and path in engine.others:
+            return _answer(request, 200, engine.others[path])
         return _answer(request, 404, {"message": "page not found"})
 
     def _listen(self, request: Request) -> int:
@@ -96,6 +98,8 @@ class EngineResource(Resource):
     def _distribution(self, request: Request, name: str) -> int:
         engine = self._engine
         engine.distributions.append(name)
+        if name in engine.silent:
+            return NOT_DONE_YET
         if engine.store is ImageStore.PODMAN:
             request.setResponseCode(404)
             request.write(b"Not Found\n")
@@ -262,10 +266,12 @@ def _image(engine: FakeEngine, image: FakeImage, api: tuple[int, int], children:
 
 
 def _child(image: FakeImage, variant: FakeVariant) -> dict[str, Any]:
+    held = {Digest.of(variant.manifest), *variant.contents} if image.is_held(variant) else ()
     return {
         "ID": str(Digest.of(variant.manifest)),
         "Descriptor": variant.descriptor.to_json(),
         "Available": image.is_complete(variant),
+        "Size": {"Content": sum(len(image.contents.get(digest, b"")) for digest in held)},
         "Kind": "image",
     }
 
@@ -284,6 +290,8 @@ def _info(engine: FakeEngine, api: tuple[int, int]) -> dict[str, Any]:
         "ServerVersion": engine.version,
         "OSType": "linux",
     }
+    if engine.time:
+        answer["SystemTime"] = engine.time
     if api >= (1, 46):
         answer["Containerd"] = {"Address": "/run/containerd/containerd.sock"}
     return answer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -26,8 +25,6 @@ from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
 from k3dreg.one_remote import OneRemote
 from k3dreg.streaming.memory import MemoryBlob
-from k3dreg.tools.why import Step, walk
-from tests.fakes.engine import FakeEngine
 
 CONTENT = MemoryBlob(Digest.of(b"{}"), b"{}", OCI_MANIFEST)
 SHOWN = BasicAuth("pod", "secret")
@@ -115,11 +112,3 @@ class OneRemoteTests(SynchronousTestCase):
     def test_an_engine_that_is_away_is_no_404(self) -> None:
         self.behind.errors = {"nginx:1": EngineUnavailable("Docker is away")}
         self.failureResultOf(self.manifest("nginx"), EngineUnavailable)
-
-    def test_why_says_so(self) -> None:
-        async def says() -> list[Step]:
-            walked = walk(reference("team/app", "ghcr.io"), FakeEngine().client(Clock()), OwnNames(), "docker.io")
-            return [step async for step in walked]
-
-        told = self.successResultOf(Deferred.fromCoroutine(says()))
-        self.assertEqual((told[-1].answer, "docker.io alone" in told[-1].says), (False, True))

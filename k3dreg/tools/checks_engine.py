@@ -1,0 +1,79 @@
+"""Checks of the engine: version, image store, ways to its files, clock."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from k3dreg.config import Config
+from k3dreg.engine.client import Engine
+from k3dreg.files.local import LocalFiles
+from k3dreg.insight.source_states import source_states
+from k3dreg.model.engine import EngineInfo, ImageStore
+from k3dreg.model.errors import EngineError
+from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.workers import Workers
+from k3dreg.tools.checks import FAIL, OK, WARN, Check
+
+# Seconds by which the clocks of this machine and the engine's may differ: certificates and tokens stand more.
+_CLOCK = 60.0
+# Bytes of an answer.
+_LARGEST_ANSWER = 1024 * 1024
+
+
+async def engine_checks(config: Config, engine: Engine, workers: Workers, now: float) -> list[Check]:
+    """If the first one fails, it is the only one.  `now` in seconds since the epoch."""
+    try:
+        info = await engine.info()
+    except EngineError as error:
+        return [Check("engine", FAIL, f"{config.docker}: {error}", error.advice)]
+    version = ".".join(map(str, info.api_version))
+    checks = [Check("engine", OK, f"{info.version} at {config.docker}, API {version}"), _store(info)]
+    local = LocalFiles(engine, workers, docker_root=config.docker_root, content_store=config.content_store)
+    for state in await source_states(info, local, reader=config.reader):
+        checks.append(Check(f"source: {state.name}", WARN if state.open_it else OK, state.says, state.open_it))
+    checks.append(await _clock(engine, now))
+    return checks
+
+
+async def ask(engine: Engine, path: str) -> Any:
+    """The JSON of an answer.  Raises `EngineError`."""
+    response = await engine.request("GET", path)
+    try:
+        return json.loads(await read_whole(engine.body(response, path), _LARGEST_ANSWER))
+    except ValueError as error:
+        raise EngineError(f"the engine's answer to {path} is not JSON") from error
+
+
+def _store(info: EngineInfo) -> Check:
+    if info.store is ImageStore.CONTAINERD:
+        return Check("image store", OK, "containerd: images have their registry's digests")
+    if info.store is ImageStore.PODMAN:
+        return Check(
+            "image store",
+            WARN,
+            "Podman's: images cannot be asked for by their registry's digest",
+            "--origin-fallback fetches those from there",
+        )
+    return Check(
+        "image store",
+        WARN,
+        f"{info.store.value} ({info.driver}): images cannot be asked for by their registry's digest",
+        'for digests, "features": {"containerd-snapshotter": true} in Docker\'s daemon.json',
+    )
+
+
+async def _clock(engine: Engine, now: float) -> Check:
+    try:
+        text = str((await ask(engine, "/info"))["SystemTime"])
+        # RFC 3339 with nanoseconds, of which Python takes six digits.
+        head, _, rest = text.partition(".")
+        zone = rest.lstrip("0123456789") if rest else ""
+        there = datetime.fromisoformat(head + zone if rest else text).timestamp()
+    except (EngineError, ValueError, KeyError, TypeError):
+        return Check("clock", OK, "the engine does not tell its time")
+    off = there - now
+    if abs(off) > _CLOCK:
+        return Check("clock", WARN, f"the engine's is {off:+.0f} s from this machine's", "set them by NTP")
+    return Check("clock", OK, f"the engine's is within {_CLOCK:.0f} s of this machine's")
