@@ -40,16 +40,29 @@ class Node:
         self.address = address
         self.name = address.name
 
-    def use_mirror(self, host: str) -> None:
-        """Let every pull go to `http://HOST`, and nowhere else: a failure there is not made good by the origin.
+    def use_mirror(self, *hosts: str) -> None:
+        """Let every pull go to `http://HOST`, to one after the other, and nowhere else.
 
-        The node reads this file anew at each pull.
+        So a failure there is not made good by the origin.  The node reads this file anew at each pull.
         """
         directory = self.address.directory / "certs.d/_default"
         directory.mkdir(parents=True, exist_ok=True)
         # `server` is the host that is asked last, in the place of the image's own registry.  Nothing is on port 1.
-        text = f'server = "http://127.0.0.1:1"\n[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
+        text = 'server = "http://127.0.0.1:1"\n'
+        for host in hosts:
+            text += f'[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
         (directory / "hosts.toml").write_text(text)
+
+    def use_mirror_first(self, host: str) -> None:
+        """Let every pull go to `http://HOST`, and then to the image's own registry."""
+        directory = self.address.directory / "certs.d/_default"
+        directory.mkdir(parents=True, exist_ok=True)
+        text = f'[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
+        (directory / "hosts.toml").write_text(text)
+
+    def use_no_mirror(self) -> None:
+        """Let every pull go to the image's own registry."""
+        (self.address.directory / "certs.d/_default/hosts.toml").unlink(missing_ok=True)
 
     def _call(self, method: str, message: bytes, seconds: float = 300) -> bytes:
         options = [("grpc.default_authority", "localhost")]
@@ -57,11 +70,15 @@ class Node:
             answer: bytes = channel.unary_unary(f"/runtime.v1.ImageService/{method}")(message, timeout=seconds)
         return answer
 
-    def pull(self, image: str) -> float:
-        """PullImage.  Returns the seconds it took.  Raises `PullFailed`."""
+    def pull(self, image: str, username: str = "", password: str = "") -> float:
+        """PullImage, with a pod's imagePullSecret if given.  Returns the seconds it took.  Raises `PullFailed`."""
         started = time.monotonic()
+        message = _image_spec(image)
+        if username:
+            # PullImageRequest.auth; AuthConfig has the two in this order.
+            message += _field(2, _field(1, username.encode()) + _field(2, password.encode()))
         try:
-            self._call("PullImage", _image_spec(image))
+            self._call("PullImage", message)
         except grpc.RpcError as error:
             raise PullFailed(error.details()) from error
         return time.monotonic() - started
