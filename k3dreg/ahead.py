@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
@@ -42,10 +42,14 @@ _EXPECTED_REMEMBERED = 5000
 
 @frozen
 class _Expected:
-    """A part of an image that is being pulled; `above` are the manifests that lead to it, the root first."""
+    """A part of an image that is being pulled; `above` are the manifests that lead to it, the root first.
+
+    `authorization` is what the one who asked for the image showed.
+    """
 
     descriptor: Descriptor
     reference: Reference
+    authorization: BasicAuth | None = None
     above: tuple[Digest, ...] = ()
 
 
@@ -95,7 +99,7 @@ class Ahead:
         if descriptor is None:
             return await self._behind.manifest(reference, authorization, trace)
         trace.step("pull under way")
-        return self._served(self._expect(_Expected(descriptor, reference)), trace)
+        return self._served(self._expect(_Expected(descriptor, reference, authorization)), trace)
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
         """As the registry behind, or a part of an image that is being pulled, as soon as the engine has it."""
@@ -157,20 +161,20 @@ class Ahead:
         except InvalidManifest as error:
             raise ManifestUnknown(f"{digest} is no manifest: {error}") from error
         for child in manifest.children():
-            self._expect(_Expected(child, expected.reference, (*expected.above, digest)))
+            self._expect(evolve(expected, descriptor=child, above=(*expected.above, digest)))
         return MemoryBlob(digest, data, manifest.media_type)
 
     async def _open(self, expected: _Expected, trace: Trace) -> IBlob:
         """The part, when the engine has it.  Raises what the pull failed with if it ends without it."""
-        descriptor, reference = expected.descriptor, expected.reference
+        descriptor, reference, shown = expected.descriptor, expected.reference, expected.authorization
         while self._is_pulling(reference):
             blob = await self._loose.loose(descriptor)
             if blob is not None:
                 return blob
             await deferLater(self._clock, _LOOK_EVERY)
         # The way a node would have gone, had it waited: so the registry behind learns what belongs to what.
-        for manifest in ((await self._behind.manifest(reference, None, trace)).descriptor.digest, *expected.above):
-            served = await self._behind.manifest(Reference(reference.repository, manifest), None, trace)
+        for manifest in ((await self._behind.manifest(reference, shown, trace)).descriptor.digest, *expected.above):
+            served = await self._behind.manifest(Reference(reference.repository, manifest), shown, trace)
             await (await served.open()).read()
         return await self._behind.blob(reference.repository, descriptor.digest, trace)
 

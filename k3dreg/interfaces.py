@@ -227,6 +227,9 @@ class ICredentialSource(Interface):
     async def registry_auth(registry: str) -> str:
         """The value of `X-Registry-Auth` for this registry host, "" for none."""
 
+    def refused(registry: str) -> None:
+        """The registry did not take what was given for it: what is remembered of it is forgotten."""
+
 
 @frozen
 class ServedManifest:

@@ -29,6 +29,7 @@ from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import (
     AuthenticationRequired,
     BlobUnknown,
+    Denied,
     DigestMismatch,
     ImageIncomplete,
     InvalidManifest,
@@ -40,6 +41,7 @@ from k3dreg.model.errors import (
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
+from k3dreg.refused import for_client
 from k3dreg.resolving import Resolver, digest_advice
 from k3dreg.streaming.memory import MemoryBlob
 from k3dreg.streaming.patience import within
@@ -96,11 +98,9 @@ class Registry:
                 pass
         try:
             image = await self._resolver.image(reference, lambda: self.pull_auth(reference, authorization), trace)
-        except AuthenticationRequired as error:
-            if authorization is None:
-                raise
-            # A node that is challenged again asks again, with the same credentials, and again (facts: clients, 3.6).
-            raise AuthenticationRequired(str(error), challenge=False, advice=error.advice) from error
+        except (AuthenticationRequired, Denied) as error:
+            self._tell_of_refusal(reference.repository, authorization)
+            raise for_client(error, showed=authorization is not None) from error
         if reference.digest is not None and image.id != reference.digest:
             # The classic store and Podman: the image is there, and its registry's manifest is not.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))
@@ -135,6 +135,11 @@ class Registry:
         if self._credentials is None or registry is None:
             return ""
         return await self._credentials.registry_auth(registry)
+
+    def _tell_of_refusal(self, repository: Repository, authorization: BasicAuth | None) -> None:
+        """Credentials of this host that were refused are looked for anew the next time."""
+        if authorization is None and self._credentials is not None and repository.registry is not None:
+            self._credentials.refused(repository.registry)
 
     async def _whole(
         self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace

@@ -48,4 +48,6 @@ def make_upstream(
     origin = Origin(make_origin_agent(reactor, pool=pool), store, workers, reactor)
     repair = Repair(engine, engine, origin, credentials, probes, store, reactor)
     fallback = OriginFallback(origin, credentials, reactor, names.is_own)
-    return Upstream(repair, fallback, (pool.closeCachedConnections, origin.shutdown, repair.shutdown))
+    return Upstream(
+        repair, fallback, (pool.closeCachedConnections, origin.shutdown, repair.shutdown, fallback.shutdown)
+    )

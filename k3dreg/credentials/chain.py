@@ -28,6 +28,8 @@ class Finder(Protocol):
 
     async def credentials(self, registry: str) -> Credentials | None: ...
 
+    def refused(self, registry: str) -> None: ...
+
 
 @implementer(ICredentialSource)
 class CredentialChain:
@@ -52,6 +54,11 @@ class CredentialChain:
         """The same as the value of `X-Registry-Auth`, "" for none."""
         found = await self.credentials(registry)
         return "" if found is None else registry_auth(found, registry)
+
+    def refused(self, registry: str) -> None:
+        """So what is remembered does not keep somebody out who has mended it since: a role, a profile, a login."""
+        for finder in self._finders:
+            finder.refused(registry)
 
 
 def make_chain(

@@ -70,6 +70,9 @@ class ConfigFile:
                     return found
         return config.auth_for(registry)
 
+    def refused(self, registry: str) -> None:
+        """Nothing is remembered: file and helper are asked each time."""
+
     async def _current(self) -> DockerConfig:
         before = self._read
         self._read = read = await self._workers.run(_read, self._path, before)

@@ -75,6 +75,16 @@ class EcrCredentials:
             return held.credentials
         return await self._flights.join(host, lambda: self._ask(host, registry))
 
+    def refused(self, registry: str) -> None:
+        """A token that the registry does not take is not shown again: the next may be another account's or role's.
+
+        A failure to get one is still remembered for its time.
+        """
+        host = EcrHost.parse(registry)
+        held = None if host is None else self._held.get(host)
+        if host is not None and held is not None and held.credentials is not None:
+            del self._held[host]
+
     async def _ask(self, host: EcrHost, registry: str) -> Credentials | None:
         try:
             if await self._helpers.is_installed(_HELPER):

@@ -28,7 +28,23 @@ def _words(*patterns: str) -> re.Pattern[str]:
 # A word that may also be part of an image's name counts only where a clause of the error chain begins: `a: b: c`.
 _CLAUSE = r"(?:^|: )"
 
-_RATE_LIMITED = _words("429 Too Many Requests", _CLAUSE + "toomanyrequests", "pull rate limit")
+# Docker 28's containerd store quotes a registry so: each error in a line of its own, often the same one twice.
+_QUOTED = "error from registry: "
+_RATE_LIMITED = _words(
+    "429 Too Many Requests", _CLAUSE + "toomanyrequests", "pull rate limit", "HTTP 429 response body"
+)
+# No answer at all, or one that tells of a fault, also of the registry's token server: logging in is of no use then.
+_UNREACHABLE = _words(
+    r"\bdial tcp\b",
+    "no such host",
+    r"\bi/o timeout\b",
+    "Client.Timeout exceeded",
+    "context deadline exceeded",
+    "TLS handshake timeout",
+    r"\bx509: ",
+    "connection reset by peer",
+    r"unexpected status from \w+ request to \S+: 5\d\d ",
+)
 # `pull access denied` is said of private repositories and of absent ones; Docker Hub does not tell them apart.
 _UNAUTHORISED = _words(
     "pull access denied for ",
@@ -40,8 +56,16 @@ _UNAUTHORISED = _words(
     _CLAUSE + r"unauthorized(?::|$)",
     _CLAUSE + "authentication required",
     "incorrect username or password",
+    _QUOTED + r"unauthorized\b",
+    "HTTP 401 response body",
 )
-_DENIED = _words("403 Forbidden", _CLAUSE + r"denied(?::|$)")
+_DENIED = _words(
+    "403 Forbidden",
+    _CLAUSE + r"denied(?::|$)",
+    _QUOTED + r"denied\b",
+    "access to the resource is denied",
+    "HTTP 403 response body",
+)
 # Trouble of the engine's own, with its disk or with unpacking: no other host or credential helps.
 _OWN_TROUBLE = _words(
     "no space left on device",
@@ -67,7 +91,7 @@ _UNKNOWN = _words(
 )
 # `one_line` puts this in the place of a page.  What a page says is prose: only its title may be trusted a little.
 _PAGE = re.compile(r"\(an HTML page.*")
-_NOT_FOUND_PAGE = _words(r"\(an HTML page: 404\b")
+_NOT_FOUND_PAGE = _words(r"\(an HTML page: 404\b", "HTTP 404 response body")
 
 _LOG_IN = "log in to the registry (docker login), or give the node credentials for it"
 
@@ -84,6 +108,8 @@ def refusal(status: int, message: str) -> K3dregError:
 
     if status == 429 or _RATE_LIMITED.search(text):
         return RateLimited(said, advice="wait, or log in to the registry for a higher limit")
+    if _UNREACHABLE.search(text):
+        return UpstreamFailed(said)
     if status == 401 or _UNAUTHORISED.search(text):
         return AuthenticationRequired(said, advice=_LOG_IN)
     if _OWN_TROUBLE.search(text):

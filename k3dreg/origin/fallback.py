@@ -6,18 +6,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from k3dreg.interfaces import IBlob, ICredentialSource, IFallback, IOrigin, ServedManifest
 from k3dreg.log import make_logger
 from k3dreg.model.credentials import Credentials
+from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import BlobUnknown, K3dregError, ManifestUnknown
+from k3dreg.model.errors import AuthenticationRequired, BlobUnknown, Denied, K3dregError, ManifestUnknown
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
-from k3dreg.refused import Refusals
+from k3dreg.refused import Refusals, for_client
+from k3dreg.streaming.flights import Flights
 from k3dreg.streaming.memory import MemoryBlob
 
 log = make_logger()
@@ -51,6 +54,8 @@ class OriginFallback:
         self._is_own = is_own
         self._parts: OrderedDict[tuple[Repository, Digest], _Part] = OrderedDict()
         self._refused: Refusals[tuple[str, Reference, Credentials | None]] = Refusals(clock)
+        # Registries count what they are asked for, so nodes that all want the same ask once.
+        self._asking: Flights[tuple[Reference, Credentials | None], tuple[Descriptor, bytes]] = Flights()
 
     async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
         """Only by digest: what a tag means is Docker's to say."""
@@ -61,16 +66,27 @@ class OriginFallback:
         self._refused.check(key)
         credentials = shown or await self._of_host(repository)
         try:
-            descriptor, data = await self._origin.manifest(reference, credentials)
+            descriptor, data = await self._asking.join(
+                (reference, credentials), lambda: self._origin.manifest(reference, credentials)
+            )
         except K3dregError as error:
-            self._refused.remember(key, error)
             log.info("{reference} is not to be had from its registry either: {error}", reference=reference, error=error)
-            raise
+            told = error
+            if isinstance(error, AuthenticationRequired | Denied):
+                told = for_client(error, showed=shown is not None)
+                if shown is None:
+                    self._credentials.refused(str(repository.registry))
+            self._refused.remember(key, told)
+            raise told from error
         trace.source = "registry"
         for child in Manifest.parse(data, descriptor.media_type).children():
             self._remember(repository, child.digest, child.size, credentials)
         blob = MemoryBlob(descriptor.digest, data, descriptor.media_type)
         return ServedManifest(descriptor, blob.itself)
+
+    def shutdown(self) -> Deferred[None]:
+        """Stop asking."""
+        return self._asking.shutdown()
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
         """With the credentials that its manifest was found with, if it was found here; else with this host's."""

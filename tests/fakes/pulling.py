@@ -45,7 +45,7 @@ class PullCase(SynchronousTestCase):
         client = self.engine.client(self.clock)
         self.store: BlobStore = self.now(open_store(self.state, workers, limit, self.clock))
         self.addCleanup(lambda store: self.now(store.close()), self.store)
-        catalogue = self.now(open_catalogue(self.state, workers))
+        self.catalogue = catalogue = self.now(open_catalogue(self.state, workers))
         self.source = ArchiveSource(client, self.store, catalogue, workers, self.clock)
         self.resolver = Resolver(client, self.clock)
         self.registry = Registry(self.resolver, [self.source], self.store, catalogue)

@@ -5,6 +5,7 @@ from zope.interface import implementer
 
 from k3dreg.ahead import EARLY, Ahead
 from k3dreg.interfaces import IBlob, ILooseContent, ServedManifest
+from k3dreg.model.credentials import BasicAuth, registry_auth
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import ImageStore
@@ -132,6 +133,18 @@ class SlowPullTests(AheadCase):
         self.engine.pull_gate.open()
         self.pass_time(1)
         self.failureResultOf(reading, K3dregError)
+
+    def test_the_reason_is_the_one_that_the_pull_with_these_credentials_gave(self) -> None:
+        self.image()
+        shown = BasicAuth("someone", "secret")
+        asked = self.begin(self.ahead.manifest(HELLO, shown, Trace()))
+        self.pass_time(EARLY + 0.1)
+        reading = self.reading(self.successResultOf(asked))
+        self.engine.upstream[str(HELLO)] = PullError(200, "unknown blob")
+        self.engine.pull_gate.open()
+        self.pass_time(1)
+        self.assertIn("unknown blob", str(self.failureResultOf(reading, K3dregError).value))
+        self.assertEqual(self.engine.auths, [registry_auth(shown, "docker.io")])  # nor was it tried without them
 
     def test_wrong_bytes_are_not_given(self) -> None:
         image, served = self.early()

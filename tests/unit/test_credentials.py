@@ -290,9 +290,13 @@ class Finder:
     def __init__(self, name: str, **found: Credentials) -> None:
         self.name = name
         self.found = found
+        self.not_taken: list[str] = []
 
     async def credentials(self, registry: str) -> Credentials | None:
         return self.found.get(registry)
+
+    def refused(self, registry: str) -> None:
+        self.not_taken.append(registry)
 
 
 class CredentialChainTests(LoggingTestCase):
@@ -321,6 +325,11 @@ class CredentialChainTests(LoggingTestCase):
             found = self.successResultOf(Deferred.fromCoroutine(chain.credentials("ghcr.io")))
             self.assertEqual(found, LOGIN if remote.only == "ghcr.io" else None)
         self.assertNotIn(SECRET, "".join(self.lines))
+
+    def test_every_place_hears_that_a_registry_did_not_take_them(self) -> None:
+        places = [Finder("a"), Finder("b")]
+        CredentialChain(places).refused("host")
+        self.assertEqual([place.not_taken for place in places], [["host"], ["host"]])
 
     def test_they_become_what_the_engine_takes(self) -> None:
         chain = CredentialChain([Finder("a", host=LOGIN)])

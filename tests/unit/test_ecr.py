@@ -105,6 +105,21 @@ class EcrTests(LoggingTestCase):
         self.assertEqual(self.find(), Credentials("AWS", f"{SECRET}2"))
         self.assertNotIn(SECRET, "".join(self.lines))
 
+    def test_a_token_that_the_registry_does_not_take_is_not_shown_again(self) -> None:
+        self.find()
+        self.ecr.refused(HOST.replace("eu-west-1", "us-east-1"))
+        self.ecr.refused("docker.io")
+        self.assertEqual(self.find(), Credentials("AWS", f"{SECRET}1"))
+        self.ecr.refused(HOST)
+        self.assertEqual(self.find(), Credentials("AWS", f"{SECRET}2"))
+
+    def test_that_no_token_can_be_had_is_remembered_all_the_same(self) -> None:
+        self.trouble = TokenFailed("Unable to locate credentials")
+        self.find()
+        self.ecr.refused(HOST)
+        self.find()
+        self.assertEqual(len(self.fetched), 1)
+
     def test_a_token_that_has_expired_when_it_comes_serves_once(self) -> None:
         self.lifetime = -1
         self.assertIsNotNone(self.find())

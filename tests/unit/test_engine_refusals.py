@@ -80,6 +80,114 @@ _SAID: list[tuple[str, int, str, type[K3dregError]]] = [
     ("429, Podman", 429, "toomanyrequests: toomanyrequests", RateLimited),
     ("closed port, Podman", 500, "connection refused", UpstreamFailed),
     ("unknown host, Podman", 500, "lookup h.io on 10.0.0.1:53: no such host", UpstreamFailed),
+    (
+        "token server in the registry's usual words, containerd 28",
+        500,
+        "error from registry: unauthorized\nunauthorized",
+        AuthenticationRequired,
+    ),
+    ("token server in its own words, containerd 28", 401, "error from registry: Access denied", AuthenticationRequired),
+    (
+        "token server, containerd 26",
+        500,
+        f"{_RESOLVE}failed to authorize: failed to fetch anonymous token: unexpected status from GET request to "
+        "http://h.io/token?scope=repository%3Aa%3Apull&service=h: 401 Unauthorized",
+        AuthenticationRequired,
+    ),
+    (
+        "token server, classic 20",
+        500,
+        'Head "http://h.io/v2/a/manifests/1": unauthorized: HTTP Basic: Access denied',
+        AuthenticationRequired,
+    ),
+    (
+        "token server without words, classic",
+        401,
+        'Head "http://h.io/v2/a/manifests/1": unauthorized: ',
+        AuthenticationRequired,
+    ),
+    (
+        "token server that is down, containerd 26",
+        500,
+        f"{_RESOLVE}failed to authorize: failed to fetch oauth token: unexpected status from POST request to "
+        "http://h.io/token: 503 Service Unavailable",
+        UpstreamFailed,
+    ),
+    (
+        "token server that is not found, containerd",
+        500,
+        f'{_RESOLVE}failed to authorize: failed to fetch anonymous token: Get "https://auth.h.io/token?service=h": '
+        "dial tcp: lookup auth.h.io on 10.0.0.1:53: no such host",
+        UpstreamFailed,
+    ),
+    (
+        "Google to the anonymous, containerd 28",
+        403,
+        'error from registry: Unauthenticated request. Unauthenticated requests do not have permission "x" on "y"',
+        Denied,
+    ),
+    (
+        "Google to the anonymous, classic",
+        403,
+        'Head "https://h.io/v2/a/manifests/1": denied: Unauthenticated request. Unauthenticated requests do not '
+        'have permission "x" on resource "y" (or it may not exist)',
+        Denied,
+    ),
+    ("denied twice, containerd 28", 500, "error from registry: denied\ndenied", Denied),
+    ("403 on a layer, containerd 28", 0, "error from registry: requested access to the resource is denied", Denied),
+    (
+        "403 on a layer, containerd 26",
+        0,
+        "failed to copy: httpReadSeeker: failed open: unexpected status code https://h.io/v2/a/blobs/sha256:00: "
+        "403 Forbidden - Server message: denied: no",
+        Denied,
+    ),
+    (
+        "403 page, classic 20",
+        500,
+        "error parsing HTTP 403 response body: invalid character '<' looking for beginning of value: "
+        '"<html>\\r\\n<head><title>403 Forbidden</title></head><body>nginx</body></html>"',
+        Denied,
+    ),
+    (
+        "404 page, classic 20",
+        500,
+        "error parsing HTTP 404 response body: invalid character '<' looking for beginning of value: "
+        '"<html>\\r\\n<head><title>404 Not Found</title></head><body>nginx</body></html>"',
+        ManifestUnknown,
+    ),
+    (
+        "403 without words, classic 20",
+        500,
+        'error parsing HTTP 403 response body: unexpected end of JSON input: ""',
+        Denied,
+    ),
+    ("429 on a layer, containerd 28", 0, "error from registry: You have reached your pull rate limit.", RateLimited),
+    ("429 of a token server, containerd 28", 500, "error from registry: toomanyrequests\ntoomanyrequests", RateLimited),
+    ("500 on a layer, containerd 28", 0, "error from registry: the words of a registry", UpstreamFailed),
+    ("hung up, containerd", 500, f'{_RESOLVE}failed to do request: Head "https://h.io/v2/a": EOF', UpstreamFailed),
+    ("hung up, classic", 500, 'Head "http://h.io/v2/a/manifests/1": EOF', UpstreamFailed),
+    (
+        "wrong bytes, containerd",
+        0,
+        'failed commit on ref "layer-sha256:4c": commit failed: unexpected commit digest sha256:87, expected '
+        "sha256:4c: failed precondition",
+        UpstreamFailed,
+    ),
+    ("wrong bytes, classic", 0, "filesystem layer verification failed for digest sha256:40", UpstreamFailed),
+    ("platform, containerd 26", 404, "no match for platform in manifest: not found", ManifestUnknown),
+    (
+        "disk full, classic",
+        0,
+        "write /var/lib/docker/tmp/GetImageBlob2378274454: no space left on device",
+        EngineError,
+    ),
+    (
+        "disk full while unpacking, classic 20",
+        0,
+        "failed to register layer: Error processing tar file(exit status 1): write /x: no space left on device",
+        EngineError,
+    ),
     ("failed to authorize", 500, f"{_RESOLVE}failed to authorize: failed to fetch", AuthenticationRequired),
     ("403, containerd", 500, f"{_HEAD}403 Forbidden", Denied),
     ("403, classic", 403, "denied", Denied),

@@ -18,6 +18,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
     AuthenticationRequired,
     BlobUnknown,
+    Denied,
     EngineUnavailable,
     ImageIncomplete,
     K3dregError,
@@ -67,6 +68,7 @@ class Registries:
         self.wanted: Credentials | None = None
         self.error: K3dregError | None = None
         self.asked: list[tuple[str, Credentials | None, int | None]] = []
+        self.gate: Deferred[None] | None = None
 
     def _check(self, what: str, credentials: Credentials | None, size: int | None = None) -> None:
         self.asked.append((what, credentials, size))
@@ -77,6 +79,8 @@ class Registries:
 
     async def manifest(self, reference: Reference, credentials: Credentials | None) -> tuple[Descriptor, bytes]:
         self._check(str(reference), credentials)
+        if self.gate is not None:
+            await self.gate
         if reference.digest != Digest.of(MANIFEST):
             raise ManifestUnknown("the registry says no")
         return Descriptor(media_types.OCI_MANIFEST, Digest.of(MANIFEST), len(MANIFEST)), MANIFEST
@@ -95,6 +99,7 @@ class Registries:
 @implementer(ICredentialSource)
 class Host:
     found: Credentials | None = None
+    not_taken: tuple[str, ...] = ()
 
     async def credentials(self, registry: str) -> Credentials | None:
         assert registry == "ghcr.io"
@@ -102,6 +107,9 @@ class Host:
 
     async def registry_auth(self, registry: str) -> str:
         raise NotImplementedError
+
+    def refused(self, registry: str) -> None:
+        self.not_taken += (registry,)
 
 
 class FallingBackTests(SynchronousTestCase):
@@ -183,6 +191,30 @@ class FallingBackTests(SynchronousTestCase):
     def test_the_host_s_are_used_when_the_client_shows_none(self) -> None:
         self.registries.wanted = self.host.found = HOSTS
         self.assertEqual(self.manifest(), MANIFEST)
+
+    def test_where_the_host_s_are_not_taken_the_client_is_asked_for_better_ones(self) -> None:
+        self.registries.wanted, self.host.found = Credentials.of(SHOWN), HOSTS
+        refusal = self.refusal()
+        assert isinstance(refusal, AuthenticationRequired)
+        self.assertTrue(refusal.challenge)
+        self.assertEqual(self.host.not_taken, ("ghcr.io",))
+        self.assertEqual(self.manifest(shown=SHOWN), MANIFEST)
+
+    def test_who_is_denied_and_showed_nothing_is_asked_for_credentials(self) -> None:
+        self.registries.error = Denied("unauthenticated requests do not have permission")
+        refusal = self.refusal()
+        assert isinstance(refusal, AuthenticationRequired)
+        self.assertTrue(refusal.challenge)
+        self.assertIs(self.refusal(shown=SHOWN), self.docker.error)
+
+    def test_many_who_want_a_manifest_at_once_ask_its_registry_once(self) -> None:
+        self.registries.gate = gate = Deferred[None]()
+        asked = [Deferred.fromCoroutine(self.registry.manifest(BY_DIGEST, None, Trace())) for _ in range(5)]
+        asked[0].cancel()
+        self.failureResultOf(asked[0])
+        gate.callback(None)
+        self.assertEqual({self.successResultOf(each).descriptor.digest for each in asked[1:]}, {BY_DIGEST.digest})
+        self.assertEqual(len(self.registries.asked), 1)
 
     def test_a_refusal_is_not_asked_for_again_for_seconds_by_the_same_caller(self) -> None:
         other = Reference(APP, Digest.of(b"other"))

@@ -6,22 +6,46 @@ from typing import Literal
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
+from k3dreg.interfaces import ICredentialSource
 from k3dreg.model import media_types
+from k3dreg.model.credentials import BasicAuth, Credentials
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import ImageStore
 from k3dreg.model.errors import (
     ArchiveError,
+    AuthenticationRequired,
     BlobUnknown,
+    Denied,
     EngineError,
     EngineUnavailable,
     ImageIncomplete,
+    K3dregError,
     ManifestUnknown,
 )
 from k3dreg.model.trace import Trace
-from tests.fakes.engine import FakeEngine, SaveFault
+from k3dreg.registry import Registry
+from tests.fakes.engine import FakeEngine, PullError, SaveFault
 from tests.fakes.images import FakeImage, lose, make_image, make_layer
 from tests.fakes.pulling import HELLO, PullCase, by_digest
+
+
+@implementer(ICredentialSource)
+class Host:
+    """This host has no credentials, and hears when some were not taken."""
+
+    def __init__(self) -> None:
+        self.not_taken: list[str] = []
+
+    async def credentials(self, registry: str) -> Credentials | None:
+        raise NotImplementedError
+
+    async def registry_auth(self, registry: str) -> str:
+        return ""
+
+    def refused(self, registry: str) -> None:
+        self.not_taken.append(registry)
 
 
 class ContainerdStoreTests(PullCase):
@@ -89,6 +113,37 @@ class ContainerdStoreTests(PullCase):
         self.fetch_manifest(by_digest(image.root.digest))
         self.fetch_manifest(by_digest(image.variants[1].descriptor.digest))
         self.assertEqual(len(self.engine.saves), 2)
+
+    def refused(self, status: int, words: str, shown: BasicAuth | None) -> K3dregError:
+        self.engine.upstream[str(HELLO)] = PullError(status, words)
+        asked = self.begin(self.registry.manifest(HELLO, shown, Trace()))
+        error: K3dregError = self.failureResultOf(asked, K3dregError).value
+        self.assertIn(words, str(error))
+        self.clock.advance(60)
+        return error
+
+    def test_who_showed_no_credentials_is_asked_for_some_whatever_the_registry_calls_it(self) -> None:
+        for status, words in ((500, "Head: no basic auth credentials"), (403, "denied: no permission")):
+            error = self.refused(status, words, None)
+            assert isinstance(error, AuthenticationRequired)
+            self.assertTrue(error.challenge)
+
+    def test_who_did_is_not_asked_again(self) -> None:
+        shown = BasicAuth("someone", "wrong")
+        error = self.refused(401, "unauthorized", shown)
+        assert isinstance(error, AuthenticationRequired)
+        self.assertFalse(error.challenge)
+        self.assertIsInstance(self.refused(403, "denied: no permission", shown), Denied)
+
+    def test_the_hosts_own_are_looked_for_anew_when_they_were_refused_and_a_clients_are_not(self) -> None:
+        host = Host()
+        self.registry = Registry(self.resolver, [self.source], self.store, self.catalogue, host)
+        self.refused(403, "denied: no permission", BasicAuth("someone", "wrong"))
+        self.refused(404, "manifest unknown", None)
+        self.assertEqual(host.not_taken, [])
+        self.refused(401, "unauthorized", None)
+        self.refused(403, "denied: no permission", None)
+        self.assertEqual(host.not_taken, ["docker.io", "docker.io"])
 
     def test_a_digest_nobody_knows_is_a_fast_404_and_pulls_nothing(self) -> None:
         nowhere = Digest.of(b"nothing")

@@ -182,6 +182,9 @@ class NoCredentials:
     async def credentials(self, registry: str) -> Credentials | None:
         return None
 
+    def refused(self, registry: str) -> None:
+        pass
+
     async def registry_auth(self, registry: str) -> str:
         return ""
 
