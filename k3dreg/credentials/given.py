@@ -20,3 +20,6 @@ class GivenCredentials:
     async def credentials(self, registry: str) -> Credentials | None:
         """Those for that registry, for no other."""
         return self.login if host_of(registry)[0] == self.registry else None
+
+    def refused(self, registry: str) -> None:
+        """They are what it was started with, and stay."""

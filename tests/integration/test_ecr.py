@@ -3,6 +3,7 @@
     pytest tests/integration/test_ecr.py
 
 The helper is found on the PATH, or named by K3DREG_TEST_ECR_HELPER; it must be 0.8 or newer (AWS_ENDPOINT_URL).
+See test_ecr_pull.py for the whole way.
 """
 
 from __future__ import annotations
@@ -148,6 +149,9 @@ class Fixed:
 
     async def credentials(self, registry: str) -> Credentials | None:
         return self._found
+
+    def refused(self, registry: str) -> None:
+        pass
 
 
 def put_image(upstream: FakeUpstream) -> None:
