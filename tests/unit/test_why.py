@@ -39,6 +39,9 @@ class SomeCredentials:
     async def registry_auth(self, registry: str) -> str:
         return "c2VjcmV0" if registry == "private.example" else ""
 
+    def refused(self, registry: str) -> None:
+        pass
+
 
 class WhyTests(SynchronousTestCase):
     def setUp(self) -> None:
