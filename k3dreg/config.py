@@ -18,6 +18,7 @@ from twisted.python import usage
 from k3dreg import __version__
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.locating import DEFAULT_SOCKET
+from k3dreg.inherited import inherited_endpoints
 from k3dreg.log import LEVELS
 from k3dreg.model.errors import UsageError
 from k3dreg.model.remote import Remote
@@ -114,12 +115,16 @@ class Options(usage.Options):
     config: Config
     # What the settings file's `[environment]` adds to the process's own.
     settings_environment: dict[str, str]
+    # How many sockets the service manager has opened for nothing.
+    idle_sockets: int
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # As it is now: the daemon adds to the process's own what the settings file says.
         self._environment = dict(environment)
         self._arguments: tuple[str, ...] = ()
+        # Looked for once: later they are in use, and their numbers may be those of other files.
+        self._inherited: tuple[str, ...] | None = None
         self._listen: list[str] = []
         self._aliases: list[str] = []
         self._warm: list[str] = []
@@ -135,11 +140,12 @@ class Options(usage.Options):
         Raises `usage.UsageError`.
         """
         again = Options(self._environment)
+        again._inherited = self._inherited
         again.parseOptions(self._arguments)
         return again
 
     def opt_listen(self, endpoint: str) -> None:
-        """Where to listen, as a Twisted endpoint string; may be repeated [REGISTRY_HTTP_ADDR, else tcp:5000]"""
+        """Where to listen, a Twisted endpoint; may be repeated [REGISTRY_HTTP_ADDR, systemd's sockets, tcp:5000]"""
         self._listen.append(endpoint)
 
     def opt_alias(self, name: str) -> None:
@@ -174,10 +180,15 @@ class Options(usage.Options):
             return bool(self[name]) or check_switch(name, environment.get(variable) or "off")
 
         listen = self._listen or environment.get("K3DREG_LISTEN", "").split()
+        if self._inherited is None:
+            self._inherited = inherited_endpoints()
         if not listen:
             address = environment.get("REGISTRY_HTTP_ADDR", "")
             tls = [environment.get(f"REGISTRY_HTTP_TLS_{name}", "") for name in ("CERTIFICATE", "KEY")]
-            listen = [endpoint_of_address(address or ":5000", *tls)]
+            # The service manager's sockets are for a door without TLS.
+            inherited = [] if address or any(tls) else self._inherited
+            listen = [*inherited] or [endpoint_of_address(address or ":5000", *tls)]
+        self.idle_sockets = len(self._inherited) - sum(each.startswith("systemd:") for each in listen)
         htpasswd = check_htpasswd(
             setting("htpasswd", "REGISTRY_AUTH_HTPASSWD_PATH", default=""), environment.get("REGISTRY_AUTH", "")
         )

@@ -218,6 +218,12 @@ def makeService(options: Options) -> Daemon:
 
     keep_memory_small()
     set_level(options.config.log_level)
+    if options.idle_sockets > 0:
+        log.warn(
+            "{count} of the sockets of the service manager's socket unit will not be answered at, because settings say "
+            "where to listen: stop the socket unit, or remove `listen` from the settings",
+            count=options.idle_sockets,
+        )
     # For what reads the process's own: the AWS library, and the helpers that Docker's settings name.
     os.environ.update(options.settings_environment)
     return Daemon(options, reactor)

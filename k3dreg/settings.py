@@ -92,6 +92,10 @@ def check_endpoint(description: str) -> str:
     try:
         # Parsing needs no reactor, listening does.
         serverFromString(None, description)
+    except LookupError as error:  # the only kind whose parsing depends on more than the words
+        raise usage.UsageError(
+            f"--listen {description!r}: the service manager gave this process no such socket"
+        ) from error
     except Exception as error:  # each kind of endpoint has its own ways to refuse
         raise usage.UsageError(f"--listen {description!r} is not an endpoint such as {such_as}: {error}") from error
     return description

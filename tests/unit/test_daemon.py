@@ -37,9 +37,14 @@ class Process:
     """`k3dreg` with `arguments`, its state below the current directory, and an engine that is not there."""
 
     def __init__(
-        self, *arguments: str, command: Sequence[str] = K3DREG, terminal: int | None = None, **environment: str
+        self,
+        *arguments: str,
+        command: Sequence[str] = K3DREG,
+        terminal: int | None = None,
+        passing: Sequence[int] = (),
+        **environment: str,
     ) -> None:
-        """`terminal` is one that will be its own, as if it had been started there."""
+        """`terminal` is one that will be its own, as if it had been started there; `passing` are open files."""
 
         def take_terminal() -> None:
             if terminal is not None:
@@ -53,7 +58,7 @@ class Process:
             text=True,
             env={**ENVIRONMENT, "DOCKER_HOST": f"unix://{Path.cwd()}/no.sock", **environment},
             preexec_fn=take_terminal,
-            pass_fds=[] if terminal is None else [terminal],
+            pass_fds=[*passing, *([] if terminal is None else [terminal])],
         )
         assert self.process.stdout is not None
         self.output: IO[str] = self.process.stdout
@@ -91,9 +96,10 @@ def start(
     *arguments: str,
     command: Sequence[str] = K3DREG,
     terminal: int | None = None,
+    passing: Sequence[int] = (),
     **environment: str,
 ) -> Process:
-    started.append(Process(*arguments, command=command, terminal=terminal, **environment))
+    started.append(Process(*arguments, command=command, terminal=terminal, passing=passing, **environment))
     return started[-1]
 
 
@@ -273,3 +279,46 @@ def test_it_serves_https_with_a_certificate_that_a_client_verifies(started: list
     daemon.end()
     # A client that hangs up is no defect.
     assert "Traceback" not in "".join(daemon.lines)
+
+
+def inheriting(number: int) -> tuple[str, ...]:
+    """A command with this file as the socket that its service manager opened (sd_listen_fds(3))."""
+    script = f"import os, sys; os.dup2({number}, 3)"
+    script += "; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='door')"
+    script += "; os.execv(sys.argv[1], sys.argv[1:])"
+    return (sys.executable, "-c", script, *K3DREG)
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_it_listens_on_what_its_service_manager_has_opened(
+    started: list[Process], family: socket.AddressFamily, host: str
+) -> None:
+    with socket.create_server((host, 0), family=family) as opened:
+        daemon = start(started, command=inheriting(opened.fileno()), passing=[opened.fileno()])
+        port = int(daemon.wait_for(r"listening on .*:(\d+)$")[1])
+        assert port == opened.getsockname()[1]
+        daemon.process.send_signal(signal.SIGHUP)  # it is in use now, and not looked at again
+        daemon.wait_for("settings were read again: none has changed")
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+    connection.request("GET", "/v2/")
+    assert connection.getresponse().status == 200
+
+
+def test_a_socket_that_it_was_given_for_nothing_is_spoken_of(started: list[Process]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        daemon = start(started, *ANY_PORT, command=inheriting(opened.fileno()), passing=[opened.fileno()])
+        daemon.wait_for("1 of the sockets of the service manager's socket unit will not be answered at")
+        assert daemon.port() != opened.getsockname()[1]
+
+
+def test_a_socket_of_a_kind_that_cannot_be_listened_on_is_a_usage_line(started: list[Process]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        daemon = start(started, command=inheriting(opened.fileno()), passing=[opened.fileno()])
+        assert daemon.end() == 2
+    assert "ListenStream=" in "".join(daemon.lines)
+
+
+def test_a_socket_that_was_not_given_is_a_usage_line(started: list[Process]) -> None:
+    daemon = start(started, "--listen", "systemd:domain=INET:name=door")
+    assert daemon.end() == 2
+    assert "the service manager gave this process no such socket" in "".join(daemon.lines)
