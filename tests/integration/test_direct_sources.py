@@ -312,6 +312,33 @@ class _Direct(TestCase):
         with self.assertRaises(BlobUnknown):
             await self.until_unknown(source, image)
 
+    async def test_an_image_that_is_removed_while_it_is_sent_arrives_whole_or_breaks_off(self) -> None:
+        for make_files in (self.reader, self.local):
+            files = make_files()
+            noise = make_layer({"noise": os.urandom(20_000_000)}, compress=False)
+            image = await self.hold(make_image(f"docker.io/library/k3dreg-direct-{self.owner}:1", [noise]))
+            source = self.source(files)
+            await source.root(image, Trace())
+            blob = await source.open(image, noise.descriptor.digest, Trace())
+            reader = Reader(100_000)
+            sending = Deferred.fromCoroutine(blob.send(reader, 0, blob.size))
+            path = self.a_file_of(image, noise.descriptor.digest, 0, "noise")
+            while not reader.received:
+                await deferLater(_reactor, 0.01, lambda: None)
+            await self.remove(str(image.id))
+            await self.until_gone(path)
+            reader.eat(None)
+            try:
+                await sending
+            except ContentError:
+                self.assertLess(len(reader.received), blob.size)
+            self.assertTrue(noise.blob.startswith(reader.received))
+
+    async def until_gone(self, path: str) -> None:
+        """Until the engine has collected a file."""
+        while os.access(path, os.F_OK):
+            await deferLater(_reactor, 0.01, lambda: None)
+
     async def until_unknown(self, source: Any, image: EngineImage) -> None:
         """The containerd store collects garbage in its own time, some ten milliseconds later."""
         for _ in range(50):
@@ -338,7 +365,7 @@ class _Direct(TestCase):
 
     async def test_a_file_that_was_removed_or_cut_leaves_it_to_the_next_source(self) -> None:
         image = await self.hold(self.an_image())
-        path = self.here(self.a_file_of(image))
+        path = self.a_file_of(image, self.odd.descriptor.digest, 1, "big")
         for files in (self.reader(), self.local()):
             source = self.source(files)
             await source.root(image, Trace())
@@ -349,15 +376,15 @@ class _Direct(TestCase):
             await self.whole(source, image)
             await self.store.discard(self.odd.descriptor.digest)
 
-    def a_file_of(self, image: EngineImage) -> str:
-        """One of the engine's files that the odd layer needs."""
+    def a_file_of(self, image: EngineImage, digest: Digest, number: int, name: str) -> str:
+        """One of the engine's files that a layer needs: the blob, or the file of that name; where it is here."""
         if self.info.store is ImageStore.CONTAINERD:
-            return content_path(content_directories(self.info)[0], self.odd.descriptor.digest)
+            return self.here(content_path(content_directories(self.info)[0], digest))
         paths = LayerPaths.of(self.info)
         assert paths is not None
-        chain = chain_ids(image.diff_ids)[1]
+        chain = chain_ids(image.diff_ids)[number]
         cache_id = Path(self.here(paths.about(chain, "cache-id"))).read_text()
-        return paths.files(cache_id) + "/big"
+        return self.here(f"{paths.files(cache_id)}/{name}")
 
     async def assert_given_up(self, source: Any, image: EngineImage) -> None:
         """The blob is unknown before a byte of it is sent, or is not sent whole and unknown the next time."""

@@ -64,6 +64,22 @@ def test_a_node_pulls_and_runs_an_export(engine: EngineAddress, held: PushedImag
     assert Docker(engine.socket).exports(began, time.time()) == 1
 
 
+@pytest.mark.engines("docker28", "docker28-classic", "docker20")
+def test_a_node_pulls_and_runs_what_is_read_in_place(engine: EngineAddress, held: PushedImage, tmp_path: Path) -> None:
+    address = nodes()[0]
+    node = Node(address)
+    node.clean()
+    began = time.time()
+    # The engine lives in another root directory; its own is beside its socket.
+    options = ("--reader", "off", "--docker-root", str(Path(engine.socket).with_name("data")))
+    with running(engine, tmp_path, *options) as daemon:
+        node.use_mirror(daemon.host)
+        node.pull(held.name)
+        assert node.run(held.name).split("\n")[:2] == [held.message, VERDICT]
+    node.clean()
+    assert Docker(engine.socket).exports(began, time.time()) == 0
+
+
 def test_the_classic_store_gives_the_same_digest_in_every_version_from_every_source_and_after_a_restart(
     layered_image: PushedImage, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

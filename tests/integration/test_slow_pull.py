@@ -1,16 +1,17 @@
-"""While Docker pulls for long, a client is answered in time, and given each blob that has come."""
+"""While Docker takes long, a client is answered in time, and given what has come."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from pathlib import Path
 
 import pytest
 from attrs import evolve
 
-from tests.integration.conftest import Push
+from tests.integration.conftest import EXPORTS_ONLY, Push
 from tests.integration.support import images
-from tests.integration.support.daemon import Daemon
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
@@ -51,6 +52,31 @@ def test_a_slow_pull_is_answered_in_time_and_its_small_layers_come_before_its_la
         image.remove_from(engine)
     Docker(engine.socket).remove(pushed.name)
     daemon.check_log()
+
+
+@pytest.mark.engines("docker28-classic")
+def test_an_engine_that_is_slow_costs_one_export_whatever_its_clients_give_up(
+    engine: EngineAddress, push: Push, busybox: bytes, tmp_path: Path
+) -> None:
+    sums: dict[str, str] = {}
+    large = images.LayerMaker(sums)
+    # Until all of it has come nothing is known of the image, and that is longer than an impatient node waits.
+    large.file("large", images.noise(22 * MB, "slow export"))
+    pushed = push("k3dreg-test/slow-export", [*images.small_layers(busybox, "slow"), large.layer(None)], "slow")
+    docker = pushed.pull_into(engine)
+    began = time.time()
+    with slowly(engine.socket, RATE) as detour:
+        slow = EngineAddress(engine.name, f"tcp://{detour}")
+        with running(slow, tmp_path, *EXPORTS_ONLY) as daemon:
+            impatient = Puller(daemon.host, pushed.registry, IMPATIENT)
+            told = impatient.manifest(pushed.repository, pushed.tag)
+            assert (told.status, told.json["errors"][0]["code"]) == (503, "UNAVAILABLE")
+            patient = Puller(daemon.host, pushed.registry)
+            while patient.manifest(pushed.repository, pushed.tag, "HEAD").status == 503:
+                pass
+            assert patient.image(pushed.repository, pushed.tag) > 22 * MB
+    assert docker.exports(began, time.time()) == 1
+    docker.remove(pushed.name)
 
 
 def _fetch(puller: Puller, repository: str, digest: str) -> str:
