@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.python import usage
 
+from k3dreg.interfaces import PushedManifest
 from k3dreg.log import make_logger
+from k3dreg.model.digest import Digest
 from k3dreg.model.errors import K3dregError, UsageError
+from k3dreg.model.reference import Repository
 from k3dreg.settings import default_state_dir
 from k3dreg.store.blobs import open_store_in
 from k3dreg.store.catalogue import open_catalogue
-from k3dreg.store.collect import GRACE, Collector
+from k3dreg.store.collect import GRACE, Collected, Collector
 from k3dreg.store.ledger import Ledger, Row
 from k3dreg.store.pushed import LEDGER_NAME, open_pushed
+from k3dreg.store.shelf import blob_path
 from k3dreg.store.state import StateDirectory
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
 _HOUR = 3600.0
+# Hours: more than anybody's, and a time that clocks can still tell.
+_LONGEST_GRACE = 1e6
 # Bytes: no cache is evicted by a collection.
 _NO_LIMIT = 1 << 62
 
@@ -58,35 +65,82 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
     options: Any = make()
     try:
         options.parseOptions(list(arguments))
-        grace = float(options.get("grace", 0)) * _HOUR
-    except (usage.UsageError, ValueError) as error:
+        grace = parse_grace(options.get("grace", "0")) * _HOUR
+    except usage.UsageError as error:
         _fail(f"{error}\n{options.synopsis}", 2)
     state_dir = Path(options["state-dir"] or environment.get("K3DREG_STATE_DIR") or default_state_dir(environment))
-    if not (state_dir / LEDGER_NAME).exists():
+    try:
+        (state_dir / LEDGER_NAME).stat()
+    except FileNotFoundError:
         _fail(f"nothing was ever pushed into the state directory {state_dir}", 1)
+    except OSError as error:
+        _fail(f"the state directory {state_dir} cannot be used: {error.strerror}; run it as the daemon's user", 1)
     if command == "ls":
         try:
-            for line in listing(Ledger(state_dir / LEDGER_NAME, read_only=True).read()):
-                print(line)  # noqa: T201
+            rows = Ledger(state_dir / LEDGER_NAME, read_only=True).read()
         except K3dregError as error:
             _fail(str(error), 1)
+        for line in listing(rows, sizes_in(state_dir)):
+            print(line)  # noqa: T201
         return
     react(lambda reactor: Deferred.fromCoroutine(_collect(reactor, state_dir, grace, bool(options["untagged"]))))
 
 
-def listing(rows: Sequence[Row]) -> list[str]:
-    """One line for each tag, and for each manifest that has none: its name and its digest."""
-    tags: dict[tuple[str, str], list[str]] = {}
-    lines: list[str] = []
+def parse_grace(text: str) -> float:
+    """Hours.  Raises `usage.UsageError`."""
+    try:
+        grace = float(text)
+    except ValueError:
+        grace = -1
+    if not 0 <= grace <= _LONGEST_GRACE:
+        raise usage.UsageError(f"--grace is a number of hours, not {text!r}")
+    return grace
+
+
+def sizes_in(state_dir: Path) -> Callable[[Digest], int]:
+    """What tells the size of a blob that lies in the state directory; 0 where it does not.  Blocks."""
+
+    def size_of(digest: Digest) -> int:
+        try:
+            return blob_path(state_dir / "blobs", digest).stat().st_size
+        except OSError:
+            return 0
+
+    return size_of
+
+
+def listing(rows: Sequence[Row], size_of: Callable[[Digest], int]) -> list[str]:
+    """A line for each tag, and for each manifest that has none, below a line of titles.
+
+    The size is that of everything that belongs to it: what two images have counts for both.
+    """
+    tags: dict[tuple[Repository, Digest], list[str]] = {}
+    manifests: dict[tuple[Repository, Digest], PushedManifest] = {}
     for row in rows:
         if row.tag is not None:
-            tags.setdefault((str(row.repository), str(row.tag[1])), []).append(row.tag[0])
-    for row in rows:
+            tags.setdefault((row.repository, row.tag[1]), []).append(row.tag[0])
         if row.manifest is not None:
-            repository, digest = str(row.repository), str(row.manifest.digest)
-            names = [f"{repository}:{tag}" for tag in sorted(tags.get((repository, digest), []))]
-            lines += [f"{name}  {digest}" for name in names or [f"{repository}@"]]
-    return sorted(lines)
+            manifests[row.repository, row.manifest.digest] = row.manifest
+    lines = []
+    for (repository, digest), manifest in manifests.items():
+        found, waiting = {digest}, set(manifest.parts)
+        while waiting:
+            part = waiting.pop()
+            found.add(part)
+            if (repository, part) in manifests:
+                waiting |= manifests[repository, part].parts - found
+        size = f"{sum(map(size_of, found)) / 1e6:.1f} MB"
+        pushed = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.since)) if manifest.since else "-"
+        names = [f"{repository}:{tag}" for tag in tags.get((repository, digest), [])] or [f"{repository}:<none>"]
+        lines += [(name, str(digest), size, pushed) for name in names]
+    if not lines:
+        return ["nothing is here that was pushed"]
+    lines = [("NAME", "DIGEST", "SIZE", "PUSHED"), *sorted(lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        f"{name:{widths[0]}}  {digest:{widths[1]}}  {size:>{widths[2]}}  {pushed}"
+        for name, digest, size, pushed in lines
+    ]
 
 
 async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) -> None:
@@ -100,21 +154,28 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
             catalogue = await open_catalogue(state_dir, workers)
             collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)
             collected = await collector.collect(grace, untagged=untagged)
-            print(  # noqa: T201
-                f"removed {collected.blobs} blobs and {collected.manifests} manifests, {collected.files} files"
-            )
+            print(told(collected))  # noqa: T201
         finally:
             await store.close()
             await pushed.close()
             state.close()
     except UsageError as error:
-        _fail(f"{error}; a daemon that runs collects by itself", 1)
+        _fail(f"{error} (a daemon that runs collects by itself; to collect now, stop it first)", 1)
     except K3dregError as error:
         _fail(str(error), 1)
     finally:
         await workers.stop()
 
 
-def _fail(message: str, status: int) -> None:
+def told(collected: Collected) -> str:
+    """`removed 1 blob and 2 manifests: 3 files, 1.2 MB`."""
+    blobs, manifests, files = (
+        f"{count} {what}{'' if count == 1 else 's'}"
+        for count, what in ((collected.blobs, "blob"), (collected.manifests, "manifest"), (collected.files, "file"))
+    )
+    return f"removed {blobs} and {manifests}: {files}, {collected.bytes / 1e6:.1f} MB"
+
+
+def _fail(message: str, status: int) -> NoReturn:
     sys.stderr.write(f"k3dreg: {message}\n")
     raise SystemExit(status)

@@ -120,6 +120,9 @@ class IBlobStore(Interface):
     def has(digest: Digest) -> bool:
         """Whether it is here.  Does not count as a use.  No I/O."""
 
+    def size_of(digest: Digest) -> int:
+        """Bytes; 0 for a blob that is not here.  Not a use.  No I/O."""
+
     def writer(algorithm: str = "sha256", *, durable: bool = False) -> IBlobWriter:
         """A writer for one more blob.  Call it in a worker thread.
 

@@ -26,11 +26,12 @@ EVERY = 1800.0
 
 @frozen
 class Collected:
-    """What a round has removed: blobs of repositories, manifests, and files."""
+    """What a round has removed: blobs of repositories, manifests, and files, with the bytes in those."""
 
     blobs: int = 0
     manifests: int = 0
     files: int = 0
+    bytes: int = 0
 
 
 def unreferenced_blobs(pushed: IPushed, repository: Repository) -> Sequence[Digest]:
@@ -99,14 +100,16 @@ class Collector:
             # told that it is here.
             idle, since = unreferenced_blobs(self._pushed, repository), self._clock.seconds() - grace
             blobs += await self._pushed.remove_blobs(repository, idle, unused_since=since)
-        files = 0
+        files = size = 0
         for digest in self._pushed.let_go():
+            its_size = self._store.size_of(digest)
             if not self._store.has(digest) or self._is_engines(digest):
                 self._pushed.forget(digest)
             elif await self._store.drop(digest):
                 self._pushed.forget(digest)
                 files += 1
-        return Collected(blobs, manifests, files)
+                size += its_size
+        return Collected(blobs, manifests, files, size)
 
     def start(self) -> None:
         """Collect from time to time, until `stop`."""
@@ -128,7 +131,8 @@ class Collector:
                 continue
             if collected != Collected():
                 log.info(
-                    "collected {blobs} pushed blobs that no manifest refers to, and {files} files",
+                    "collected {blobs} pushed blobs that no manifest refers to, and {files} files, {size:.1f} MB",
                     blobs=collected.blobs,
                     files=collected.files,
+                    size=collected.bytes / 1e6,
                 )

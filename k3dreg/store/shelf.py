@@ -36,7 +36,7 @@ class Shelf:
 
     def path_of(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
-        return self._state.blobs / digest.algorithm / digest.hex[:2] / digest.hex
+        return blob_path(self._state.blobs, digest)
 
     def staging_path(self) -> Path:
         """A name in the staging directory that nobody else has."""
@@ -211,6 +211,11 @@ class Shelf:
         if strangers:
             log.warn("{count} files in the blobs directory are not k3dreg's, and are left alone", count=strangers)
         return found
+
+
+def blob_path(blobs: Path, digest: Digest) -> Path:
+    """Where a blob is in the directory of them."""
+    return blobs / digest.algorithm / digest.hex[:2] / digest.hex
 
 
 def _is_whole(path: Path, size: int) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
+from k3dreg.housekeeping import listing
 from k3dreg.interfaces import PushedManifest
 from k3dreg.model import media_types
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.reference import Repository
 from k3dreg.store import ledger
-from k3dreg.store.ledger import Ledger
+from k3dreg.store.ledger import Ledger, Row
 from k3dreg.store.pushed import LEDGER_NAME
 from k3dreg.store.state import StateDirectory
 
@@ -68,16 +71,22 @@ def test_ls_lists_tags_and_what_has_none_also_while_a_daemon_runs(state: Path) -
     status, output, _ = run("ls", "--state-dir", str(state))
     directory.close()
     names = [line.split()[0] for line in output.splitlines()]
-    assert (status, names) == (0, ["app:a", "app:b", "app:c", "app@"])
-    assert str(Digest.of(b"untagged")) in output
+    assert (status, names) == (0, ["NAME", "app:<none>", "app:a", "app:b", "app:c"])
+    assert [line.split()[1] for line in output.splitlines()[1:2]] == [str(Digest.of(b"untagged"))]
 
 
 def test_gc_removes_what_nobody_refers_to(state: Path) -> None:
-    assert run("gc", "--state-dir", str(state))[:2] == (0, "removed 1 blobs and 0 manifests, 1 files\n")
+    assert run("gc", "--state-dir", str(state))[:2] == (0, "removed 1 blob and 0 manifests: 1 file, 0.0 MB\n")
     assert held(state) == {b"layer", b"one", b"two", b"untagged"}
-    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (0, "removed 0 blobs and 1 manifests, 1 files\n")
+    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (
+        0,
+        "removed 0 blobs and 1 manifest: 1 file, 0.0 MB\n",
+    )
     assert held(state) == {b"layer", b"one", b"two"}
-    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (0, "removed 0 blobs and 0 manifests, 0 files\n")
+    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (
+        0,
+        "removed 0 blobs and 0 manifests: 0 files, 0.0 MB\n",
+    )
 
 
 def test_gc_leaves_a_directory_alone_that_a_daemon_uses(state: Path) -> None:
@@ -91,10 +100,32 @@ def test_gc_leaves_a_directory_alone_that_a_daemon_uses(state: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["gc", "--nonsense"], 2), (["gc", "--grace", "soon"], 2), (["ls", "--state-dir", "/nonexistent"], 1)],
+    [
+        (["gc", "--nonsense"], 2),
+        (["gc", "--grace", "soon"], 2),
+        (["gc", "--grace", "-1"], 2),
+        (["gc", "--grace", "nan"], 2),
+        (["ls", "--state-dir", "/nonexistent"], 1),
+        (["ls", "--state-dir", "/proc/version"], 1),
+    ],
 )
 def test_what_cannot_be_done_is_said(arguments: list[str], status: int) -> None:
     code, _, complaint = run(*arguments)
     assert code == status
     assert complaint.startswith("k3dreg: ")
     assert "Traceback" not in complaint
+
+
+def test_a_size_is_that_of_all_parts_and_a_time_is_told_where_it_is_known() -> None:
+    parts = {Digest.of(b"layer"): 1_500_000, Digest.of(b"image"): 400_000, Digest.of(b"index"): 100_000}
+    rows = [
+        Row(APP, manifest=evolve(manifest(b"image", b"layer"), since=1_700_000_000.0)),
+        Row(APP, manifest=manifest(b"index", b"image")),
+        Row(APP, tag=("all", Digest.of(b"index"))),
+        Row(APP, tag=("one", Digest.of(b"image"))),
+    ]
+    titles, everything, one = listing(rows, lambda digest: parts[digest])
+    assert titles.split() == ["NAME", "DIGEST", "SIZE", "PUSHED"]
+    assert everything.split() == ["app:all", str(Digest.of(b"index")), "2.0", "MB", "-"]
+    assert one.split()[2:5] == ["1.9", "MB", time.strftime("%Y-%m-%d", time.localtime(1_700_000_000.0))]
+    assert listing([], lambda digest: 0) == ["nothing is here that was pushed"]
