@@ -5,18 +5,14 @@ It knows the stores by their interfaces only, and HTTP not at all.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Sequence
 
-from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from k3dreg.adopting import Adopter, pushed_manifest
 from k3dreg.interfaces import (
     IBlobStore,
-    IBlobWriter,
     IByteStream,
     IPushed,
     IRegistry,
@@ -25,55 +21,15 @@ from k3dreg.interfaces import (
     Pushed,
     UploadStatus,
 )
-from k3dreg.log import make_logger
-from k3dreg.model.digest import Digest
-from k3dreg.model.errors import (
-    BlobUnknown,
-    DigestMismatch,
-    DigestNotMatched,
-    ManifestUnknown,
-    TooManyUploads,
-    UnsupportedOperation,
-    UploadUnknown,
-)
+from k3dreg.model.digest import DEFAULT_ALGORITHM, Digest
+from k3dreg.model.errors import BlobUnknown, DigestNotMatched, ManifestUnknown, UnsupportedOperation
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
-from k3dreg.protocol.upload import ContentRange, UploadSession
-from k3dreg.streaming.outcome import Outcome
+from k3dreg.protocol.upload import ContentRange
+from k3dreg.receiving import Sessions
 from k3dreg.streaming.workers import Workers
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-log = make_logger()
-
-# Seconds without a request, or a byte, after which a session is forgotten.  A client that lost its connection is back
-# within minutes; what it left behind takes room on the disk until then.
-SESSION_IDLE = 3600.0
-# Sessions at a time.  Each holds an open file once it has bytes, of which a process has 1024 by default.  A push has
-# three to five at a time, so this is a hundred pushes.
-MOST_SESSIONS = 400
-# Seconds after which a session without a request may make room for another, when there are that many.
-LEFT_ALONE = 60.0
-
-
-class _Upload:
-    """One session: its state, its bytes, and who works on it."""
-
-    def __init__(self, repository: Repository, name: str, writer: IBlobWriter) -> None:
-        self.repository = repository
-        self.name = name
-        self.writer = writer
-        self.session = UploadSession()
-        self.turn = DeferredLock()  # requests to one session wait for each other
-        self.expiry: IDelayedCall | None = None  # set while no request works on it
-        self.resting_since = 0.0
-        self.last: Outcome[object] | None = None  # the last piece of work on the writer
-
-    def status(self) -> UploadStatus:
-        return UploadStatus(self.repository, self.name, self.session.received)
 
 
 @implementer(IUploads)
@@ -95,32 +51,22 @@ class Uploads:
         """`registry` is asked for content that a pushed manifest refers to and that was not pushed."""
         self.deleting = deleting
         self._store = store
-        self._staging = staging
         self._pushed = pushed
         self._names = names
         self._workers = workers
-        self._clock = clock
         self._adopter = Adopter(store, pushed, registry, workers)
-        self._uploads: dict[str, _Upload] = {}
+        self._sessions = Sessions(staging, names, workers, clock)
 
-    # -- sessions -------------------------------------------------------------------------------
+    # -- blobs ----------------------------------------------------------------------------------
 
-    def open(self, repository: Repository, algorithm: str = "sha256") -> UploadStatus:
-        self._make_room()
-        # Nobody can guess it, so nobody can write into another's upload; and it is safe in a path.
-        name = secrets.token_urlsafe(18)
-        upload = _Upload(self._names.own(repository), name, self._staging.begin(algorithm))
-        self._uploads[name] = upload
-        self._rest(upload)
-        return upload.status()
+    def open(self, repository: Repository, algorithm: str = DEFAULT_ALGORITHM) -> UploadStatus:
+        return self._sessions.open(repository, algorithm)
 
     def status(self, repository: Repository, session: str) -> UploadStatus:
-        upload = self._find(repository, session)
-        self._rest(upload)
-        return upload.status()
+        return self._sessions.status(repository, session)
 
     def cancel(self, repository: Repository, session: str) -> None:
-        self._forget(self._find(repository, session))
+        self._sessions.cancel(repository, session)
 
     async def append(
         self,
@@ -130,13 +76,7 @@ class Uploads:
         content_range: ContentRange | None,
         length: int | None,
     ) -> UploadStatus:
-        upload = self._find(repository, session)
-        await upload.turn.acquire()
-        try:
-            await self._receive(upload, body, content_range, length)
-            return upload.status()
-        finally:
-            upload.turn.release()
+        return await self._sessions.append(repository, session, body, content_range, length)
 
     async def commit(
         self,
@@ -147,113 +87,17 @@ class Uploads:
         content_range: ContentRange | None,
         length: int | None,
     ) -> None:
-        upload = self._find(repository, session)
-        await upload.turn.acquire()
+        # Between the two the blob is nobody's yet, and must not be collected as such.
+        release = self._store.hold([digest])
         try:
-            await self._receive(upload, body, content_range, length)
-            upload.session.commit()
-            # From here to the end the blob is nobody's yet, and must not be collected as such.
-            release = self._store.hold([digest])
-            try:
-                await self._work(upload, upload.writer.commit, digest, upload.session.received)
-                await self._pushed.add_blob(upload.repository, digest)
-            except DigestMismatch as error:
-                raise DigestNotMatched(str(error)) from error
-            finally:
-                release()
+            own = await self._sessions.finish(repository, session, digest, body, content_range, length)
+            await self._pushed.add_blob(own, digest)
         finally:
-            upload.turn.release()
-            if upload.session.has_ended:
-                self._forget(upload)
-
-    async def _receive(
-        self, upload: _Upload, body: IByteStream, content_range: ContentRange | None, length: int | None
-    ) -> None:
-        """Take the body.  Whatever happens, the session then has counted what its writer has."""
-        if upload.last is not None:  # whoever gave up an answer did not give up the work
-            await upload.last.wait()
-        session = upload.session
-        session.begin(content_range, length)
-        self._busy(upload)
-        try:
-            while data := await body.read():
-                session.check(len(data))
-                # Counted first: if this request is cancelled now, the bytes are written all the same.
-                session.add(len(data))
-                await self._work(upload, upload.writer.write, data)
-            session.end()
-        finally:
-            session.interrupt()
-            if upload.name in self._uploads:
-                self._rest(upload)
-
-    def _work(self, upload: _Upload, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Let a worker do it; the next request to the session waits for it, this one may be cancelled."""
-        done: Outcome[T] = Outcome()
-
-        def failed(error: BaseException) -> None:
-            self._forget(upload)  # its bytes are not what the client believes they are
-            done.fail(error)
-
-        working = self._workers.run(function, *args, **kwargs)
-        working.addCallbacks(done.succeed, lambda failure: failed(failure.value))
-        upload.last = done  # type: ignore[assignment]  # what it gives is not looked at
-        return done.wait()
-
-    def _find(self, repository: Repository, session: str) -> _Upload:
-        upload = self._uploads.get(session)
-        if upload is None or upload.repository != self._names.own(repository):
-            raise UploadUnknown("no such upload session: it has ended, expired, or never was")
-        return upload
-
-    def _make_room(self) -> None:
-        """For one more session, at the cost of the one that has been left alone for longest.
-
-        Raises `TooManyUploads` when none has been for long.
-        """
-        if len(self._uploads) < MOST_SESSIONS:
-            return
-        now = self._clock.seconds()
-        left = [upload for upload in self._uploads.values() if upload.expiry is not None]
-        oldest = min(left, key=lambda upload: upload.resting_since, default=None)
-        if oldest is None or now - oldest.resting_since < LEFT_ALONE:
-            raise TooManyUploads(f"{len(self._uploads)} uploads are under way; wait for some of them to end")
-        self._forget(oldest)
-
-    def _rest(self, upload: _Upload) -> None:
-        """Nothing happens to it now: it expires, unless something does."""
-        self._busy(upload)
-        upload.resting_since = self._clock.seconds()
-        upload.expiry = self._clock.callLater(SESSION_IDLE, self._expire, upload)
-
-    def _busy(self, upload: _Upload) -> None:
-        if upload.expiry is not None:
-            upload.expiry.cancel()
-            upload.expiry = None
-
-    def _expire(self, upload: _Upload) -> None:
-        upload.expiry = None
-        log.info(
-            "an upload into {repository} was given up: {size} bytes, and nothing more for {seconds:.0f} s",
-            repository=upload.repository,
-            size=upload.session.received,
-            seconds=SESSION_IDLE,
-        )
-        self._forget(upload)
-
-    def _forget(self, upload: _Upload) -> None:
-        self._busy(upload)
-        if self._uploads.pop(upload.name, None) is not None:
-            if not upload.session.has_ended:
-                upload.session.cancel()
-            self._workers.spare(upload.writer.abort)
+            release()
 
     def shutdown(self) -> None:
         """Give up all sessions."""
-        for upload in list(self._uploads.values()):
-            self._forget(upload)
-
-    # -- mounting, manifests --------------------------------------------------------------------
+        self._sessions.shutdown()
 
     async def mount(self, repository: Repository, digest: Digest, trace: Trace) -> bool:
         return await self._adopter.adopt_here(self._names.own(repository), digest)

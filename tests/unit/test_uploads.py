@@ -17,7 +17,8 @@ from k3dreg.model.errors import (
     UploadUnknown,
 )
 from k3dreg.protocol.upload import ContentRange
-from k3dreg.uploads import LEFT_ALONE, MOST_SESSIONS, SESSION_IDLE, Uploads
+from k3dreg.receiving import LEFT_ALONE, MOST_SESSIONS, SESSION_IDLE
+from k3dreg.uploads import Uploads
 from tests.fakes.body import FakeBody
 from tests.fakes.pushing import APP, NAMED, OTHER, UploadsCase
 from tests.fakes.workers import ManualWorkers
@@ -110,6 +111,15 @@ class SessionTests(UploadsCase):
         body.feed(b"abc")
         body.end()
         self.assertEqual(self.successResultOf(asked).received, 3)
+
+    def test_a_look_at_an_upload_under_way_does_not_make_it_an_idle_one(self) -> None:
+        session, body = self.uploads.open(APP).session, FakeBody([b"abc"], open_ended=True)
+        asked = Deferred.fromCoroutine(self.uploads.append(APP, session, body, None, None))
+        self.assertEqual(self.uploads.status(APP, session).received, 3)
+        self.clock.advance(SESSION_IDLE * 3)
+        body.feed(b"def")
+        body.end()
+        self.assertEqual(self.successResultOf(asked).received, 6)
 
     def test_there_are_not_more_than_so_many_and_one_left_alone_makes_room(self) -> None:
         first = self.uploads.open(APP).session

@@ -23,7 +23,7 @@ from k3dreg.model.errors import (
 )
 from k3dreg.model.reference import Repository
 from k3dreg.protocol.upload import ContentRange
-from k3dreg.uploads import SESSION_IDLE
+from k3dreg.receiving import SESSION_IDLE
 from tests.fakes.body import FakeBody
 from tests.fakes.pushing import APP, OTHER, UploadsCase
 from tests.fakes.workers import InlineWorkers
