@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -12,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from k3dreg.interfaces import IBlobWriter, IByteStream, IStaging, UploadStatus
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import DigestMismatch, DigestNotMatched, TooManyUploads, UploadUnknown
+from k3dreg.model.errors import DigestMismatch, DigestNotMatched, K3dregError, TooManyUploads, UploadUnknown
 from k3dreg.model.reference import Repository
 from k3dreg.names import OwnNames
 from k3dreg.protocol.upload import ContentRange, UploadSession
@@ -79,8 +80,11 @@ class Sessions:
         return upload.status()
 
     def cancel(self, repository: Repository, session: str) -> None:
-        """Raises `UploadUnknown`."""
-        self._forget(self._find(repository, session))
+        """Raises `UploadUnknown`, also for one that is just becoming a blob: it is too late for that."""
+        upload = self._find(repository, session)
+        if upload.session.has_ended:
+            raise UploadUnknown("this upload has all its bytes, and ends")
+        self._forget(upload)
 
     async def append(
         self,
@@ -117,6 +121,7 @@ class Sessions:
         try:
             await self._receive(upload, body, content_range, length)
             upload.session.commit()
+            self._busy(upload)
             await self._work(upload, upload.writer.commit, digest, upload.session.received)
         except DigestMismatch as error:
             raise DigestNotMatched(str(error)) from error
@@ -132,7 +137,8 @@ class Sessions:
     ) -> None:
         """Take the body.  Whatever happens, the session then has counted what its writer has."""
         if upload.last is not None:  # whoever gave up an answer did not give up the work
-            await upload.last.wait()
+            with contextlib.suppress(K3dregError):  # which was the other request's; the session has ended then
+                await upload.last.wait()
         session = upload.session
         session.begin(content_range, length)
         self._busy(upload)
@@ -153,6 +159,9 @@ class Sessions:
         done: Outcome[T] = Outcome()
 
         def failed(error: BaseException) -> None:
+            if upload.name not in self._uploads:
+                # It was cancelled, or expired, under this piece of work: what the writer says of that is no fault.
+                error = UploadUnknown("this upload session was given up")
             self._forget(upload)  # its bytes are not what the client believes they are
             done.fail(error)
 

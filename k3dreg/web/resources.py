@@ -30,7 +30,7 @@ from k3dreg.protocol.routes import (
 from k3dreg.protocol.trace_context import trace_id_of
 from k3dreg.web.access import Access
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
-from k3dreg.web.bodies import BodyRequest
+from k3dreg.web.connection import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
 from k3dreg.web.exchange import Content, Exchange, Handler, Methods
 from k3dreg.web.log import Record, kind_of, name_of, quoted

@@ -14,7 +14,7 @@ from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import Route
 from k3dreg.web.access import Access
 from k3dreg.web.answers import plain_refusal
-from k3dreg.web.bodies import BodyChannel, BodyRequest
+from k3dreg.web.connection import BodyChannel, BodyRequest
 from k3dreg.web.discovery import DiscoveryHandlers
 from k3dreg.web.exchange import Methods
 from k3dreg.web.management import ManagementHandlers

@@ -8,15 +8,18 @@ import random
 import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.integration.support.daemon import running
-from tests.integration.support.registry_client import RegistryClient, digest_of, with_digest
+from tests.integration.support.registry_client import RegistryClient, digest_of, manifest, with_digest
 from tests.integration.support.rig import EngineAddress
 
 NOBODY = EngineAddress("nobody", "unix:///nonexistent/docker.sock")
-# Tens of thousands show more, and take minutes; set K3DREG_FUZZ.
-REQUESTS = int(os.environ.get("K3DREG_FUZZ", "4000"))
+# Some 1,500 a second; set K3DREG_FUZZ for more.
+REQUESTS = int(os.environ.get("K3DREG_FUZZ", "20000"))
+BATCH = 200
+CLIENTS = 32
 MIB = 1 << 20
 
 METHODS = [
@@ -81,6 +84,56 @@ BODIES = [
 ]  # fmt: skip
 
 
+LAYER, CONFIG = b"a layer", b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}'
+IMAGE = manifest(CONFIG, [LAYER])
+
+
+def right(chance: random.Random, session: bytes) -> bytes:
+    """A request that is as it should be: pushing, pulling, listing or deleting one and the same image."""
+    digest = digest_of(LAYER).encode()
+    method, target, headers, body = chance.choice(
+        [
+            (b"POST", b"/v2/app/blobs/uploads/", [b"Content-Length: 0"], b""),
+            (b"POST", b"/v2/app/blobs/uploads/?digest=" + digest, [b"Content-Length: 7"], LAYER),
+            (b"POST", b"/v2/other/blobs/uploads/?from=app&mount=" + digest, [b"Content-Length: 0"], b""),
+            (b"PATCH", session, [b"Content-Length: 7", b"Content-Range: 0-6"], LAYER),
+            (b"PATCH", session, [b"Transfer-Encoding: chunked"], b"3\r\na l\r\n4\r\nayer\r\n0\r\n\r\n"),
+            (b"PUT", session + b"?digest=" + digest, [b"Content-Length: 7", b"Expect: 100-continue"], LAYER),
+            (b"GET", session, [], b""),
+            (b"DELETE", session, [], b""),
+            (b"PUT", b"/v2/app/manifests/t", [b"Content-Length: %d" % len(IMAGE)], IMAGE),
+            (b"PUT", b"/v2/app/manifests/" + digest_of(IMAGE).encode(), [b"Content-Length: %d" % len(IMAGE)], IMAGE),
+            (b"DELETE", b"/v2/app/manifests/t", [], b""),
+            (b"DELETE", b"/v2/app/blobs/" + digest, [], b""),
+            (b"GET", b"/v2/app/blobs/" + digest, [b"Range: bytes=2-4"], b""),
+            (b"GET", b"/v2/app/manifests/t", [], b""),
+            (b"GET", b"/v2/app/tags/list?n=1&last=a", [], b""),
+            (b"GET", b"/v2/app/referrers/" + digest + b"?artifactType=a", [], b""),
+            (b"GET", b"/v2/_catalog?n=1", [], b""),
+        ]
+    )
+    return b"\r\n".join(
+        [b" ".join((method, target, b"HTTP/1.1")), b"Host: x", b"Connection: close", *headers, b"", body]
+    )
+
+
+def spoiled(chance: random.Random, data: bytes) -> bytes:
+    """A few bytes changed, added, doubled or left out."""
+    for _ in range(chance.randrange(1, 4)):
+        at, length = chance.randrange(len(data) + 1), chance.choice((0, 0, 1, 2, 40))
+        other = chance.choice((b"", chance.randbytes(2), data[at : at + length] * 2, chance.choice(BAD), b"\r\n", b"/"))
+        data = data[:at] + other + data[at + length :]
+    return data
+
+
+def request(chance: random.Random, session: bytes) -> tuple[bytes, bool]:
+    """Bytes that are a request, or nearly one, or not at all; and whether an answer is sure to come."""
+    kind = chance.random()
+    if kind < 0.15:
+        return right(chance, session), True
+    return spoiled(chance, right(chance, session)) if kind < 0.4 else malformed(chance, session), False
+
+
 def malformed(chance: random.Random, session: bytes) -> bytes:
     """Bytes that are nearly, or not at all, a request."""
     if chance.random() < 0.05:
@@ -108,17 +161,19 @@ def malformed(chance: random.Random, session: bytes) -> bytes:
     return whole
 
 
-def send(host: str, data: bytes, read: bool) -> bytes:
-    """Send it, say that nothing more comes, and read what is answered within a second, if at all."""
+def send(host: str, data: bytes, is_whole: bool, read: bool) -> bytes:
+    """Send it, and read what is answered, for a while, and once more after saying that nothing else comes."""
     name, _, port = host.partition(":")
     answered = b""
     with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=10) as connection:
         connection.sendall(data)
-        if read:
+        for patience in (30.0 if is_whole else 0.05, 1.0) if read else ():
+            connection.settimeout(patience)
+            with contextlib.suppress(TimeoutError):
+                while len(answered) < MIB and (some := connection.recv(65536)):
+                    answered += some
+                break
             connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(1)
-            while len(answered) < MIB and (some := connection.recv(65536)):
-                answered += some
     return answered
 
 
@@ -140,15 +195,20 @@ def run(directory: Path, check: Callable[[bytes, bytes], None]) -> None:
     with running(NOBODY, directory) as daemon:
         client = RegistryClient(daemon.host)
         client.push_image("app", "t", b"a layer")
-        session = client.begin("app").location.encode()
         before = 0
-        for number in range(REQUESTS):
-            data = malformed(chance, session)
-            check(data, send(daemon.host, data, read=chance.random() < 0.9))
-            if number % 200 == 0:
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            for number in range(0, REQUESTS, BATCH):
                 session = client.begin("app").location.encode()
-            if number == REQUESTS // 4:
-                before = daemon.memory()
+                batch = [request(chance, session) for _ in range(BATCH)]
+                sent = [
+                    clients.submit(send, daemon.host, data, is_whole, is_whole or chance.random() < 0.9)
+                    for data, is_whole in batch
+                ]
+                for (data, is_whole), answer in zip(batch, sent, strict=True):
+                    check(data, answer.result())
+                    assert answer.result() or not is_whole, data
+                if number <= REQUESTS // 4:
+                    before = daemon.memory()
         after = daemon.memory()
         print(
             f"{REQUESTS} requests; resident {before / MIB:.0f} MiB after a quarter of them, {after / MIB:.0f} after all"
@@ -166,10 +226,12 @@ def test_no_request_makes_a_fault_or_a_file_elsewhere(tmp_path: Path) -> None:
             assert answered.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), (data, answered[:200])
             status = answered[9:12]
             statuses[status] = statuses.get(status, 0) + 1
-            assert status != b"500", (data[:2000], answered[:2000])
+            # 503 is for what only an engine could have.
+            assert not status.startswith(b"5") or status == b"503", (data[:2000], answered[:2000])
 
     run(tmp_path, check)
     print(statuses)
+    assert {b"200", b"201", b"202", b"204", b"206", b"400", b"404", b"405", b"416"} <= set(statuses)
     assert {name for name in files_below(tmp_path) if not name.startswith("state/")} == {"log"}
     strangers = [name for name in files_below(tmp_path / "state") if not BELONGS.fullmatch(name)]
     assert strangers == []

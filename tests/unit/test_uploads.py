@@ -191,6 +191,46 @@ class WorkTests(UploadsCase):
         self.assertTrue(self.store.has(Digest.of(b"abcdef")))
         self.successResultOf(last)
 
+    def test_one_that_is_cancelled_under_a_request_is_unknown_to_it_whichever_work_comes_first(self) -> None:
+        self.workers = ManualWorkers(self.clock)
+        self.begin()
+        for first in (0, 1):
+            session = self.uploads.open(APP).session
+            asked = Deferred.fromCoroutine(self.uploads.append(APP, session, FakeBody([b"abc"]), None, 3))
+            self.uploads.cancel(APP, session)
+            self.workers.waiting.pop(first)()
+            self.workers.work()
+            self.failureResultOf(asked, UploadUnknown)
+            while self.workers.waiting:
+                self.workers.work()
+        self.assertEqual(self.staged(), [])
+
+    def test_who_waits_for_a_request_that_fails_is_not_told_of_its_failure(self) -> None:
+        self.workers = ManualWorkers(self.clock)
+        self.begin()
+        session = self.uploads.open(APP).session
+        wrong = self.uploads.commit(APP, session, Digest.of(b"other"), FakeBody([b"abc"]), None, 3)
+        failing = Deferred.fromCoroutine(wrong)
+        waiting = Deferred.fromCoroutine(self.uploads.append(APP, session, FakeBody([b"def"]), None, 3))
+        while self.workers.waiting:
+            self.workers.work()
+        self.failureResultOf(failing, DigestNotMatched)
+        self.failureResultOf(waiting, UploadUnknown)
+
+    def test_one_that_is_becoming_a_blob_cannot_be_cancelled(self) -> None:
+        self.workers = ManualWorkers(self.clock)
+        self.begin()
+        session = self.uploads.open(APP).session
+        taking = self.uploads.commit(APP, session, Digest.of(b"abc"), FakeBody([b"abc"]), None, 3)
+        taken = Deferred.fromCoroutine(taking)
+        self.workers.work()
+        self.clock.advance(SESSION_IDLE * 2)
+        with self.assertRaises(UploadUnknown):
+            self.uploads.cancel(APP, session)
+        self.workers.work()
+        self.successResultOf(taken)
+        self.assertEqual(self.read(Digest.of(b"abc")), b"abc")
+
     def test_a_full_disk_is_told_and_ends_the_session(self) -> None:
         class Full:
             def begin(self, algorithm: str = "sha256") -> IBlobWriter:

@@ -16,7 +16,8 @@ from k3dreg.model.errors import DigestNotMatched, UploadUnknown
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.protocol.upload import ContentRange
-from k3dreg.web.bodies import BATCH, HIGH_WATER, LINGER, RequestBody
+from k3dreg.web.bodies import BATCH, HIGH_WATER, RequestBody
+from k3dreg.web.connection import LINGER
 from k3dreg.web.site import IDLE_SECONDS, make_site
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire, WireTestCase, request
