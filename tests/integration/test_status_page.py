@@ -116,6 +116,12 @@ def test_the_page_without_an_engine_says_why(window: Browser, tmp_path: Path) ->
         assert eventually(lambda: window.text("#live") == "Live.")
         assert window.faults() == []
         assert window.complaints() == []
+        # Without scripts it is a page all the same, as of its loading.
+        plain = window.source_without_script(f"http://{daemon.host}/")
+        assert "As of " in plain
+        assert "its socket does not exist" in plain
+        window.open(f"http://{daemon.host}/")
+        assert eventually(lambda: window.text("#live") == "Live.")
     # It tells that it is of the past now.
     assert eventually(lambda: "lost" in window.text("#live"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -278,6 +279,17 @@ def test_a_request_in_json_has_the_documented_fields() -> None:
         **{"subject": HOSTILE, "status": 404, "source": "", "steps": ["pull 1.0s"], "bytes": 0, "seconds": 0.1},
         **{"head_seconds": 0.1, "reason": HOSTILE, "refusal": "", "aborted": False, "trace_id": TRACE},
     }
+
+
+def test_every_field_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/logs-and-metrics.md").read_text()
+    documented = re.findall(r"^\| `(\w+)` \| (all|faults|requests) \|", text, re.MULTILINE)
+    event = {"log_format": "it broke", "log_failure": Failure(ValueError("odd"))}
+    fields = set(fields_of({"log_format": "x"}))
+    assert {name for name, where in documented if where == "all"} == fields
+    assert {name for name, where in documented if where == "faults"} == set(fields_of(event)) - fields
+    requests = set(fields_of({"log_format": "{report}", "report": REPORT})) - fields
+    assert {name for name, where in documented if where == "requests"} == requests
 
 
 def test_a_fault_in_json_has_its_traceback() -> None:

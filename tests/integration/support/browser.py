@@ -50,6 +50,16 @@ class Browser:
         yield
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
+    def source_without_script(self, url: str) -> str:
+        """The page as one has it whose browser runs no scripts."""
+        self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        try:
+            self.open(url)
+            root = self.driver.execute_cdp_cmd("DOM.getDocument", {})["root"]
+            return str(self.driver.execute_cdp_cmd("DOM.getOuterHTML", {"nodeId": root["nodeId"]})["outerHTML"])
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
     def screenshot(self, file: Path) -> None:
         """Of the whole page."""
         height = self.run("return document.documentElement.scrollHeight")
