@@ -69,4 +69,5 @@ def hosting_for(cluster: str, place: Place) -> File:
         place = evolve(place, name=f"k3d-{place.name}")
     comment = "# How Tilt and Skaffold find this registry (KEP-1755).\n"
     comment += "# k3d has made it by itself.\n" if made else f"# kubectl apply -f {CONFIG_MAP}\n"
-    return File(CONFIG_MAP, comment + config_map(place))
+    # k3d writes the address that the port is bound to.
+    return File(CONFIG_MAP, comment + config_map(place, f"127.0.0.1:{place.host_port}" if made else ""))

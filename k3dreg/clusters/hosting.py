@@ -11,9 +11,9 @@ from k3dreg.clusters.place import Place
 _LOOPBACK = ("localhost", "127.", "[::1]")
 
 
-def config_map(place: Place) -> str:
-    """To be applied with kubectl."""
-    lines = [f'host: "{place.host_address}"', f'hostFromContainerRuntime: "{place.address}"']
+def config_map(place: Place, host: str = "") -> str:
+    """To be applied with kubectl.  `host` is what programs on the host call it, where that is not `localhost`."""
+    lines = [f'host: "{host or place.host_address}"', f'hostFromContainerRuntime: "{place.address}"']
     # A pod's loopback is its own.
     if not place.name.startswith(_LOOPBACK):
         lines.append(f'hostFromClusterNetwork: "{place.address}"')

@@ -142,8 +142,8 @@ def test_several_files_are_told_apart_and_one_can_be_had_alone() -> None:
 @pytest.mark.parametrize(
     ("command", "host", "inside"),
     [
-        ("k3d --name reg --host-port 5007", "localhost:5007", "reg:5000"),
-        ("k3d --mode separate --name reg", "localhost:5005", "k3d-reg:5000"),
+        ("k3d --name reg --host-port 5007", "127.0.0.1:5007", "reg:5000"),
+        ("k3d --mode separate --name reg", "127.0.0.1:5005", "k3d-reg:5000"),
         ("k3d --mode host --port 5009", "localhost:5009", "host.k3d.internal:5009"),
         ("kind", "localhost:5005", "k3dreg:5000"),
         ("minikube", "localhost:5000", "host.minikube.internal:5000"),
