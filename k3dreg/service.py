@@ -207,8 +207,9 @@ def keep_memory_small() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; the latter two in bytes.
-        for parameter, value in ((-8, 1), (-3, 128 * 1024), (-1, 128 * 1024)):
+        # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; the latter two in bytes.  Above the size of the
+        # pieces that bodies come in: a mapping for each of those costs half as much again as all the rest of a push.
+        for parameter, value in ((-8, 1), (-3, 1024 * 1024), (-1, 1024 * 1024)):
             mallopt(parameter, value)
 
 

@@ -21,7 +21,7 @@ from k3dreg.model.errors import TooLarge
 BATCH = 256 * 1024
 # A piece or two for the worker, and as much that arrives meanwhile.  With eight pushes at a time this is what they
 # cost in memory.
-HIGH_WATER = 1024 * 1024
+HIGH_WATER = 512 * 1024
 LOW_WATER = HIGH_WATER // 2
 
 # Bytes of a body that are read and thrown away, after an answer that did not wait for them, to keep the connection.
