@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import re
+import socket
+import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -25,10 +28,14 @@ _ACCEPT = (
 
 @frozen
 class Pulled:
-    """What one or several clients took, in bytes, and how long it was, in seconds, until the last one had all."""
+    """What one or several clients took, in bytes, and how long it was, in seconds, until the last one had all.
+
+    `manifest` is how long it was until the first one had the manifest.
+    """
 
     size: int
     seconds: float
+    manifest: float = 0.0
 
 
 class Image:
@@ -44,12 +51,23 @@ class Image:
     def pull(self, clients: int) -> Pulled:
         """By so many clients at the same time, each of them three blobs at a time."""
         started = time.monotonic()
+        known: list[float] = []
         with ThreadPoolExecutor(clients) as threads:
-            size = sum(threads.map(lambda _: self._pull(), range(clients)))
-        return Pulled(size, time.monotonic() - started)
+            size = sum(threads.map(lambda _: self._pull(known), range(clients)))
+        return Pulled(size, time.monotonic() - started, min(known) - started)
 
-    def _pull(self) -> int:
+    def heads(self, askers: int, each: int) -> tuple[float, float]:
+        """HEADs of the tag by so many at the same time: the median of the seconds that one took, and how many a second.
+
+        With little between it and the socket, so that it is the server that is measured.
+        """
+        path = f"{self._base}/manifests/{self._tag}{self._query}"
+        question = f"HEAD {path} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {_ACCEPT}\r\n\r\n".encode()
+        return ask([("tcp", self._host)] * askers, question, each)
+
+    def _pull(self, known: list[float]) -> int:
         parts = self._parts(http.client.HTTPConnection(self._host, timeout=300), self._tag)
+        known.append(time.monotonic())
         mine = threading.local()
 
         def blob(part: dict[str, Any]) -> int:
@@ -87,3 +105,53 @@ class Image:
         if self._check and part["digest"] != f"sha256:{hashed.hexdigest()}":
             raise SystemExit(f"{self._host}: {part['digest']}: wrong bytes")
         return length
+
+
+def ask(addresses: Sequence[tuple[str, str]], question: bytes, each: int) -> tuple[float, float]:
+    """Ask `question`, whose answer has no body or one of a known length, `each` times on a connection to each address.
+
+    An address is ("tcp", "HOST:PORT") or ("unix", path).  Returns as `Image.heads`.
+    """
+    taken: list[float] = []
+
+    def one(address: tuple[str, str]) -> None:
+        with _connect(*address) as connection:
+            for _ in range(each):
+                started = time.perf_counter()
+                connection.sendall(question)
+                _read_answer(connection, question.startswith(b"HEAD"))
+                taken.append(time.perf_counter() - started)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(addresses)) as threads:
+        list(threads.map(one, addresses))
+    return statistics.median(taken), len(taken) / (time.perf_counter() - started)
+
+
+def _connect(kind: str, address: str) -> socket.socket:
+    if kind == "unix":
+        unix = socket.socket(socket.AF_UNIX)
+        unix.connect(address)
+        return unix
+    host, _, port = address.rpartition(":")
+    tcp = socket.create_connection((host, int(port)))
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return tcp
+
+
+def _read_answer(connection: socket.socket, without_body: bool) -> None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        received = connection.recv(65536)
+        if not received:
+            raise SystemExit("a connection was closed in the middle of an answer")
+        data += received
+    head, _, body = data.partition(b"\r\n\r\n")
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise SystemExit(f"{head!r} {body!r}")
+    if without_body:
+        return
+    match = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    missing = (int(match[1]) if match else 0) - len(body)
+    while missing > 0:
+        missing -= len(connection.recv(65536))

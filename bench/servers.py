@@ -93,11 +93,19 @@ def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: 
 
 
 @contextlib.contextmanager
-def k3dreg(command: Sequence[str], docker: str) -> Iterator[Server]:
-    """A k3dreg that knows nothing yet: its state directory is empty."""
+def k3dreg(command: Sequence[str], docker: str, *more: str) -> Iterator[Server]:
+    """A k3dreg that knows nothing yet: its state directory is empty.  `more` are options."""
     with tempfile.TemporaryDirectory(prefix="k3dreg-bench-") as directory:
         log = Path(directory) / "log"
-        options = ["--listen", "tcp:0:interface=127.0.0.1", "--docker", docker, "--state-dir", f"{directory}/state"]
+        options = [
+            "--listen",
+            "tcp:0:interface=127.0.0.1",
+            "--docker",
+            docker,
+            "--state-dir",
+            f"{directory}/state",
+            *more,
+        ]
         with _process([*command, *options], log, None) as process:
             found: list[str] = []
 
