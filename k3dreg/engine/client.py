@@ -31,9 +31,9 @@ SILENCE = 120.0
 PREPARATION = 3600.0
 # The API version from which an image's inspection tells of the children of its index (`manifests=1`).
 _TELLS_CHILDREN = (1, 48)
-# Inspections of one name at one time.  They are shared by whoever asks before they begin; the second is there for an
-# answer that never comes, as from a connection that was cut silently.
-_INSPECTIONS_AT_ONCE = 2
+# Seconds for which an inspection holds up the next of the same name, which is shared by all who have asked by then.  An
+# engine takes some milliseconds; this is for an answer that never comes, as from a connection that was cut silently.
+_INSPECTION = 1.0
 
 
 @implementer(IEngine, IEngineRequests, IImageEvents)
@@ -51,7 +51,7 @@ class Engine:
     ) -> None:
         self._connection = Connection(agent, clock, base=base, silence=silence)
         self._info: tuple[int, EngineInfo] | None = None
-        self._inspections: Fresh[str, EngineImage] = Fresh(_INSPECTIONS_AT_ONCE)
+        self._inspections: Fresh[str, EngineImage] = Fresh(clock, _INSPECTION)
         self.description = description
 
     async def info(self) -> EngineInfo:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar, cast
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from k3dreg.log import make_logger
@@ -84,9 +85,10 @@ class Flights(Generic[K, V]):
 
 @define(eq=False)
 class _Question(Generic[V]):
-    """What is asked about one key: the questions under way, each with who waits for it, and the one after them."""
+    """What is asked about one key: the question under way, those that take too long, and the one after them."""
 
-    under_way: list[_Flight[V]] = field(factory=list)
+    now: _Flight[V] | None = None
+    late: list[_Flight[V]] = field(factory=list)
     later: Waiters[V] = field(factory=Waiters)
     start_later: Callable[[], Awaitable[V]] | None = None
 
@@ -96,12 +98,13 @@ class Fresh(Generic[K, V]):
 
     Who asks while a question for the same key is under way does not share it, for it began before he asked; he shares
     the next one, which starts when the first ends.  So any number who ask at once cost two questions, and a steady
-    stream of them costs `at_once` questions at a time.
+    stream of them costs one question at a time.
     """
 
-    def __init__(self, at_once: int = 1) -> None:
-        """With more than one `at_once`, a question whose answer never comes does not hold up all that follow."""
-        self._at_once = at_once
+    def __init__(self, clock: IReactorTime, patience: float) -> None:
+        """A question that takes more than `patience`, in seconds, does not hold up the next any longer."""
+        self._clock = clock
+        self._patience = patience
         self._questions: dict[K, _Question[V]] = {}
         self._closed = False
 
@@ -117,7 +120,7 @@ class Fresh(Generic[K, V]):
         if self._closed:
             return fail(CancelledError("k3dreg is stopping"))
         question = self._questions.setdefault(key, _Question())
-        if len(question.under_way) >= self._at_once:
+        if question.now is not None:
             question.start_later = start
             return question.later.add()
         waiters: Waiters[V] = Waiters()
@@ -131,31 +134,50 @@ class Fresh(Generic[K, V]):
         works = []
         for question in list(self._questions.values()):
             question.later.deliver(Failure(CancelledError("k3dreg is stopping")))
-            for flight in list(question.under_way):
-                if flight.work is not None:
+            for flight in (question.now, *question.late):
+                if flight is not None and flight.work is not None:
                     works.append(flight.work)
                     flight.work.cancel()
         return DeferredList(works).addCallback(lambda _: None)
 
     def _start(self, key: K, question: _Question[V], waiters: Waiters[V], start: Callable[[], Awaitable[V]]) -> None:
-        flight = _Flight(waiters)
-        question.under_way.append(flight)
+        flight = question.now = _Flight(waiters)
         work = Deferred.fromCoroutine(_awaited(start))
         # Before a callback is added: an answer that is there already may start the next.
         flight.work = cast("Deferred[None]", work)
-        work.addBoth(self._answered, key, question, flight)
+        timer = self._clock.callLater(self._patience, self._give_way, key, question, flight)
+        work.addBoth(self._answered, key, question, flight, timer)
 
-    def _answered(self, result: V | Failure, key: K, question: _Question[V], flight: _Flight[V]) -> None:
+    def _give_way(self, key: K, question: _Question[V], flight: _Flight[V]) -> None:
+        question.late.append(flight)
+        self._next(key, question)
+
+    def _answered(
+        self, result: V | Failure, key: K, question: _Question[V], flight: _Flight[V], timer: IDelayedCall
+    ) -> None:
+        if timer.active():
+            timer.cancel()
         if not flight.waiters:
             _log_unheard(result, key)
         # The question counts as under way meanwhile: who asks again on hearing the answer joins the next.
         flight.waiters.deliver(result)
-        question.under_way.remove(flight)
+        if question.now is flight:
+            self._next(key, question)
+        else:
+            question.late.remove(flight)
+            self._forget_if_done(key, question)
+
+    def _next(self, key: K, question: _Question[V]) -> None:
+        question.now = None
         start, question.start_later = question.start_later, None
         if start is not None and question.later:
             waiters, question.later = question.later, Waiters()
             self._start(key, question, waiters, start)
-        elif not question.under_way:
+        else:
+            self._forget_if_done(key, question)
+
+    def _forget_if_done(self, key: K, question: _Question[V]) -> None:
+        if question.now is None and not question.late:
             del self._questions[key]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.streaming.flights import Flights, Fresh
@@ -127,7 +128,8 @@ class FlightsTests(SynchronousTestCase):
 
 class FreshTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.fresh: Fresh[str, str] = Fresh()
+        self.clock = Clock()
+        self.fresh: Fresh[str, str] = Fresh(self.clock, 1.0)
         self.work = Work()
 
     def test_who_asks_during_a_question_gets_the_answer_to_the_next(self) -> None:
@@ -163,17 +165,30 @@ class FreshTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(first), "answer")
         self.assertEqual((len(self.work.running), len(self.fresh)), (1, 0))
 
-    def test_a_question_whose_answer_does_not_come_holds_nobody_up_where_two_may_be_asked(self) -> None:
-        fresh: Fresh[str, str] = Fresh(at_once=2)
-        lost, first = fresh.ask("a", self.work), fresh.ask("a", self.work)
-        late = [fresh.ask("a", self.work) for _ in range(3)]
-        self.work.running[1].callback("first")
-        self.assertEqual(self.successResultOf(first), "first")
-        self.work.running[2].callback("second")
-        self.assertEqual([self.successResultOf(waiter) for waiter in late], ["second"] * 3)
+    def test_a_question_whose_answer_does_not_come_does_not_hold_the_others_up_for_long(self) -> None:
+        lost = self.fresh.ask("a", self.work)
+        late = [self.fresh.ask("a", self.work) for _ in range(3)]
+        self.clock.advance(0.9)
+        self.assertEqual(len(self.work.running), 1)
+        self.clock.advance(0.1)
+        self.work.running[1].callback("new")
+        self.assertEqual([self.successResultOf(waiter) for waiter in late], ["new"] * 3)
+        again = self.fresh.ask("a", self.work)
+        self.work.running[2].callback("newer")
+        self.assertEqual(self.successResultOf(again), "newer")
         self.assertNoResult(lost)
         self.work.running[0].callback("at last")
-        self.assertEqual((self.successResultOf(lost), len(self.work.running), len(fresh)), ("at last", 3, 0))
+        self.assertEqual((self.successResultOf(lost), len(self.work.running), len(self.fresh)), ("at last", 3, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_shutdown_cancels_what_takes_too_long_as_well(self) -> None:
+        lost = self.fresh.ask("a", self.work)
+        self.clock.advance(1)
+        now = self.fresh.ask("a", self.work)
+        self.successResultOf(self.fresh.shutdown())
+        for waiter in (lost, now):
+            self.failureResultOf(waiter, CancelledError)
+        self.assertEqual((self.work.cancelled, len(self.fresh), self.clock.getDelayedCalls()), (2, 0, []))
 
     def test_answers_that_are_there_at_once_are_given_at_once(self) -> None:
         for _ in range(3):
