@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from attrs import evolve
 
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.images import COMMAND, VERDICT, small_layers
 from tests.integration.support.node import Node
 from tests.integration.support.private import (
     Door,
@@ -65,14 +67,24 @@ def test_with_it_the_image_is_there_by_digest_and_again_when_the_registry_is_gon
 
 
 @pytest.mark.engines("docker28-classic")
-def test_a_node_pulls_by_digest_what_the_classic_store_does_not_keep(
-    engine: EngineAddress, image: SmallImage, node: Node, tmp_path: Path
+def test_a_node_pulls_and_runs_by_digest_what_the_classic_store_does_not_keep_also_without_the_registry(
+    engine: EngineAddress, upstream: Upstream, busybox: bytes, node: Node, tmp_path: Path
 ) -> None:
+    repository = f"k3dreg-origin-{uuid.uuid4().hex[:12]}"
+    message = "found where it comes from"
+    digest = upstream.push_image(repository, "1", small_layers(busybox, message), COMMAND)["digest"]
+    with Door(upstream.address) as door:
+        name = f"{door.address}/{repository}@{digest}"
+        with running(engine, tmp_path, FALLBACK) as daemon:
+            node.use_mirror(daemon.host)
+            node.pull(name)
+            assert node.digest(name) == digest
+            assert node.run(name).split("\n")[:2] == [message, VERDICT]
+    node.clean()
     with running(engine, tmp_path, FALLBACK) as daemon:
         node.use_mirror(daemon.host)
-        name = f"{image.registry}/{image.repository}@{image.digest}"
         node.pull(name)
-        assert node.digest(name) == image.digest
+        assert node.run(name).split("\n")[:2] == [message, VERDICT]
 
 
 @pytest.mark.engines("docker28-classic")

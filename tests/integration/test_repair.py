@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from attrs import evolve
 
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.images import COMMAND, VERDICT, small_layers
 from tests.integration.support.losing import exported, lose_blobs
+from tests.integration.support.node import Node
 from tests.integration.support.private import (
     Door,
     PrivateUpstream,
@@ -27,6 +32,11 @@ from tests.integration.support.rig import EngineAddress
 from tests.integration.support.upstream import Upstream
 
 pytestmark = pytest.mark.engines("docker28", "docker26")
+
+
+def image_ids(docker: Docker) -> set[str]:
+    """All images that the engine has, those without a name too."""
+    return {each["Id"] for each in json.loads(docker.call("GET", "/images/json", query={"all": "1"}))}
 
 
 @pytest.fixture
@@ -54,17 +64,46 @@ def test_what_was_lost_is_fetched_again_though_the_tag_has_moved_upstream(
 ) -> None:
     lose_blobs(docker, image)
     assert retag(upstream, image.repository) != image.digest
-    with running(engine, tmp_path) as daemon:
-        assert ask(daemon, image)[:2] == (200, image.digest)
+    before = image_ids(docker) | {image.digest}  # Docker 26 does not list one that it has in part
+    with running(engine, tmp_path) as daemon, ThreadPoolExecutor(4) as clients:
+        answers = clients.map(lambda _: ask(daemon, image)[:2], range(4))
+        assert set(answers) == {(200, image.digest)}
         assert Puller(daemon.host, image.registry).image(image.repository, "1") > 400_000
-        assert "is whole again" in daemon.log()
+        # Docker 26 cannot build without a session.
+        how = "by a build from" if engine.name == "docker28" else "with 2 blobs from"
+        assert f"is whole again, {how}" in daemon.log()
         # It has been mended for good: Docker itself gives all of it.
-        assert exported(docker, image.name) == 4
-        ask(daemon, image)
+        assert exported(docker, image.name) > 400_000
         assert daemon.log().count("trying to mend it") == 1
+    # Nothing is left over: no image that a build made, no name that a load gave.
+    assert image_ids(docker) == before
     images = json.loads(docker.call("GET", "/images/json", query={"all": "1"}))
     names = {name for each in images for name in each["RepoTags"] or []}
     assert {name for name in names if "k3dreg-repair" in name or image.repository in name} == {image.name}
+
+
+def test_of_an_image_for_several_platforms_the_one_that_docker_holds_and_a_node_runs_it(
+    engine: EngineAddress, docker: Docker, upstream: Upstream, busybox: bytes, node: Node, tmp_path: Path
+) -> None:
+    repository = f"k3dreg-missing-{uuid.uuid4().hex[:12]}"
+    platforms = []
+    for architecture in ("amd64", "arm64"):
+        # No other image has these layers: the blobs of another one would be found.
+        layers = small_layers(busybox + os.urandom(100), f"mended for {architecture}")
+        descriptor = upstream.push_image(repository, architecture, layers, COMMAND, architecture)
+        platforms.append((descriptor, architecture))
+    digest = upstream.push_index(repository, "1", platforms)["digest"]
+    image = SmallImage(upstream.address, repository, digest)
+    try:
+        lose_blobs(docker, image)
+        with running(engine, tmp_path) as daemon:
+            node.use_mirror(daemon.host)
+            node.pull(image.name)
+            assert node.digest(image.name) == digest
+            assert node.run(image.name).split("\n")[:2] == ["mended for amd64", VERDICT]
+            assert "is whole again" in daemon.log()
+    finally:
+        docker.remove(image.name)
 
 
 def test_of_a_private_image_with_the_clients_credentials(
@@ -83,7 +122,7 @@ def test_of_a_private_image_with_the_clients_credentials(
             assert status == 401, said
             assert ask(daemon, image, private.authorization)[:2] == (200, image.digest)
             assert Puller(daemon.host, image.registry).image(image.repository, "1") > 400_000
-            assert exported(docker, image.name) == 4
+            assert exported(docker, image.name) > 400_000
             assert private.authorization.split()[1] not in daemon.log()
             assert login not in daemon.log()
     finally:

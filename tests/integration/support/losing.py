@@ -12,9 +12,9 @@ from tests.integration.support.private import SmallImage
 
 
 def exported(docker: Docker, image: str) -> int:
-    """How many blobs `docker save` gives."""
+    """How many bytes of blobs `docker save` gives."""
     with tarfile.open(fileobj=io.BytesIO(docker.call("GET", "/images/get", query={"names": image}))) as archive:
-        return sum(member.isfile() and member.name.startswith("blobs/") for member in archive)
+        return sum(member.size for member in archive if member.name.startswith("blobs/"))
 
 
 def lose_blobs(docker: Docker, image: SmallImage, registry_auth: str = "") -> None:
@@ -41,7 +41,7 @@ def lose_blobs(docker: Docker, image: SmallImage, registry_auth: str = "") -> No
     end = time.monotonic() + 20
     while True:
         pull()
-        if exported(docker, image.name) == 1:  # the manifest alone
+        if exported(docker, image.name) < 10_000:  # manifests alone
             break
         assert time.monotonic() < end, "the engine does not lose blobs any more"
         docker.remove(image.name)
