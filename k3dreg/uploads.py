@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
@@ -30,6 +31,9 @@ from k3dreg.names import OwnNames
 from k3dreg.protocol.upload import ContentRange
 from k3dreg.receiving import Sessions
 from k3dreg.streaming.workers import Workers
+
+# Manifests that are parsed at once.  A real one takes a millisecond; four MiB of brackets become 100 MiB of lists.
+_PARSED_AT_ONCE = 1
 
 
 @implementer(IUploads)
@@ -55,6 +59,7 @@ class Uploads:
         self._names = names
         self._workers = workers
         self._adopter = Adopter(store, pushed, registry, workers)
+        self._parsing = DeferredSemaphore(_PARSED_AT_ONCE)
         self._sessions = Sessions(staging, names, workers, clock)
 
     # -- blobs ----------------------------------------------------------------------------------
@@ -112,7 +117,11 @@ class Uploads:
         trace: Trace,
     ) -> Pushed:
         repository = self._names.own(repository)
-        manifest, actual = await self._workers.run(_parse, data, media_type, digest)
+        await self._parsing.acquire()
+        try:
+            manifest, actual = await self._workers.run(_parse, data, media_type, digest)
+        finally:
+            self._parsing.release()
         await self._adopter.adopt_parts(repository, manifest, trace)
         release = self._store.hold([actual])
         try:

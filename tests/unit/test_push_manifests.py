@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+from twisted.internet.defer import CancelledError, Deferred
+
 from k3dreg.model import media_types
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
@@ -18,6 +20,7 @@ from k3dreg.model.trace import Trace
 from tests.fakes.pushing import APP, CONFIG, NAMED, OTHER, UploadsCase, described, image, index
 from tests.fakes.registry import WholeBlob
 from tests.fakes.stores import layer
+from tests.fakes.workers import ManualWorkers
 
 
 class ManifestTests(UploadsCase):
@@ -96,6 +99,26 @@ class ManifestTests(UploadsCase):
         self.assertEqual(found[plain].artifact_type, media_types.OCI_CONFIG)
         self.assertEqual((found[typed].artifact_type, found[typed].annotations), ("app/sbom", {"a": "b"}))
         self.assertEqual((found[listed].artifact_type, found[listed].media_type), ("", media_types.OCI_INDEX))
+
+
+class ParsingTests(UploadsCase):
+    def test_one_after_the_other_also_when_clients_leave(self) -> None:
+        self.workers = ManualWorkers(self.clock)
+        self.begin()
+        taking = [
+            Deferred.fromCoroutine(
+                self.uploads.push_manifest(APP, data, media_types.OCI_MANIFEST, None, [], Trace())
+            ).addErrback(lambda failure: failure.type)
+            for data in (b"{", b"[", b"]")
+        ]
+        self.assertEqual(len(self.workers.waiting), 1)
+        taking[1].cancel()
+        while self.workers.waiting:
+            self.assertEqual(len(self.workers.waiting), 1)
+            self.workers.work()
+        self.assertEqual(
+            [self.successResultOf(each) for each in taking], [InvalidManifest, CancelledError, InvalidManifest]
+        )
 
 
 class AdoptingTests(UploadsCase):
