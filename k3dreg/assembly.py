@@ -76,10 +76,8 @@ def make_warming(
     store: IBlobStore,
     monitoring: IMonitoring,
     clock: IReactorTime,
-) -> Warming | None:
-    """Who makes images ready before they are asked for (`--warm`); None if that is not wanted."""
-    if not config.warm:
-        return None
+) -> Warming:
+    """Who makes images ready before they are asked for (`--warm`)."""
 
     def is_busy() -> bool:
         return bool(monitoring.live().running)

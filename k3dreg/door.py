@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
@@ -25,57 +25,77 @@ from k3dreg.web.tls import TlsReactor
 log = make_logger()
 
 
-@frozen
 class Door:
-    """`access` is who may do what; `closing` is what to call to end it."""
+    """`access` is who may do what: everybody everything, or the users in the password file.
 
-    access: Access
-    closing: tuple[Callable[[], Awaitable[object] | None], ...] = ()
-
-
-async def make_door(config: Config, workers: Workers) -> Door:
-    """Open to everybody, or to the users in the password file.  Raises `UsageError`."""
-    if config.htpasswd is None:
-        return Door(Access())
-    passwords = Passwords(config.htpasswd, workers)
-    await passwords.start()
-    return Door(Access(passwords, anonymous_pull=config.anonymous_pull), (passwords.shutdown,))
-
-
-async def listen(
-    config: Config,
-    site: IProtocolFactory,
-    names: OwnNames,
-    reactor: Any,
-    opened: Callable[[IListeningPort], None],
-) -> list[int]:
-    """Serve `site` on every endpoint; each port is given to `opened`, and its address is one of `names` if it may be.
-
-    Returns the numbers of those that have one.  Raises `CannotListenError` and `OSError`.
+    Settings may be changed at any time, those of where it is aside.
     """
-    numbers: list[int] = []
-    exposed: list[str] = []
-    for endpoint in config.listen:
-        port: IListeningPort = await serverFromString(TlsReactor(reactor), endpoint).listen(site)
-        opened(port)
-        address = port.getHost()
-        told = describe_address(address)
-        # k3d takes the first two words for the sign that a registry is ready.
-        log.info("listening on {address}{tls}", address=told, tls=" (TLS)" if endpoint.startswith("ssl:") else "")
-        if isinstance(address, IPv4Address | IPv6Address):
-            numbers.append(address.port)
-            # One for a single link (`fe80::1%eth0`) is part of no image's name.
-            with contextlib.suppress(InvalidName):
-                names.learn([told] if not _ip_of(address).is_unspecified else [])
-        if is_exposed(address):
-            exposed.append(told)
-    if exposed and config.htpasswd is None:
-        log.warn(
-            "whoever reaches {addresses} can pull what Docker has, and push: --htpasswd FILE asks for a password, "
-            "--listen tcp:5000:interface=127.0.0.1 keeps it to this machine",
-            addresses=" and ".join(exposed),
-        )
-    return numbers
+
+    def __init__(self, config: Config, workers: Workers) -> None:
+        self.access = Access()
+        self._workers = workers
+        # By their files: a file that was used before may be used again.
+        self._passwords: dict[Path, Passwords] = {}
+        self._exposed: list[str] = []
+        self.use(config)
+
+    async def start(self) -> None:
+        """Read the password file, if there is one.  Raises `UsageError`."""
+        for passwords in self._passwords.values():
+            await passwords.start()
+
+    def use(self, config: Config) -> None:
+        """Let in whom these settings let in.  A password file is read when somebody asks."""
+        if config.htpasswd is None:
+            self.access.change(None)
+            self._warn_if_open()
+            return
+        if config.htpasswd not in self._passwords:
+            self._passwords[config.htpasswd] = Passwords(config.htpasswd, self._workers)
+        self.access.change(self._passwords[config.htpasswd], anonymous_pull=config.anonymous_pull)
+
+    async def listen(
+        self,
+        endpoints: Sequence[str],
+        site: IProtocolFactory,
+        names: OwnNames,
+        reactor: Any,
+        opened: Callable[[IListeningPort], None],
+    ) -> list[int]:
+        """Serve `site` on each; each port is given to `opened`, and its address is one of `names` if it may be.
+
+        Returns the numbers of those that have one.  Raises `CannotListenError` and `OSError`.
+        """
+        numbers: list[int] = []
+        for endpoint in endpoints:
+            port: IListeningPort = await serverFromString(TlsReactor(reactor), endpoint).listen(site)
+            opened(port)
+            address = port.getHost()
+            told = describe_address(address)
+            # k3d takes the first two words for the sign that a registry is ready.
+            log.info("listening on {address}{tls}", address=told, tls=" (TLS)" if endpoint.startswith("ssl:") else "")
+            if isinstance(address, IPv4Address | IPv6Address):
+                numbers.append(address.port)
+                # One for a single link (`fe80::1%eth0`) is part of no image's name.
+                with contextlib.suppress(InvalidName):
+                    names.learn([told] if not _ip_of(address).is_unspecified else [])
+            if is_exposed(address):
+                self._exposed.append(told)
+        self._warn_if_open()
+        return numbers
+
+    async def shutdown(self) -> None:
+        """Check no more passwords."""
+        for passwords in self._passwords.values():
+            await passwords.shutdown()
+
+    def _warn_if_open(self) -> None:
+        if self._exposed and self.access.is_open:
+            log.warn(
+                "whoever reaches {addresses} can pull what Docker has, and push: --htpasswd FILE asks for a password, "
+                "--listen tcp:5000:interface=127.0.0.1 keeps it to this machine",
+                addresses=" and ".join(self._exposed),
+            )
 
 
 def is_exposed(address: IAddress) -> bool:

@@ -102,7 +102,7 @@ class Reloader:
 
 def _listed(fields: set[str], *others: str) -> str:
     """As the settings file calls them."""
-    called = {"aliases": "alias", "deleting": "REGISTRY_STORAGE_DELETE_ENABLED"}
+    called = {"aliases": "alias", "deleting": "REGISTRY_STORAGE_DELETE_ENABLED", "remote": "proxy-remote-url"}
     return ", ".join(sorted([*(called.get(field, field.replace("_", "-")) for field in fields), *others]))
 
 

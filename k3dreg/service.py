@@ -21,7 +21,7 @@ from k3dreg.assembly import make_sources, make_warming
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
 from k3dreg.discovery import Discovery
-from k3dreg.door import listen, make_door
+from k3dreg.door import Door
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
 from k3dreg.json_log import json_observer
@@ -130,8 +130,9 @@ class Daemon(MultiService):
         collector = Collector(pushed, store, behind.knows, self._reactor)
         collector.start()
         self._closing.append(collector.stop)
-        door = await make_door(config, self._workers)
-        self._closing += door.closing
+        door = Door(config, self._workers)
+        self._closing.append(door.shutdown)
+        await door.start()
         discovery = Discovery(pushed, names, EngineImageNames(self._engine))
         operations = Operations(monitor, self._reactor, status_page=config.status_page)
         site = make_site(
@@ -143,6 +144,7 @@ class Daemon(MultiService):
             observer=monitor.observer,
             access=door.access,
         )
+        warming = make_warming(config, self._engine, made.sources, store, monitor, self._reactor)
 
         def use(new: Config) -> None:
             set_level(new.log_level)
@@ -151,18 +153,20 @@ class Daemon(MultiService):
             uploads.deleting = new.deleting
             falling_back.wanted = new.origin_fallback
             operations.has_page = new.status_page
+            warming.change(new.warm)
 
         self._reloader.on_change(
-            use, "log_level", "cache_size", "aliases", "deleting", "origin_fallback", "status_page"
+            use, "log_level", "cache_size", "aliases", "deleting", "origin_fallback", "status_page", "warm"
         )
-        ports = await listen(config, site, names, self._reactor, lambda port: self._closing.append(port.stopListening))
+        self._reloader.on_change(door.use, "htpasswd", "anonymous_pull")
+        ports = await door.listen(
+            config.listen, site, names, self._reactor, lambda port: self._closing.append(port.stopListening)
+        )
         learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)
-        warming = make_warming(config, self._engine, made.sources, store, monitor, self._reactor)
-        if warming is not None:
-            warming.start()
-            self._closing.append(warming.stop)
+        warming.start()
+        self._closing.append(warming.stop)
         super().startService()  # type: ignore[no-untyped-call]
         self._manager.ready()
         if self._reload_wanted:

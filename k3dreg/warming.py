@@ -75,7 +75,9 @@ class Warming:
         self._running: list[Deferred[None]] = []
 
     def start(self) -> None:
-        """Begin to listen, and with the images that are there."""
+        """Begin to listen, and with the images that are there; without patterns, with nothing."""
+        if not self._patterns:
+            return
         for work in (self._listen(), self._work()):
             running = Deferred.fromCoroutine(work)
             running.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -86,6 +88,15 @@ class Warming:
         """Make nothing ready any more.  An export, or a layer, that is under way is its source's to stop."""
         for running in self._running:
             running.cancel()
+        self._running.clear()
+        self._woken = None
+
+    def change(self, patterns: Sequence[str]) -> None:
+        """Go on with others, or with none.  An image in the middle of which it was may be begun again."""
+        if patterns != self._patterns:
+            self.stop()
+            self._patterns = patterns
+            self.start()
 
     # -- hearing of images --------------------------------------------------------------------------
 

@@ -25,6 +25,10 @@ class Access:
     """
 
     def __init__(self, users: IUsers | None = None, *, anonymous_pull: bool = False) -> None:
+        self.change(users, anonymous_pull=anonymous_pull)
+
+    def change(self, users: IUsers | None, *, anonymous_pull: bool = False) -> None:
+        """From the next request on."""
         self._users = users
         self._anonymous_pull = anonymous_pull
 

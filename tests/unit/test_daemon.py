@@ -223,6 +223,30 @@ def test_on_sighup_it_reads_its_settings_again(started: list[Process]) -> None:
     assert connection.getresponse().status == 200
 
 
+def test_on_sighup_it_lets_in_whom_its_settings_let_in(started: list[Process]) -> None:
+    settings = Path("k3dreg.toml")
+    settings.write_text("")
+    Path("htpasswd").write_text(USER)
+    daemon = start(started, "--listen", "tcp:0", "--config", "k3dreg.toml")
+    port = int(daemon.wait_for(r"listening on .*:(\d+)$")[1])
+    daemon.wait_for(OPEN_DOOR)
+    for text, expected in (
+        ('htpasswd = "htpasswd"', {"GET": 401, "POST": 401}),
+        ('htpasswd = "htpasswd"\nanonymous-pull = true', {"GET": 404, "POST": 401}),
+        ("", {"GET": 404, "POST": 202}),
+    ):
+        settings.write_text(text)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("settings were read again: new are")
+        if not text:
+            daemon.wait_for(OPEN_DOOR)
+        for method, path in (("GET", "/v2/x/tags/list"), ("POST", "/v2/x/blobs/uploads/")):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request(method, path)
+            assert connection.getresponse().status == expected[method], (text, method)
+            connection.close()
+
+
 def test_so_does_twistd(started: list[Process]) -> None:
     Path("k3dreg.toml").write_text("")
     command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile="]

@@ -11,8 +11,9 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from k3dreg.config import Options
-from k3dreg.door import describe_address, is_exposed, listen
+from k3dreg.door import Door, describe_address, is_exposed
 from k3dreg.names import OwnNames
+from tests.fakes.workers import InlineWorkers
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,8 @@ def listened(*endpoints: str) -> tuple[list[int], tuple[str, ...]]:
     options = Options({"HOME": "/home/someone"})
     options.parseOptions([word for endpoint in endpoints for word in ("--listen", endpoint)])
     names, found, opened = OwnNames(), list[int](), list[object]()
-    work = listen(options.config, Factory(), names, FakeReactor(), opened.append)
+    door = Door(options.config, InlineWorkers())
+    work = door.listen(options.config.listen, Factory(), names, FakeReactor(), opened.append)
     Deferred.fromCoroutine(work).addCallback(found.extend)
     assert len(opened) == len(endpoints)
     return found, names.hosts

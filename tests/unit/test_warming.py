@@ -251,3 +251,17 @@ class WarmingTests(StoreTestCase):
         self.assertEqual(self.fake.listeners, [])
         self.fake.add(self.image("a:1"))
         self.assertEqual((self.fake.saves, self.clock.getDelayedCalls()), ([], []))
+
+    def test_patterns_can_be_changed_while_it_runs(self) -> None:
+        for name in ("a:1", "b:1"):
+            self.fake.add(self.image(name))
+        warming = self.warm()
+        self.assertEqual((self.fake.saves, self.fake.listeners), ([], []))
+        warming.change(["a"])
+        self.assertEqual(len(self.fake.saves), 1)
+        warming.change(["a", "b"])
+        self.assertEqual(len(self.fake.saves), 2)
+        warming.change([])
+        self.fake.flush()
+        self.fake.add(self.image("b:2"))
+        self.assertEqual((len(self.fake.saves), self.fake.listeners), (2, []))

@@ -67,13 +67,14 @@ class AccessCase(WireTestCase):
         self.uploads = FakeUploads()
         self.monitoring = FakeMonitoring()
         clock = Clock()
+        self.access = Access(self.users, anonymous_pull=self.anonymous_pull)
         site = make_site(
             self.registry,
             clock,
             uploads=self.uploads,
             operations=Operations(self.monitoring, clock),
             observer=self.monitoring,
-            access=Access(self.users, anonymous_pull=self.anonymous_pull),
+            access=self.access,
         )
         self.port = self.listen(site)
 
@@ -107,6 +108,14 @@ class LoginForEverythingTests(AccessCase):
         wire = await self.connect(self.port)
         wire.transport.write(request("GET", "/events", Authorization=OURS))
         self.assertIn("text/event-stream", (await wire.head()).headers["content-type"])
+
+    async def test_the_door_can_be_opened_and_shut_while_it_is_in_use(self) -> None:
+        for opened, expected in ((True, 200), (False, 401)):
+            self.access.change(self.users, anonymous_pull=opened)
+            self.assertEqual((await self.ask("GET", NGINX)).status, expected)
+            self.assertEqual((await self.ask("POST", UPLOADS)).status, 401)
+        self.access.change(None)
+        self.assertEqual((await self.ask("POST", UPLOADS)).status, 202)
 
     async def test_our_password_is_not_for_the_images_registry(self) -> None:
         await self.ask("GET", NGINX, OURS)
