@@ -25,7 +25,7 @@ class Daemon:
 
     def __init__(self, engine: EngineAddress, state: Path, log: Path, *options: str) -> None:
         self._command = [
-            *_program(),
+            *program(),
             *["--listen", "tcp:0:interface=127.0.0.1", "--docker", engine.url, "--state-dir", str(state)],
             *["--log-level", "debug"],
             *options,
@@ -88,6 +88,11 @@ class Daemon:
                 return int(line.split()[1]) * 1024
         raise AssertionError(f"no {field}")
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it, and wait for nothing."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL."""
         self._end(signal.SIGKILL)
@@ -118,7 +123,8 @@ class Daemon:
             assert words not in log, log[max(0, log.index(words) - 1000) :][:4000]
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
+    """The installed command."""
     beside = Path(sys.executable).with_name("k3dreg")
     found = str(beside) if beside.exists() else shutil.which("k3dreg")
     assert found, "no k3dreg command: install the project first (tox does)"
