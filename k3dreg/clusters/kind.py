@@ -36,7 +36,9 @@ def with_host(place: Place) -> tuple[File, ...]:
 
 def _files(place: Place, *steps: str) -> tuple[File, ...]:
     if place.auth:
-        raise UsageError("--auth: a hosts.toml has no credentials; let anybody pull, or give pods imagePullSecrets")
+        raise UsageError(
+            "--auth: let anybody pull (--anonymous-pull), or write a header into hosts.toml (docs/security.md)"
+        )
     cluster = comment(
         *steps,
         *about_images(place),

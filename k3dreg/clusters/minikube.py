@@ -15,7 +15,9 @@ HOSTS = "etc/containerd/certs.d/_default/hosts.toml"
 def with_host(place: Place) -> tuple[File, ...]:
     """k3dreg on the machine that minikube runs on, or in a container with a port on it."""
     if place.auth:
-        raise UsageError("--auth: a hosts.toml has no credentials; let anybody pull, or give pods imagePullSecrets")
+        raise UsageError(
+            "--auth: let anybody pull (--anonymous-pull), or write a header into hosts.toml (docs/security.md)"
+        )
     made = hosts_file(place, HOSTS)
     text = comment(
         f"~/.minikube/files/{HOSTS}\nminikube start --container-runtime=containerd",

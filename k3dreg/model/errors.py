@@ -81,7 +81,14 @@ class TooManyUploads(K3dregError):
 
 
 class LoginRequired(K3dregError):
-    """k3dreg itself wants a user and a password, and was shown none that it knows."""
+    """k3dreg itself wants a user and a password, and was shown none that it knows.
+
+    `challenge`: whether asking the client for some makes sense.
+    """
+
+    def __init__(self, message: str, *, challenge: bool = True, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.challenge = challenge
 
 
 class UnsupportedOperation(K3dregError):

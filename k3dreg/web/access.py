@@ -37,10 +37,11 @@ class Access:
         """Whether nobody is asked for anything."""
         return self._users is None
 
-    async def admit(self, shown: BasicAuth | None, *, reading: bool) -> BasicAuth | None:
+    async def admit(self, shown: BasicAuth | None, *, reading: bool, insist: bool = True) -> BasicAuth | None:
         """Let a request in; returns what it brought for the image's own registry.
 
-        `reading`: it changes nothing, and is none by which a client finds out whether it has to log in.
+        `reading`: it changes nothing, and is none by which a client finds out whether it has to log in.  `insist`:
+        who has shown something wrong is asked again, as a person can say something else.
         Raises `LoginRequired`, and what `IUsers.knows` raises.
         """
         if self._users is None:
@@ -51,17 +52,22 @@ class Access:
             return shown
         if shown is None:
             raise LoginRequired("k3dreg asks for a user and a password", advice=_HOW)
-        raise LoginRequired("k3dreg does not know this user and password", advice=_HOW)
+        raise LoginRequired("k3dreg does not know this user and password", challenge=insist, advice=_HOW)
 
     async def answer(
-        self, shown: BasicAuth | None, *, reading: bool, handle: Callable[[BasicAuth | None], Awaitable[Answer]]
+        self,
+        shown: BasicAuth | None,
+        *,
+        reading: bool,
+        insist: bool,
+        handle: Callable[[BasicAuth | None], Awaitable[Answer]],
     ) -> Answer:
         """The answer to a request that is let in: what `handle` gives for what `admit` returned.
 
         When the image's registry wants credentials and the client has shown those for k3dreg, it is not asked again:
         it would show the same.
         """
-        passed_on = await self.admit(shown, reading=reading)
+        passed_on = await self.admit(shown, reading=reading, insist=insist)
         try:
             return await handle(passed_on)
         except AuthenticationRequired as error:

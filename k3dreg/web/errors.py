@@ -90,10 +90,9 @@ def error_answer(error: errors.K3dregError) -> Answer:
     """The answer to a request that failed with `error`."""
     status, code = status_and_code(error)
     headers: list[tuple[str, str]] = []
-    asked_back = isinstance(error, errors.AuthenticationRequired) and error.challenge
-    if asked_back or isinstance(error, errors.LoginRequired):
-        # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when the image's registry has
-        # refused them: a second challenge makes them repeat the same ones.
+    if isinstance(error, errors.AuthenticationRequired | errors.LoginRequired) and error.challenge:
+        # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when those have been refused: a
+        # second challenge makes them repeat the same ones, five times.
         headers.append(("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"'))
     elif isinstance(error, errors.NotYet):
         headers.append(("Retry-After", str(max(1, math.ceil(error.after)))))

@@ -97,11 +97,15 @@ class RegistryApi(Resource):
         shown = authorization_of(request)
         exchange = Exchange(query, method != "HEAD", _conditions(request), shown, record.trace, _content(request))
         # By `/v2/` clients that push find out whether they have to log in, and `docker login` whether it can.
-        reading = method in _READS and not isinstance(route, Base)
+        at_door = isinstance(route, Base)
+        reading = method in _READS and not at_door
 
         def answer() -> Awaitable[Answer]:
             return self._access.answer(
-                shown, reading=reading, handle=lambda rest: handler(route, evolve(exchange, authorization=rest))
+                shown,
+                reading=reading,
+                insist=at_door,
+                handle=lambda rest: handler(route, evolve(exchange, authorization=rest)),
             )
 
         return render(request, self._clock, record, answer)

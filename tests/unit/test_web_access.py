@@ -84,9 +84,10 @@ class AccessCase(WireTestCase):
             headers["Authorization"] = authorization
         return await wire.ask(method, path, **headers)
 
-    def assert_refused(self, answer: Response) -> None:
+    def assert_refused(self, answer: Response, *, asked: bool = True) -> None:
         self.assertEqual(answer.status, 401)
-        self.assertEqual(answer.headers["www-authenticate"], 'Basic realm="k3dreg", charset="UTF-8"')
+        challenge = 'Basic realm="k3dreg", charset="UTF-8"' if asked else None
+        self.assertEqual(answer.headers.get("www-authenticate"), challenge)
         if answer.body:
             self.assertEqual(json.loads(answer.body)["errors"][0]["code"], "UNAUTHORIZED")
 
@@ -95,7 +96,9 @@ class LoginForEverythingTests(AccessCase):
     async def test_nothing_but_the_health_is_to_be_had_without_a_password(self) -> None:
         for path in ("/", "/v2/", NGINX, "/metrics", "/events", "/status.css", "/nowhere"):
             for shown in ("", PODS, basic("anna", "wrong")):
-                self.assert_refused(await self.ask("GET", path, shown, Accept="text/html"))
+                # A node that is asked again would show the same again.
+                asked = path != NGINX or not shown
+                self.assert_refused(await self.ask("GET", path, shown, Accept="text/html"), asked=asked)
         for path in ("/healthz", "/readyz"):
             self.assertEqual((await self.ask("GET", path)).status, 200)
         self.assertEqual(self.registry.authorizations, [])
@@ -175,7 +178,7 @@ class AnonymousPullTests(AccessCase):
         session = UPLOADS + "known"
         for method, path in (("POST", UPLOADS), ("PATCH", session), ("PUT", session), ("DELETE", session)):
             for shown in ("", PODS):
-                self.assert_refused(await self.ask(method, path, shown, Content_Length="0"))
+                self.assert_refused(await self.ask(method, path, shown, Content_Length="0"), asked=not shown)
         self.assertEqual((await self.ask("POST", UPLOADS, OURS)).status, 202)
 
     async def test_a_client_finds_out_at_v2_whether_it_can_log_in(self) -> None:

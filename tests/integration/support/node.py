@@ -40,18 +40,19 @@ class Node:
         self.address = address
         self.name = address.name
 
-    def use_mirror(self, *hosts: str) -> None:
+    def use_mirror(self, *hosts: str, scheme: str = "http", more: str = "") -> None:
         """Let every pull go to `http://HOST`, to one after the other, and nowhere else.
 
-        So a failure there is not made good by the origin.  The node reads this file anew at each pull.
+        So a failure there is not made good by the origin.  `more` are lines about the last of the hosts.
+        The node reads this file anew at each pull.
         """
         directory = self.address.directory / "certs.d/_default"
         directory.mkdir(parents=True, exist_ok=True)
         # `server` is the host that is asked last, in the place of the image's own registry.  Nothing is on port 1.
         text = 'server = "http://127.0.0.1:1"\n'
         for host in hosts:
-            text += f'[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
-        (directory / "hosts.toml").write_text(text)
+            text += f'[host."{scheme}://{host}"]\n  capabilities = ["pull", "resolve"]\n'
+        (directory / "hosts.toml").write_text(text + more)
 
     def use_mirror_first(self, host: str) -> None:
         """Let every pull go to `http://HOST`, and then to the image's own registry."""
