@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_a_pull_that_is_waited_for_is_seen_with_those_who_wait(
     engine: EngineAddress, fresh: Daemon, upstream: Upstream, push: Push, busybox: bytes
 ) -> None:
     large = images.LayerMaker({})
-    large.file("large", images.noise(2 * MB, "metrics"))
+    large.file("large", images.noise(2 * MB, f"metrics {uuid.uuid4()}"))
     pushed = push("k3dreg-test/metrics", [*images.small_layers(busybox, "metrics"), large.layer(None)], "metrics")
     with slowly(upstream.address, MB // 2) as detour:
         image = evolve(pushed, registry=detour)
@@ -137,11 +138,13 @@ def test_a_pull_that_is_waited_for_is_seen_with_those_who_wait(
         ]
         for client in clients:
             client.start()
-        eventually(lambda: Metrics(fresh)["k3dreg_work_waiters{pull}"] == 3)
-        assert Metrics(fresh)["k3dreg_work_in_progress{pull}"] == 1
-        for client in clients:
-            client.join(60)
-        image.remove_from(engine)
+        try:
+            eventually(lambda: Metrics(fresh)["k3dreg_work_waiters{pull}"] == 3)
+            assert Metrics(fresh)["k3dreg_work_in_progress{pull}"] == 1
+        finally:
+            for client in clients:
+                client.join(60)
+            image.remove_from(engine)
     ended = Metrics(fresh)
     assert (ended["k3dreg_work_in_progress{pull}"], ended["k3dreg_work_waiters{pull}"]) == (0, 0)
     assert ended["k3dreg_work_total{pull,ok}"] == 1

@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +35,9 @@ def window() -> Iterator[Browser]:
 
 @pytest.fixture
 def slow_image(push: Push, busybox: bytes) -> PushedImage:
-    """Docker pulls it in some seconds, by way of `slowly`."""
+    """Docker pulls it in some seconds, by way of `slowly`: it has none of its bytes yet."""
     large = images.LayerMaker({})
-    large.file("large", images.noise(6 * MB, "page"))
+    large.file("large", images.noise(6 * MB, f"page {uuid.uuid4()}"))
     return push("k3dreg-test/page", [*images.small_layers(busybox, "page"), large.layer(None)], "page")
 
 
@@ -78,20 +79,22 @@ def test_the_page_in_a_browser(
         image.remove_from(engine)
         pull = threading.Thread(target=lambda: Puller(daemon.host, detour).image(image.repository, "1"))
         pull.start()
-        first = eventually(done)
-        assert eventually(lambda: done() > first)
-        screenshots = Path(os.environ.get("K3DREG_TEST_SCREENSHOTS", tmp_path))
-        for scheme in ("light", "dark"):
-            window.prefer(scheme)
-            assert window.faults() == []
-            window.screenshot(screenshots / f"status-{scheme}.png")
-        # On a phone nothing sticks out to the side.
-        with window.as_wide_as(360):
-            assert window.run("return document.documentElement.scrollWidth") <= 360
-            assert window.faults() == []
-            window.driver.save_screenshot(str(screenshots / "status-phone.png"))
-        pull.join(60)
-        image.remove_from(engine)
+        try:
+            first = eventually(done)
+            assert eventually(lambda: done() > first)
+            screenshots = Path(os.environ.get("K3DREG_TEST_SCREENSHOTS", tmp_path))
+            for scheme in ("light", "dark"):
+                window.prefer(scheme)
+                assert window.faults() == []
+                window.screenshot(screenshots / f"status-{scheme}.png")
+            # On a phone nothing sticks out to the side.
+            with window.as_wide_as(360):
+                assert window.run("return document.documentElement.scrollWidth") <= 360
+                assert window.faults() == []
+                window.driver.save_screenshot(str(screenshots / "status-phone.png"))
+        finally:
+            pull.join(60)
+            image.remove_from(engine)
 
     # What has ended is shown with its reason, and what is hostile is shown and not run.
     assert eventually(lambda: f"{image.name} from" in window.text("#recent"))
