@@ -25,6 +25,7 @@ EXPORTS_ONLY = ("--reader", "off")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): only these of the engines")
+    config.addinivalue_line("markers", "nodes(*names): only these of the nodes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +48,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", choice, indirect=True, ids=names, scope="module")
     if "node" in metafunc.fixturenames:
         nodes = rig.nodes() or [rig.NodeAddress("node", Path(), Path())]
+        only = metafunc.definition.get_closest_marker("nodes")
+        nodes = [node for node in nodes if only is None or node.name in only.args]
         metafunc.parametrize("node", nodes, indirect=True, ids=[node.name for node in nodes], scope="function")
 
 

@@ -129,7 +129,7 @@ def _log_in(
         assert_nowhere([entry["auth"], '"Secret"'], daemon, directory)
 
 
-@pytest.mark.engines("docker28", "docker20")
+@pytest.mark.nodes("node")
 def test_a_node_pulls_a_private_image_with_the_right_secret_only(
     engine: EngineAddress,
     private: PrivateUpstream,

@@ -114,6 +114,7 @@ def test_without_a_token_the_pull_goes_on_as_an_ordinary_one_and_the_log_says_wh
 
 
 @pytest.mark.engines("docker28", "docker26-classic")
+@pytest.mark.nodes("node")
 def test_a_node_pulls_it_without_any_secret_of_its_own(
     engine: EngineAddress, registry: Scripted, daemon: Daemon, node: Node
 ) -> None:

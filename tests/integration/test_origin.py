@@ -52,7 +52,7 @@ def test_a_digest_on_the_classic_store_is_a_404_with_advice_without_it(
         daemon.wait_for("containerd image store", seconds=5)
 
 
-@pytest.mark.engines("docker28-classic", "docker26-classic", "docker20")
+@pytest.mark.engines("docker26-classic", "docker20")
 def test_with_it_the_image_is_there_by_digest_and_again_when_the_registry_is_gone(
     engine: EngineAddress, upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -67,6 +67,7 @@ def test_with_it_the_image_is_there_by_digest_and_again_when_the_registry_is_gon
 
 
 @pytest.mark.engines("docker28-classic")
+@pytest.mark.nodes("node")
 def test_a_node_pulls_and_runs_by_digest_what_the_classic_store_does_not_keep_also_without_the_registry(
     engine: EngineAddress, upstream: Upstream, busybox: bytes, node: Node, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_what_was_lost_is_fetched_again_though_the_tag_has_moved_upstream(
     assert {name for name in names if "k3dreg-repair" in name or image.repository in name} == {image.name}
 
 
+@pytest.mark.nodes("node")
 def test_of_an_image_for_several_platforms_the_one_that_docker_holds_and_a_node_runs_it(
     engine: EngineAddress, docker: Docker, upstream: Upstream, busybox: bytes, node: Node, tmp_path: Path
 ) -> None:
