@@ -16,7 +16,7 @@ from tests.integration.support.rig import EngineAddress
 
 NOBODY = EngineAddress("nobody", "unix:///nonexistent/docker.sock")
 # A few hundred show more, and take minutes; set K3DREG_CRASHES.
-CRASHES = int(os.environ.get("K3DREG_CRASHES", "15"))
+CRASHES = int(os.environ.get("K3DREG_CRASHES", "10"))
 CLIENTS = 4
 CONFIG = b'{"architecture": "amd64", "os": "linux"}'
 
