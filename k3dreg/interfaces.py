@@ -495,7 +495,7 @@ class IUploads(Interface):
     """The use case of a push, and of taking things back, as the web room calls it.
 
     Sizes are in bytes.  What a coroutine that ends well has taken is on disk for good.  All of it may raise
-    `StoreFull` and `StoreError`.
+    `StoreFull` and `StoreError`; whatever adds to a repository of another registry, `NotOurs`.
     """
 
     deleting: bool = Attribute("whether anything may be deleted")

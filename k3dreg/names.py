@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from k3dreg.model.engine import ImageStore
-from k3dreg.model.errors import InvalidName
+from k3dreg.model.errors import InvalidName, NotOurs
 from k3dreg.model.reference import DOCKER_HUB, Reference, Repository
 
 # The names by which programs on one machine, and pods in it, reach a port of that machine.  Docker takes pushes to
@@ -64,6 +64,18 @@ class OwnNames:
         if repository.registry is not None and self.is_own(repository.registry):
             return Repository(None, repository.path)
         return repository
+
+    def ours(self, repository: Repository) -> Repository:
+        """The one spelling of a repository of this registry's, to be pushed to.
+
+        Raises `NotOurs` for one of another registry: what comes under its name comes from there, by way of Docker.
+        """
+        if not self.is_own(repository.registry):
+            raise NotOurs(
+                f"{repository} is another registry's",
+                advice=f"a push says no ?ns=; if {repository.registry} is a name of this registry: --alias",
+            )
+        return Repository(None, repository.path)
 
     def in_engine(self, reference: Reference, store: ImageStore | None = None) -> tuple[Reference, ...]:
         """The names to look for in an engine with this store, in order.

@@ -63,11 +63,12 @@ class Sessions:
         self._uploads: dict[str, _Upload] = {}
 
     def open(self, repository: Repository, algorithm: str) -> UploadStatus:
-        """Raises `TooManyUploads`."""
+        """Raises `TooManyUploads`, and `NotOurs` for a repository of another registry."""
+        own = self._names.ours(repository)
         self._make_room()
         # Nobody can guess it, so nobody can write into another's upload; and it is safe in a path.
         name = secrets.token_urlsafe(18)
-        upload = _Upload(self._names.own(repository), name, self._staging.begin(algorithm))
+        upload = _Upload(own, name, self._staging.begin(algorithm))
         self._uploads[name] = upload
         self._rest(upload)
         return upload.status()

@@ -105,7 +105,7 @@ class Uploads:
         self._sessions.shutdown()
 
     async def mount(self, repository: Repository, digest: Digest, trace: Trace) -> bool:
-        return await self._adopter.adopt_here(self._names.own(repository), digest)
+        return await self._adopter.adopt_here(self._names.ours(repository), digest)
 
     async def push_manifest(
         self,
@@ -116,7 +116,7 @@ class Uploads:
         tags: Sequence[Tag],
         trace: Trace,
     ) -> Pushed:
-        repository = self._names.own(repository)
+        repository = self._names.ours(repository)
         await self._parsing.acquire()
         try:
             manifest, actual = await self._workers.run(_parse, data, media_type, digest)

@@ -91,6 +91,10 @@ class LoginRequired(K3dregError):
         self.challenge = challenge
 
 
+class NotOurs(K3dregError):
+    """A push under the name of another registry, whose images nodes would then be given it for."""
+
+
 class UnsupportedOperation(K3dregError):
     """A route that exists, asked for with a method it does not have."""
 

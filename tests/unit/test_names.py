@@ -6,7 +6,7 @@ import pytest
 
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import ImageStore
-from k3dreg.model.errors import InvalidName
+from k3dreg.model.errors import InvalidName, NotOurs
 from k3dreg.model.reference import Reference, Repository, Tag
 from k3dreg.names import OwnNames, names_of_container, names_of_machine, short_name
 
@@ -19,7 +19,8 @@ def ref(path: str, registry: str | None, tag: str = "t") -> Reference:
 
 @pytest.mark.parametrize("registry", [None, "localhost:5005", "k3d-reg:5000", "LOCALHOST:5005"])
 def test_every_own_name_means_the_same_repository(registry: str | None) -> None:
-    assert NAMES.own(Repository.parse("app", registry)) == Repository(None, "app")
+    repository = Repository.parse("app", registry)
+    assert NAMES.own(repository) == NAMES.ours(repository) == Repository(None, "app")
 
 
 @pytest.mark.parametrize("registry", ["docker.io", "ghcr.io", "localhost:5006", "k3d-reg"])
@@ -27,6 +28,8 @@ def test_other_registries_stay_what_they_are(registry: str) -> None:
     repository = Repository.parse("team/app", registry)
     assert not NAMES.is_own(registry)
     assert NAMES.own(repository) == repository
+    with pytest.raises(NotOurs):
+        NAMES.ours(repository)
     assert NAMES.in_engine(Reference(repository, Tag("t"))) == (Reference(repository, Tag("t")),)
 
 

@@ -10,17 +10,21 @@ from k3dreg.interfaces import IBlobWriter, UploadStatus
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
     DigestNotMatched,
+    NotOurs,
     SizeNotMatched,
     StoreFull,
     TooManyUploads,
     UploadOutOfOrder,
     UploadUnknown,
 )
+from k3dreg.model.media_types import OCI_MANIFEST
+from k3dreg.model.reference import Repository, Tag
+from k3dreg.model.trace import Trace
 from k3dreg.protocol.upload import ContentRange
 from k3dreg.receiving import LEFT_ALONE, MOST_SESSIONS, SESSION_IDLE
 from k3dreg.uploads import Uploads
 from tests.fakes.body import FakeBody
-from tests.fakes.pushing import APP, NAMED, OTHER, UploadsCase
+from tests.fakes.pushing import APP, NAMED, OTHER, UploadsCase, image
 from tests.fakes.workers import ManualWorkers
 
 
@@ -42,6 +46,15 @@ class SessionTests(UploadsCase):
         self.assertEqual(self.staged(), [])
         with self.assertRaises(UploadUnknown):
             self.uploads.status(APP, session)
+
+    def test_nothing_is_pushed_under_the_name_of_another_registry(self) -> None:
+        theirs = Repository("docker.io", "library/nginx")
+        with self.assertRaises(NotOurs):
+            self.uploads.open(theirs)
+        self.failed(self.uploads.mount(theirs, Digest.of(b""), Trace()), NotOurs)
+        pushing = self.uploads.push_manifest(theirs, image(), OCI_MANIFEST, None, [Tag.parse("1")], Trace())
+        self.failed(pushing, NotOurs)
+        self.assertEqual((self.staged(), self.pushed.repositories()), ([], []))
 
     def test_the_blob_of_nothing(self) -> None:
         session = self.uploads.open(APP).session
