@@ -11,7 +11,7 @@ COPY setup.py pyproject.toml README.md LICENSE /src/
 COPY k3dreg /src/k3dreg
 COPY twisted /src/twisted
 # Of botocore's descriptions of AWS's services, some 100 MB, those are kept by which it gets credentials and ECR's tokens.
-# Of Twisted, what is neither HTTP nor twistd goes.  Files are compiled below, when what is not needed is gone.
+# Of Twisted, what is neither HTTP, endpoints nor twistd goes.  Files are compiled below, when what is not needed is gone.
 RUN python3 -m venv /opt/k3dreg \
  && /opt/k3dreg/bin/pip install --no-cache-dir --no-compile /src \
  && /opt/k3dreg/bin/pip uninstall -y -q pip \
@@ -20,7 +20,7 @@ RUN python3 -m venv /opt/k3dreg \
       ! -name ecr ! -name ecr-public ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} + \
  && find . -depth -type d \( -name __pycache__ -o -name test -o -name tests \) -exec rm -r {} + \
  && rm -rf twisted/conch twisted/mail twisted/words twisted/names twisted/pair \
- && find twisted/plugins -name 'twisted_*' ! -name twisted_reactors.py -delete \
+ && find twisted/plugins -name 'twisted_*' ! -name twisted_core.py ! -name twisted_reactors.py -delete \
  && find . -name '*.so' -exec strip --strip-unneeded {} +
 
 FROM ${BASE}
@@ -37,7 +37,7 @@ RUN ln -s /opt/k3dreg/bin/k3dreg /opt/k3dreg/bin/twistd /usr/local/bin/ \
  && /opt/k3dreg/bin/python -c 'import importlib, pkgutil, k3dreg; \
       [importlib.import_module(module.name) for module in pkgutil.walk_packages(k3dreg.__path__, "k3dreg.")]' \
  && { k3dreg --listen tcp:0 --state-dir /tmp/start >/tmp/start.log & } \
- && timeout 60 sh -c 'until grep -q "listening on" /tmp/start.log; do sleep 0.1; done' \
+ && timeout 60 sh -c 'until grep -q "listening on" /tmp/start.log; do kill -0 $0 && sleep 0.1 || exit; done' $! \
  && kill $! && { wait $!; rm -r /tmp/start /tmp/start.log; }
 EXPOSE 5000
 VOLUME /var/lib/k3dreg
