@@ -1,0 +1,82 @@
+"""What crosses rooms.  Adapters implement these, use cases are given them, `service` joins the two.
+
+Every coroutine here may raise `k3dreg.model.errors.K3dregError`s; each says which.  Cancelling the Deferred
+around a coroutine ends that caller's own part of the work and nobody else's.
+"""
+
+from __future__ import annotations
+
+from k3dreg.interfaces.content import (
+    IBlob,
+    IBlobStore,
+    IBlobWriter,
+    IByteStream,
+    ICatalogue,
+    IFileHandle,
+    ISocketConsumer,
+    IStaging,
+)
+from k3dreg.interfaces.engine import (
+    FileStat,
+    IContentSink,
+    IEngine,
+    IEngineFiles,
+    IEngineRequests,
+    IImageEvents,
+    IImageNames,
+)
+from k3dreg.interfaces.pushed import IPushed, PushedManifest
+from k3dreg.interfaces.sources import (
+    ICredentialSource,
+    IFallback,
+    IImageSource,
+    ILooseContent,
+    IOrigin,
+    IRepair,
+    ServedManifest,
+)
+from k3dreg.interfaces.use_cases import (
+    IDiscovery,
+    IMonitoring,
+    IObserver,
+    IRegistry,
+    IUploads,
+    IUsers,
+    Pushed,
+    UploadStatus,
+)
+
+__all__ = [
+    "FileStat",
+    "IBlob",
+    "IBlobStore",
+    "IBlobWriter",
+    "IByteStream",
+    "ICatalogue",
+    "IContentSink",
+    "ICredentialSource",
+    "IDiscovery",
+    "IEngine",
+    "IEngineFiles",
+    "IEngineRequests",
+    "IFallback",
+    "IFileHandle",
+    "IImageEvents",
+    "IImageNames",
+    "IImageSource",
+    "ILooseContent",
+    "IMonitoring",
+    "IObserver",
+    "IOrigin",
+    "IPushed",
+    "IRegistry",
+    "IRepair",
+    "ISocketConsumer",
+    "IStaging",
+    "IUploads",
+    "IUsers",
+    "Pushed",
+    "PushedManifest",
+    "ServedManifest",
+    "UploadStatus",
+]
