@@ -15,7 +15,7 @@ from pathlib import Path
 from attrs import frozen
 from twisted.python import usage
 
-from k3dreg import __version__
+from k3dreg.command_line import CommandLine
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.locating import DEFAULT_SOCKET
 from k3dreg.inherited import inherited_endpoints
@@ -76,7 +76,7 @@ class Config:
     warm: tuple[str, ...] = ()
 
 
-class Options(usage.Options):
+class Options(CommandLine):
     """The command line of `k3dreg` and `twistd k3dreg`.  After parsing, `config` is set."""
 
     synopsis = (
@@ -155,11 +155,6 @@ class Options(usage.Options):
     def opt_warm(self, pattern: str) -> None:
         """Make images of such names ready as soon as Docker has them, as 'my-app:*'; may be repeated"""
         self._warm.append(pattern)
-
-    def opt_version(self) -> None:
-        """Print the version and exit"""
-        print(f"k3dreg {__version__}")  # noqa: T201
-        raise SystemExit(0)
 
     def postOptions(self) -> None:
         """Check everything.  Raises `usage.UsageError`, which names the setting."""

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.python import usage
 
+from k3dreg.command_line import CommandLine
 from k3dreg.interfaces import PushedManifest
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
@@ -36,7 +37,7 @@ _LONGEST_GRACE = 1e6
 _NO_LIMIT = 1 << 62
 
 
-class ListOptions(usage.Options):
+class ListOptions(CommandLine):
     """`k3dreg ls`."""
 
     synopsis = "Usage: k3dreg ls [--state-dir DIR]"
@@ -44,7 +45,7 @@ class ListOptions(usage.Options):
     optParameters = [["state-dir", None, None, "The state directory of the daemon"]]  # noqa: RUF012
 
 
-class CollectOptions(usage.Options):
+class CollectOptions(CommandLine):
     """`k3dreg gc`."""
 
     synopsis = "Usage: k3dreg gc [--state-dir DIR] [--grace HOURS] [--untagged]"

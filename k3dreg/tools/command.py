@@ -16,6 +16,8 @@ from twisted.web.client import Agent
 
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
+from k3dreg.credentials.configfile import ConfigFile, config_path
+from k3dreg.credentials.helpers import HelperRunner
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent
 from k3dreg.model.errors import EngineError, K3dregError
@@ -76,7 +78,7 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
         elif command == "why":
             work = why(options.config, reactor, surroundings, references[0], say)
         else:
-            work = warm(reactor, options["server"], references, say)
+            work = warm(reactor, options["server"], surroundings, references, say)
         status = await work
         if status:
             raise SystemExit(status)
@@ -132,10 +134,28 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
     return 0 if answer else 1
 
 
-async def warm(reactor: Any, server: str, references: Sequence[Any], say: Write) -> int:
+async def warm(
+    reactor: Any, server: str, environment: Mapping[str, str], references: Sequence[Reference], say: Write
+) -> int:
     """Returns the exit status: 1 if any image could not be had."""
-    is_terminal = sys.stdout.isatty()
-    warmer = Warmer(Agent(reactor), reactor, server, make_printer(sys.stdout, is_terminal=is_terminal))
+    workers = Workers(reactor)
+    workers.start()
+    try:
+        logins = ConfigFile(config_path(environment), workers, HelperRunner(reactor, workers, environment))
+        is_terminal = sys.stdout.isatty()
+        progress = make_printer(sys.stdout, is_terminal=is_terminal)
+        warmer = Warmer(Agent(reactor), reactor, server, progress, logins.credentials)
+        return await _warm_all(warmer, references, say, is_terminal=is_terminal)
+    finally:
+        await workers.stop()
+
+
+async def _warm_all(warmer: Warmer, references: Sequence[Reference], say: Write, *, is_terminal: bool) -> int:
+    try:
+        await warmer.log_in()
+    except K3dregError as error:
+        say(f"{error}. {error.advice}")
+        return 1
     status = 0
     for reference in references:
         end = "\n" if is_terminal else ""

@@ -12,12 +12,13 @@ from twisted.python import usage
 from k3dreg.clusters.files import CASES, files_for, hosting_for, place_for
 from k3dreg.clusters.place import Place, check_host, check_image, check_path, check_port
 from k3dreg.clusters.text import File
+from k3dreg.command_line import CommandLine
 from k3dreg.model.errors import UsageError
 
 SYNOPSIS = f"Usage: k3dreg config {'|'.join(CASES)} [options] [FILE]"
 
 
-class ConfigOptions(usage.Options):
+class ConfigOptions(CommandLine):
     """The command line behind the kind of cluster; `file` is what is no option."""
 
     synopsis = SYNOPSIS

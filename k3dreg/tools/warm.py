@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
@@ -19,6 +20,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from k3dreg.model import media_types
+from k3dreg.model.credentials import Credentials
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import K3dregError
 from k3dreg.model.manifest import LARGEST_MANIFEST, Manifest
@@ -29,21 +31,53 @@ _ACCEPT = ", ".join(sorted(media_types.INDEXES | media_types.MANIFESTS))
 # Seconds until an answer of "not yet" that names no time is asked for again.
 _AGAIN = 10.0
 
+FindCredentials = Callable[[str], Awaitable[Credentials | None]]
+
 
 class CannotWarm(K3dregError):
     """k3dreg does not give the image; the text says why, in its own words."""
 
 
 class Warmer:
-    """Asks the k3dreg at `server` (`http://host:port`).  `progress` is told bytes read and expected."""
+    """Asks the k3dreg at `server` (`http://host:port`).  `progress` is told bytes read and expected.
+
+    `find` is asked for credentials for host:port, if that k3dreg wants some; it may raise `K3dregError`.
+    """
 
     def __init__(
-        self, agent: IAgent, clock: IReactorTime, server: str, progress: Callable[[str, int, int], None]
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        server: str,
+        progress: Callable[[str, int, int], None],
+        find: FindCredentials,
     ) -> None:
         self._agent = agent
         self._clock = clock
         self._server = server.rstrip("/")
         self._progress = progress
+        self._find = find
+        self._headers = Headers({"Accept": [_ACCEPT]})
+
+    async def log_in(self) -> None:
+        """To be called first.  Raises `CannotWarm` if there are no credentials, or not the right ones."""
+        response = await self._request("/v2/")
+        await _read(response, lambda size: None)
+        if response.code != 401:
+            return
+        host = urlsplit(self._server).netloc
+        found = await self._find(host)
+        if found is None:
+            raise CannotWarm(f"the k3dreg at {host} asks for a password", advice=f"docker login {host}")
+        pair = b64encode(f"{found.username}:{found.password}".encode()).decode("ascii")
+        self._headers.setRawHeaders("Authorization", [f"Basic {pair}"])
+        response = await self._request("/v2/")
+        await _read(response, lambda size: None)
+        if response.code == 401:
+            raise CannotWarm(
+                f"the k3dreg at {host} knows no {found.username} with the password of Docker's config.json",
+                advice=f"docker login {host}",
+            )
 
     async def warm(self, reference: Reference) -> int:
         """Every byte of the image, of the platforms that are here, is read once; how many.  Raises `CannotWarm`."""
@@ -91,12 +125,8 @@ class Warmer:
 
     async def _get(self, path: str, repository: Repository) -> IResponse:
         ns = "" if repository.registry is None else f"?ns={quote(repository.registry, safe='')}"
-        url = f"{self._server}{path}{ns}".encode("ascii")
         while True:
-            try:
-                response: IResponse = await self._agent.request(b"GET", url, Headers({"Accept": [_ACCEPT]}), None)
-            except (ConnectError, OSError) as error:
-                raise CannotWarm(f"no k3dreg at {self._server}: {error}", advice="--server http://HOST:PORT") from error
+            response = await self._request(path + ns)
             if response.code == 200:
                 return response
             parts: list[bytes] = []
@@ -107,6 +137,15 @@ class Warmer:
                 message, advice = _explanation(b"".join(parts))
                 raise CannotWarm(message or f"the answer is {response.code}", advice=advice)
             await deferLater(self._clock, float(after) if after.isdecimal() else _AGAIN)
+
+    async def _request(self, path: str) -> IResponse:
+        try:
+            response: IResponse = await self._agent.request(
+                b"GET", f"{self._server}{path}".encode("ascii"), self._headers, None
+            )
+        except (ConnectError, OSError) as error:
+            raise CannotWarm(f"no k3dreg at {self._server}: {error}", advice="--server http://HOST:PORT") from error
+        return response
 
 
 def _explanation(body: bytes) -> tuple[str, str]:

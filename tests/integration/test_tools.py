@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 from attrs import frozen
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support import rig
-from tests.integration.support.daemon import Daemon
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.losing import lose_blobs
 from tests.integration.support.private import PrivateUpstream, push_small_image
@@ -255,6 +257,27 @@ def test_warm_makes_images_ready(engine: EngineAddress, daemon: Daemon, small_im
     assert docker.inspect(small_image.name) is not None
     assert k3dreg("warm", "--server", server, small_image.name).status == 0
     daemon.check_log()
+
+
+@pytest.mark.engines("docker28")
+def test_warm_logs_in_as_docker_login_left_it(engine: EngineAddress, small_image: PushedImage, tmp_path: Path) -> None:
+    small_image.pull_into(engine)
+    users, login = tmp_path / "users", tmp_path / "config.json"
+    users.write_bytes(b"anna:" + bcrypt.hashpw(b"right", bcrypt.gensalt(4)) + b"\n")
+    with running(engine, tmp_path, "--htpasswd", str(users)) as daemon:
+        words = ("warm", "--server", f"http://{daemon.host}", small_image.name)
+        said = k3dreg(*words, DOCKER_CONFIG=str(tmp_path))
+        assert (said.status, said.out) == (
+            1,
+            f"the k3dreg at {daemon.host} asks for a password. docker login {daemon.host}\n",
+        )
+        for password, status in (("wrong", 1), ("right", 0)):
+            pair = base64.b64encode(f"anna:{password}".encode()).decode()
+            login.write_text(json.dumps({"auths": {daemon.host: {"auth": pair}}}))
+            said = k3dreg(*words, DOCKER_CONFIG=str(tmp_path))
+            assert said.status == status
+            assert ("knows no anna" in said.out, "ready" in said.out) == (status == 1, status == 0)
+            assert password not in said.out.replace("password", "")
 
 
 def test_warm_without_a_k3dreg_says_so() -> None:
