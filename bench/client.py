@@ -10,7 +10,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -48,12 +48,12 @@ class Image:
         self._tag = tag
         self._check = check
 
-    def pull(self, clients: int) -> Pulled:
-        """By so many clients at the same time, each of them three blobs at a time."""
+    def pull(self, clients: int, held: Collection[str] = ()) -> Pulled:
+        """By so many clients at the same time, each of them three blobs at a time, without those that they hold."""
         started = time.monotonic()
         known: list[float] = []
         with ThreadPoolExecutor(clients) as threads:
-            size = sum(threads.map(lambda _: self._pull(known), range(clients)))
+            size = sum(threads.map(lambda _: self._pull(known, held), range(clients)))
         return Pulled(size, time.monotonic() - started, min(known) - started)
 
     def heads(self, askers: int, each: int) -> tuple[float, float]:
@@ -65,7 +65,11 @@ class Image:
         question = f"HEAD {path} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {_ACCEPT}\r\n\r\n".encode()
         return ask([("tcp", self._host)] * askers, question, each)
 
-    def _pull(self, known: list[float]) -> int:
+    def blobs(self) -> list[str]:
+        """The digests of its config and layers."""
+        return [part["digest"] for part in self._parts(http.client.HTTPConnection(self._host), self._tag)]
+
+    def _pull(self, known: list[float], held: Collection[str]) -> int:
         parts = self._parts(http.client.HTTPConnection(self._host, timeout=300), self._tag)
         known.append(time.monotonic())
         mine = threading.local()
@@ -77,7 +81,7 @@ class Image:
             return self._blob(mine.connection, mine.buffer, part)
 
         with ThreadPoolExecutor(_CONNECTIONS) as threads:
-            return sum(threads.map(blob, parts))
+            return sum(threads.map(blob, (part for part in parts if part["digest"] not in held)))
 
     def _parts(self, connection: http.client.HTTPConnection, reference: str) -> Sequence[dict[str, Any]]:
         connection.request("GET", f"{self._base}/manifests/{reference}{self._query}", headers={"Accept": _ACCEPT})

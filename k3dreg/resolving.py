@@ -66,9 +66,10 @@ class Resolver:
     ) -> EngineImage:
         """The image that the reference names now.
 
-        The engine is asked every time, so a rebuilt or re-tagged image is seen at once.  `registry_auth` gives the
-        credentials of the pull, should one be needed; "" for none.  Under this registry's own names, or none, nothing
-        is pulled: the engine would have to ask here, and a client that pushes looks first whether the name is taken.
+        The engine is asked every time which image that is, so a rebuilt or re-tagged one is seen at once.
+        `registry_auth` gives the credentials of the pull, should one be needed; "" for none.  Under this registry's own
+        names, or none, nothing is pulled: the engine would have to ask here, and a client that pushes looks first
+        whether the name is taken.
 
         Raises what `IEngine.inspect` and `IEngine.pull` raise (a refusal for some seconds again, without asking), and
         `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a repository
@@ -77,7 +78,7 @@ class Resolver:
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
             try:
-                return await self._engine.inspect(str(name))
+                return await self._engine.current(str(name))
             except ImageNotInEngine:
                 pass
         if self._names.is_own(reference.repository.registry):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -13,6 +13,7 @@ from zope.interface import implementer
 from k3dreg.engine.connection import Connection, Params
 from k3dreg.engine.events import follow_events
 from k3dreg.engine.messages import PullTally, object_of, parse_image, parse_info, stream_error
+from k3dreg.engine.recent import RecentImages
 from k3dreg.engine.refusals import refusal
 from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests, IImageEvents
 from k3dreg.model.descriptor import Descriptor
@@ -52,6 +53,8 @@ class Engine:
         self._connection = Connection(agent, clock, base=base, silence=silence)
         self._info: tuple[int, EngineInfo] | None = None
         self._inspections: Fresh[str, EngineImage] = Fresh(clock, _INSPECTION)
+        self._looks: Fresh[str, EngineImage] = Fresh(clock, _INSPECTION)
+        self._recent = RecentImages(clock)
         self.description = description
 
     async def info(self) -> EngineInfo:
@@ -72,9 +75,39 @@ class Engine:
         """
         return await self._inspections.ask(name, lambda: self._inspect(name))
 
+    async def current(self, name: str) -> EngineImage:
+        """As `inspect`, but for an image that was inspected a moment ago only its identity is asked anew.
+
+        A containerd store takes some 20 ms for an inspection, since it measures snapshots, and 5 ms for a history.
+        """
+        return await self._looks.ask(name, lambda: self._current(name))
+
     def shutdown(self) -> Deferred[None]:
         """Ask nothing more of what is shared; fires when what was under way has ended."""
-        return self._inspections.shutdown()
+        ended = DeferredList([self._inspections.shutdown(), self._looks.shutdown()])
+        return ended.addCallback(lambda _: None)
+
+    async def _current(self, name: str) -> EngineImage:
+        generation = self._connection.generation
+        recent = self._recent.get(name, generation)
+        if recent is not None and await self._identity(name) == recent.id:
+            return recent
+        image = await self._inspect(name)
+        self._recent.put(name, image, generation)
+        return image
+
+    async def _identity(self, name: str) -> Digest | None:
+        """Which image a name means: the engine tells it with the newest step of its history.
+
+        None where it does not tell: for an image without history, or without snapshots.
+        """
+        try:
+            steps = await self._connection.get_json(f"/images/{_path_of(name)}/history")
+            return Digest.parse(steps[0]["Id"])
+        except EngineUnavailable:
+            raise
+        except (EngineError, InvalidDigest, LookupError, TypeError):
+            return None
 
     async def _inspect(self, name: str) -> EngineImage:
         path = f"/images/{_path_of(name)}/json"

@@ -8,12 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from k3dreg.engine.address import EngineAddress, parse_engine_url
+from k3dreg.engine.fast_client import ClientFactory
 from k3dreg.engine.ssh import ProcessEndpoint, ssh_command
 from k3dreg.engine.tls import make_connection_creator
 
@@ -91,15 +92,10 @@ class _Uncompressed:
         return requested
 
 
-class _QuietFactory(_HTTP11ClientFactory):
-    noisy = False
-
-
 def make_pool(reactor: Any) -> HTTPConnectionPool:
     """The pool of idle connections that `make_agent` uses; `closeCachedConnections` ends them."""
     pool = HTTPConnectionPool(reactor, persistent=True)
-    # Twisted would write two lines to the log for each connection, and has no public way to say no.
-    pool._factory = _QuietFactory
+    pool._factory = ClientFactory
     pool.cachedConnectionTimeout = IDLE_TIMEOUT
     pool.maxPersistentPerHost = IDLE_CONNECTIONS
     return pool

@@ -33,7 +33,7 @@ class ArchivedFile:
         self._ahead = b""
         self.size: int | None = None
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         """The next bytes of the content; b"" at its end.
 
         Raises `FileAbsent` if it is no file, `ContentGone` if it breaks off: the engine pads nothing and sends
@@ -69,15 +69,10 @@ class ArchivedFile:
 
     async def _read_more(self) -> bytes:
         """Some chunks at a time: they are of 32 KiB, and each trip to the consumer costs as much as reading one."""
-        chunks: list[bytes] = []
-        wanted = min(self._left, _BATCH)
-        while wanted > 0:
-            data = await self._stream.read()
-            if not data:
-                raise ContentGone("a file of the engine's broke off")
-            chunks.append(data)
-            wanted -= len(data)
-        return b"".join(chunks)
+        data = await self._stream.read(min(self._left, _BATCH))
+        if not data:
+            raise ContentGone("a file of the engine's broke off")
+        return data
 
     async def _read_header(self) -> bytes:
         """The first bytes of the content, perhaps with some that come after it."""

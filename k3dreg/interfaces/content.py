@@ -15,9 +15,10 @@ from k3dreg.model.engine import EngineImage
 class IByteStream(Interface):
     """Bytes that come from elsewhere, taken when the reader is ready for them (that is the back-pressure)."""
 
-    async def read() -> bytes:
+    async def read(least: int = 1) -> bytes:
         """The next bytes, some hundred KiB where the source is fast; b"" once, at the end.
 
+        A stream may wait until `least` bytes are here, and need not.
         Raises `EngineSilent` when nothing came for the stream's limit, another `K3dregError` when it broke.
         Cancelling closes the stream.
         """

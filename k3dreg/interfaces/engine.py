@@ -28,6 +28,9 @@ class IEngine(Interface):
     async def inspect(name: str) -> EngineImage:
         """The image by reference or ID, as it is: the engine is asked after the call.  Raises `ImageNotInEngine`."""
 
+    async def current(name: str) -> EngineImage:
+        """As `inspect`: which image the name means is asked after the call.  What it lacks may be known from before."""
+
     async def pull(name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
         """Let the engine pull `name` (a reference with tag or digest).
 

@@ -19,7 +19,7 @@ from k3dreg.model.errors import EngineError, EngineSilent, EngineUnavailable
 
 # The most that one `read` returns, in bytes, give or take a chunk: large enough that a trip to a worker thread
 # (about 0.1 ms) is small beside the hashing and writing of a batch (about 1 ms).
-BATCH = 512 * 1024
+BATCH = 256 * 1024
 # Above this many bytes that nobody has read yet the transport is paused.  Two batches: one is worked on while
 # the next one arrives.
 HIGH_WATER = 2 * BATCH
@@ -51,10 +51,11 @@ class ResponseBody(Protocol):
         self._silence = silence
         self._what = what
         self._broke = broke
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
         self._unread = 0  # bytes in _chunks
         self._paused = False
         self._reader: Deferred[None] | None = None
+        self._least = 1  # bytes that it waits for
         self._waiting_since = 0.0
         self._timer: IDelayedCall | None = None
         self._ended = False
@@ -63,13 +64,16 @@ class ResponseBody(Protocol):
 
     # -- the reader's side ----------------------------------------------------------------------
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         """The next bytes, all that have arrived up to about `BATCH`; b"" at the end.
 
+        It waits until at least `least` bytes, of at most `BATCH`, have arrived, or the end: each time that a reader is
+        woken costs as much as receiving a chunk.
         Raises `EngineSilent`, or `EngineUnavailable` after the last bytes that came before the connection was
         lost.  Cancelling closes the stream; whoever reads a closed stream is cancelled.
         """
-        if not self._chunks and not self._ended:
+        if self._unread < least and not self._ended:
+            self._least = least
             await self._arrival()
         if self._chunks:
             return self._take()
@@ -101,7 +105,8 @@ class ResponseBody(Protocol):
             self._paused = False
             if not self._ended:
                 self._producer.resumeProducing()
-        return batch[0] if len(batch) == 1 else b"".join(batch)
+        only = batch[0]
+        return only if len(batch) == 1 and isinstance(only, bytes) else b"".join(batch)
 
     def _check_silence(self) -> None:
         """One timer for many reads: a new one for each would cost as much as the read itself."""
@@ -121,14 +126,17 @@ class ResponseBody(Protocol):
         # What `deliverBody` gives its protocol is a proxy of the transport, which can be paused and resumed.
         return cast(IPushProducer, self.transport)
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         """Bytes arrived."""
         if self._ended:
             return
         self._chunks.append(data)
         self._unread += len(data)
         if self._reader is not None:
-            self._wake()
+            if self._unread >= self._least:
+                self._wake()
+            else:
+                self._waiting_since = self._clock.seconds()
         if self._unread > HIGH_WATER and not self._ended:
             # Paused already or not: `deliverBody` resumes the transport behind our back after it has handed over
             # what was buffered, and what is in one received piece still comes after a pause.

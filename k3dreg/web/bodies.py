@@ -52,7 +52,7 @@ class RequestBody:
 
     # -- the reader's side ----------------------------------------------------------------------
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         """The next bytes, all that have arrived up to about `BATCH`; b"" at the end of the body.
 
         Cancelled when the client goes away; how long a silent client is waited for is the connection's business.

@@ -43,7 +43,7 @@ class ArchiveStream:
         self.at = 0
         self._waiting: Deferred[None] | None = None
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         if self.closed:
             raise CancelledError
         if self._waiting is not None:

@@ -21,7 +21,7 @@ class FakeBody:
         self._reader: Deferred[None] | None = None
         self.reads = 0
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         self.reads += 1
         if not self._chunks and self._open:
             self._reader = Deferred()

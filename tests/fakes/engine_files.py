@@ -88,6 +88,9 @@ class FakeInfo:
     async def inspect(self, name: str) -> EngineImage:
         raise NotImplementedError
 
+    async def current(self, name: str) -> EngineImage:
+        raise NotImplementedError
+
     async def pull(self, name: str, registry_auth: str, progress: object) -> None:
         raise NotImplementedError
 

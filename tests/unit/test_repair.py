@@ -98,7 +98,7 @@ class Stream:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         data, self.data = self.data, b""
         return data
 

@@ -249,7 +249,7 @@ class Pieces:
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces
 
-    async def read(self) -> bytes:
+    async def read(self, least: int = 1) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""
 
     def close(self) -> None:
