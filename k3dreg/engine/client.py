@@ -35,6 +35,8 @@ _TELLS_CHILDREN = (1, 48)
 # Seconds for which an inspection holds up the next of the same name, which is shared by all who have asked by then.  An
 # engine takes some milliseconds; this is for an answer that never comes, as from a connection that was cut silently.
 _INSPECTION = 1.0
+# Seconds in which those who were answered together, and ask again at once, have done so.
+_REST = 0.0015
 
 
 @implementer(IEngine, IEngineRequests, IImageEvents)
@@ -53,7 +55,7 @@ class Engine:
         self._connection = Connection(agent, clock, base=base, silence=silence)
         self._info: tuple[int, EngineInfo] | None = None
         self._inspections: Fresh[str, EngineImage] = Fresh(clock, _INSPECTION)
-        self._looks: Fresh[str, EngineImage] = Fresh(clock, _INSPECTION)
+        self._looks: Fresh[str, EngineImage] = Fresh(clock, _INSPECTION, _REST)
         self._recent = RecentImages(clock)
         self.description = description
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +27,8 @@ log = make_logger()
 
 # Seconds until the head of an answer: a load is only answered once its body has been read.
 _PATIENCE = 3600.0
+# Bytes of a block of a tar.
+_BLOCK = 512
 # Images that are named for the time of a load.
 _SCRATCH_NAME = "docker.io/library/k3dreg-repair"
 
@@ -80,7 +81,7 @@ async def load(engine: IEngineRequests, root: Descriptor, blobs: Sequence[IBlob]
     for blob in blobs:
         member = f"blobs/{blob.digest.algorithm}/{blob.digest.hex}"
         pieces += [_header(member, blob.size), blob, _padding(blob.size)]
-    pieces.append(bytes(2 * tarfile.BLOCKSIZE))
+    pieces.append(bytes(2 * _BLOCK))
     try:
         response = await engine.request(
             "POST",
@@ -97,13 +98,16 @@ async def load(engine: IEngineRequests, root: Descriptor, blobs: Sequence[IBlob]
 
 
 def _header(name: str, size: int) -> bytes:
+    # Only here: it brings bz2 and lzma along, and most daemons never mend anything.
+    import tarfile
+
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)  # the format for sizes of 8 GiB and more
 
 
 def _padding(size: int) -> bytes:
-    return bytes(-size % tarfile.BLOCKSIZE)
+    return bytes(-size % _BLOCK)
 
 
 async def _messages(stream: IByteStream) -> AsyncIterator[Mapping[str, Any]]:

@@ -206,3 +206,48 @@ class FreshTests(SynchronousTestCase):
 def _cancelled(deferred: Deferred[Any]) -> Deferred[Any]:
     deferred.cancel()
     return deferred
+
+
+class RestingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.fresh: Fresh[str, str] = Fresh(self.clock, 1.0, 0.25)
+        self.work = Work()
+        self.alone = self.fresh.ask("a", self.work)
+        self.both = [self.fresh.ask("a", self.work) for _ in range(2)]
+        self.work.running[0].callback("for one")
+
+    def test_those_who_ask_again_at_once_share_one_question(self) -> None:
+        self.assertEqual(len(self.work.running), 2)  # one alone is not rested after
+        self.work.running[1].callback("for two")
+        again = [self.fresh.ask("a", self.work) for _ in range(3)]
+        self.assertEqual(len(self.work.running), 2)
+        self.clock.advance(0.25)
+        self.assertEqual(len(self.work.running), 3)
+        self.work.running[2].callback("for three")
+        self.assertEqual([self.successResultOf(each) for each in again], ["for three"] * 3)
+
+    def test_nothing_is_kept_when_nobody_asks_again(self) -> None:
+        self.work.running[1].callback("for two")
+        self.assertEqual([self.successResultOf(each) for each in self.both], ["for two"] * 2)
+        self.clock.advance(0.25)
+        self.assertEqual((len(self.work.running), len(self.fresh)), (2, 0))
+
+    def test_an_old_question_that_ends_during_the_rest_disturbs_nobody(self) -> None:
+        quick = [self.fresh.ask("a", self.work) for _ in range(2)]
+        self.clock.advance(1.0)  # the one under way does not hold up the next any longer
+        self.work.running[2].callback("quick")
+        last = self.fresh.ask("a", self.work)
+        self.work.running[1].callback("slow")
+        self.clock.advance(0.25)
+        self.work.running[3].callback("last")
+        answers = [self.successResultOf(each) for each in (*self.both, *quick, last)]
+        self.assertEqual(answers, ["slow", "slow", "quick", "quick", "last"])
+        self.assertEqual(len(self.fresh), 0)
+
+    def test_a_shutdown_during_the_rest_tells_those_who_wait(self) -> None:
+        self.work.running[1].callback("for two")
+        waiting = self.fresh.ask("a", self.work)
+        self.successResultOf(self.fresh.shutdown())
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
