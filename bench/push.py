@@ -123,6 +123,7 @@ def main() -> None:
     for clients, way, _ in itertools.product(arguments.clients, ("put", "patch"), range(arguments.rounds)):
         taken: dict[str, float] = {}
         for name, start in started:
+            os.sync()  # what the one before left to be written is none of this one's work
             with start() as server:
                 before = server.cpu() or 0.0
                 taken[name] = seconds = measure(server, block, arguments.size, clients, way)

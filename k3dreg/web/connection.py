@@ -23,7 +23,7 @@ LINGER = 5.0
 # Bytes that are read from a connection at once; the smaller is Twisted's.  With it, reading is half of the work of a
 # push.  Beyond the larger nothing is gained: the kernel seldom has more.
 _SMALL_PIECE = 64 * 1024
-_LARGE_PIECE = 512 * 1024
+_LARGE_PIECE = 256 * 1024
 # Characters of a Content-Length: the largest number of 64 bits has 20.
 _LONGEST_LENGTH = 40
 
