@@ -37,6 +37,8 @@ class Authority:
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
         made = made.add_extension(usage, critical=True)
+        # RFC 5280, 4.2.1.1 and 4.2.1.2, which Python 3.13 insists on.
+        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self.certificate = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     @staticmethod
@@ -62,6 +64,8 @@ class Authority:
                 alternatives.append(x509.DNSName(name))
         made = self._builder(_name(names[0]), key, begins, ends).issuer_name(self._name)
         made = made.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        made = made.add_extension(issuer, critical=False)
         signed = made.sign(self._key, hashes.SHA256())
         return Pair(
             signed.public_bytes(serialization.Encoding.PEM),
