@@ -52,11 +52,14 @@ class Line:
     at_least: bool = False
     unit: str = "s"
 
-    @property
-    def reached(self) -> bool:
+    def cells(self) -> list[str]:
+        """As a row of the table."""
+        measured = [self.work, f"{self.measured:.2f} {self.unit}", self.beside]
         if self.reach is None:
-            return True
-        return self.value >= self.reach if self.at_least else self.value <= self.reach
+            return [*measured, "", "", ""]
+        reached = self.value >= self.reach if self.at_least else self.value <= self.reach
+        sign = "≥" if self.at_least else "≤"
+        return [*measured, f"{self.value:.2f}", f"{sign} {self.reach:g}", "yes" if reached else "no"]
 
 
 class Reach:
@@ -259,11 +262,7 @@ class Reach:
 def table(lines: list[Line]) -> str:
     """As Markdown."""
     rows = ["| work | k3dreg | beside | that is | reach | |", "|---|--:|---|--:|--:|---|"]
-    for line in lines:
-        reach = "" if line.reach is None else f"{'≥' if line.at_least else '≤'} {line.reach:g}"
-        value = "" if line.reach is None else f"{line.value:.2f}"
-        cells = [line.work, f"{line.measured:.2f} {line.unit}", line.beside, value, reach]
-        rows.append(f"| {' | '.join([*cells, '' if line.reach is None else 'yes' if line.reached else 'no'])} |")
+    rows += [f"| {' | '.join(line.cells())} |" for line in lines]
     return "\n".join(rows)
 
 

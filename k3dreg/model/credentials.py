@@ -68,6 +68,13 @@ class Credentials:
         """Whether there is nothing in it that could be shown to a registry."""
         return not (self.identity_token or self.registry_token or (self.username and self.password))
 
+    def to_header(self) -> str:
+        """The value of an `Authorization` header with the user name and password (RFC 7617); "" where there is none."""
+        if not self.username:
+            return ""
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
 
 class RegistryAuth(str):
     """The value of an `X-Registry-Auth` header: text whose `repr` does not show it.

@@ -6,7 +6,6 @@ The token flow is the registry's "Token Authentication Specification" and "OAuth
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import OrderedDict
 from typing import TypeVar
@@ -85,7 +84,7 @@ class Authorizer:
         self, challenge: Challenge, repository: Repository, credentials: Credentials | None, *, fresh: bool = False
     ) -> str:
         if challenge.scheme == "basic":
-            return "" if credentials is None else _basic(credentials)
+            return "" if credentials is None else credentials.to_header()
         if credentials is not None and credentials.registry_token:
             return f"Bearer {credentials.registry_token}"
         asked = _Asked(
@@ -117,7 +116,7 @@ class Authorizer:
         else:
             authorization = ""
             if credentials is not None and credentials.username:
-                authorization = _basic(credentials)
+                authorization = credentials.to_header()
                 about["account"] = credentials.username
             joint = "&" if realm.query else "?"
             answer = await self._requests.get(f"{asked.realm}{joint}{urlencode(about)}", {}, authorization)
@@ -140,14 +139,6 @@ class Authorizer:
         if not isinstance(lifetime, int | float) or lifetime <= 0:
             lifetime = _LIFETIME
         return _Token(token, self._clock.seconds() + lifetime - _MARGIN)
-
-
-def _basic(credentials: Credentials) -> str:
-    """RFC 7617; "" where there is no password."""
-    if not credentials.username:
-        return ""
-    pair = f"{credentials.username}:{credentials.password}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
 def _keep(table: OrderedDict[K, V], key: K, value: V) -> None:

@@ -18,7 +18,8 @@ from k3dreg.interfaces import IByteStream
 from k3dreg.model.errors import EngineError, EngineSilent, EngineUnavailable
 
 # The most that one `read` returns, in bytes, give or take a chunk: large enough that a trip to a worker thread
-# (about 0.1 ms) is small beside the hashing and writing of a batch (about 1 ms).
+# (about 0.1 ms) is small beside the hashing and writing of a batch (about 0.5 ms), and small beside what a daemon
+# has in memory with some streams under way.
 BATCH = 256 * 1024
 # Above this many bytes that nobody has read yet the transport is paused.  Two batches: one is worked on while
 # the next one arrives.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -67,10 +66,10 @@ class Warmer:
             return
         host = urlsplit(self._server).netloc
         found = await self._find(host)
-        if found is None:
+        header = "" if found is None else found.to_header()
+        if found is None or not header:
             raise CannotWarm(f"the k3dreg at {host} asks for a password", advice=f"docker login {host}")
-        pair = b64encode(f"{found.username}:{found.password}".encode()).decode("ascii")
-        self._headers.setRawHeaders("Authorization", [f"Basic {pair}"])
+        self._headers.setRawHeaders("Authorization", [header])
         response = await self._request("/v2/")
         await _read(response, lambda size: None)
         if response.code == 401:
