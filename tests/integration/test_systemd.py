@@ -55,7 +55,10 @@ def service(machine: Machine, engine: rig.EngineAddress) -> Machine:
     # How pip reaches the package index from here.
     reaching = ("pip_", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_", "requests_ca_")
     installing = {name: value for name, value in os.environ.items() if name.lower().startswith(reaching)}
-    machine.run(f"cd {CLONE}\n{steps('## Install')}", environment=installing)
+    try:
+        machine.run(f"cd {CLONE}\n{steps('## Install')}", environment=installing)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nand the service's log has:\n{machine.log('k3dreg.service')}") from error
     return machine
 
 
@@ -141,6 +144,17 @@ def test_a_pull_under_way_does_not_notice_that_settings_are_read_again(
     assert puller.blob(layered_image.repository, digest, size, halfway=reload) == size
     assert service.show("k3dreg.service", "ActiveState") == "active"
     docker.remove(layered_image.name)
+
+
+def test_what_a_daemon_of_roots_kept_is_the_services(service: Machine, host: str) -> None:
+    service.run("systemctl stop k3dreg.service k3dreg.socket")
+    # As it is left by the first command of the README.
+    service.run("rm /var/lib/k3dreg && mv /var/lib/private/k3dreg /var/lib/k3dreg && chown -R root: /var/lib/k3dreg")
+    identity = service.run("cat /var/lib/k3dreg/identity")
+    service.run("systemctl start k3dreg.socket k3dreg.service")
+    assert ping(host) == 200
+    assert service.run("cat /var/lib/k3dreg/identity") == identity
+    assert service.run("stat -c %u /var/lib/k3dreg/identity").strip() != "0"
 
 
 def test_a_daemon_whose_loop_stands_still_is_started_anew(service: Machine, host: str) -> None:

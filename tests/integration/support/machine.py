@@ -1,4 +1,4 @@
-"""A machine that systemd runs: this one's Debian, with changes of its own, booted in a container (systemd-nspawn)."""
+"""This machine's Debian with changes of its own, and without k3dreg, run by systemd in a container (systemd-nspawn)."""
 
 from __future__ import annotations
 
@@ -80,6 +80,9 @@ def booted(directory: Path, binds: Mapping[Path, str]) -> Iterator[Machine]:
         for wants in (root / "etc/systemd/system").glob("*.wants"):
             shutil.rmtree(wants)
         (root / "etc/fstab").write_text("")
+        # What a k3dreg of this machine's has left.
+        for left in ("etc/k3dreg", "opt/k3dreg", "var/lib/k3dreg", "var/lib/private/k3dreg"):
+            shutil.rmtree(root / left, ignore_errors=True)
         console = directory / "console"
         command = ["systemd-nspawn", "--boot", f"--directory={root}", "--machine=k3dreg-test"]
         # Nobody else needs to know of it, and there may be no systemd here that could.
