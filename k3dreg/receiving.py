@@ -9,8 +9,9 @@ from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
-from k3dreg.interfaces import IBlobWriter, IByteStream, IStaging, UploadStatus
+from k3dreg.interfaces import IBlobWriter, IByteStream, IStaging, ITakenStream, ITaking, UploadStatus
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import DigestMismatch, DigestNotMatched, K3dregError, TooManyUploads, UploadUnknown
@@ -148,15 +149,46 @@ class Sessions:
                 session.check(len(data))
                 # Counted first: if this request is cancelled now, the bytes are written all the same.
                 session.add(len(data))
-                await self._work(upload, upload.writer.write, data)
+                taking = body.take_over() if ITakenStream.providedBy(body) else None
+                if taking is None:
+                    await self._work(upload, upload.writer.write, data)
+                else:
+                    await self._take(upload, data, taking)
             session.end()
         finally:
-            session.interrupt()
-            if upload.name in self._uploads:
-                self._rest(upload)
+            if upload.last is None or upload.last.is_set:
+                self._pause(upload)
+            else:  # a worker goes on, and what he takes counts
+                upload.last.wait().addBoth(lambda _: self._pause(upload))
+
+    def _take(self, upload: _Upload, data: bytes, taking: ITaking) -> Deferred[int]:
+        """Let a worker write `data`, and what has come after it, which he takes out of the connection himself."""
+        writer, room = upload.writer, upload.session.room
+
+        def write() -> int:
+            writer.write(data)
+            return taking.run(writer.write, room)
+
+        def taken(count: int | Failure) -> int | Failure:
+            if isinstance(count, int) and not upload.session.has_ended:
+                upload.session.add(count)
+            taking.give_back()
+            return count
+
+        return self._follow(upload, self._workers.run(write).addBoth(taken))
+
+    def _pause(self, upload: _Upload) -> None:
+        """No request works on it any more."""
+        upload.session.interrupt()
+        if upload.name in self._uploads:
+            self._rest(upload)
 
     def _work(self, upload: _Upload, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Let a worker do it; the next request to the session waits for it, this one may be cancelled."""
+        """Let a worker do it."""
+        return self._follow(upload, self._workers.run(function, *args, **kwargs))
+
+    def _follow(self, upload: _Upload, working: Deferred[T]) -> Deferred[T]:
+        """The next request to the session waits for it, this one may be cancelled."""
         done: Outcome[T] = Outcome()
 
         def failed(error: BaseException) -> None:
@@ -166,7 +198,6 @@ class Sessions:
             self._forget(upload)  # its bytes are not what the client believes they are
             done.fail(error)
 
-        working = self._workers.run(function, *args, **kwargs)
         working.addCallbacks(done.succeed, lambda failure: failed(failure.value))
         upload.last = done  # type: ignore[assignment]  # what it gives is not looked at
         return done.wait()

@@ -15,6 +15,8 @@ from k3dreg.interfaces.content import (
     IFileHandle,
     ISocketConsumer,
     IStaging,
+    ITakenStream,
+    ITaking,
 )
 from k3dreg.interfaces.engine import (
     FileStat,
@@ -73,6 +75,8 @@ __all__ = [
     "IRepair",
     "ISocketConsumer",
     "IStaging",
+    "ITakenStream",
+    "ITaking",
     "IUploads",
     "IUsers",
     "Pushed",

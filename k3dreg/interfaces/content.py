@@ -27,6 +27,27 @@ class IByteStream(Interface):
         """Give up the rest.  Safe at any time, any number of times."""
 
 
+class ITaking(Interface):
+    """The rest of a stream for a worker thread, until it is given back."""
+
+    def run(write: Callable[[memoryview], object], most: int) -> int:
+        """Take what has arrived, and arrives meanwhile, and `write` it, `most` bytes of the stream; how many it was.
+
+        Call it once, in a worker thread; it never waits for the other end.  What `write` gets is valid only during
+        the call.  Raises what `write` raises.
+        """
+
+    def give_back() -> None:
+        """The stream goes on.  Call it in the reactor's thread, once `run` has ended, whichever way."""
+
+
+class ITakenStream(IByteStream):
+    """A stream that others than the reactor's thread may read from."""
+
+    def take_over() -> ITaking | None:
+        """Its rest, if nothing that has arrived is left to `read`, and it is possible at all."""
+
+
 class IBlob(Interface):
     """Content of a known digest and size that can be sent to a consumer, whole or in part.
 

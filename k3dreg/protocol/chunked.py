@@ -25,44 +25,47 @@ class ChunkedDecoder:
 
     def __init__(self, piece: Callable[[bytes | memoryview], None], end: Callable[[bytes], None]) -> None:
         """`piece` is called with each piece of the body, `end` with the bytes that came after it."""
-        self._piece = piece
-        self._end = end
+        self.piece = piece
+        self.end = end
         self._left = 0  # bytes of the chunk that are still to come
         self._line: bytearray | None = bytearray()  # one that has begun; None within a chunk
         self._first = True
         self._trailers = -1  # bytes of trailers; less than 0 before the last chunk
         self._ended = False
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes | memoryview) -> None:
         """The next bytes.  Raises `BadRequest` for what is no chunked body."""
         position, size = 0, len(data)
         view: memoryview | None = None
+        piece: bytes | memoryview
         while position < size:
             if self._line is None:
                 stop = min(size, position + self._left)
                 self._left -= stop - position
                 if position == 0 and stop == size:
-                    piece: bytes | memoryview = data
+                    piece = data
                 else:
                     view = memoryview(data) if view is None else view
                     piece = view[position:stop]
                 position = stop
                 if self._left == 0:
                     self._line = bytearray()
-                self._piece(piece)
+                self.piece(piece)
                 continue
             position = self._read_line(self._line, data, position)
             if self._ended:
-                self._end(data[position:])
+                self.end(bytes(data[position:]))
                 return
 
-    def _read_line(self, line: bytearray, data: bytes, position: int) -> int:
+    def _read_line(self, line: bytearray, data: bytes | memoryview, position: int) -> int:
         """Take a line, or what is here of it.  Returns the position after it."""
-        feed = data.find(b"\n", position)
-        stop = len(data) if feed < 0 else feed + 1
-        if len(line) + stop - position > _LONGEST_LINE:
+        ahead = bytes(data[position : position + _LONGEST_LINE + 1])
+        feed = ahead.find(b"\n")
+        found = ahead if feed < 0 else ahead[: feed + 1]
+        stop = position + len(found)
+        if len(line) + len(found) > _LONGEST_LINE:
             raise BadRequest("a line between chunks is too long")
-        line += data[position:stop]
+        line += found
         if feed >= 0:
             if not line.endswith(b"\r\n"):
                 raise BadRequest("a line between chunks does not end with CR LF")

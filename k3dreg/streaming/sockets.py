@@ -142,11 +142,21 @@ def way_into_socket(consumer: IConsumer, workers: Workers, stall: float) -> Sock
     if not ISocketConsumer.providedBy(consumer):
         return None
     transport = consumer.way_around()
+    descriptor = duplicate_descriptor(transport)
+    if descriptor is None:
+        return None
+    return SocketSender(consumer, cast(Connection, transport), descriptor, workers, stall)
+
+
+def duplicate_descriptor(transport: object) -> int | None:
+    """A descriptor of one's own of the socket of a transport that passes bytes on as they are; None for any other.
+
+    Whoever got it closes it: the connection lives no longer than its last descriptor.
+    """
     # A UNIX socket's transport is one, too; that of TLS is another, or says so.
     if not isinstance(transport, Connection) or transport.TLS or not transport.connected:
         return None
     try:
-        descriptor = os.dup(transport.fileno())
+        return os.dup(transport.fileno())
     except OSError:  # there are too many already
         return None
-    return SocketSender(consumer, transport, descriptor, workers, stall)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from k3dreg.interfaces import IByteStream
+from k3dreg.interfaces import ITakenStream, ITaking
 from k3dreg.model.errors import TooLarge
 
 # Bytes above which pieces that have arrived are not joined for one `read`: a trip to a worker thread takes about
@@ -29,20 +29,32 @@ LOW_WATER = HIGH_WATER // 2
 _SMALL_REST = 1024 * 1024
 
 
-@implementer(IByteStream)
+# Bytes that must still be to come for a body to be taken over: less than a few pieces is not worth it.
+_WORTH_TAKING = 1024 * 1024
+
+
+@implementer(ITakenStream)
 class RequestBody:
     """The body of one request.  Also what Twisted takes for the file that it writes bodies to."""
 
-    def __init__(self, length: int | None, flow: Callable[[bool], None], wanted: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        length: int | None,
+        flow: Callable[[bool], None],
+        wanted: Callable[[], None],
+        take: Callable[[], ITaking | None] = lambda: None,
+    ) -> None:
         """`length` in bytes, None when it is chunked.
 
         `flow` stops (False) and starts (True) the reading from the connection; `wanted` is called once, when
-        somebody waits for the first byte.
+        somebody waits for the first byte; `take` gives the rest of the body, which the connection does not read then.
         """
         self.length = length
         self.received = 0
         self._flow = flow
         self._wanted: Callable[[], None] | None = wanted
+        self._take = take
+        self._taken = False
         self._chunks: deque[bytes | memoryview] = deque()
         self._unread = 0
         self._stopped = False
@@ -66,7 +78,24 @@ class RequestBody:
                 raise CancelledError
             self._reader = Deferred(lambda _: self._forget_reader())
             await self._reader
-        return self._take() if self._chunks else b""
+        return self._batch() if self._chunks else b""
+
+    def take_over(self) -> ITaking | None:
+        """See `ITakenStream`.  None also when little is to come, or when the connection is not one that can be shared.
+
+        Whoever got it is the body's reader, who waits for nothing else until it is given back.
+        """
+        if self._chunks or self._ended or self._closed:
+            return None
+        if self.length is not None and self.length - self.received < _WORTH_TAKING:
+            return None
+        taking = self._take()
+        if taking is not None:
+            self._taken = True
+            if not self._stopped:
+                self._stopped = True
+                self._flow(False)
+        return taking
 
     async def read_whole(self, limit: int) -> bytes:
         """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them."""
@@ -91,7 +120,7 @@ class RequestBody:
         """Whether all of it has arrived."""
         return self._ended or self.received == self.length
 
-    def _take(self) -> bytes:
+    def _batch(self) -> bytes:
         batch = [self._chunks.popleft()]
         size = len(batch[0])
         while self._chunks and size < BATCH:
@@ -109,16 +138,26 @@ class RequestBody:
     # -- the connection's side ------------------------------------------------------------------
 
     def write(self, data: bytes | memoryview) -> None:
-        """Bytes arrived."""
+        """Bytes arrived.  Their reader is told in `arrived`: there may be more in what was received with them."""
         self.received += len(data)
         if self._closed:
             return
         self._chunks.append(data)
         self._unread += len(data)
-        self._wake()
         if self._unread > HIGH_WATER and not self._stopped:
             self._stopped = True
             self._flow(False)
+
+    def arrived(self) -> None:
+        """All that was received at once has been written."""
+        if self._chunks:
+            self._wake()
+
+    def given_back(self, count: int) -> None:
+        """What was taken over is the connection's again, without `count` bytes."""
+        self.received += count
+        self._taken = False
+        self._stopped = False
 
     def end(self) -> None:
         """The last byte has arrived."""
@@ -133,7 +172,7 @@ class RequestBody:
         self._closed = True
         self._chunks.clear()
         self._unread = 0
-        if self._stopped:
+        if self._stopped and not self._taken:
             self._stopped = False
             self._flow(True)
         reader, self._reader = self._reader, None

@@ -12,10 +12,14 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from k3dreg.interfaces import ISocketConsumer
+from k3dreg.interfaces import ISocketConsumer, ITaking
 from k3dreg.model.errors import BadRequest
 from k3dreg.protocol.chunked import ChunkedDecoder
+from k3dreg.protocol.counted import CountedDecoder
+from k3dreg.streaming.handles import Handle
+from k3dreg.streaming.sockets import duplicate_descriptor
 from k3dreg.web.bodies import RequestBody
+from k3dreg.web.taking import Decoder, Taking
 
 # Seconds for which a connection that is to be closed is still read from.  Closing it with bytes unread resets it, and
 # the reset may overtake the answer.  A client that has read `Connection: close` closes it before.
@@ -42,7 +46,7 @@ class BodyRequest(Request):
         # Removed, so that Twisted does not ask for the body before somebody wants it (RFC 9110, 10.1.1).
         self.requestHeaders.removeHeader(b"Expect")
         self._awaits_continue = bool(expects) and expects[0].lower() == b"100-continue"
-        self.body = self.content = RequestBody(length, channel.flow, self._continue)
+        self.body = self.content = RequestBody(length, channel.flow, self._continue, channel.take)
         channel.read_in_pieces_for(length)
 
     def handleContentChunk(self, data: bytes | memoryview) -> None:
@@ -86,6 +90,7 @@ class BodyChannel(HTTPChannel):
     """A connection whose requests are `BodyRequest`s."""
 
     _answered: BodyRequest | None = None  # before its body was complete
+    _receiving: RequestBody | None = None
     _lingering: IDelayedCall | None = None
     _stopped = False
     _timeout_while_stopped: float | None = None
@@ -103,12 +108,17 @@ class BodyChannel(HTTPChannel):
         super().allHeadersReceived()  # type: ignore[no-untyped-call]
         if self.length != 0:
             request = self.requests[-1]
+            self._receiving = request.body
+            # Ours copy less, and work in any thread.
             if self.length is None:
                 self._transferDecoder = ChunkedDecoder(request.handleContentChunk, self._finishRequestBody)
+            else:
+                self._transferDecoder = CountedDecoder(self.length, request.handleContentChunk, self._finishRequestBody)
             request.requestReceived(self._command, self._path, self._version)
 
     def allContentReceived(self) -> None:
         """A body is complete."""
+        self._receiving = None
         if self._stopped:
             self.flow(True)
         super().allContentReceived()  # type: ignore[no-untyped-call]
@@ -150,6 +160,28 @@ class BodyChannel(HTTPChannel):
         if self._stopped:
             self._networkProducer.pauseProducing()
 
+    def take(self) -> ITaking | None:
+        """The rest of the body that comes now, for another thread."""
+        descriptor = duplicate_descriptor(self.transport)
+        if descriptor is None:
+            return None
+        return Taking(self, cast(Decoder, self._transferDecoder), Handle(descriptor))
+
+    def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
+        """It is given back.  See `k3dreg.web.taking.Connection`."""
+        body = self._receiving
+        if body is None:  # the connection is lost
+            return
+        body.given_back(count)
+        for data in more:
+            body.write(data)
+        if end is not None:
+            self._finishRequestBody(end)  # type: ignore[no-untyped-call]
+            return
+        self.flow(True)
+        if error is not None:
+            self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
+
     def continue_body(self) -> None:
         """The body is wanted."""
         self._send100Continue()  # type: ignore[no-untyped-call]
@@ -158,6 +190,8 @@ class BodyChannel(HTTPChannel):
         """What comes after the last answer is thrown away."""
         if self._lingering is None:
             super().dataReceived(data)  # type: ignore[no-untyped-call]
+            if self._receiving is not None:
+                self._receiving.arrived()
 
     def rawDataReceived(self, data: bytes) -> None:
         """As `dataReceived`: a body that came together with its head is still being handed on."""
@@ -170,6 +204,7 @@ class BodyChannel(HTTPChannel):
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         """The end."""
+        self._receiving = None
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]

@@ -1,0 +1,92 @@
+"""The rest of a request's body, taken out of its connection by a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from zope.interface import implementer
+
+from k3dreg.interfaces import ITaking
+from k3dreg.model.errors import BadRequest
+from k3dreg.streaming.handles import Handle
+from k3dreg.streaming.taking import take
+
+
+class Decoder(Protocol):
+    """What takes the framing of a body away, e.g. `ChunkedDecoder`."""
+
+    piece: Callable[[bytes | memoryview], None]
+    end: Callable[[bytes], None]
+
+    def dataReceived(self, data: bytes | memoryview) -> None: ...
+
+
+class Connection(Protocol):
+    """The connection that a body comes by, which reads nothing meanwhile."""
+
+    def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
+        """It may read again.
+
+        `count` bytes of the body were taken; `more` are some that were received and are still to be read.  `end`:
+        the body is complete, and these bytes came after it.  `error`: it is no body.
+        """
+
+
+@implementer(ITaking)
+class Taking:
+    """See `ITaking`.  `run` has the decoder for itself."""
+
+    def __init__(self, connection: Connection, decoder: Decoder, socket: Handle) -> None:
+        """`socket` belongs to it from now on."""
+        self._connection = connection
+        self._decoder = decoder
+        self._socket = socket
+        self._count = 0
+        self._more: list[bytes] = []
+        self._end: bytes | None = None
+        self._error: BadRequest | None = None
+        # Where in the buffer the content is that was received together.
+        self._view = memoryview(b"")
+        self._filled = 0
+
+    def run(self, write: Callable[[memoryview], object], most: int) -> int:
+        """See `ITaking`."""
+        decoder = self._decoder
+        piece, end = decoder.piece, decoder.end
+        decoder.piece, decoder.end = self._add, self._finish
+
+        def give(received: memoryview) -> bool:
+            self._view, self._filled = received, 0
+            try:
+                decoder.dataReceived(received)
+            except BadRequest as error:
+                self._error = error
+            content = received[: min(self._filled, most - self._count)]
+            if self._filled > len(content):
+                self._more.append(bytes(received[len(content) : self._filled]))
+            self._count += len(content)
+            if content:
+                write(content)
+            return self._end is None and self._error is None and not self._more
+
+        try:
+            take(self._socket, give)
+        finally:
+            decoder.piece, decoder.end = piece, end
+            self._view = memoryview(b"")
+        return self._count
+
+    def give_back(self) -> None:
+        """See `ITaking`."""
+        self._socket.close()
+        self._connection.taken(self._count, self._more, self._end, self._error)
+
+    def _add(self, piece: bytes | memoryview) -> None:
+        """Move it to what came before it: what was between them was framing."""
+        stop = self._filled + len(piece)
+        self._view[self._filled : stop] = piece
+        self._filled = stop
+
+    def _finish(self, rest: bytes) -> None:
+        self._end = rest
