@@ -16,8 +16,9 @@ from zope.interface import implementer
 
 from k3dreg.files.archived import ArchivedFile, ArchivedTree
 from k3dreg.files.containers import Reader
+from k3dreg.files.copies import Copies
 from k3dreg.files.pool import SIZE, ReaderPool
-from k3dreg.files.reading import PATIENCE, ReaderBlob
+from k3dreg.files.reading import PATIENCE, ReaderBlob, Way
 from k3dreg.files.scratch import Spool
 from k3dreg.interfaces import FileStat, IBlob, IByteStream, IContentSink, IEngineFiles, IEngineRequests
 from k3dreg.model.digest import Digest
@@ -60,8 +61,8 @@ class ReaderFiles:
         self._patience = patience
         self.clock = clock
         # Files that are being sent straight from the engine, and those of which there is a temporary copy.
-        self.sending: set[str] = set()
-        self.spools: dict[str, Spool] = {}
+        self.sending: dict[str, Way] = {}
+        self.copies = Copies(workers, clock, scratch)
 
     async def prepare(self) -> None:
         """Make the containers now, so that the first who asks need not wait some 100 ms for one.
@@ -130,7 +131,8 @@ class ReaderFiles:
             progress()
 
     async def close(self) -> None:
-        """Remove the containers."""
+        """Remove the containers, and what is kept of files."""
+        self.copies.close()
         await self._pool.close()
 
     # -- for ReaderBlob -----------------------------------------------------------------------------
@@ -140,24 +142,14 @@ class ReaderFiles:
         response, release = await self._request("GET", path, long=long)
         return ArchivedFile(self._engine.body(response, "a file of the engine's"), release)
 
-    def spool(self, path: str, start: int) -> Spool:
-        """The file from `start`, by way of a temporary file, for all who ask for it meanwhile."""
-        spool = self.spools.get(path)
-        if spool is not None and spool.start <= start:
-            return spool.join()
-        spool = self.spools[path] = self.new_spool(path, start).join()
-        spool.fill(Deferred.fromCoroutine(self._open_at(path, start)))
-        return spool
+    def copy(self, path: str, start: int) -> Spool:
+        """The file from `start`, by way of a temporary copy, for all who ask for it meanwhile.  To be left."""
+        found = self.copies.find(path, start)
+        return found or self.copies.make(path, start, Deferred.fromCoroutine(self._open_at(path, start)))
 
-    def new_spool(self, path: str, start: int) -> Spool:
+    def spool(self, start: int) -> Spool:
         """A temporary file that is nobody else's business."""
-
-        def ended() -> None:
-            if self.spools.get(path) is spool:
-                del self.spools[path]
-
-        spool = Spool(self._workers, self._scratch, start, ended)
-        return spool
+        return Spool(self._workers, self._scratch, start)
 
     async def _open_at(self, path: str, start: int) -> ArchivedFile:
         file = await self.open(path, long=True)

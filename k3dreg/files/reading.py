@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from k3dreg.files.archived import ArchivedFile
+from k3dreg.files.copies import Copies
 from k3dreg.files.scratch import Spool
 from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import ContentError, ContentGone
+from k3dreg.model.errors import ContentError, ContentGone, StoreError
 from k3dreg.streaming.sending import CHUNK, Sender
 
 # Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
@@ -26,15 +27,16 @@ class Files(Protocol):
     """What a `ReaderBlob` needs of `ReaderFiles`."""
 
     clock: IReactorTime
-    sending: set[str]
+    sending: dict[str, Way]
+    copies: Copies
 
     async def open(self, path: str, *, long: bool) -> ArchivedFile: ...
 
     async def read(self, path: str, limit: int) -> bytes: ...
 
-    def spool(self, path: str, start: int) -> Spool: ...
+    def copy(self, path: str, start: int) -> Spool: ...
 
-    def new_spool(self, path: str, start: int) -> Spool: ...
+    def spool(self, start: int) -> Spool: ...
 
 
 @implementer(IBlob)
@@ -42,9 +44,10 @@ class ReaderBlob:
     """A file of the engine's host as a blob.
 
     One who asks alone gets it straight from the engine.  Those who ask while it is being sent to another share a
-    temporary copy: the engine is asked twice at most, however many they are.  And one who has made the engine wait for
-    `patience` seconds in all gets the rest by way of such a copy: the engine reads one archive at a time from a
-    container, so a slow client would keep it from everybody else.
+    temporary copy, and the first goes on with that, unless he has most of it: the engine reads it once, however many
+    they are.  And one who has made the engine wait for `patience` seconds in all gets the rest by way of
+    such a copy: the engine reads one archive at a time from a container, so a slow client would keep it from
+    everybody else.
     """
 
     def __init__(self, files: Files, path: str, digest: Digest, size: int, patience: float) -> None:
@@ -56,14 +59,17 @@ class ReaderBlob:
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Raises as `Sender.run`; also `ContentGone` when the file goes away, and what `ReaderFiles.open` raises."""
-        if self._path in self._files.sending:
-            spool = self._files.spool(self._path, start)
+        first = self._files.sending.get(self._path)
+        copy = self._files.copies.find(self._path, start) if first is None else self._files.copy(self._path, start)
+        if copy is not None:
+            if first is not None:
+                first.share(copy)
             try:
-                await spool.send(consumer, start, stop)
+                await copy.send(consumer, start, stop)
             finally:
-                spool.leave()
+                copy.leave()
             return
-        way = _Way(self._files, self._path, self.size, stop, self._patience)
+        way = Way(self._files, self._path, self.size, stop, self._patience)
         try:
             await Sender(consumer, self._files.clock).run(way.read_soon, start, stop, self.size)
         finally:
@@ -79,7 +85,7 @@ class ReaderBlob:
         return data
 
 
-class _Way:
+class Way:
     """How the bytes come for one sending: straight, or through a temporary file, or first so and then so."""
 
     def __init__(self, files: Files, path: str, size: int, stop: int, patience: float) -> None:
@@ -91,6 +97,8 @@ class _Way:
         self._file: ArchivedFile | None = None
         self._spool: Spool | None = None
         self._straight = False
+        self._sharing = False  # the temporary file was not made for this one
+        self._given_up = False  # a read has ended because it goes on there
         self._position = 0
         self._timer: IDelayedCall | None = None
         self._waiting_since = 0.0
@@ -98,6 +106,20 @@ class _Way:
     def read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
         """For `Sender`: it asks for the next piece as soon as the client has taken the one before the last."""
         return Deferred.fromCoroutine(self._read(offset, limit))
+
+    def share(self, spool: Spool) -> None:
+        """Others take the file by way of `spool`: go on with it as well, unless most of the file has been read."""
+        if not self._straight or spool.start > self._position or self._position > self._size // 2:
+            return
+        self._stop_timer()
+        self._no_longer_straight()
+        self._spool = spool.join()
+        self._sharing = True
+        if self._file is not None:  # else it is being opened
+            file, self._file = self._file, None
+            self._given_up = True
+            file.close()  # whoever waits for a piece of it hears of that at once
+            self._given_up = False
 
     def close(self) -> None:
         """Whichever way the sending ended."""
@@ -113,13 +135,39 @@ class _Way:
 
     async def _read(self, offset: int, limit: int) -> bytes:
         self._stop_timer()
-        if self._spool is None and self._file is None:
-            await self._begin(offset)
-        if self._spool is not None:
+        spool = self._spool
+        if spool is None:
+            data = await self._read_straight(offset, limit)
+            if data is not None:
+                return data
+            spool = self._spool
+            assert spool is not None
+        try:
             # What has come since may be most of the file.
-            return await self._spool.read(offset, min(limit, CHUNK))
-        assert self._file is not None
-        data = await self._file.read()
+            return await spool.read(offset, min(limit, CHUNK))
+        except StoreError:
+            if not self._sharing:
+                raise
+        # There is no room for a copy.  This one can do without.
+        self._sharing, self._spool = False, None
+        spool.leave()
+        data = await self._read_straight(offset, limit)
+        if data is None:  # others try again
+            raise ContentGone("no temporary file can be made")
+        return data
+
+    async def _read_straight(self, offset: int, limit: int) -> bytes | None:
+        """None if it goes on by way of a temporary file."""
+        if self._file is None:
+            await self._begin(offset)
+            if self._file is None:
+                return None
+        try:
+            data = await self._file.read()
+        except CancelledError:
+            if self._given_up:
+                return None
+            raise
         if self._file.size != self._size:
             raise ContentGone(f"{self._path.rpartition('/')[2]} has changed while it was sent")
         data = data[:limit]
@@ -136,13 +184,23 @@ class _Way:
 
     async def _begin(self, offset: int) -> None:
         self._straight = True
-        self._files.sending.add(self._path)
-        self._file = await self._files.open(self._path, long=True)
-        await self._file.skip(offset)
+        self._position = offset
+        self._files.sending[self._path] = self
+        file = await self._files.open(self._path, long=True)
+        if self._spool is not None:
+            file.close()
+            return
+        self._file = file
+        try:
+            await file.skip(offset)
+        except CancelledError:
+            if not self._given_up:
+                raise
 
     def _no_longer_straight(self) -> None:
         self._straight = False
-        self._files.sending.discard(self._path)
+        if self._files.sending.get(self._path) is self:
+            del self._files.sending[self._path]
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -155,6 +213,6 @@ class _Way:
         self._timer = None
         file, self._file = self._file, None
         if file is not None:
-            self._spool = self._files.new_spool(self._path, self._position).join()
+            self._spool = self._files.spool(self._position).join()
             self._spool.fill(succeed(file))
             self._no_longer_straight()

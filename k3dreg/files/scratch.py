@@ -15,6 +15,10 @@ from k3dreg.streaming.handles import FileHandle
 from k3dreg.streaming.sending import FileSending
 from k3dreg.streaming.workers import Workers
 
+# Bytes after which those who wait for more are told: each of them costs a trip to a worker thread then, and with eight
+# who follow the engine, 256 KiB at a time, these would be half of the work.
+_STEP = 1024 * 1024
+
 
 class ScratchFile(FileHandle):
     """A file without a name, which is made when it is first used, and gone when it is closed.
@@ -51,16 +55,22 @@ class ScratchFile(FileHandle):
 class Spool:
     """The rest of a stream, taken at the stream's pace and read at others', by several at once.
 
-    It exists for as long as somebody uses it: `join` and `leave`.
+    It counts its users: `join` and `leave`.
     """
 
-    def __init__(self, workers: Workers, directory: str, start: int, ended: Callable[[], None]) -> None:
-        """`start`: where in its file the stream begins; `ended` is called when the last user has left."""
+    def __init__(
+        self, workers: Workers, directory: str, start: int, left: Callable[[Spool], None] | None = None
+    ) -> None:
+        """`start`: where in its file the stream begins.
+
+        `left` is called when the last user has left, and is to `close` it then, or later; None: it is closed then.
+        """
         self.start = start
         self._workers = workers
         self._file = ScratchFile(directory)
-        self._ended = ended
+        self._left = left or Spool.close
         self._stop = start  # what has arrived reaches to here
+        self._told = start  # and what those who wait have been told of
         self._users = 0
         self._whole = False
         self._error: K3dregError | None = None
@@ -73,13 +83,36 @@ class Spool:
         return self
 
     def leave(self) -> None:
-        """One user less; after the last, the file is gone."""
+        """One user less."""
         self._users -= 1
         if self._users == 0:
-            self._ended()
-            if self._filling is not None:
-                self._filling.cancel()
-            self._workers.spare(self._file.close)
+            self._left(self)
+
+    def close(self) -> None:
+        """The file is gone, and no more is taken from the stream."""
+        if self._filling is not None:
+            self._filling.cancel()
+        self._workers.spare(self._file.close)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody uses it."""
+        return self._users > 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the stream has ended as it should, and all of it is here."""
+        return self._whole
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the rest will never be here."""
+        return self._error is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are here."""
+        return self._stop - self.start
 
     def fill(self, stream: Deferred[IByteStream]) -> None:
         """Begin to take everything from the stream, which is closed in the end."""
@@ -132,7 +165,8 @@ class Spool:
             while data := await stream.read():
                 await self._workers.run(self._file.write, data)
                 self._stop += len(data)
-                self._wake()
+                if self._stop - self._told >= _STEP:
+                    self._wake()
             self._whole = True
         except CancelledError:
             self._error = ContentGone("the reading was given up")
@@ -148,6 +182,7 @@ class Spool:
             self._wake()
 
     def _wake(self) -> None:
+        self._told = self._stop
         woken, self._waiting = self._waiting, []
         for waiter in woken:
             if not waiter.called:

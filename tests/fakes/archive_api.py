@@ -71,6 +71,9 @@ class ArchiveStream:
 
     def close(self) -> None:
         self.closed = True
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.errback(CancelledError())
 
 
 @implementer(IEngineRequests)

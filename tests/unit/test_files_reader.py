@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from k3dreg.files import copies
 from k3dreg.files.pool import REFUSED_FOR
 from k3dreg.files.reader import ReaderFiles
 from k3dreg.interfaces import IBlob
@@ -31,6 +32,7 @@ DIGEST = Digest.of(DATA)
 PATH = f"{CONTENT}/blobs/sha256/{DIGEST.hex}"
 OTHER = f"{CONTENT}/blobs/sha256/other"
 PATIENCE = 5.0
+LINGER = 10.0
 
 
 class _Case(SynchronousTestCase):
@@ -69,6 +71,10 @@ class _Case(SynchronousTestCase):
     def send(self, reader: Reader, path: str = PATH, start: int = 0, stop: int | None = None) -> Deferred[Any]:
         blob = self.blob(path)
         return self.begin(blob.send(reader, start, blob.size if stop is None else stop))
+
+    def check_nothing_is_left(self) -> None:
+        self.clock.advance(LINGER)
+        self.assertEqual((len(self.files.copies), self.files.sending, self.clock.getDelayedCalls()), (0, {}, []))
 
     def archives(self) -> int:
         """How often a file was asked for."""
@@ -234,15 +240,16 @@ class SharingTests(_Case):
             waiting.cancel()
             self.failureResultOf(waiting)
 
-    def test_many_who_ask_for_one_file_at_once_make_the_engine_read_it_twice(self) -> None:
+    def test_many_who_ask_for_one_file_at_once_make_the_engine_read_it_once(self) -> None:
         readers = [Reader(1) for _ in range(20)]
         sendings = [self.send(reader) for reader in readers]
-        self.assertEqual(self.archives(), 2)
+        # The first had begun to be read for one alone.
+        self.assertEqual([stream.closed for stream in self.engine.streams], [True, True])
         for reader, sending in zip(readers, sendings, strict=True):
             reader.eat(None)
             self.successResultOf(sending)
             self.assertEqual(reader.received, DATA)
-        self.assertEqual((self.files.spools, self.files.sending), ({}, set()))
+        self.check_nothing_is_left()
 
     def test_those_who_share_may_leave_without_disturbing_the_rest(self) -> None:
         readers = [Reader(1) for _ in range(4)]
@@ -254,31 +261,131 @@ class SharingTests(_Case):
             readers[number].eat(None)
             self.successResultOf(sendings[number])
             self.assertEqual(readers[number].received, DATA[number:])
-        self.assertEqual((self.files.spools, self.files.sending), ({}, set()))
+        self.check_nothing_is_left()
 
     def test_when_all_who_share_have_left_the_engine_is_not_read_any_more(self) -> None:
         readers = [Reader() for _ in range(3)]
         self.hold()
         sendings = [self.send(reader) for reader in readers]
-        self.assertEqual(self.archives(), 2)
-        for number in (1, 2):
+        self.assertEqual([stream.closed for stream in self.engine.streams], [True, False])
+        for reader, sending in zip(readers, sendings, strict=True):
             self.assertFalse(self.engine.streams[1].closed)
-            readers[number].leave()
-            self.fails(sendings[number], ConsumerGone)
+            reader.leave()
+            self.fails(sending, ConsumerGone)
         self.assertTrue(self.engine.streams[1].closed)
-        self.assertEqual(self.files.spools, {})
-        self.engine.streams[0].let_go()
-        self.successResultOf(sendings[0])
-        self.assertEqual(readers[0].received, DATA)
+        self.check_nothing_is_left()
 
-    def test_a_copy_that_cannot_be_made_fails_all_who_wait_for_it(self) -> None:
+    def test_one_who_has_most_of_it_goes_on_by_himself(self) -> None:
+        first, second = Reader(600_000), Reader()
+        sending = self.send(first)
+        self.assertFalse(self.engine.streams[0].closed)
+        self.successResultOf(self.send(second))
+        self.assertFalse(self.engine.streams[0].closed)
+        first.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual((first.received, second.received), (DATA, DATA))
+
+    def test_one_who_has_some_of_it_goes_on_with_the_others(self) -> None:
+        first, second = Reader(300_000), Reader(1)
+        sendings = [self.send(first), self.send(second)]
+        self.assertTrue(self.engine.streams[0].closed)
+        second.leave()
+        self.fails(sendings[1], ConsumerGone)
+        third = Reader()
+        self.successResultOf(self.send(third))  # the copy is there for as long as anybody has not got it all
+        self.assertEqual(self.archives(), 2)
+        first.eat(None)
+        self.successResultOf(sendings[0])
+        self.assertEqual((first.received, third.received), (DATA, DATA))
+
+    def test_a_copy_is_kept_for_those_who_come_a_little_later(self) -> None:
+        first = Reader(1)
+        self.send(first)
+        self.successResultOf(self.send(Reader()))
+        first.eat(None)
+        for _ in range(3):
+            self.clock.advance(LINGER - 1)
+            reader = Reader()
+            self.successResultOf(self.send(reader))
+            self.assertEqual((reader.received, self.archives()), (DATA, 2))
+        self.clock.advance(LINGER)
+        self.successResultOf(self.send(Reader()))
+        self.assertEqual(self.archives(), 3)
+        self.check_nothing_is_left()
+
+    def test_no_more_than_so_much_is_kept_of_what_nobody_uses(self) -> None:
+        self.patch(copies, "_MOST", 2 * len(DATA))
+        paths = [f"{OTHER}{number}" for number in range(3)]
+        for path in paths:
+            first = Reader(1)
+            self.send(first, path)
+            self.successResultOf(self.send(Reader(), path))
+            first.eat(None)
+        asked = self.archives()
+        for path in reversed(paths):
+            self.successResultOf(self.send(Reader(), path))
+        self.assertEqual(self.archives(), asked + 1)
+        self.check_nothing_is_left()
+
+    def test_one_that_did_not_get_whole_is_no_use_to_anybody(self) -> None:
+        self.hold()
+        readers = [Reader() for _ in range(2)]
+        sendings = [self.send(reader) for reader in readers]
+        self.engine.streams[1].breaks_at = 600_000
+        self.engine.streams[1].let_go()
+        for sending in sendings:
+            self.fails(sending, ContentGone)
+        self.check_nothing_is_left()
+        self.engine.holds = False
+        self.successResultOf(self.send(Reader()))
+        self.assertEqual(self.archives(), 3)
+
+    def test_a_stop_removes_what_is_kept(self) -> None:
+        first = Reader(1)
+        self.send(first)
+        self.successResultOf(self.send(Reader()))
+        first.eat(None)
+        self.result(self.files.close())
+        self.assertEqual((len(self.files.copies), self.clock.getDelayedCalls()), (0, []))
+
+    def test_one_for_whom_the_engine_is_only_just_asked_waits_with_the_others(self) -> None:
+        asked: Deferred[None] = Deferred()
+        open_file = self.files.open
+
+        async def open_late(path: str, *, long: bool) -> Any:
+            file = await open_file(path, long=long)
+            if not asked.called:
+                await asked
+            return file
+
+        self.patch(self.files, "open", open_late)
+        readers = [Reader() for _ in range(2)]
+        sendings = [self.send(reader) for reader in readers]
+        asked.callback(None)
+        for reader, sending in zip(readers, sendings, strict=True):
+            self.successResultOf(sending)
+            self.assertEqual(reader.received, DATA)
+        self.check_nothing_is_left()
+        self.assertTrue(all(stream.closed for stream in self.engine.streams))
+
+    def test_one_who_asks_for_a_later_part_does_not_disturb_the_first(self) -> None:
+        first, second = Reader(100), Reader()
+        sending = self.send(first)
+        self.successResultOf(self.send(second, start=500_000))
+        self.assertFalse(self.engine.streams[0].closed)
+        first.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual((first.received, second.received), (DATA, DATA[500_000:]))
+
+    def test_a_copy_that_cannot_be_made_fails_those_who_wait_for_it(self) -> None:
         first, second = Reader(1), Reader()
         self.send(first)
         os.rmdir(self.scratch)
         self.fails(self.send(second), K3dregError)
-        os.mkdir(self.scratch)
+        # But for the first, who can do without.
         first.eat(None)
         self.assertEqual(first.received, DATA)
+        os.mkdir(self.scratch)
 
 
 class ContainersTests(_Case):

@@ -228,7 +228,7 @@ class GrowingTests(SocketCase):
 
     async def test_a_temporary_copy_is_sent_from_where_it_begins(self) -> None:
         stream = Pieces([self.data[5_000:1_000_000], self.data[1_000_000:]])
-        spool = Spool(self.workers, str(Path(self.path).parent.absolute()), 5_000, lambda: None).join()
+        spool = Spool(self.workers, str(Path(self.path).parent.absolute()), 5_000).join()
         self.addCleanup(spool.leave)
         spool.fill(succeed(stream))
 
