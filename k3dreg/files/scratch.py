@@ -17,7 +17,7 @@ from k3dreg.streaming.workers import Workers
 
 # Bytes after which those who wait for more are told: each of them costs a trip to a worker thread then, and with eight
 # who follow the engine, 256 KiB at a time, these would be half of the work.
-_STEP = 1024 * 1024
+_STEP = 4 * 1024 * 1024
 
 
 class ScratchFile(FileHandle):
