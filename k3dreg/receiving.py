@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -36,6 +37,12 @@ MOST_SESSIONS = 400
 LEFT_ALONE = 60.0
 
 
+# Uploads at a time whose bytes a worker takes out of the connection.  It is all work for a processor: more at once only
+# take each other's memory out of its cache, and eight pushes need a tenth more time.  One is more than there are
+# processors, for when one of them waits for the disk.
+_TAKEN_AT_ONCE = min(8, (os.cpu_count() or 1) + 1)
+
+
 class _Upload:
     """One session: its state, its bytes, and who works on it."""
 
@@ -61,6 +68,7 @@ class Sessions:
         self._names = names
         self._workers = workers
         self._clock = clock
+        self._taking = DeferredSemaphore(_TAKEN_AT_ONCE)
         self._uploads: dict[str, _Upload] = {}
 
     def open(self, repository: Repository, algorithm: str) -> UploadStatus:
@@ -175,7 +183,7 @@ class Sessions:
             taking.give_back()
             return count
 
-        return self._follow(upload, self._workers.run(write).addBoth(taken))
+        return self._follow(upload, self._taking.run(self._workers.run, write).addBoth(taken))
 
     def _pause(self, upload: _Upload) -> None:
         """No request works on it any more."""

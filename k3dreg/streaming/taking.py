@@ -9,19 +9,19 @@ receives, hashes and writes in turn, always in the same memory, needs two thirds
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 
 from k3dreg.streaming.handles import Handle
 
 # Bytes that are received before they are given on: they stay in a processor's cache while they are hashed and
-# written.  Each thread that ever took something has so much.
+# written.
 _BUFFER = 512 * 1024
 # Bytes after which a thread is given back though more has come: a disk of 100 MB/s is through with it in 80 ms, and
 # then it is another client's turn.
 TRIP = 8 * 1024 * 1024
 
-_own = threading.local()
+# Buffers that nobody uses now; there are as many as were ever used at once.
+_free: list[memoryview] = []
 
 
 def take(socket: Handle, give: Callable[[memoryview], bool]) -> None:
@@ -33,16 +33,18 @@ def take(socket: Handle, give: Callable[[memoryview], bool]) -> None:
 
     Raises what `give` raises.
     """
-    view = _buffer()
+    # The one that was used last, which a processor still has in its cache.
+    view = _borrow()
     taken = 0
-    with socket.use() as descriptor:
-        while taken < TRIP:
-            count = _fill(descriptor, view)
-            taken += count
-            if not count or not give(view[:count]):
-                return
-            if count < len(view):
-                return
+    try:
+        with socket.use() as descriptor:
+            while taken < TRIP:
+                count = _fill(descriptor, view)
+                taken += count
+                if not count or not give(view[:count]) or count < len(view):
+                    return
+    finally:
+        _free.append(view)
 
 
 def _fill(descriptor: int, view: memoryview) -> int:
@@ -59,10 +61,8 @@ def _fill(descriptor: int, view: memoryview) -> int:
     return filled
 
 
-def _buffer() -> memoryview:
-    """This thread's."""
+def _borrow() -> memoryview:
     try:
-        view: memoryview = _own.view
-    except AttributeError:
-        view = _own.view = memoryview(bytearray(_BUFFER))
-    return view
+        return _free.pop()
+    except IndexError:
+        return memoryview(bytearray(_BUFFER))
