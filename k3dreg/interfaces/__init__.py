@@ -13,6 +13,7 @@ from k3dreg.interfaces.content import (
     IByteStream,
     ICatalogue,
     IFileHandle,
+    IPieceStream,
     ISocketConsumer,
     IStaging,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "IMonitoring",
     "IObserver",
     "IOrigin",
+    "IPieceStream",
     "IPushed",
     "IRegistry",
     "IRepair",
