@@ -15,7 +15,7 @@ from k3dreg.engine.events import follow_events
 from k3dreg.engine.messages import PullTally, object_of, parse_image, parse_info, stream_error
 from k3dreg.engine.recent import RecentImages
 from k3dreg.engine.refusals import refusal
-from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests, IImageEvents
+from k3dreg.interfaces import IByteStream, IEngine, IEngineRequests, IImageEvents, IPieceStream
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore, PullProgress
@@ -210,7 +210,7 @@ class Engine:
             method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
         )
 
-    def body(self, response: IResponse, what: str) -> IByteStream:
+    def body(self, response: IResponse, what: str) -> IPieceStream:
         """The body of an answer to `request`: see `Connection.body`."""
         return self._connection.body(response, what)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -11,7 +11,7 @@ from zope.interface import implementer
 from k3dreg.files.scratch import ScratchFile
 from k3dreg.interfaces import IByteStream, IContentSink
 from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, K3dregError
-from k3dreg.protocol.tar import Content, Entry, EntryKind, TarReader
+from k3dreg.protocol.tar import Content, Entry, EntryKind, TarEvent, TarReader
 from k3dreg.protocol.tar_split import path_of
 
 # After a file come its padding and the archive's end: at most 511 + 1024 bytes, and what Go's tar writer pads with.
@@ -130,23 +130,15 @@ class ArchivedTree:
         self._kept: dict[bytes, tuple[int, int]] = {}  # offset and size in the temporary file
         self._links: dict[bytes, bytes] = {}
 
-    def feed(self, data: bytes) -> bool:
-        """The next bytes of the archive; whether the sink wants more.
+    def feed(self, pieces: Iterable[bytes | memoryview]) -> bool:
+        """The next bytes of the archive, in pieces of any size; whether the sink wants more.
 
         Raises `ContentError` when a file is not what the sink expects, and what the sink raises.
         """
         with self._lock:
-            for event in self._tar.feed(data):
-                if isinstance(event, Entry):
-                    self._begin(event)
-                elif isinstance(event, Content):
-                    if self._giving:
-                        self._sink.add(event.data)
-                    elif self._keeping:
-                        self._keep(event.data)
-                else:
-                    self._giving = self._keeping = False
-                    self._give_kept()
+            for piece in pieces:
+                for event in self._tar.feed(piece):
+                    self._take(event)
             self._sink.flush()
             return self._sink.wanted is not None
 
@@ -162,6 +154,18 @@ class ArchivedTree:
         with self._lock:
             if self._scratch is not None:
                 self._scratch.close()
+
+    def _take(self, event: TarEvent) -> None:
+        if isinstance(event, Content):
+            if self._giving:
+                self._sink.add(event.data)
+            elif self._keeping:
+                self._keep(event.data)
+        elif isinstance(event, Entry):
+            self._begin(event)
+        else:
+            self._giving = self._keeping = False
+            self._give_kept()
 
     def _begin(self, entry: Entry) -> None:
         # The directory's own name comes first in all of them.

@@ -23,8 +23,6 @@ from k3dreg.streaming.workers import Workers
 # Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who
 # follows the layer hears of new bytes some hundred times a second.
 _STEP = 8 * 1024 * 1024
-# Bytes read at a time from a large file.
-_PIECE = 1024 * 1024
 # IBlob.read is for manifests and configs.
 _LARGEST_READ = 8 * 1024 * 1024
 # O_NONBLOCK: opening a pipe must not wait for somebody at its other end.
@@ -139,12 +137,12 @@ class LocalTree:
                 if self._file is None:
                     self._file = self._open(sink.wanted)
                 # Not the file's own size: it is the layer that says how many bytes of it there are.
-                data = os.read(self._file, min(sink.missing, _PIECE))
-                if not data:
+                count = os.readv(self._file, [sink.room()])
+                if not count:
                     raise ContentError("a file of a layer is shorter than the layer's tar says")
-                ends = len(data) == sink.missing
-                sink.add(data)
-                given += len(data)
+                ends = count == sink.missing
+                sink.took(count)
+                given += count
                 if ends:
                     descriptor, self._file = self._file, None
                     os.close(descriptor)

@@ -10,7 +10,6 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
@@ -20,7 +19,7 @@ from k3dreg.files.copies import Copies
 from k3dreg.files.pool import SIZE, ReaderPool
 from k3dreg.files.reading import PATIENCE, ReaderBlob, Way
 from k3dreg.files.scratch import Spool
-from k3dreg.interfaces import FileStat, IBlob, IByteStream, IContentSink, IEngineFiles, IEngineRequests
+from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests, IPieceStream
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
 from k3dreg.streaming.bodies import read_whole
@@ -29,6 +28,11 @@ from k3dreg.streaming.workers import Workers
 # Bytes of a directory's archive that are taken apart at a time: some ten milliseconds' work, a trip to a worker thread
 # costs a tenth of one.
 _BATCH = 1024 * 1024
+# Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
+# tiny; to be woken for each would cost twice as much as all the rest.
+_LEAST = 192 * 1024
+# Of so many pieces at a time most are tiny: to take them apart one by one costs more than to join them.
+_MANY = 64
 # Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
 _DIRECTORY = 1 << 31
 _NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
@@ -114,7 +118,7 @@ class ReaderFiles:
         feeding: Deferred[bool] | None = None
         try:
             # One batch is worked on while the next one arrives.
-            while data := await _batch(stream, self.clock):
+            while data := await _batch(stream):
                 if feeding is not None and not await feeding:
                     return
                 feeding = self._workers.run(tree.feed, data)
@@ -201,17 +205,14 @@ class ReaderFiles:
         raise FileAbsent("the engine's host has no such file")
 
 
-async def _batch(stream: IByteStream, clock: IReactorTime) -> bytes:
-    """Enough of the stream to be worth a trip to a worker thread; b"" at its end."""
-    chunks: list[bytes] = []
+async def _batch(stream: IPieceStream) -> list[bytes | memoryview]:
+    """Enough of the stream to be worth a trip to a worker thread; [] at its end."""
+    batch: list[bytes | memoryview] = []
     missing = _BATCH
-    while missing > 0 and (data := await stream.read()):
-        chunks.append(data)
-        missing -= len(data)
-        # The engine sends three chunks for each file, most of them tiny.  A turn of the reactor collects what came at
-        # once; to be woken for each would cost twice as much as all the rest.
-        await deferLater(clock, 0.0, lambda: None)
-    return b"".join(chunks)
+    while missing > 0 and (pieces := await stream.read_pieces(min(missing, _LEAST))):
+        batch += pieces if len(pieces) < _MANY else [b"".join(pieces)]
+        missing -= sum(map(len, pieces))
+    return batch
 
 
 def _stat_of(response: IResponse) -> FileStat:

@@ -48,6 +48,13 @@ class ITakenStream(IByteStream):
         """Its rest, if nothing that has arrived is left to `read`, and it is possible at all."""
 
 
+class IPieceStream(IByteStream):
+    """A stream whose bytes can be had without being joined: to copy a GB costs as much as to receive it."""
+
+    async def read_pieces(least: int = 1) -> list[bytes | memoryview]:
+        """As `read`, but in the pieces in which they came; [] at the end.  The views are of bytes: they stay."""
+
+
 class IBlob(Interface):
     """Content of a known digest and size that can be sent to a consumer, whole or in part.
 

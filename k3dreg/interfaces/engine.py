@@ -8,7 +8,7 @@ from attrs import frozen
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import Attribute, Interface
 
-from k3dreg.interfaces.content import IBlob, IByteStream
+from k3dreg.interfaces.content import IBlob, IByteStream, IPieceStream
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, PullProgress
@@ -70,7 +70,7 @@ class IEngineRequests(Interface):
         `path` is percent-encoded.  Raises `EngineError` with the status and the engine's words, `EngineUnavailable`.
         """
 
-    def body(response: IResponse, what: str) -> IByteStream:
+    def body(response: IResponse, what: str) -> IPieceStream:
         """The body of an answer; `what` it is completes "the connection was lost in the middle of ..."."""
 
 
@@ -111,8 +111,14 @@ class IContentSink(Interface):
     wanted: bytes | None = Attribute("the file whose content comes next, as a path in the directory; None: no more")
     missing: int = Attribute("how many bytes of it are still to come")
 
+    def room() -> memoryview:
+        """Where the next bytes of the wanted file may be put: some, at most `missing`.  Until the next call of any."""
+
+    def took(count: int) -> None:
+        """So many bytes were put into the last `room`; at the last of the file `wanted` becomes another."""
+
     def add(data: bytes | memoryview) -> None:
-        """The next bytes of the wanted file, at most `missing`; at the last of them `wanted` becomes another."""
+        """The next bytes of the wanted file, at most `missing`, from elsewhere; then as `took`."""
 
     def flush() -> None:
         """Pass on what was collected.  Called before a worker thread is given back."""

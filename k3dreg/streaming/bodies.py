@@ -14,7 +14,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from k3dreg.interfaces import IByteStream
+from k3dreg.interfaces import IByteStream, IPieceStream
 from k3dreg.model.errors import EngineError, EngineSilent, EngineUnavailable
 
 # The most that one `read` returns, in bytes, give or take a chunk: large enough that a trip to a worker thread
@@ -28,7 +28,7 @@ HIGH_WATER = 2 * BATCH
 LOW_WATER = BATCH
 
 
-@implementer(IByteStream)
+@implementer(IPieceStream)
 class ResponseBody(Protocol):
     """The body of `response`, which must have been requested unbuffered.
 
@@ -73,6 +73,12 @@ class ResponseBody(Protocol):
         Raises `EngineSilent`, or `EngineUnavailable` after the last bytes that came before the connection was
         lost.  Cancelling closes the stream; whoever reads a closed stream is cancelled.
         """
+        pieces = await self.read_pieces(least)
+        only = pieces[0] if pieces else b""
+        return only if len(pieces) <= 1 and isinstance(only, bytes) else b"".join(pieces)
+
+    async def read_pieces(self, least: int = 1) -> list[bytes | memoryview]:
+        """As `read`, but the bytes as they came, one piece after the other; [] at the end."""
         if self._unread < least and not self._ended:
             self._least = least
             await self._arrival()
@@ -80,7 +86,7 @@ class ResponseBody(Protocol):
             return self._take()
         if self._error is not None:
             raise self._error
-        return b""
+        return []
 
     def close(self) -> None:
         """Give up the rest and close the connection.  Safe at any time, any number of times."""
@@ -95,7 +101,7 @@ class ResponseBody(Protocol):
             self._timer = self._clock.callLater(self._silence, self._check_silence)
         return self._reader
 
-    def _take(self) -> bytes:
+    def _take(self) -> list[bytes | memoryview]:
         batch = [self._chunks.popleft()]
         size = len(batch[0])
         while self._chunks and size < BATCH:
@@ -106,8 +112,7 @@ class ResponseBody(Protocol):
             self._paused = False
             if not self._ended:
                 self._producer.resumeProducing()
-        only = batch[0]
-        return only if len(batch) == 1 and isinstance(only, bytes) else b"".join(batch)
+        return batch
 
     def _check_silence(self) -> None:
         """One timer for many reads: a new one for each would cost as much as the read itself."""

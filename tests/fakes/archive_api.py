@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
-from k3dreg.interfaces import IByteStream, IEngineRequests
+from k3dreg.interfaces import IEngineRequests, IPieceStream
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError, EngineUnavailable
 
@@ -29,7 +29,7 @@ class _Response:
         self.headers = Headers({name: [value] for name, value in (headers or {}).items()})
 
 
-@implementer(IByteStream)
+@implementer(IPieceStream)
 class ArchiveStream:
     """A body that gives `step` bytes at a time; once `held`, none until it is let go."""
 
@@ -42,6 +42,7 @@ class ArchiveStream:
         self._step = step
         self.at = 0
         self._waiting: Deferred[None] | None = None
+        self._few = False
 
     async def read(self, least: int = 1) -> bytes:
         if self.closed:
@@ -57,6 +58,13 @@ class ArchiveStream:
         data = self.data[self.at : stop]
         self.at = stop
         return data
+
+    async def read_pieces(self, least: int = 1) -> list[bytes | memoryview]:
+        """In a few pieces, or in many."""
+        data = await self.read(least)
+        self._few = not self._few
+        size = max(1, len(data) // (2 if self._few else 100))
+        return [memoryview(data)[at : at + size] for at in range(0, len(data), size)]
 
     @property
     def at_end(self) -> bool:
@@ -122,7 +130,7 @@ class FakeArchiveApi:
         asked = {name: str(value) for name, value in (params or {}).items()}
         return cast(IResponse, self._answer(method, path.strip("/").split("/"), asked, data))
 
-    def body(self, response: IResponse, what: str) -> IByteStream:
+    def body(self, response: IResponse, what: str) -> IPieceStream:
         body = cast(_Response, response).body
         return ArchiveStream(body, 1000) if isinstance(body, bytes) else body
 

@@ -33,7 +33,7 @@ from k3dreg.engine.endpoint import make_agent, make_pool, parse_engine_url
 from k3dreg.files.containers import OWNER
 from k3dreg.files.local import LocalFiles
 from k3dreg.files.reader import ReaderFiles
-from k3dreg.interfaces import IBlob, IByteStream, IEngineFiles, IEngineRequests
+from k3dreg.interfaces import IBlob, IEngineFiles, IEngineRequests, IPieceStream
 from k3dreg.model import media_types
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore
@@ -466,7 +466,7 @@ class _Elsewhere:
         self.creations += path == "/containers/create"
         return await self._engine.request(method, path, **more)
 
-    def body(self, response: IResponse, what: str) -> IByteStream:
+    def body(self, response: IResponse, what: str) -> IPieceStream:
         return self._engine.body(response, what)
 
 

@@ -101,6 +101,16 @@ class Reading(_BodyCase):
         _, body = self.body(b"one ", b"two")
         self.assertEqual(self.successResultOf(self.read(body)), b"one two")
 
+    def test_what_arrived_is_read_as_it_came_too(self) -> None:
+        response, body = self.body(b"one ", b"two")
+
+        def pieces() -> list[bytes | memoryview]:
+            return self.successResultOf(Deferred.fromCoroutine(body.read_pieces()))
+
+        self.assertEqual(pieces(), [b"one ", b"two"])
+        response.end()
+        self.assertEqual(pieces(), [])
+
     def test_a_reader_waits_for_the_next_bytes(self) -> None:
         response, body = self.body()
         waiting = self.read(body)

@@ -17,6 +17,7 @@ from k3dreg.sources.layer_assembly import LayerAssembly
 from tests.fakes.images import make_tar
 from tests.fakes.tar_splits import split, unpack
 
+BATCH = 512 * 1024
 FILES = st.dictionaries(
     st.sampled_from(["a", "b/c", "b/d", "b.e", "e/f/g", "e/f/h", "e/i", "j\udcff", "k" * 60]),
     st.binary(max_size=1500),
@@ -90,7 +91,7 @@ def test_a_layer_comes_from_an_archive_as_it_was(
     assembly, out = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
     for start in range(0, len(archive), cut):
-        tree.feed(archive[start : start + cut])
+        tree.feed([archive[start : start + cut]])
     tree.finish()
     tree.close()
     assert out == tar
@@ -104,7 +105,7 @@ def test_a_file_of_which_the_archive_has_only_a_link_comes_from_its_target(tmp_p
     archive = archive_of({"m/aaa": b"content", "n": b"more"}, {"m/zzz": "m/aaa"})
     assembly, out = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
-    assert not tree.feed(archive)
+    assert not tree.feed([archive])
     assert out == tar
 
 
@@ -114,9 +115,45 @@ def test_bytes_are_passed_on_before_the_layer_ends(tmp_path: Path) -> None:
     archive = archive_of(contents)
     assembly, out = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
-    assert tree.feed(archive[:300_000])
+    assert tree.feed([archive[:300_000]])
     assert 290_000 < len(out) <= 300_000
     assert out == tar[: len(out)]
+
+
+def test_writes_end_where_a_batch_does_or_a_flush_was() -> None:
+    tar = make_tar([("a", os.urandom(3 * BATCH)), ("b", os.urandom(1000))])
+    tar_split, contents = split(tar)
+    out, ends = bytearray(), []
+
+    def write(data: memoryview) -> None:
+        out.extend(data)
+        ends.append(len(out))
+
+    assembly = LayerAssembly(tar_split, write)
+    assembly.begin()
+    # Some from elsewhere, and the rest put where there is room for it.
+    assembly.add(contents["a"][:1000])
+    assembly.flush()
+    left = memoryview(contents["a"])[1000:]
+    while left:
+        room = assembly.room()
+        room[:] = left[: len(room)]
+        left = left[len(room) :]
+        assembly.took(len(room))
+    assert assembly.wanted == b"b"
+    assembly.add(contents["b"])
+    assert assembly.wanted is None
+    assert out == tar
+    assert ends == [512 + 1000, BATCH, 2 * BATCH, 3 * BATCH, len(tar)]
+
+
+def test_there_is_room_for_no_more_than_is_missing() -> None:
+    assembly, _ = put_together(split(make_tar([("a", bytes(BATCH)), ("b", bytes(7))]))[0])
+    assert len(assembly.room()) == BATCH - 512
+    assembly.took(BATCH - 512)
+    assert len(assembly.room()) == 512
+    assembly.took(512)
+    assert len(assembly.room()) == 7
 
 
 def test_a_tar_split_of_no_files_needs_none() -> None:
@@ -187,7 +224,7 @@ def test_an_archive_without_the_right_file_is_no_layer(tmp_path: Path, content: 
     assembly, out = put_together(split(tar)[0])
     tree = ArchivedTree(str(tmp_path), assembly)
     with pytest.raises(K3dregError):
-        tree.feed(archive)
+        tree.feed([archive])
         tree.finish()
     tree.close()
     assert len(out) < len(tar)
@@ -197,7 +234,7 @@ def test_an_archive_that_breaks_off_is_no_layer(tmp_path: Path) -> None:
     tar_split, contents = split(make_tar([("a", bytes(5000))]))
     assembly, _ = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
-    assert tree.feed(archive_of(contents)[:4000])
+    assert tree.feed([archive_of(contents)[:4000]])
     with pytest.raises(ArchiveError):
         tree.finish()
 
