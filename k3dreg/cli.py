@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from twisted.application import app
 from twisted.python import usage
 from twisted.scripts import twistd
 
 from k3dreg.config import Options
+from twisted.plugins.k3dreg_plugin import k3dreg
 
 _FOR_PEOPLE = ("doctor", "why", "warm")
+
+
+# twistd takes it from one of two modules, by the platform, which no type checker follows.
+class _ServerOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
+    """Those of twistd, which looks through all plugins there are for its commands.
+
+    It loads them for that, and with them Twisted's test runner and Python's: some memory, for ever, and some time.
+    """
+
+    @property
+    def subCommands(self) -> Iterator[tuple[str, None, Callable[[], usage.Options], str]]:
+        """The one command that is there, in the shape of `usage.Options`."""
+        # Where twistd looks for what to run.
+        self.loadedPlugins = {k3dreg.tapname: k3dreg}
+        yield k3dreg.tapname, None, lambda: k3dreg.options(), k3dreg.description
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,4 +60,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     # No pid file: several may run in one directory, and a service manager knows the process anyway.
     sys.argv = ["k3dreg", "--nodaemon", "--pidfile=", "k3dreg", *given]
-    twistd.run()
+    app.run(twistd.runApp, _ServerOptions)

@@ -11,7 +11,8 @@ import os
 import socket
 from typing import cast
 
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+from twisted.plugins.twisted_core import systemdEndpointParser
 from twisted.python import usage
 
 
@@ -23,7 +24,9 @@ def inherited_endpoints() -> tuple[str, ...]:
     found = []
     for index in itertools.count():
         try:
-            endpoint = serverFromString(None, f"systemd:domain=INET:index={index}")
+            # Not by `serverFromString`: that looks through all plugins there are for `systemd:`, and so loads what they
+            # need, Twisted's test runner too.
+            endpoint = systemdEndpointParser.parseStreamServer(None, domain="INET", index=str(index))
         except IndexError:
             break
         descriptor = cast(AdoptedStreamServerEndpoint, endpoint).fileno

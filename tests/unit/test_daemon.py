@@ -346,3 +346,13 @@ def test_a_socket_that_was_not_given_is_a_usage_line(started: list[Process]) -> 
     daemon = start(started, "--listen", "systemd:domain=INET:name=door")
     assert daemon.end() == 2
     assert "the service manager gave this process no such socket" in "".join(daemon.lines)
+
+
+def test_it_loads_none_of_twisteds_plugins() -> None:
+    """They would bring Twisted's test runner with them, and that unittest."""
+    script = (
+        "import sys; from k3dreg.cli import _ServerOptions; _ServerOptions().parseOptions(['k3dreg']); "
+        "print('k3dreg.service' in sys.modules, 'unittest' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert told.stdout == "True False\n"
