@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from k3dreg.clusters.containerd import hosts_toml
+from k3dreg.clusters.containerd import LOGIN, hosts_toml
 from k3dreg.clusters.place import Place
 from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
-from k3dreg.model.errors import UsageError
 
 CLUSTER = "kind-cluster.yaml"
 HOSTS = "certs.d/_default/hosts.toml"
@@ -35,10 +34,6 @@ def with_host(place: Place) -> tuple[File, ...]:
 
 
 def _files(place: Place, *steps: str) -> tuple[File, ...]:
-    if place.auth:
-        raise UsageError(
-            "--auth: let anybody pull (--anonymous-pull), or write a header into hosts.toml (docs/security.md)"
-        )
     cluster = comment(
         *steps,
         *about_images(place),
@@ -61,5 +56,7 @@ def hosts_file(place: Place, name: str) -> File:
     said = comment(
         "containerd reads this at each pull, for every registry that has no directory of its own in certs.d.",
         f"ca.pem beside it is {place.ca}." if place.ca else "",
+        f"{LOGIN} is what this prints:\nprintf %s 'USER:PASSWORD' | base64" if place.auth else "",
     )
-    return File(name, said + hosts_toml(place.url, ca="ca.pem" if place.ca else "", only=place.offline))
+    ca = "ca.pem" if place.ca else ""
+    return File(name, said + hosts_toml(place.url, ca=ca, only=place.offline, auth=place.auth))

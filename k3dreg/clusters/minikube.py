@@ -7,17 +7,12 @@ from attrs import evolve
 from k3dreg.clusters.kind import hosts_file
 from k3dreg.clusters.place import Place
 from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
-from k3dreg.model.errors import UsageError
 
 HOSTS = "etc/containerd/certs.d/_default/hosts.toml"
 
 
 def with_host(place: Place) -> tuple[File, ...]:
     """k3dreg on the machine that minikube runs on, or in a container with a port on it."""
-    if place.auth:
-        raise UsageError(
-            "--auth: let anybody pull (--anonymous-pull), or write a header into hosts.toml (docs/security.md)"
-        )
     made = hosts_file(place, HOSTS)
     text = comment(
         f"~/.minikube/files/{HOSTS}\nminikube start --container-runtime=containerd",

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
+from k3dreg.tools.config_files import text_of
 from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
@@ -182,10 +183,11 @@ def test_a_node_logs_in_with_a_pods_secret(registry: Daemon, node: Node, pulls_n
     node.pull(image, USER, PASSWORD)
     node.clean()
     # A header that the node always sends leaves no room for a pod's secret, and needs none.
-    node.use_mirror(
-        registry.host,
-        more=f'  [host."http://{registry.host}".header]\n    authorization = ["{basic(USER, PASSWORD)}"]\n',
-    )
+    name, _, port = registry.host.rpartition(":")
+    where = ["--mode", "host", "--name", name, "--port", port]
+    printed = text_of(["kind", *where, "--offline", "--auth", "certs.d/_default/hosts.toml"])
+    file = node.address.directory / "certs.d/_default/hosts.toml"
+    file.write_text(printed.replace('"Basic BASE64"', f'"{basic(USER, PASSWORD)}"'))
     node.pull(image)
 
 

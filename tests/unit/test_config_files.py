@@ -122,6 +122,20 @@ def test_containerd_asks_the_mirror_first_and_only_it_when_told_so(command: str)
     assert secure["host"][url.replace("http:", "https:")]["ca"] == "ca.pem"
 
 
+@pytest.mark.parametrize("command", ["kind", "minikube"])
+def test_a_login_has_its_place_for_each_host_that_is_asked(command: str) -> None:
+    file = {"kind": "certs.d/_default/hosts.toml", "minikube": ""}[command]
+    header = {"authorization": ["Basic BASE64"]}
+    hosts = read(f"{command} --auth {file}")
+    assert [host["header"] for host in hosts["host"].values()] == [header]
+    assert "header" not in hosts
+    hosts = read(f"{command} --auth --offline --ca /ca.pem {file}")
+    [host] = hosts["host"].values()
+    assert (hosts["header"], host["header"], host["ca"], hosts["ca"]) == (header, header, "ca.pem", "ca.pem")
+    said = text_of([command, "--auth", *file.split()])
+    assert "# BASE64 is what this prints:\n# printf %s 'USER:PASSWORD' | base64\n" in said
+
+
 def test_kinds_nodes_have_the_directory_that_the_file_is_in() -> None:
     cluster = read("kind kind-cluster.yaml")
     assert (cluster["kind"], cluster["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
@@ -184,8 +198,6 @@ def test_a_pod_is_not_sent_to_its_own_loopback() -> None:
         "k3d --socket '/a:b'",
         "k3d --ca /ca.pem",
         "k3d --mode separate --ca /ca.pem",
-        "kind --auth",
-        "minikube --auth",
         "k3d one two",
         "k3d --nonsense",
     ],
