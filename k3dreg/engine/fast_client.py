@@ -7,21 +7,29 @@ Twisted has no public way to say so; where its inside changes, its own way remai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol, Request
 from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import _DataLoss
 from twisted.web.iweb import IResponse
 
+from k3dreg.interfaces import ITaking
 from k3dreg.model.errors import BadRequest
 from k3dreg.protocol.chunked import ChunkedDecoder
+from k3dreg.streaming.handles import Handle
+from k3dreg.streaming.sockets import duplicate_descriptor
+from k3dreg.streaming.taken import Taking
 
 # Bytes.  About what the kernel holds of a UNIX socket (net.core.wmem_default, 208 KiB on all of today's): so the
 # engine finds it empty when it is woken.
 _PIECE = 256 * 1024
+# Seconds for which a worker thread that takes a body waits for the engine's next bytes.
+_PATIENCE = 0.02
 
 
 class _Decoder(ChunkedDecoder):
@@ -42,9 +50,51 @@ class _Client(HTTP11ClientProtocol):
 
     def request(self, request: Request) -> Deferred[IResponse]:
         response = super().request(request)
+        self._received = None
         if self._parser is not None:
             self._parser._transferDecoders = {b"chunked": cast(Any, _Decoder)}
+            # What a body's protocol is given as its transport.
+            cast(Any, self._transportProxy).client = self
         return response
+
+    def dataReceived(self, data: bytes) -> None:
+        self._delivering = True
+        try:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+        finally:
+            self._delivering = False
+        if self._received is not None:
+            self._received()
+
+    # -- for the protocol of a body: see `ITakingTransport` -----------------------------------------
+
+    _received: Callable[[], None] | None = None
+    _delivering = False
+
+    def tell_received(self, received: Callable[[], None]) -> None:
+        self._received = received
+
+    def take(self) -> ITaking | None:
+        if self._parser is None or self._delivering:  # there may be more in what was received
+            return None
+        decoder = self._parser.bodyDecoder
+        if not isinstance(decoder, _Decoder):
+            return None
+        descriptor = duplicate_descriptor(self.transport)
+        return None if descriptor is None else Taking(self, decoder, Handle(descriptor), _PATIENCE)
+
+    def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
+        """It is given back.  See `k3dreg.streaming.taken.Connection`."""
+        parser = self._parser
+        if parser is None:  # the connection is lost
+            return
+        decoder = cast(_Decoder, parser.bodyDecoder)
+        for data in more:
+            decoder.piece(data)
+        if error is not None:
+            self._giveUp(Failure(error))  # type: ignore[no-untyped-call]
+        elif end is not None:
+            decoder.end(end)
 
 
 class ClientFactory(_HTTP11ClientFactory):

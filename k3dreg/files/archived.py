@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from k3dreg.files.scratch import ScratchFile
-from k3dreg.interfaces import IByteStream, IContentSink
+from k3dreg.interfaces import IByteStream, IContentSink, ITakenStream, ITaking
 from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, K3dregError
 from k3dreg.protocol.tar import Content, Entry, EntryKind, TarEvent, TarReader
 from k3dreg.protocol.tar_split import path_of
@@ -21,7 +21,26 @@ _PIECE = 1024 * 1024
 _BATCH = 256 * 1024
 
 
-@implementer(IByteStream)
+@implementer(ITaking)
+class _Taking:
+    """The part of an archive that is the file's."""
+
+    def __init__(self, archive: ITaking, left: int, took: Callable[[int], None]) -> None:
+        self._archive = archive
+        self._left = left
+        self._took = took
+        self._count = 0
+
+    def run(self, write: Callable[[memoryview], object], most: int) -> int:
+        self._count = self._archive.run(write, min(most, self._left))
+        return self._count
+
+    def give_back(self) -> None:
+        self._archive.give_back()
+        self._took(self._count)
+
+
+@implementer(ITakenStream)
 class ArchivedFile:
     """The content of the one file in an archive.  `size` in bytes is known after the first `read`."""
 
@@ -61,6 +80,18 @@ class ArchivedFile:
         while count > 0 and (data := await self.read()):
             self._ahead = data[count:]
             count -= len(data)
+
+    def take_over(self) -> ITaking | None:
+        """See `ITakenStream`: the rest of the content."""
+        if self._ahead or self.size is None or not self._left or not ITakenStream.providedBy(self._stream):
+            return None
+        taking = self._stream.take_over()
+        return None if taking is None else _Taking(taking, self._left, self._took)
+
+    def _took(self, count: int) -> None:
+        self._left -= count
+        if not self._left:
+            self._finish()
 
     def close(self) -> None:
         """Give up the rest: the engine sees the connection close and lets go of the container."""

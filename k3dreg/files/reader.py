@@ -19,15 +19,18 @@ from k3dreg.files.copies import Copies
 from k3dreg.files.pool import SIZE, ReaderPool
 from k3dreg.files.reading import PATIENCE, ReaderBlob, Way
 from k3dreg.files.scratch import Spool
-from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests, IPieceStream
+from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests, IPieceStream, ITakenStream
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
 from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.taken import run_taking
 from k3dreg.streaming.workers import Workers
 
 # Bytes of a directory's archive that are taken apart at a time: some ten milliseconds' work, a trip to a worker thread
 # costs a tenth of one.
 _BATCH = 1024 * 1024
+# Bytes of it that a worker thread takes before it tells how far it is.
+_TRIP = 4 * 1024 * 1024
 # Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
 # tiny; to be woken for each would cost twice as much as all the rest.
 _LEAST = 192 * 1024
@@ -115,23 +118,32 @@ class ReaderFiles:
         response, release = await self._request("GET", directory, long=True)
         stream = self._engine.body(response, "a layer's files")
         tree = ArchivedTree(self._scratch, sink)
-        feeding: Deferred[bool] | None = None
         try:
-            # One batch is worked on while the next one arrives.
-            while data := await _batch(stream):
-                if feeding is not None and not await feeding:
-                    return
-                feeding = self._workers.run(tree.feed, data)
-                progress()
-            if feeding is None or await feeding:
-                feeding = None
-                await self._workers.run(tree.finish)
+            await self._feed(tree, stream, progress)
         finally:
             stream.close()
             release()
-            if feeding is not None:
-                feeding.addErrback(lambda _: None)
             self._workers.spare(tree.close)
+            progress()
+
+    async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], None]) -> None:
+        """Until the sink wants no more, or the archive ends."""
+        wanted = True
+
+        def feed(data: memoryview) -> None:
+            nonlocal wanted
+            wanted = wanted and tree.feed([data])
+
+        while wanted:
+            taking = stream.take_over() if ITakenStream.providedBy(stream) else None
+            if taking is not None and await run_taking(self._workers, taking, feed, _TRIP):
+                progress()
+                continue
+            # One batch arrives while the one before it is worked on.
+            if not (data := await _batch(stream)):
+                await self._workers.run(tree.finish)
+                return
+            wanted = await self._workers.run(tree.feed, data)
             progress()
 
     async def close(self) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
 
-from k3dreg.interfaces import IByteStream
+from k3dreg.interfaces import IByteStream, ITakenStream
 from k3dreg.model.errors import ContentError, ContentGone, K3dregError, StoreError
 from k3dreg.streaming.handles import FileHandle
 from k3dreg.streaming.sending import FileSending
+from k3dreg.streaming.taken import run_taking
 from k3dreg.streaming.workers import Workers
 
 # Bytes after which those who wait for more are told: each of them costs a trip to a worker thread then, and with eight
@@ -162,9 +163,8 @@ class Spool:
         stream: IByteStream | None = None
         try:
             stream = await opening
-            while data := await stream.read():
-                await self._workers.run(self._file.write, data)
-                self._stop += len(data)
+            while count := await self._take(stream):
+                self._stop += count
                 if self._stop - self._told >= _STEP:
                     self._wake()
             self._whole = True
@@ -180,6 +180,16 @@ class Spool:
                 stream.close()
             self._filling = None
             self._wake()
+
+    async def _take(self, stream: IByteStream) -> int:
+        """Some of what comes: how many bytes it was, 0 at the end."""
+        taking = stream.take_over() if ITakenStream.providedBy(stream) else None
+        if taking is not None and (count := await run_taking(self._workers, taking, self._file.write, _STEP)):
+            return count
+        data = await stream.read()
+        if data:
+            await self._workers.run(self._file.write, data)
+        return len(data)
 
     def _wake(self) -> None:
         self._told = self._stop

@@ -81,8 +81,7 @@ class TarReader:
         self._left = BLOCK  # bytes until the state changes
         self._padding = 0  # bytes that follow the content
         self._shown = ""  # the entry that is being read, for messages
-        # The end of the content so far: Docker's last words, if the archive breaks off here.
-        self._tail: bytes | memoryview = b""
+        self._tail = b""  # the end of the content so far: Docker's last words, if the archive breaks off here
         self._zero_blocks = 0
         self._extension: Header | None = None
         self._long_name: bytes | None = None
@@ -139,7 +138,7 @@ class TarReader:
         if self._state is _State.FAILED:
             raise ArchiveError("the archive is damaged")
         if self._state is _State.CONTENT:
-            message = message_at_end(bytes(self._tail))
+            message = message_at_end(self._tail)
             said = f": Docker says: {message}" if message else ""
             raise self._failed(f"the archive ended in the middle of {self._shown}, {self._left} bytes early{said}")
         if self._state is _State.PADDING or self._state is _State.EXTENSION:
@@ -157,10 +156,8 @@ class TarReader:
         self._state, self._left = (state, size) if size else (_State.HEADER, BLOCK)
 
     def _keep_tail(self, piece: memoryview) -> None:
-        if len(piece) >= LONGEST_OBJECT:
-            self._tail = piece[-LONGEST_OBJECT:]  # the engine's chunks are twice as long: half of all would be copied
-        else:
-            self._tail = (bytes(self._tail) + piece)[-LONGEST_OBJECT:]
+        end = bytes(piece[-LONGEST_OBJECT:])
+        self._tail = end if len(end) == LONGEST_OBJECT else (self._tail + end)[-LONGEST_OBJECT:]
 
     def _skip(self, view: memoryview) -> int:
         """Bytes that are neither header nor content; returns how many were taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol as TypingProtocol
 from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,7 +15,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from k3dreg.interfaces import IByteStream, IPieceStream
+from k3dreg.interfaces import IByteStream, IPieceStream, ITakenStream, ITaking
 from k3dreg.model.errors import EngineError, EngineSilent, EngineUnavailable
 
 # The most that one `read` returns, in bytes, give or take a chunk: large enough that a trip to a worker thread
@@ -28,7 +29,46 @@ HIGH_WATER = 2 * BATCH
 LOW_WATER = BATCH
 
 
-@implementer(IPieceStream)
+class TakingClient(TypingProtocol):
+    """A client whose connection a worker thread may read from.  A body finds it as its transport's `client`."""
+
+    def tell_received(self, received: Callable[[], None]) -> None:
+        """Call it whenever all has been delivered that was received at once."""
+
+    def take(self) -> ITaking | None:
+        """The rest of the body, if that is possible now."""
+
+
+@implementer(ITaking)
+class _Taking:
+    """What has arrived, and then what comes."""
+
+    def __init__(
+        self,
+        ahead: deque[bytes | memoryview],
+        rest: ITaking,
+        given_back: Callable[[deque[bytes | memoryview], ITaking], None],
+    ) -> None:
+        self._ahead = ahead
+        self._rest = rest
+        self._given_back = given_back
+
+    def run(self, write: Callable[[memoryview], object], most: int) -> int:
+        count = 0
+        while self._ahead and count < most:
+            piece = memoryview(self._ahead.popleft())
+            fitting = piece[: most - count]
+            if len(fitting) < len(piece):
+                self._ahead.appendleft(piece[len(fitting) :])
+            count += len(fitting)
+            write(fitting)
+        return count + self._rest.run(write, most - count) if count < most else count
+
+    def give_back(self) -> None:
+        self._given_back(self._ahead, self._rest)
+
+
+@implementer(IPieceStream, ITakenStream)
 class ResponseBody(Protocol):
     """The body of `response`, which must have been requested unbuffered.
 
@@ -61,6 +101,8 @@ class ResponseBody(Protocol):
         self._timer: IDelayedCall | None = None
         self._ended = False
         self._error: Exception | None = None
+        self._client: TakingClient | None = None
+        self._taken = False
         response.deliverBody(self)
 
     # -- the reader's side ----------------------------------------------------------------------
@@ -88,6 +130,18 @@ class ResponseBody(Protocol):
             raise self._error
         return []
 
+    def take_over(self) -> ITaking | None:
+        """See `ITakenStream`.  What has arrived is the first of it.  None unless the client can do it."""
+        if self._ended or self._taken or self._client is None:
+            return None
+        taking = self._client.take()
+        if taking is None:
+            return None
+        self._taken = True
+        self._producer.pauseProducing()
+        ahead, self._chunks, self._unread = self._chunks, deque(), 0
+        return _Taking(ahead, taking, self._given_back)
+
     def close(self) -> None:
         """Give up the rest and close the connection.  Safe at any time, any number of times."""
         self._end(CancelledError())
@@ -114,6 +168,17 @@ class ResponseBody(Protocol):
                 self._producer.resumeProducing()
         return batch
 
+    def _given_back(self, ahead: deque[bytes | memoryview], taking: ITaking) -> None:
+        self._taken = False
+        if not self._ended:
+            self._chunks = ahead
+            self._unread = sum(map(len, ahead))
+        taking.give_back()
+        if not self._ended:
+            self._paused = self._unread > HIGH_WATER
+            if not self._paused:
+                self._producer.resumeProducing()
+
     def _check_silence(self) -> None:
         """One timer for many reads: a new one for each would cost as much as the read itself."""
         self._timer = None
@@ -132,22 +197,33 @@ class ResponseBody(Protocol):
         # What `deliverBody` gives its protocol is a proxy of the transport, which can be paused and resumed.
         return cast(IPushProducer, self.transport)
 
+    def connectionMade(self) -> None:
+        """The transport is that of the response, with the client that receives it, if it is one of ours."""
+        self._client = getattr(self.transport, "client", None)
+        if self._client is not None:
+            self._client.tell_received(self._received)
+
     def dataReceived(self, data: bytes | memoryview) -> None:
         """Bytes arrived."""
         if self._ended:
             return
         self._chunks.append(data)
         self._unread += len(data)
-        if self._reader is not None:
-            if self._unread >= self._least:
-                self._wake()
-            else:
-                self._waiting_since = self._clock.seconds()
+        if self._client is None:
+            self._received()
         if self._unread > HIGH_WATER and not self._ended:
             # Paused already or not: `deliverBody` resumes the transport behind our back after it has handed over
             # what was buffered, and what is in one received piece still comes after a pause.
             self._paused = True
             self._producer.pauseProducing()
+
+    def _received(self) -> None:
+        """All that was received at once has arrived."""
+        if self._reader is not None:
+            if self._unread >= self._least:
+                self._wake()
+            else:
+                self._waiting_since = self._clock.seconds()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body ended: `ResponseDone` if it is whole.

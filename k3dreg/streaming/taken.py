@@ -1,16 +1,20 @@
-"""The rest of a request's body, taken out of its connection by a worker thread."""
+"""The rest of a body, taken out of its connection by a worker thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from k3dreg.interfaces import ITaking
 from k3dreg.model.errors import BadRequest
 from k3dreg.streaming.handles import Handle
+from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.taking import take
+from k3dreg.streaming.workers import Workers
 
 
 class Decoder(Protocol):
@@ -33,15 +37,34 @@ class Connection(Protocol):
         """
 
 
+def run_taking(workers: Workers, taking: ITaking, write: Callable[[memoryview], object], most: int) -> Deferred[int]:
+    """Let a worker run it, and give it back when he has; how many bytes it was.  Fails with what `write` raises.
+
+    Cancelling gives up the answer, not the work.
+    """
+    done: Outcome[int] = Outcome()
+
+    def ended(result: int | Failure) -> None:
+        taking.give_back()
+        if isinstance(result, Failure):
+            done.fail(cast(BaseException, result.value))
+        else:
+            done.succeed(result)
+
+    workers.run(taking.run, write, most).addBoth(ended)
+    return done.wait()
+
+
 @implementer(ITaking)
 class Taking:
     """See `ITaking`.  `run` has the decoder for itself."""
 
-    def __init__(self, connection: Connection, decoder: Decoder, socket: Handle) -> None:
-        """`socket` belongs to it from now on."""
+    def __init__(self, connection: Connection, decoder: Decoder, socket: Handle, patience: float = 0.0) -> None:
+        """`socket` belongs to it from now on.  `patience`: see `take`."""
         self._connection = connection
         self._decoder = decoder
         self._socket = socket
+        self._patience = patience
         self._count = 0
         self._more: list[bytes] = []
         self._end: bytes | None = None
@@ -71,7 +94,7 @@ class Taking:
             return self._end is None and self._error is None and not self._more
 
         try:
-            take(self._socket, give)
+            take(self._socket, give, self._patience)
         finally:
             decoder.piece, decoder.end = piece, end
             self._view = memoryview(b"")

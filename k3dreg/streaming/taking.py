@@ -9,6 +9,7 @@ receives, hashes and writes in turn, always in the same memory, needs two thirds
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from k3dreg.streaming.handles import Handle
@@ -20,12 +21,18 @@ _BUFFER = 512 * 1024
 # then it is another client's turn.
 TRIP = 8 * 1024 * 1024
 
+# Where the other end is no faster than this one, a thread that waits a little takes more at a time: seconds after which
+# it looks again, and bytes that it waits for.  A UNIX socket holds 208 KiB, which the engine sends in that time.
+_NAP = 0.0002
+_ENOUGH = 128 * 1024
 # Buffers that nobody uses now; there are as many as were ever used at once.
 _free: list[memoryview] = []
 
 
-def take(socket: Handle, give: Callable[[memoryview], bool]) -> None:
+def take(socket: Handle, give: Callable[[memoryview], bool], patience: float = 0.0) -> None:
     """Receive what is there and `give` it on, until nothing is, or `give` returns False, or for `TRIP` bytes.
+
+    `patience`: seconds without a byte after which nothing is there.
 
     For worker threads; the socket must be a non-blocking one, and nobody else may read from it meanwhile.  What is
     given is only valid during the call.  That the connection has ended, or is lost, is left to be noticed by whoever
@@ -39,25 +46,31 @@ def take(socket: Handle, give: Callable[[memoryview], bool]) -> None:
     try:
         with socket.use() as descriptor:
             while taken < TRIP:
-                count = _fill(descriptor, view)
+                count = _fill(descriptor, view, patience)
                 taken += count
-                if not count or not give(view[:count]) or count < len(view):
+                if not count or not give(view[:count]) or (count < len(view) and not patience):
                     return
     finally:
         _free.append(view)
 
 
-def _fill(descriptor: int, view: memoryview) -> int:
-    """As much as is there, up to all of `view`."""
-    filled = 0
+def _fill(descriptor: int, view: memoryview, patience: float) -> int:
+    """As much as is there, up to all of `view`; with patience, as much as is worth the while."""
+    filled, waited = 0, 0.0
     while filled < len(view):
         try:
             count = os.readv(descriptor, [view[filled:]])
-        except OSError:  # nothing is there now; or it is lost, which the next to read learns, too
+        except BlockingIOError:
+            if filled >= _ENOUGH or waited >= patience:
+                break
+            time.sleep(_NAP)
+            waited += _NAP
+        except OSError:  # it is lost, which the next to read learns, too
             break
-        if not count:
-            break
-        filled += count
+        else:
+            if not count:
+                break
+            filled += count
     return filled
 
 

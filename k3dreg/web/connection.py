@@ -18,8 +18,8 @@ from k3dreg.protocol.chunked import ChunkedDecoder
 from k3dreg.protocol.counted import CountedDecoder
 from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.sockets import duplicate_descriptor
+from k3dreg.streaming.taken import Decoder, Taking
 from k3dreg.web.bodies import RequestBody
-from k3dreg.web.taking import Decoder, Taking
 
 # Seconds for which a connection that is to be closed is still read from.  Closing it with bytes unread resets it, and
 # the reset may overtake the answer.  A client that has read `Connection: close` closes it before.
@@ -91,6 +91,7 @@ class BodyChannel(HTTPChannel):
 
     _answered: BodyRequest | None = None  # before its body was complete
     _receiving: RequestBody | None = None
+    _delivering = False
     _lingering: IDelayedCall | None = None
     _stopped = False
     _timeout_while_stopped: float | None = None
@@ -162,13 +163,15 @@ class BodyChannel(HTTPChannel):
 
     def take(self) -> ITaking | None:
         """The rest of the body that comes now, for another thread."""
+        if self._delivering:  # there may be more in what was received
+            return None
         descriptor = duplicate_descriptor(self.transport)
         if descriptor is None:
             return None
         return Taking(self, cast(Decoder, self._transferDecoder), Handle(descriptor))
 
     def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
-        """It is given back.  See `k3dreg.web.taking.Connection`."""
+        """It is given back.  See `k3dreg.streaming.taken.Connection`."""
         body = self._receiving
         if body is None:  # the connection is lost
             return
@@ -189,7 +192,11 @@ class BodyChannel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """What comes after the last answer is thrown away."""
         if self._lingering is None:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]
+            self._delivering = True
+            try:
+                super().dataReceived(data)  # type: ignore[no-untyped-call]
+            finally:
+                self._delivering = False
             if self._receiving is not None:
                 self._receiving.arrived()
 
