@@ -20,6 +20,8 @@ _BUFFER = 512 * 1024
 # Bytes after which a thread is given back though more has come: a disk of 100 MB/s is through with it in 80 ms, and
 # then it is another client's turn.
 TRIP = 8 * 1024 * 1024
+# Seconds after which it is given back: a thread that takes what trickles is one less, and holds up a stop.
+_LONGEST = 0.25
 
 # Where the other end is no faster than this one, a thread that waits a little takes more at a time: seconds after which
 # it looks again, and bytes that it waits for.  A UNIX socket holds 208 KiB, which the engine sends in that time.
@@ -30,9 +32,9 @@ _free: list[memoryview] = []
 
 
 def take(socket: Handle, give: Callable[[memoryview], bool], patience: float = 0.0) -> None:
-    """Receive what is there and `give` it on, until nothing is, or `give` returns False, or for `TRIP` bytes.
+    """Receive what is there and `give` it on, until nothing is, or `give` returns False.
 
-    `patience`: seconds without a byte after which nothing is there.
+    For `TRIP` bytes and a quarter of a second at most.  `patience`: seconds without a byte until nothing is there.
 
     For worker threads; the socket must be a non-blocking one, and nobody else may read from it meanwhile.  What is
     given is only valid during the call.  That the connection has ended, or is lost, is left to be noticed by whoever
@@ -42,10 +44,10 @@ def take(socket: Handle, give: Callable[[memoryview], bool], patience: float = 0
     """
     # The one that was used last, which a processor still has in its cache.
     view = _borrow()
-    taken = 0
+    taken, until = 0, time.monotonic() + _LONGEST
     try:
         with socket.use() as descriptor:
-            while taken < TRIP:
+            while taken < TRIP and time.monotonic() < until:
                 count = _fill(descriptor, view, patience)
                 taken += count
                 if not count or not give(view[:count]) or (count < len(view) and not patience):

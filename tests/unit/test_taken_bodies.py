@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
 from typing import Any, cast
 
 from twisted.internet import reactor as _reactor
@@ -11,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.iweb import IAgent
 
 from k3dreg.engine.endpoint import EngineAddress, make_agent, make_pool
@@ -19,7 +21,9 @@ from k3dreg.files.archived import ArchivedFile
 from k3dreg.files.scratch import Spool
 from k3dreg.model.errors import ContentGone, EngineUnavailable, StoreFull
 from k3dreg.streaming.bodies import ResponseBody
+from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.taken import run_taking
+from k3dreg.streaming.taking import take
 from k3dreg.streaming.workers import Workers
 from tests.fakes.images import make_tar
 
@@ -224,3 +228,31 @@ class FileTests(TakenCase):
         self.check()
         self.assertTrue(spool.is_whole)
         spool.leave()
+
+
+class TrickleTests(SynchronousTestCase):
+    def test_a_thread_is_not_kept_by_what_trickles(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        done = threading.Event()
+
+        def trickle() -> None:
+            while not done.wait(0.005):
+                theirs.send(bytes(100))
+
+        sending = threading.Thread(target=trickle)
+        sending.start()
+        taken: list[int] = []
+
+        def give(view: memoryview) -> bool:
+            taken.append(len(view))
+            return True
+
+        began = time.monotonic()
+        take(Handle(ours.detach()), give, 0.02)
+        lasted = time.monotonic() - began
+        done.set()
+        sending.join()
+        theirs.close()
+        self.assertGreater(sum(taken), 500)
+        self.assertLess(lasted, 5)
