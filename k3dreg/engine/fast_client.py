@@ -2,6 +2,7 @@
 
 The engine sends a file in chunks of 32 KiB.  Twisted's client takes 64 KiB from the socket at a time, so that the
 engine is woken for each, and copies each byte three times; both cost as much as all the rest of reading a file.
+And what goes to the disk need not come by the reactor's thread at all.
 Twisted has no public way to say so; where its inside changes, its own way remains.
 """
 
@@ -43,6 +44,11 @@ class _Decoder(ChunkedDecoder):
 
 
 class _Client(HTTP11ClientProtocol):
+    """A `TakingClient`: the protocol of a body finds it as its transport's `client`."""
+
+    _received: Callable[[], None] | None = None
+    _delivering = False
+
     def connectionMade(self) -> None:
         transport = cast(Any, self.transport)
         if hasattr(transport, "bufferSize"):
@@ -53,7 +59,6 @@ class _Client(HTTP11ClientProtocol):
         self._received = None
         if self._parser is not None:
             self._parser._transferDecoders = {b"chunked": cast(Any, _Decoder)}
-            # What a body's protocol is given as its transport.
             cast(Any, self._transportProxy).client = self
         return response
 
@@ -66,10 +71,7 @@ class _Client(HTTP11ClientProtocol):
         if self._received is not None:
             self._received()
 
-    # -- for the protocol of a body: see `ITakingTransport` -----------------------------------------
-
-    _received: Callable[[], None] | None = None
-    _delivering = False
+    # -- see `k3dreg.streaming.bodies.TakingClient` -------------------------------------------------
 
     def tell_received(self, received: Callable[[], None]) -> None:
         self._received = received

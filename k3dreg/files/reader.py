@@ -139,7 +139,6 @@ class ReaderFiles:
             if taking is not None and await run_taking(self._workers, taking, feed, _TRIP):
                 progress()
                 continue
-            # One batch arrives while the one before it is worked on.
             if not (data := await _batch(stream)):
                 await self._workers.run(tree.finish)
                 return

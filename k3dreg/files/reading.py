@@ -45,9 +45,8 @@ class ReaderBlob:
 
     One who asks alone gets it straight from the engine.  Those who ask while it is being sent to another share a
     temporary copy, and the first goes on with that, unless he has most of it: the engine reads it once, however many
-    they are.  And one who has made the engine wait for `patience` seconds in all gets the rest by way of
-    such a copy: the engine reads one archive at a time from a container, so a slow client would keep it from
-    everybody else.
+    they are.  And one who has made the engine wait for `patience` seconds in all gets the rest by way of such a copy:
+    the engine reads one archive at a time from a container, so a slow client would keep it from everybody else.
     """
 
     def __init__(self, files: Files, path: str, digest: Digest, size: int, patience: float) -> None:

@@ -96,11 +96,6 @@ class Spool:
         self._workers.spare(self._file.close)
 
     @property
-    def is_used(self) -> bool:
-        """Whether anybody uses it."""
-        return self._users > 0
-
-    @property
     def is_whole(self) -> bool:
         """Whether the stream has ended as it should, and all of it is here."""
         return self._whole
