@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from k3dreg.files.archived import ArchivedFile, ArchivedTree
+from k3dreg.files.archived import ArchivedFile, ArchivedTree, drain
 from k3dreg.files.containers import Reader
 from k3dreg.files.copies import Copies
 from k3dreg.files.pool import SIZE, ReaderPool
@@ -39,6 +39,10 @@ _MANY = 64
 # Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
 _DIRECTORY = 1 << 31
 _NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+
+
+class _Enough(Exception):
+    """Nothing more is wanted of an archive."""
 
 
 @implementer(IEngineFiles)
@@ -120,29 +124,38 @@ class ReaderFiles:
         tree = ArchivedTree(self._scratch, sink)
         try:
             await self._feed(tree, stream, progress)
-        finally:
+        except BaseException:
             stream.close()
             release()
+            raise
+        else:
+            drain(stream, release)
+        finally:
             self._workers.spare(tree.close)
             progress()
 
     async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], None]) -> None:
         """Until the sink wants no more, or the archive ends."""
-        wanted = True
 
         def feed(data: memoryview) -> None:
-            nonlocal wanted
-            wanted = wanted and tree.feed([data])
+            if not tree.feed([data]):
+                raise _Enough
 
-        while wanted:
+        while True:
             taking = stream.take_over() if ITakenStream.providedBy(stream) else None
-            if taking is not None and await run_taking(self._workers, taking, feed, _TRIP):
+            if taking is not None:
+                try:
+                    taken = await run_taking(self._workers, taking, feed, _TRIP)
+                except _Enough:
+                    return
                 progress()
-                continue
+                if taken:
+                    continue
             if not (data := await _batch(stream)):
                 await self._workers.run(tree.finish)
                 return
-            wanted = await self._workers.run(tree.feed, data)
+            if not await self._workers.run(tree.feed, data):
+                return
             progress()
 
     async def close(self) -> None:

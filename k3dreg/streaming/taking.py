@@ -24,9 +24,11 @@ TRIP = 8 * 1024 * 1024
 _LONGEST = 0.25
 
 # Where the other end is no faster than this one, a thread that waits a little takes more at a time: seconds after which
-# it looks again, and bytes that it waits for.  A UNIX socket holds 208 KiB, which the engine sends in that time.
+# it looks again, bytes that it waits for, and seconds that it waits for them once some have come.  A UNIX socket holds
+# 208 KiB, which the engine sends in a nap.
 _NAP = 0.0002
 _ENOUGH = 128 * 1024
+_GATHERING = 0.002
 # Buffers that nobody uses now; there are as many as were ever used at once.
 _free: list[memoryview] = []
 
@@ -63,7 +65,7 @@ def _fill(descriptor: int, view: memoryview, patience: float) -> int:
         try:
             count = os.readv(descriptor, [view[filled:]])
         except BlockingIOError:
-            if filled >= _ENOUGH or waited >= patience:
+            if filled >= _ENOUGH or waited >= (min(_GATHERING, patience) if filled else patience):
                 break
             time.sleep(_NAP)
             waited += _NAP
@@ -72,6 +74,7 @@ def _fill(descriptor: int, view: memoryview, patience: float) -> int:
         else:
             if not count:
                 break
+            waited = waited if filled else 0.0
             filled += count
     return filled
 
