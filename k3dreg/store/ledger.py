@@ -1,17 +1,15 @@
-"""What was pushed, in a file: an SQLite database that is read once and then only written.
+"""What was pushed, in a file that is read once and then only written.
 
-A transaction is on disk for good when it returns (`synchronous=FULL`), whole or not at all, whenever the process or
-the machine dies.  All of it blocks: for worker threads.
+All of it blocks: for worker threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -22,21 +20,8 @@ from k3dreg.model.errors import InvalidDigest, InvalidManifest, InvalidName, Sto
 from k3dreg.model.reference import Repository
 from k3dreg.store.reserve import Reserve
 
-# 2: manifests have the time at which they were pushed.
-_VERSION = 2
-_SCHEMA = """
-CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL,
-                   PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
-CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
-                       since REAL DEFAULT 0,
-                       PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
-CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
-"""
-
-_FROM_1 = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;"
-
-# The second is a full disk too: no room for the index of the log (`-shm`), when the database is opened.
-_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+if TYPE_CHECKING:
+    from k3dreg.store.database import Database
 
 # One SQL statement and its parameters.
 Statement = tuple[str, tuple[object, ...]]
@@ -54,46 +39,38 @@ class Row:
 
 
 class Ledger:
-    """The database.  Its methods take turns, whichever threads call them."""
+    """The database, which is made with the first that is written.  Its methods take turns, whichever threads call them.
+
+    Until there is one nothing of SQLite's is loaded: it takes 1.5 MiB, and most people never push.
+    """
 
     def __init__(self, file: Path, reserve: Reserve | None = None, *, read_only: bool = False) -> None:
-        """Opens it, and makes it if there is none.  Raises `StoreError`.
-
-        `reserve` is used up where something is removed and the disk is full.
-        """
+        """`reserve` is used up where something is removed and the disk is full."""
+        self._file = file
         self._reserve = reserve
+        self._read_only = read_only
         self._lock = threading.Lock()
-        with _database_errors("opening the list of what was pushed"):
-            uri = file.absolute().as_uri() + ("?mode=ro" if read_only else "")
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            if not read_only:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._make()
-
-    def _make(self) -> None:
-        version = self._version()
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-        elif version == 1:
-            self._db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={_VERSION}; COMMIT;")
-        elif version != _VERSION:
-            raise StoreError("the state directory was used by a newer k3dreg")
-
-    def _version(self) -> int:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        return int(version)
+        self._database: Database | None = None
+        self._closed = False
 
     def read(self) -> list[Row]:
-        """All of it.  Raises `StoreError`."""
-        with self._lock, _database_errors("reading the list of what was pushed"):
-            rows = [_blob(*row) for row in self._db.execute("SELECT registry, path, digest, since FROM blob")]
-            # A file of the first version that is only read stays one.
-            since = "since" if self._version() > 1 else "0"
-            manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
-            rows += [_manifest(*row) for row in self._db.execute(manifests)]
-            rows += [_tag(*row) for row in self._db.execute("SELECT registry, path, name, digest FROM tag")]
-            return rows
+        """All of it; nothing where there is no file.  Raises `StoreError`."""
+        with self._lock:
+            try:
+                self._file.stat()
+            except FileNotFoundError:
+                return []
+            except OSError:
+                pass  # that it cannot be opened has a better message
+            blobs, manifests, tags = self._open().read()
+            try:
+                return [
+                    *(_blob(*row) for row in blobs),
+                    *(_manifest(*row) for row in manifests),
+                    *(_tag(*row) for row in tags),
+                ]
+            except (ValueError, TypeError, InvalidDigest, InvalidName, InvalidManifest) as error:
+                raise StoreError("the list of what was pushed holds what k3dreg did not write") from error
 
     def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
         """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed.
@@ -101,32 +78,32 @@ class Ledger:
         `removing`: it makes room, so it is to be possible on a full disk.
         """
         with self._lock:
+            database = self._open()
             try:
-                self._transact(statements)
+                database.transact(statements)
             except StoreFull:
                 if self._reserve is None or not removing or not self._reserve.release():
                     raise
                 try:
-                    self._transact(statements)
+                    database.transact(statements)
                 finally:
                     self._reserve.fill()
 
-    def _transact(self, statements: Iterable[Statement]) -> None:
-        with _database_errors("writing the list of what was pushed"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, parameters in statements:
-                    self._db.execute(sql, parameters)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-
     def close(self) -> None:
-        """Safe any number of times."""
+        """Safe any number of times.  It is neither read nor written any more."""
         with self._lock:
-            self._db.close()
+            self._closed = True
+            if self._database is not None:
+                self._database.close()
+
+    def _open(self) -> Database:
+        if self._closed:
+            raise StoreError("the list of what was pushed is closed")
+        if self._database is None:
+            from k3dreg.store.database import Database
+
+            self._database = Database(self._file, read_only=self._read_only)
+        return self._database
 
 
 def add_blob(repository: Repository, digest: Digest, since: float) -> Statement:
@@ -187,19 +164,3 @@ def _manifest(registry: str, path: str, descriptor: str, parts: str, subject: st
 
 def _tag(registry: str, path: str, name: str, digest: str) -> Row:
     return Row(_repository(registry, path), tag=(name, Digest.parse(digest)))
-
-
-@contextlib.contextmanager
-def _database_errors(what: str) -> Iterator[None]:
-    """The database's errors as ours.  A text of SQLite's has no path in it."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
-            raise StoreFull(
-                f"no room is left on the disk of the state directory: {what} failed",
-                advice="free some space there, or give k3dreg a smaller --cache-size",
-            ) from error
-        raise StoreError(f"the state directory could not be used: {what} failed ({error})") from error
-    except (ValueError, TypeError, InvalidDigest, InvalidName, InvalidManifest) as error:
-        raise StoreError(f"the state directory holds what k3dreg did not write: {what} failed") from error

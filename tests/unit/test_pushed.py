@@ -267,13 +267,64 @@ class WritingTests(PushedCase):
         self.successResultOf(closed)
 
 
+# For another Python, that it has the same packages.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to be looked at" * 20])
 def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / LEDGER_NAME
     file.write_bytes(content)
     with pytest.raises(StoreError):
-        Ledger(file)
+        Ledger(file).read()
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("column", ["digest = 'none'", "descriptor = '{'", "path = 'No'", "subject = 'md5:1'"])
+def test_a_list_with_what_k3dreg_never_wrote_is_an_error(tmp_path: Path, column: str) -> None:
+    file = tmp_path / LEDGER_NAME
+    book = Ledger(file)
+    book.write([ledger.add_manifest(APP, manifest(1)), ledger.add_tag(APP, "t", digest(1))])
+    table = "tag" if column.startswith("digest") else "manifest"
+    book.write([(f"UPDATE {table} SET {column}", ())])
+    with pytest.raises(StoreError, match="did not write"):
+        book.read()
+    book.close()
+
+
+NEVER_PUSHED = """
+import sys
+from pathlib import Path
+import k3dreg.cli, k3dreg.service
+from k3dreg.store.ledger import Ledger
+assert Ledger(Path(sys.argv[1])).read() == []
+assert "sqlite3" not in sys.modules, "SQLite was loaded"
+"""
+
+
+def test_where_nothing_was_ever_pushed_there_is_no_file_and_no_sqlite(tmp_path: Path) -> None:
+    file = tmp_path / LEDGER_NAME
+    subprocess.run([sys.executable, "-c", NEVER_PUSHED, str(file)], check=True, env=ENVIRONMENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_that_is_closed_is_not_made_again(tmp_path: Path) -> None:
+    file = tmp_path / LEDGER_NAME
+    book = Ledger(file)
+    book.close()
+    with pytest.raises(StoreError):
+        book.write([ledger.add_blob(APP, digest(1), 0.0)])
+    assert not file.exists()
+
+
+def test_a_list_that_cannot_be_made_is_an_error_of_what_is_written(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "none" / LEDGER_NAME)
+    assert book.read() == []
+    with pytest.raises(StoreError):
+        book.write([ledger.add_blob(APP, digest(1), 0.0)])
+    (tmp_path / "none").mkdir()
+    book.write([ledger.add_blob(APP, digest(1), 0.0)])
+    assert len(book.read()) == 1
 
 
 WRITER = """
@@ -296,7 +347,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_and_a_change_is_there_whol
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(file)],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=ENVIRONMENT,
         )
         assert process.stdout is not None
         acknowledged = 0

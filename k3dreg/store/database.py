@@ -1,0 +1,108 @@
+"""An SQLite database of what was pushed.
+
+A transaction is on disk for good when it returns (`synchronous=FULL`), whole or not at all, whenever the process or
+the machine dies.  All of it blocks: for worker threads, one at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from k3dreg.model.errors import StoreError, StoreFull
+
+# 2: manifests have the time at which they were pushed.
+_VERSION = 2
+_SCHEMA = """
+CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL,
+                   PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
+CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
+                       since REAL DEFAULT 0,
+                       PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
+CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
+"""
+
+_FROM_1 = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;"
+
+# The second is a full disk too: no room for the index of the log (`-shm`), when the database is opened.
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+
+# The columns of a table.
+Values = tuple[Any, ...]
+
+
+class Database:
+    """One connection to it."""
+
+    def __init__(self, file: Path, *, read_only: bool = False) -> None:
+        """Opens it, and makes it if there is none.  Raises `StoreError`."""
+        with _database_errors("opening the list of what was pushed"):
+            uri = file.absolute().as_uri() + ("?mode=ro" if read_only else "")
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            try:
+                if not read_only:
+                    self._db.execute("PRAGMA journal_mode=WAL")
+                    self._db.execute("PRAGMA synchronous=FULL")
+                    self._make()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _make(self) -> None:
+        version = self._version()
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+        elif version == 1:
+            self._db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise StoreError("the state directory was used by a newer k3dreg")
+
+    def _version(self) -> int:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def read(self) -> tuple[list[Values], list[Values], list[Values]]:
+        """All blobs, manifests and tags, as they lie in their tables.  Raises `StoreError`."""
+        with _database_errors("reading the list of what was pushed"):
+            # A file of the first version that is only read stays one.
+            since = "since" if self._version() > 1 else "0"
+            manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
+            return (
+                self._db.execute("SELECT registry, path, digest, since FROM blob").fetchall(),
+                self._db.execute(manifests).fetchall(),
+                self._db.execute("SELECT registry, path, name, digest FROM tag").fetchall(),
+            )
+
+    def transact(self, statements: Iterable[tuple[str, Values]]) -> None:
+        """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed."""
+        with _database_errors("writing the list of what was pushed"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for sql, parameters in statements:
+                    self._db.execute(sql, parameters)
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Safe any number of times."""
+        self._db.close()
+
+
+@contextlib.contextmanager
+def _database_errors(what: str) -> Iterator[None]:
+    """The database's errors as ours.  A text of SQLite's has no path in it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
+            raise StoreFull(
+                f"no room is left on the disk of the state directory: {what} failed",
+                advice="free some space there, or give k3dreg a smaller --cache-size",
+            ) from error
+        raise StoreError(f"the state directory could not be used: {what} failed ({error})") from error
