@@ -15,6 +15,9 @@ from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
 from k3dreg.streaming.memory import MemoryBlob
 
+# Why an engine gets nothing of its own: it goes on to the next registry then.
+_CIRCULAR = "itself has asked Docker for it, whose registry mirror this is"
+
 
 @implementer(IRegistry)
 class PushedFirst:
@@ -53,6 +56,8 @@ class PushedFirst:
         return ServedManifest(found.descriptor, lambda: self._open(found))
 
     async def _from_behind(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
+        if trace.circular:
+            raise ManifestUnknown(f"{reference} was not pushed here, and k3dreg {_CIRCULAR}")
         try:
             return await self._behind.manifest(reference, authorization, trace)
         except EngineUnavailable as error:
@@ -75,6 +80,8 @@ class PushedFirst:
                 return blob
         if self._is_only_pushed(digest):
             raise BlobUnknown(f"{digest} was not pushed to {repository}, and Docker is not known to have it")
+        if trace.circular:
+            raise BlobUnknown(f"{digest} was not pushed to {repository}, and k3dreg {_CIRCULAR}")
         return await self._behind.blob(repository, digest, trace)
 
     def _is_only_pushed(self, digest: Digest) -> bool:

@@ -21,6 +21,7 @@ from k3dreg.engine.messages import error_message, one_line, parse_version
 from k3dreg.engine.ssh import TunnelFailed
 from k3dreg.engine.tls import explain_refusal
 from k3dreg.model.errors import EngineError, EngineSilent, EngineTooOld, EngineUnavailable
+from k3dreg.model.identity import USER_AGENT
 from k3dreg.streaming.bodies import ResponseBody, read_whole
 
 Params = Mapping[str, str | list[str]]
@@ -165,7 +166,7 @@ class Connection:
             method,
             self._base + path,
             params=dict(params or {}),
-            headers=Headers({name: [value] for name, value in (headers or {}).items()}),
+            headers=Headers({"User-Agent": [USER_AGENT], **{name: [value] for name, value in (headers or {}).items()}}),
             data=data,
             allow_redirects=False,  # the engine's API has none; a name must not lead elsewhere
             unbuffered=True,  # otherwise treq keeps the whole body in memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from k3dreg.engine.client import Engine
 from k3dreg.learning import as_host
@@ -40,7 +40,7 @@ async def reach_checks(
     try:
         names, in_container = await own_names(engine, aliases, hostname, ports)
         told = ", ".join(names.hosts) or "none: k3dreg does not know its ports"
-        checks = [Check("names", OK, told)]
+        checks = [Check("names", OK, told), *_mirror(names, await ask(engine, "/info"))]
         if not answers or not ports:
             return [*checks, Check("reach", WARN, "not tried: k3dreg does not answer on its ports", "see above")]
         if (await engine.info()).store is ImageStore.PODMAN:
@@ -66,6 +66,18 @@ async def own_names(
     """
     container = await _container(engine, hostname, ports)
     return OwnNames((*aliases, *(container or names_of_machine(ports, as_host(hostname))))), bool(container)
+
+
+def _mirror(names: OwnNames, info: Any) -> list[Check]:
+    """A warning if Docker has this registry for its own mirror.  `info` is what `GET /info` says."""
+    config = info.get("RegistryConfig") if isinstance(info, dict) else None
+    mirrors = config.get("Mirrors") if isinstance(config, dict) else None
+    for mirror in mirrors if isinstance(mirrors, list) else ():
+        host = urlsplit(str(mirror)).netloc
+        if host and names.is_own(host):
+            says = f"Docker's own mirror is {host}, this registry: `docker pull` never gets a newer image for a tag"
+            return [Check("mirror", WARN, says, "take it out of registry-mirrors in Docker's daemon.json")]
+    return []
 
 
 async def _container(engine: Engine, hostname: str, ports: Sequence[int]) -> tuple[str, ...]:

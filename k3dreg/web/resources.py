@@ -14,6 +14,7 @@ from k3dreg import __version__
 from k3dreg.interfaces import IObserver, IRegistry
 from k3dreg.model.credentials import BasicAuth
 from k3dreg.model.errors import K3dregError, RouteUnknown
+from k3dreg.model.identity import is_on_our_behalf
 from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import (
     Base,
@@ -90,6 +91,7 @@ class RegistryApi(Resource):
         record.subject, record.route = name_of(route), kind_of(route)
         record.quiet = isinstance(route, Base)
         record.trace.patience = patience_of(request.getHeader("User-Agent"))
+        record.trace.circular = is_on_our_behalf(request.getHeader("User-Agent"))
         methods = self._handlers[type(route)]
         handler = methods.get(method)
         if handler is None:

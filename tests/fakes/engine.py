@@ -102,6 +102,8 @@ class FakeEngine:
     silent: set[str] = Factory(set)
     # Pulls are cut off in the middle.
     cut_pulls: bool = False
+    # The registries that it asks before Docker Hub.
+    mirrors: tuple[str, ...] = ()
     # Nobody may listen to events.
     keeps_to_itself: bool = False
 
@@ -114,6 +116,7 @@ class FakeEngine:
     pulls: list[str] = Factory(list)
     distributions: list[str] = Factory(list)
     auths: list[str | None] = Factory(list)  # the X-Registry-Auth of each pull
+    agents: list[str | None] = Factory(list)  # the User-Agent of each request
     abandoned: list[str] = Factory(list)  # paths of requests whose client went away
 
     # Shut: inspections have looked, and their answers wait.

@@ -40,6 +40,7 @@ class EngineResource(Resource):
             request.channel.loseConnection()
             return NOT_DONE_YET
         engine.began(request, path)
+        engine.agents.append(request.getHeader("user-agent"))
         for name, value in _headers(engine).items():
             request.setHeader(name, value)
         versioned = re.fullmatch(r"/v(\d+\.\d+)(/.*)", path)
@@ -302,6 +303,7 @@ def _info(engine: FakeEngine, api: tuple[int, int]) -> dict[str, Any]:
         "DockerRootDir": "/var/lib/docker",
         "ServerVersion": engine.version,
         "OSType": "linux",
+        "RegistryConfig": {"Mirrors": list(engine.mirrors)},
     }
     if engine.time:
         answer["SystemTime"] = engine.time

@@ -153,6 +153,16 @@ class ReachTests(EngineCase):
         self.assertIn("localhost:5005", names.says)
         self.assertEqual([check.says for check in reached], ["Docker reaches localhost:5005"])
 
+    def test_an_engine_whose_mirror_this_is_is_warned_of(self) -> None:
+        for mirrors, warned in (
+            (("https://mirror.example/", "http://localhost:5000/"), True),
+            (("http://registry.example:5000",), True),
+            (("http://localhost:5001/", "mirror", ""), False),
+        ):
+            self.fake.mirrors = mirrors
+            found = [check for check in self.reach("registry.example:5000") if check.name == "mirror"]
+            self.assertEqual([check.verdict for check in found], [WARN] if warned else [])
+
     def test_nobody_is_asked_when_nobody_would_answer(self) -> None:
         before = len(self.fake.distributions)
         checks = self.reach(answers=False)

@@ -23,6 +23,7 @@ from k3dreg.model.errors import (
     ImageNotInEngine,
     ManifestUnknown,
 )
+from k3dreg.model.identity import USER_AGENT
 from k3dreg.streaming.bodies import read_whole
 from tests.fakes.engine import FakeEngine, PullError, SaveFault
 from tests.fakes.images import FakeImage, lose, make_image, make_layer
@@ -53,6 +54,12 @@ class _EngineCase(SynchronousTestCase):
 
     async def saved(self, image: FakeImage) -> bytes:
         return await read_whole(await self.engine.save(image.id(self.fake.store)), 10**9)
+
+
+class Introduction(_EngineCase):
+    def test_the_engine_is_told_which_k3dreg_asks(self) -> None:
+        self.do(self.engine.info())
+        self.assertEqual(set(self.fake.agents), {USER_AGENT})
 
 
 class Versions(_EngineCase):

@@ -17,7 +17,7 @@ from k3dreg.sources.layer_assembly import LayerAssembly
 from tests.fakes.images import make_tar
 from tests.fakes.tar_splits import split, unpack
 
-BATCH = 512 * 1024
+BATCH = 256 * 1024
 FILES = st.dictionaries(
     st.sampled_from(["a", "b/c", "b/d", "b.e", "e/f/g", "e/f/h", "e/i", "j\udcff", "k" * 60]),
     st.binary(max_size=1500),

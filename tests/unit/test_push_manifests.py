@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from k3dreg.model import media_types
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
+    BlobUnknown,
     DigestNotMatched,
     InvalidManifest,
     K3dregError,
@@ -46,6 +47,24 @@ class ManifestTests(UploadsCase):
                 self.assertEqual(self.served(str(digest), repository), odd)
                 self.assertEqual(self.read(Digest.of(b"layer"), repository), b"layer")
             self.restart()
+
+    def test_an_engine_that_asks_for_us_gets_what_was_pushed_and_nothing_of_its_own(self) -> None:
+        digest = self.push(self.image, "t")
+        theirs = self.engines.put(WholeBlob(b"of the engine"))
+        self.engines.tag("docker.io/library/x:1", media_types.OCI_MANIFEST, WholeBlob(b"{}"))
+        hub = Reference.parse(Repository("docker.io", "library/x"), "1")
+        for circular in (False, True):
+            trace = Trace(circular=circular)
+            self.result(self.registry.manifest(Reference.parse(APP, "t"), None, trace))
+            self.result(self.registry.blob(APP, Digest.of(b"layer"), trace))
+            manifest, blob = self.registry.manifest(hub, None, trace), self.registry.blob(hub.repository, theirs, trace)
+            if circular:
+                self.assertIn("registry mirror", str(self.failed(manifest, ManifestUnknown)))
+                self.assertIn("registry mirror", str(self.failed(blob, BlobUnknown)))
+            else:
+                self.result(manifest)
+                self.result(blob)
+        self.assertEqual(self.served(str(digest)), self.image)
 
     def test_it_may_be_pushed_under_its_digest_and_several_tags(self) -> None:
         digest = Digest.of(self.image, "sha512")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from attrs import frozen
+
+from tests.integration.support.docker_api import Docker
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOW = "needs real engines: run .ci/run as root on a Debian machine (README, Contributing)"
@@ -89,6 +96,29 @@ def setting(variable: str) -> str:
 def kill_engine(engine: EngineAddress) -> None:
     """SIGKILL to the engine, as a crash or the kernel's out-of-memory killer would."""
     subprocess.run([REPOSITORY / ".ci/engines", "kill", engine.name], check=True, timeout=60)
+
+
+@contextmanager
+def mirrors(engine: EngineAddress, *urls: str) -> Generator[None]:
+    """Docker Hub's images are asked for at `urls` first, in this order."""
+    directory = Path(engine.socket).parent
+    file = directory / "daemon.json"
+    before = file.read_text()
+
+    def say(*mirrors: str) -> None:
+        file.write_text(json.dumps({**json.loads(before), "registry-mirrors": mirrors}))
+        os.kill(int((directory / "pid").read_text()), signal.SIGHUP)
+        docker, end = Docker(engine.socket), time.monotonic() + 10
+        while len(docker.ask("GET", "/info")["RegistryConfig"]["Mirrors"] or ()) != len(mirrors):
+            assert time.monotonic() < end, "the engine did not read its settings again"
+            time.sleep(0.05)
+
+    try:
+        say(*urls)
+        yield
+    finally:
+        say()  # what is not there at all is left as it was
+        file.write_text(before)
 
 
 def start_engine(engine: EngineAddress) -> None:
