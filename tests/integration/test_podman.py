@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PushedImage
-from tests.integration.support import rig
+from tests.integration.support import image, k3d, rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.images import VERDICT
@@ -125,6 +125,38 @@ def test_an_image_that_was_built_through_dockers_api_is_pulled(
     finally:
         docker.remove("my-app:latest")
     daemon.check_log()
+
+
+def test_k3dreg_runs_as_a_container_of_podmans_made_as_k3d_makes_it(
+    engine: EngineAddress, port: int, mirrored: Node, small_image: PushedImage
+) -> None:
+    """With `DOCKER_HOST` k3d takes Podman's socket for Docker's; its network is the machine's here."""
+    builder = next((spare for spare in rig.spares() if spare.name == "docker28-classic-spare"), None)
+    if builder is None:
+        rig.unavailable("docker28-classic-spare is not among K3DREG_TEST_SPARES:")
+    docker = small_image.pull_into(engine)
+    with Docker(builder.socket).open("GET", "/images/get", query={"names": image.build(builder)}) as saved:
+        docker.call("POST", "/images/load", body=saved.read(), content_type="application/x-tar")
+    name = f"k3d-{uuid.uuid4().hex[:8]}"
+    volumes = [f"{image.inner(engine)}:{k3d.SOCKET}"]
+    body = k3d.registry(image.IMAGE, name, "host", volumes, port=port, enforce_port_match=True)
+    try:
+        with k3d.container(docker, name, body) as made:
+            print(f"in Podman it listened after {made.start():.2f} s")
+            made.wait_for(r"images come from Podman 5\.\d")
+            mirrored.use_mirror(f"127.0.0.1:{port}")
+            mirrored.pull(small_image.name)
+            assert mirrored.run(small_image.name).split("\n")[:2] == [small_image.message, VERDICT]
+            client = RegistryClient(f"127.0.0.1:{port}")
+            client.push_image("pushed/to-podman", "t", b"a layer")
+            assert client.get("/v2/pushed/to-podman/tags/list").json["tags"] == ["t"]
+            made.check_log()
+            status, seconds = made.stop()
+            assert status in (0, 143), made.log()
+            assert seconds < 5
+    finally:
+        docker.remove(image.IMAGE)
+        docker.remove(small_image.name)
 
 
 def test_a_digest_is_a_404_with_podmans_advice_and_comes_from_the_registry_if_that_is_wanted(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from attrs import frozen
@@ -78,7 +79,7 @@ def nodes() -> list[NodeAddress]:
     return found
 
 
-def unavailable(what: str) -> None:
+def unavailable(what: str) -> NoReturn:
     """Skips the test; on the CI machine, where nothing may be missing, fails it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} {HOW}, and CI=true")
