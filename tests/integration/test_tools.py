@@ -124,6 +124,15 @@ def test_the_doctor_finds_the_address_that_containers_do_not_reach(engine: Engin
         docker.call("DELETE", "/networks/k3d-doctor")
 
 
+@pytest.mark.engines("docker28-spare")
+def test_the_doctor_warns_of_an_engine_whose_own_mirror_this_is(engine: EngineAddress, free: str) -> None:
+    with rig.mirrors(engine, "http://localhost:5996"):
+        status, checks = doctor(engine, "--listen", free)
+    assert (status, checks["mirror"]["verdict"]) == (0, "warn")
+    assert "localhost:5996" in checks["mirror"]["says"]
+    assert "mirror" not in doctor(engine, "--listen", free)[1]
+
+
 def test_the_doctor_without_a_socket_says_what_to_do(free: str) -> None:
     status, checks = doctor("unix:///run/no-engine.sock", "--listen", free)
     assert status == 1
