@@ -67,6 +67,7 @@ class ServiceManager:
         """The end has begun."""
         if self._alive.running:
             self._alive.stop()
+        self._waiting.clear()  # no news any more
         self._tell("STOPPING=1")
 
     def _status(self) -> str:
@@ -74,7 +75,8 @@ class ServiceManager:
         return "STATUS=" + " ".join(text.split())
 
     def _still_alive(self) -> None:
-        self._tell("WATCHDOG=1")
+        if not self._waiting:  # else the manager is behind, and one more would tell it nothing
+            self._tell("WATCHDOG=1")
 
     def _tell(self, *assignments: str) -> None:
         if self._address:

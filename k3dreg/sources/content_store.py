@@ -217,11 +217,9 @@ class _Look:
         """Note whether an image manifest's config and layers are all here."""
         if manifest.is_index or manifest.config is None:
             return
+        layers = [layer for layer in manifest.layers if media_types.is_distributable(layer.media_type)]
         try:
-            await self._read_config(manifest.config)
-            await all_of(
-                self._check_size(layer) for layer in manifest.layers if media_types.is_distributable(layer.media_type)
-            )
+            await all_of([self._read_config(manifest.config), *map(self._check_size, layers)])
         except FileAbsent:
             return
         self._whole = True

@@ -51,6 +51,7 @@ from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
 from tests.fakes.consumers import Reader
 from tests.fakes.images import FakeImage, FakeLayer, make_image, make_layer
+from tests.integration.support.loading import load
 
 _VARIABLE = "K3DREG_TEST_ENGINES"
 _LIMIT = 200_000_000
@@ -153,7 +154,7 @@ class _Direct(TestCase):
 
     async def hold(self, image: FakeImage) -> EngineImage:
         archive = build_archive(image, layout_of(self.info.store, self.info.api_version), named=True)
-        self.assertNotIn("error", str(await self.ask("POST", "/images/load", {"quiet": "1"}, archive)))
+        await load(self.engine, archive)
         name = str(image.id(self.info.store))
         self.addCleanup(lambda: Deferred.fromCoroutine(self.remove(name)))
         return await self.engine.inspect(name)

@@ -52,6 +52,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.images import FakeImage, familiar, make_image, make_layer
 from tests.fakes.moody_registry import Answer, MoodyRegistry
 from tests.fakes.tunnel import Tunnel
+from tests.integration.support.loading import load
 
 _VARIABLE = "K3DREG_TEST_ENGINES"
 _VARIABLES = (_VARIABLE, "K3DREG_TEST_PODMAN")
@@ -325,9 +326,7 @@ class _RealContract(_Contract):
     async def hold(self, image: FakeImage) -> FakeImage:
         info = await self.engine.info()
         archive = build_archive(image, layout_of(info.store, info.api_version), named=True)
-        headers = {"Content-Type": "application/x-tar"}
-        loaded = await self.engine.request("POST", "/images/load", params={"quiet": "1"}, headers=headers, data=archive)
-        self.assertNotIn(b"error", await read_whole(self.engine.body(loaded, "a load"), _LIMIT))
+        await load(self.engine, archive)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.remove(str(image.id(info.store)))))
         return image
 

@@ -10,6 +10,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import pytest
 
@@ -26,22 +28,31 @@ PATIENCE = 60
 
 
 class ServiceManager:
-    """The end of sd_notify(3) that listens."""
+    """The end of sd_notify(3) that listens, all the time: a socket holds ten messages, and what is not read is lost."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(PATIENCE)
+        self._heard: SimpleQueue[str] = SimpleQueue()
+        self._listening = Thread(target=self._listen)
+        self._listening.start()
 
     def hear(self, words: str) -> str:
-        """The next message that has them."""
-        while words not in (message := self._socket.recv(65536).decode()):
+        """The next message that has them.  Raises `Empty` if none comes."""
+        while words not in (message := self._heard.get(timeout=PATIENCE)):
             pass
         return message
 
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+            out.sendto(b"", str(self.path))
+        self._listening.join()
         self._socket.close()
+
+    def _listen(self) -> None:
+        while message := self._socket.recv(65536):
+            self._heard.put(message.decode())
 
 
 @pytest.fixture

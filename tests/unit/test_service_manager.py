@@ -124,6 +124,22 @@ class WatchdogTests(Case):
         self.clock.advance(60)
         self.assertEqual(self.manager.heard(), ["STOPPING=1"])
 
+    def test_a_manager_that_is_behind_is_not_told_again_and_again_but_hears_of_the_end(self) -> None:
+        daemon = self.daemon(WATCHDOG_USEC="1000000")
+        daemon.ready()
+        self.clock.pump([0.1] * 12_000)  # more than any socket holds
+        heard = self.manager.heard()
+        self.clock.advance(0.1)
+        # What its socket held, and one that waited.
+        self.assertEqual(self.manager.heard(), ["WATCHDOG=1"])
+        self.assertEqual(heard, ["READY=1\nSTATUS=", *["WATCHDOG=1"] * (len(heard) - 1)])
+        self.clock.pump([0.1] * 12_000)
+        daemon.stopping()
+        self.manager.heard()
+        self.clock.advance(0.1)
+        self.assertEqual(self.manager.heard(), ["STOPPING=1"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_it_does_not_when_it_waits_for_another_process_or_not_at_all(self) -> None:
         for environment in (
             {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid() + 1)},
