@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -14,7 +15,7 @@ from k3dreg.files.scratch import Spool
 from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, StoreError
-from k3dreg.streaming.sending import CHUNK, Sender
+from k3dreg.streaming.sending import Sender
 
 # Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
 # file.  A client as fast as the engine never makes it wait; three seconds are one hiccup of a network.
@@ -70,7 +71,7 @@ class ReaderBlob:
             return
         way = Way(self._files, self._path, self.size, stop, self._patience)
         try:
-            await Sender(consumer, self._files.clock).run(way.read_soon, start, stop, self.size)
+            await way.send(consumer, start)
         finally:
             way.close()
 
@@ -84,8 +85,12 @@ class ReaderBlob:
         return data
 
 
+class _ByCopy(Exception):
+    """The rest comes by way of the temporary file."""
+
+
 class Way:
-    """How the bytes come for one sending: straight, or through a temporary file, or first so and then so."""
+    """How the bytes come for one sending: straight, and then perhaps through a temporary file."""
 
     def __init__(self, files: Files, path: str, size: int, stop: int, patience: float) -> None:
         self._files = files
@@ -102,9 +107,25 @@ class Way:
         self._timer: IDelayedCall | None = None
         self._waiting_since = 0.0
 
-    def read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
-        """For `Sender`: it asks for the next piece as soon as the client has taken the one before the last."""
-        return Deferred.fromCoroutine(self._read(offset, limit))
+    async def send(self, consumer: IConsumer, start: int) -> None:
+        """As `ReaderBlob.send`."""
+        self._position = start
+        while True:
+            if self._spool is None:
+                sender = Sender(consumer, self._files.clock)
+                with suppress(_ByCopy):
+                    await sender.run(self._read_soon, self._position, self._stop, self._size)
+                    return
+            else:
+                try:
+                    await self._spool.send(consumer, self._position, self._stop)
+                except StoreError:
+                    if not self._sharing or self._spool.size:
+                        raise
+                    # There is no room for a copy.  This one can do without.
+                    self._leave_spool()
+                else:
+                    return
 
     def share(self, spool: Spool) -> None:
         """Others take the file by way of `spool`: go on with it as well, unless most of the file has been read."""
@@ -128,44 +149,26 @@ class Way:
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self._spool is not None:
-            self._spool.leave()
-            self._spool = None
+        self._leave_spool()
+
+    def _read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
+        """For `Sender`: it asks for the next piece as soon as the client has taken the one before the last.
+
+        Fails with `_ByCopy` after the last that comes straight.
+        """
+        return Deferred.fromCoroutine(self._read(offset, limit))
 
     async def _read(self, offset: int, limit: int) -> bytes:
         self._stop_timer()
-        spool = self._spool
-        if spool is None:
-            data = await self._read_straight(offset, limit)
-            if data is not None:
-                return data
-            spool = self._spool
-            assert spool is not None
-        try:
-            # What has come since may be most of the file.
-            return await spool.read(offset, min(limit, CHUNK))
-        except StoreError:
-            if not self._sharing:
-                raise
-        # There is no room for a copy.  This one can do without.
-        self._sharing, self._spool = False, None
-        spool.leave()
-        data = await self._read_straight(offset, limit)
-        if data is None:  # others try again
-            raise ContentGone("no temporary file can be made")
-        return data
-
-    async def _read_straight(self, offset: int, limit: int) -> bytes | None:
-        """None if it goes on by way of a temporary file."""
-        if self._file is None:
+        if self._spool is None and self._file is None:
             await self._begin(offset)
-            if self._file is None:
-                return None
+        if self._file is None:
+            raise _ByCopy
         try:
             data = await self._file.read()
         except CancelledError:
             if self._given_up:
-                return None
+                raise _ByCopy from None
             raise
         if self._file.size != self._size:
             raise ContentGone(f"{self._path.rpartition('/')[2]} has changed while it was sent")
@@ -195,6 +198,11 @@ class Way:
         except CancelledError:
             if not self._given_up:
                 raise
+
+    def _leave_spool(self) -> None:
+        spool, self._spool, self._sharing = self._spool, None, False
+        if spool is not None:
+            spool.leave()
 
     def _no_longer_straight(self) -> None:
         self._straight = False
