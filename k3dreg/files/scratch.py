@@ -114,19 +114,10 @@ class Spool:
         """Begin to take everything from the stream, which is closed in the end."""
         self._filling = Deferred.fromCoroutine(self._fill(stream))
 
-    async def read(self, offset: int, limit: int) -> bytes:
-        """From 1 to `limit` bytes from `offset`, once they are there; b"" at the end.
-
-        Raises `ContentError` or `StoreError` if the stream broke.
-        """
-        if not await self._reaches_beyond(offset):
-            return b""
-        return await self._workers.run(self._file.read, offset - self.start, min(limit, self._stop - offset))
-
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Send the bytes from `start` up to, not including, `stop`, as they come.
 
-        Raises as `FileSending.run`, and as `read`; `ContentGone` if the stream ends before `stop`.
+        Raises as `FileSending.run`; `ContentGone` or `StoreError` if the stream broke, or ends before `stop`.
         """
         sending = FileSending(self._workers, self._file, consumer, self._available)
         await sending.run(start - self.start, stop - self.start)
@@ -136,23 +127,17 @@ class Spool:
         return Deferred.fromCoroutine(self._arrived_beyond(offset))
 
     async def _arrived_beyond(self, offset: int) -> int:
-        if not await self._reaches_beyond(self.start + offset):
-            raise ContentGone("content ended too soon")
-        return self._stop - self.start
-
-    async def _reaches_beyond(self, offset: int) -> bool:
-        """Wait for the byte at `offset`; False if the stream has ended before it."""
-        while offset >= self._stop:
+        while offset >= self.size:
             if self._error is not None:
                 # One for each: an exception collects the frames it was raised through.
                 kind = StoreError if isinstance(self._error, StoreError) else ContentGone
                 raise kind(str(self._error))
             if self._whole:
-                return False
+                raise ContentGone("content ended too soon")
             waiter: Deferred[None] = Deferred(lambda gone: self._waiting.remove(gone))
             self._waiting.append(waiter)
             await waiter
-        return True
+        return self.size
 
     async def _fill(self, opening: Deferred[IByteStream]) -> None:
         stream: IByteStream | None = None

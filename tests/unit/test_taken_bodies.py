@@ -25,6 +25,7 @@ from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.taken import run_taking
 from k3dreg.streaming.taking import take
 from k3dreg.streaming.workers import Workers
+from tests.fakes.consumers import Reader
 from tests.fakes.images import make_tar
 
 reactor = cast(Any, _reactor)
@@ -223,8 +224,9 @@ class FileTests(TakenCase):
             return ArchivedFile(await self.body(), lambda: None)
 
         spool.fill(cast(Any, Deferred.fromCoroutine(opened())))
-        while data := await spool.read(len(self.taken), 1 << 20):
-            self.taken += data
+        reader = Reader()
+        await spool.send(reader, 0, SIZE)
+        self.taken += reader.received
         self.check()
         self.assertTrue(spool.is_whole)
         spool.leave()
