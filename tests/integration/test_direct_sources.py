@@ -141,9 +141,8 @@ class _Direct(TestCase):
         ours = [image["RepoTags"] for image in images if self.owner[:8] in str(image) or "k3dreg-reader" in str(image)]
         return [[c["Names"] for c in containers if c["Labels"].get(OWNER) == self.owner], ours]
 
-    async def ask(self, method: str, path: str, params: dict[str, str], data: bytes | None = None) -> Any:
-        headers = {"Content-Type": "application/x-tar"} if data is not None else {}
-        response = await self.engine.request(method, path, params=params, headers=headers, data=data)
+    async def ask(self, method: str, path: str, params: dict[str, str]) -> Any:
+        response = await self.engine.request(method, path, params=params)
         text = await read_whole(self.engine.body(response, "an answer"), _LIMIT)
         try:
             return json.loads(text)

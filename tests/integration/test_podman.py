@@ -128,7 +128,7 @@ def test_an_image_that_was_built_through_dockers_api_is_pulled(
 
 
 def test_k3dreg_runs_as_a_container_of_podmans_made_as_k3d_makes_it(
-    engine: EngineAddress, port: int, mirrored: Node, small_image: PushedImage
+    engine: EngineAddress, port: int, one_node: Node, small_image: PushedImage
 ) -> None:
     """With `DOCKER_HOST` k3d takes Podman's socket for Docker's; its network is the machine's here."""
     builder = next((spare for spare in rig.spares() if spare.name == "docker28-classic-spare"), None)
@@ -144,9 +144,10 @@ def test_k3dreg_runs_as_a_container_of_podmans_made_as_k3d_makes_it(
         with k3d.container(docker, name, body) as made:
             print(f"in Podman it listened after {made.start():.2f} s")
             made.wait_for(r"images come from Podman 5\.\d")
-            mirrored.use_mirror(f"127.0.0.1:{port}")
-            mirrored.pull(small_image.name)
-            assert mirrored.run(small_image.name).split("\n")[:2] == [small_image.message, VERDICT]
+            one_node.clean()
+            one_node.use_mirror(f"127.0.0.1:{port}")
+            one_node.pull(small_image.name)
+            assert one_node.run(small_image.name).split("\n")[:2] == [small_image.message, VERDICT]
             client = RegistryClient(f"127.0.0.1:{port}")
             client.push_image("pushed/to-podman", "t", b"a layer")
             assert client.get("/v2/pushed/to-podman/tags/list").json["tags"] == ["t"]
