@@ -26,9 +26,9 @@ from k3dreg.streaming.bodies import read_whole
 from k3dreg.streaming.taken import run_taking
 from k3dreg.streaming.workers import Workers
 
-# Bytes of a directory's archive that are taken apart at a time: some ten milliseconds' work, a trip to a worker thread
+# Bytes of a directory's archive that are taken apart at a time: some milliseconds' work, a trip to a worker thread
 # costs a tenth of one.
-_BATCH = 1024 * 1024
+_BATCH = 256 * 1024
 # Bytes of it that a worker thread takes before it tells how far it is.
 _TRIP = 4 * 1024 * 1024
 # Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
@@ -151,12 +151,16 @@ class ReaderFiles:
                 progress()
                 if taken:
                     continue
-            if not (data := await _batch(stream)):
-                await self._workers.run(tree.finish)
-                return
-            if not await self._workers.run(tree.feed, data):
+            if not await self._feed_batch(tree, stream):
                 return
             progress()
+
+    async def _feed_batch(self, tree: ArchivedTree, stream: IPieceStream) -> bool:
+        """What comes by way of the reactor; whether there is more, and the sink wants it."""
+        if data := await _batch(stream):
+            return await self._workers.run(tree.feed, data)
+        await self._workers.run(tree.finish)
+        return False
 
     async def close(self) -> None:
         """Remove the containers, and what is kept of files."""

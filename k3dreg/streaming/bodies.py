@@ -56,13 +56,17 @@ class _Taking:
     def run(self, write: Callable[[memoryview], object], most: int) -> int:
         count = 0
         while self._ahead and count < most:
-            piece = memoryview(self._ahead.popleft())
-            fitting = piece[: most - count]
-            if len(fitting) < len(piece):
-                self._ahead.appendleft(piece[len(fitting) :])
-            count += len(fitting)
-            write(fitting)
+            count += self._write_ahead(write, most - count)
         return count + self._rest.run(write, most - count) if count < most else count
+
+    def _write_ahead(self, write: Callable[[memoryview], object], most: int) -> int:
+        """Apart, so that a piece is not held any longer while the rest is written."""
+        piece = memoryview(self._ahead.popleft())
+        fitting = piece[:most]
+        if len(fitting) < len(piece):
+            self._ahead.appendleft(piece[len(fitting) :])
+        write(fitting)
+        return len(fitting)
 
     def give_back(self) -> None:
         self._given_back(self._ahead, self._rest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -94,6 +96,49 @@ class _BodyCase(SynchronousTestCase):
 
     def read(self, body: ResponseBody) -> Deferred[bytes]:
         return Deferred.fromCoroutine(body.read())
+
+
+class _Piece(bytearray):
+    """What arrived, of which it can be told whether anybody has it still."""
+
+
+class _Rest:
+    """A client, and what it lets others take: 10 bytes, by which time nothing may be held of what came before."""
+
+    def __init__(self) -> None:
+        self.before: list[weakref.ref[_Piece]] = []
+        self.held: list[bool] = []
+
+    def tell_received(self, received: Callable[[], None]) -> None:
+        pass
+
+    def take(self) -> _Rest:
+        return self
+
+    def run(self, write: Callable[[memoryview], object], most: int) -> int:
+        self.held = [piece() is not None for piece in self.before]
+        write(memoryview(bytes(10)))
+        return 10
+
+    def give_back(self) -> None:
+        pass
+
+
+class Taking(_BodyCase):
+    def test_what_had_arrived_is_not_held_while_the_rest_is_taken(self) -> None:
+        response, rest, taken = _Response([]), _Rest(), bytearray()
+        cast(Any, response.transport).client = rest
+        body = ResponseBody(response, self.clock, silence=10, what="a test")  # type: ignore[arg-type]
+        for content in (b"one", b"two"):
+            piece = _Piece(content)
+            rest.before.append(weakref.ref(piece))
+            response.protocol.dataReceived(memoryview(piece))
+            del piece
+        taking = body.take_over()
+        assert taking is not None
+        self.assertEqual(taking.run(lambda data: taken.extend(data), 100), 16)
+        self.assertEqual(taken, b"onetwo" + bytes(10))
+        self.assertEqual(rest.held, [False, False])
 
 
 class Reading(_BodyCase):
