@@ -73,7 +73,9 @@ class SocketSender(Producing):
                 self._unregister()
         finally:
             # Or the last use of it in a thread closes it; the connection lives no longer than its last descriptor.
-            self._socket.close()
+            # Not before the reactor has told all that it heard at once: when a connection is lost, it hears so of both
+            # its descriptors, and one that is closed by the time may be that of a new connection, which it would end.
+            self._reactor.callLater(0, self._socket.close)
 
     async def _flushed(self) -> None:
         """What was written to the transport before, the head of the answer, comes first."""

@@ -327,6 +327,14 @@ class Cancellable(LocalBlob):
         await self.sending
 
 
+def file_of(descriptor: int) -> str:
+    """What a descriptor is of; "" if it is closed."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""
+
+
 class CancellingTests(SocketCase):
     async def test_cancelling_leaves_nothing_behind(self) -> None:
         blob = Cancellable(self.workers, self.handle, Digest.of(self.data), SIZE)
@@ -338,3 +346,17 @@ class CancellingTests(SocketCase):
         self.assertEqual([type(writer) for writer in reactor.getWriters()].count(SocketSender), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertIn("the sending was cancelled", (await self.logged())[0])
+
+    async def test_its_descriptor_is_its_own_for_as_long_as_the_reactor_may_tell_of_it(self) -> None:
+        blob = Cancellable(self.workers, self.handle, Digest.of(self.data), SIZE)
+        wire = await self.lazy()
+        wire.transport.write(request("GET", f"/v2/x/blobs/{self.registry.put(blob)}"))
+        await self.stuck()
+        descriptor = next(each for each in reactor.getWriters() if isinstance(each, SocketSender)).fileno()
+        socket, when_it_ended = file_of(descriptor), []
+        blob.sending.addBoth(lambda _: when_it_ended.append(file_of(descriptor)))
+        wire.transport.abortConnection()
+        await self.logged()
+        self.assertEqual(when_it_ended, [socket])
+        await self.turn()
+        self.assertNotEqual(file_of(descriptor), socket)
