@@ -28,6 +28,8 @@ _IMAGE = "k3dreg-reader"
 # An empty tar file is two blocks of zeros.
 _EMPTY_TAR = bytes(1024)
 _LARGEST_ANSWER = 4 * 1024 * 1024
+# States of a container that is being removed, or could not be removed whole (Engine API, "Inspect a container").
+_GOING = ("removing", "dead")
 # Seconds; each of these takes the engine some ten milliseconds.
 _PATIENCE = 20.0
 
@@ -88,12 +90,23 @@ class ReaderContainers:
             await self._ask("DELETE", f"/images/{image}", {"force": "1"})
 
     async def remove(self, container: str) -> None:
-        """Remove one; it is no error if it is not there."""
+        """Remove one; it is no error if it is not there, or if somebody else is removing it."""
         try:
             await self._ask("DELETE", f"/containers/{container}", {"force": "1", "v": "1"})
         except EngineError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def is_there(self, container: str) -> bool:
+        """Whether there is such a container, and nobody has begun to remove it."""
+        try:
+            found = await self._ask("GET", f"/containers/{container}/json", {})
+        except EngineError as error:
             if error.status != 404:
                 raise
+            return False
+        state = found.get("State", {})
+        return state.get("Status") not in _GOING and not state.get("Dead")
 
     async def _make_image(self, name: str) -> str:
         """Import an image of nothing; its ID."""

@@ -97,6 +97,18 @@ class ReaderPool:
             for asker in list(self._queue):  # nobody else is going to give one back
                 self._wake_one(asker)
 
+    async def has_lost(self, reader: Reader) -> bool:
+        """Whether somebody has removed the container, or begun to.
+
+        Raises `FilesUnreachable` when the engine does not say, `EngineUnavailable`.
+        """
+        try:
+            return not await self._containers.is_there(reader.id)
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            raise FilesUnreachable(f"Docker does not tell of the containers that read its files: {error}") from error
+
     async def close(self) -> None:
         """Remove the containers."""
         self._closed = True

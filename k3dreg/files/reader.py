@@ -34,6 +34,9 @@ _TRIP = 4 * 1024 * 1024
 # Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
 # tiny; to be woken for each would cost twice as much as all the rest.
 _LEAST = 192 * 1024
+# Readers that are asked for one thing before it is given up: whoever removes the containers (`docker container prune`)
+# does so one by one, and each may be the next that is lent.
+_TRIES = SIZE + 1
 # Of so many pieces at a time most are tiny: to take them apart one by one costs more than to join them.
 _MANY = 64
 # Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
@@ -195,7 +198,7 @@ class ReaderFiles:
 
         Raises `FileAbsent`, `FilesUnreachable`, `EngineUnavailable`.
         """
-        for _ in range(2):
+        for _ in range(_TRIES):
             reader = await self._pool.acquire(long=long)
             try:
                 response = await self._ask(reader, method, path)
@@ -204,7 +207,7 @@ class ReaderFiles:
                 raise
             if response is not None:
                 return response, partial(self._pool.release, reader, long=long)
-            # Somebody has removed the container: once more, with a new one.
+            # Somebody has removed the container: once more, with another one.
             self._pool.discard(reader)
             self._pool.release(reader, long=long)
         raise FilesUnreachable("the containers through which Docker's files are read vanish as soon as they are made")
@@ -220,16 +223,12 @@ class ReaderFiles:
         except EngineUnavailable:
             raise
         except EngineError as error:
+            # 404 is for a missing file and for a missing container; the answer to a HEAD does not say which.  And while
+            # a container is being removed, it may be 500 ("RWLayer of container ... is unexpectedly nil").
+            if await self._pool.has_lost(reader):
+                return None
             if error.status != 404:
                 raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
-        # 404 is for a missing file and for a missing container; the answer to a HEAD does not say which.
-        try:
-            response = await self._engine.request("GET", f"/containers/{reader.id}/json")
-        except EngineUnavailable:
-            raise
-        except EngineError:
-            return None
-        await read_whole(self._engine.body(response, "an answer"), 1024 * 1024)
         raise FileAbsent("the engine's host has no such file")
 
 

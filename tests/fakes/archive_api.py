@@ -164,11 +164,17 @@ class FakeArchiveApi:
             case _, ["containers", identity, *rest]:
                 if identity not in self.containers:
                     raise EngineError(f"No such container: {identity}", status=404)
+                state = self.containers[identity]["State"]
                 if method == "DELETE":
+                    if state == "removing":
+                        message = f"removal of container {identity} is already in progress"
+                        raise EngineError(message, status=409)
                     del self.containers[identity]
                     return _Response(b"")
                 if rest == ["json"]:
-                    return _json({"Id": identity})
+                    return _json({"Id": identity, "State": {"Status": state, "Dead": state == "removing"}})
+                if state == "removing":
+                    raise EngineError(f"RWLayer of container {identity} is unexpectedly nil", status=500)
                 return self._archive(method, identity, params["path"])
         raise AssertionError(f"nobody should ask for {method} {path}")
 

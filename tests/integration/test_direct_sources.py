@@ -8,6 +8,7 @@ removed again.  Files are read in place, too, where the engine's data directory 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 from twisted.web.iweb import IResponse
@@ -302,6 +303,33 @@ class _Direct(TestCase):
         after, _ = await self.traces()
         self.assertEqual(len(after), 4)
         self.assertFalse({str(names) for names in before} & {str(names) for names in after})
+
+    async def test_reading_goes_on_while_somebody_removes_the_containers(self) -> None:
+        files, path = self.reader(), engine_directories(self.info)[0][0]
+        await files.prepare()
+        end, removed, read = _reactor.seconds() + 4, 0, 0
+
+        async def reading() -> None:
+            nonlocal read
+            while _reactor.seconds() < end:
+                self.assertTrue((await files.stat(path)).is_directory)
+                read += 1
+
+        async def removing() -> None:
+            nonlocal removed
+            ours = {"all": "1", "filters": json.dumps({"label": [f"{OWNER}={self.owner}"]})}
+            while _reactor.seconds() < end:
+                for found in await self.ask("GET", "/containers/json", ours):
+                    # As `docker container prune` does, two of them at a time: one by one, and some are gone before.
+                    with contextlib.suppress(EngineError):
+                        await self.ask("DELETE", f"/containers/{found['Id']}", {"force": "1"})
+                        removed += 1
+                await deferLater(_reactor, 0.7, lambda: None)
+
+        work = [reading(), reading(), reading(), removing(), removing()]
+        await gatherResults([Deferred.fromCoroutine(each) for each in work], consumeErrors=True)
+        self.assertGreater(removed, 8)
+        self.assertGreater(read, 20)
 
     async def test_the_image_may_be_removed_while_readers_are_there(self) -> None:
         fake = self.an_image()

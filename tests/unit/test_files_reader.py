@@ -17,10 +17,11 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
     ContentError,
     ContentGone,
+    EngineError,
     EngineUnavailable,
     FileAbsent,
     FilesUnreachable,
-    K3dregError,
+    StoreError,
 )
 from k3dreg.streaming.producing import ConsumerGone
 from tests.fakes.archive_api import CONTENT, ROOT, FakeArchiveApi
@@ -439,6 +440,44 @@ class ContainersTests(_Case):
             self.fails(self.files.stat(f"{CONTENT}/none"), FileAbsent)
             self.result(self.files.prepare())
             self.assertEqual(len(self.engine.containers), 4)
+
+    def test_those_that_somebody_is_removing_are_as_good_as_gone(self) -> None:
+        self.result(self.files.prepare())
+        for identity in list(self.engine.containers):
+            self.engine.containers[identity]["State"] = "removing"
+        self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
+        self.result(self.files.prepare())
+        self.assertEqual([made["State"] for made in self.engine.containers.values()].count("created"), 4)
+
+    def test_whoever_removes_them_one_by_one_fails_nobody(self) -> None:
+        self.result(self.files.prepare())
+        request, removed = self.engine.request, 0
+
+        async def remove_one_first(method: str, path: str, **more: Any) -> Any:
+            """Whichever is asked, it has just been removed; the others are still listed."""
+            nonlocal removed
+            identity = path.split("/")[2]
+            if path.endswith("/archive") and removed < 4:
+                removed += 1
+                del self.engine.containers[identity]
+            return await request(method, path, **more)
+
+        with mock.patch.object(self.engine, "request", remove_one_first):
+            self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
+        self.assertEqual(removed, 4)
+
+    def test_an_engine_that_refuses_to_read_is_no_reason_to_make_others(self) -> None:
+        self.result(self.files.prepare())
+        before, request = set(self.engine.containers), self.engine.request
+
+        async def refuse(method: str, path: str, **more: Any) -> Any:
+            if path.endswith("/archive"):
+                raise EngineError("authorization denied by plugin", status=403)
+            return await request(method, path, **more)
+
+        with mock.patch.object(self.engine, "request", refuse):
+            self.assertIn("authorization denied", str(self.fails(self.files.read(OTHER, 9), FilesUnreachable)))
+        self.assertEqual(set(self.engine.containers), before)
 
     def test_those_that_could_not_be_made_are_made_some_time_later(self) -> None:
         self.engine.refuses_after = 2
