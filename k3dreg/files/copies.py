@@ -16,6 +16,8 @@ from k3dreg.streaming.workers import Workers
 _LINGER = 10.0
 # Bytes of all such copies together: they take room on the disk that is not counted as the cache's.
 _MOST = 1024 * 1024 * 1024
+# Seconds for which none is begun when one could not be written: each that is begun makes the engine read anew.
+_NO_ROOM_FOR = 30.0
 
 
 class Copies:
@@ -29,6 +31,7 @@ class Copies:
         self._copies: dict[str, Spool] = {}
         # Those that nobody uses, the one that has been left for longest first.
         self._left: dict[str, IDelayedCall] = {}
+        self._no_room_until = 0.0
 
     def __len__(self) -> int:
         return len(self._copies)
@@ -41,6 +44,11 @@ class Copies:
         if path in self._left:
             self._left.pop(path).cancel()
         return copy.join()
+
+    @property
+    def have_room(self) -> bool:
+        """Whether it is worth the while to make one."""
+        return self._clock.seconds() >= self._no_room_until
 
     def make(self, path: str, start: int, stream: Deferred[IByteStream]) -> Spool:
         """A new copy of what comes, which is the file from `start`, with one user."""
@@ -57,6 +65,8 @@ class Copies:
             self._forget(path)
 
     def _leave(self, path: str, copy: Spool) -> None:
+        if copy.lacks_room:
+            self._no_room_until = self._clock.seconds() + _NO_ROOM_FOR
         if self._copies.get(path) is not copy:  # there is one that has more of the file
             copy.close()
             return

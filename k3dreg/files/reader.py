@@ -177,10 +177,15 @@ class ReaderFiles:
         response, release = await self._request("GET", path, long=long)
         return ArchivedFile(self._engine.body(response, "a file of the engine's"), release)
 
-    def copy(self, path: str, start: int) -> Spool:
-        """The file from `start`, by way of a temporary copy, for all who ask for it meanwhile.  To be left."""
+    def copy(self, path: str, start: int) -> Spool | None:
+        """The file from `start`, by way of a temporary copy, for all who ask for it meanwhile.  To be left.
+
+        None if there is no room for one.
+        """
         found = self.copies.find(path, start)
-        return found or self.copies.make(path, start, Deferred.fromCoroutine(self._open_at(path, start)))
+        if found is not None or not self.copies.have_room:
+            return found
+        return self.copies.make(path, start, Deferred.fromCoroutine(self._open_at(path, start)))
 
     def spool(self, start: int) -> Spool:
         """A temporary file that is nobody else's business."""

@@ -11,10 +11,10 @@ from zope.interface import implementer
 
 from k3dreg.files.archived import ArchivedFile
 from k3dreg.files.copies import Copies
-from k3dreg.files.scratch import Spool
+from k3dreg.files.scratch import NoCopy, Spool
 from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import ContentError, ContentGone, StoreError
+from k3dreg.model.errors import ContentError, ContentGone
 from k3dreg.streaming.sending import Sender
 
 # Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
@@ -35,7 +35,7 @@ class Files(Protocol):
 
     async def read(self, path: str, limit: int) -> bytes: ...
 
-    def copy(self, path: str, start: int) -> Spool: ...
+    def copy(self, path: str, start: int) -> Spool | None: ...
 
     def spool(self, start: int) -> Spool: ...
 
@@ -46,8 +46,10 @@ class ReaderBlob:
 
     One who asks alone gets it straight from the engine.  Those who ask while it is being sent to another share a
     temporary copy, and the first goes on with that, unless he has most of it: the engine reads it once, however many
-    they are.  And one who has made the engine wait for `patience` seconds in all gets the rest by way of such a copy:
-    the engine reads one archive at a time from a container, so a slow client would keep it from everybody else.
+    they are.  Where there is no room for a copy, each gets the rest by himself.
+
+    One who has made the engine wait for `patience` seconds in all gets the rest by way of such a copy, too: the engine
+    reads one archive at a time from a container, so a slow client would keep it from everybody else.
     """
 
     def __init__(self, files: Files, path: str, digest: Digest, size: int, patience: float) -> None:
@@ -64,11 +66,7 @@ class ReaderBlob:
         if copy is not None:
             if first is not None:
                 first.share(copy)
-            try:
-                await copy.send(consumer, start, stop)
-            finally:
-                copy.leave()
-            return
+            start = await _send_copy(copy, consumer, start, stop)
         way = Way(self._files, self._path, self.size, stop, self._patience)
         try:
             await way.send(consumer, start)
@@ -83,6 +81,18 @@ class ReaderBlob:
         if Digest.of(data, self.digest.algorithm) != self.digest:
             raise ContentError(f"{self.digest} does not hash to its digest on the engine's disk")
         return data
+
+
+async def _send_copy(copy: Spool, consumer: IConsumer, start: int, stop: int) -> int:
+    """Send what there is of it, and leave it; up to where that was."""
+    try:
+        await copy.send(consumer, start, stop)
+    except NoCopy as error:
+        return error.position
+    else:
+        return stop
+    finally:
+        copy.leave()
 
 
 class _ByCopy(Exception):
@@ -119,10 +129,10 @@ class Way:
             else:
                 try:
                     await self._spool.send(consumer, self._position, self._stop)
-                except StoreError:
-                    if not self._sharing or self._spool.size:
+                except NoCopy as error:
+                    if not self._sharing:  # he is slow, and the engine waits for nobody
                         raise
-                    # There is no room for a copy.  This one can do without.
+                    self._position = error.position
                     self._leave_spool()
                 else:
                     return

@@ -21,6 +21,17 @@ from k3dreg.streaming.workers import Workers
 _STEP = 16 * 1024 * 1024
 
 
+class NoCopy(StoreError):
+    """A temporary copy cannot be written any further: the disk is full, or fails.
+
+    Whoever was sent it has the bytes up to, not including, `position`, and can have the rest in another way.
+    """
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
 class ScratchFile(FileHandle):
     """A file without a name, which is made when it is first used, and gone when it is closed.
 
@@ -106,6 +117,11 @@ class Spool:
         return self._error is not None
 
     @property
+    def lacks_room(self) -> bool:
+        """Whether that is because it cannot be written, and not because nothing more comes."""
+        return isinstance(self._error, StoreError)
+
+    @property
     def size(self) -> int:
         """Bytes that are here."""
         return self._stop - self.start
@@ -117,10 +133,13 @@ class Spool:
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Send the bytes from `start` up to, not including, `stop`, as they come.
 
-        Raises as `FileSending.run`; `ContentGone` or `StoreError` if the stream broke, or ends before `stop`.
+        Raises as `FileSending.run`; `ContentGone` if the stream broke, or ends before `stop`; `NoCopy`.
         """
         sending = FileSending(self._workers, self._file, consumer, self._available)
-        await sending.run(start - self.start, stop - self.start)
+        try:
+            await sending.run(start - self.start, stop - self.start)
+        except StoreError as error:
+            raise NoCopy(str(error), self.start + sending.position) from error
 
     def _available(self, offset: int) -> Deferred[int]:
         """For `FileSending`, which counts from the beginning of the temporary file."""

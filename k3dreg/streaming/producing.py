@@ -32,6 +32,7 @@ class Producing:
         self._consumer = consumer
         self._clock = clock
         self._stall = stall
+        self.position = 0  # of the first byte that the consumer was not given
         self._error: Exception | None = None
         self._interruptible: Deferred[object] | None = None
 

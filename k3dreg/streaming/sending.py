@@ -43,6 +43,7 @@ class Sender(Producing):
         the consumer stopped, `ConsumerStalled`, and what `interrupt` was given.  Cancelling stops the writing.
         Whichever way it ends, the producer is unregistered and no read is waited for any more.
         """
+        self.position = start
         if start >= stop:
             return
         self._register()
@@ -60,6 +61,7 @@ class Sender(Producing):
                 ahead = read(start, min(chunk, stop - start)) if start < stop else None
                 await self._ready()
                 self._consumer.write(data)
+                self.position += len(data)
                 del data  # else it is held until the next one is there, which would make three
             await self._ready()
         finally:
@@ -135,6 +137,11 @@ class FileSending:
         sender = Sender(self._consumer, self._workers.clock, self._stall)
         self._begin(sender)
         await sender.run(self._read_soon, start, stop, self._chunk)
+
+    @property
+    def position(self) -> int:
+        """Offset of the first byte that the consumer was not given, once `run` has begun."""
+        return 0 if self._producing is None else self._producing.position
 
     def interrupt(self, error: Exception) -> None:
         """Make `run` raise `error`, at once if it is waiting.  Only the first call counts."""

@@ -64,11 +64,13 @@ class SocketSender(Producing):
 
         Ends and raises as `Sender.run`, and with `ContentGone` when the file ends before `stop`.
         """
+        self.position = start
         try:
             self._register()
             try:
                 await self._flushed()
-                return await self._send(handle, start, stop, available)
+                await self._send(handle, stop, available)
+                return self.position
             finally:
                 self._unregister()
         finally:
@@ -83,30 +85,27 @@ class SocketSender(Producing):
             # Both are told when there is room; the transport makes use of it.
             await self._has_room()
 
-    async def _send(
-        self, handle: FileHandle, start: int, stop: int, available: Callable[[int], Deferred[int]] | None
-    ) -> int:
-        there = stop if available is None else start
-        while start < stop:
+    async def _send(self, handle: FileHandle, stop: int, available: Callable[[int], Deferred[int]] | None) -> None:
+        there = stop if available is None else self.position
+        while self.position < stop:
             self._raise_if_interrupted()
-            if start >= there and available is not None:
-                there = min(stop, await self._wait(available(start)))
-            wanted = min(PIECE, there - start)
+            if self.position >= there and available is not None:
+                there = min(stop, await self._wait(available(self.position)))
+            wanted = min(PIECE, there - self.position)
             try:
-                sent = await self._wait(self._workers.run(handle.send, self._socket, start, wanted))
+                sent = await self._wait(self._workers.run(handle.send, self._socket, self.position, wanted))
             except (ConnectionError, TimeoutError) as error:
                 raise ConsumerGone("the connection was lost") from error
             except OSError as error:
                 if error.errno in _UNSUITABLE:
-                    return start
+                    return
                 if error.errno in _LOST:
                     raise ConsumerGone("the connection was lost") from error
                 raise
-            start += sent
+            self.position += sent
             self._around.went_around(sent)
-            if sent < wanted and start < stop:
+            if sent < wanted and self.position < stop:
                 await self._has_room()
-        return start
 
     async def _has_room(self) -> None:
         self._raise_if_interrupted()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -12,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from k3dreg.files import copies
 from k3dreg.files.pool import REFUSED_FOR
 from k3dreg.files.reader import ReaderFiles
+from k3dreg.files.scratch import ScratchFile
 from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import (
@@ -34,6 +37,7 @@ PATH = f"{CONTENT}/blobs/sha256/{DIGEST.hex}"
 OTHER = f"{CONTENT}/blobs/sha256/other"
 PATIENCE = 5.0
 LINGER = 10.0
+NO_ROOM_FOR = 30.0
 
 
 class _Case(SynchronousTestCase):
@@ -378,15 +382,71 @@ class SharingTests(_Case):
         self.successResultOf(sending)
         self.assertEqual((first.received, second.received), (DATA, DATA[500_000:]))
 
-    def test_a_copy_that_cannot_be_made_fails_those_who_wait_for_it(self) -> None:
-        first, second = Reader(1), Reader()
-        self.send(first)
+    def test_where_no_copy_can_be_made_each_gets_the_file_by_himself(self) -> None:
+        first, others = Reader(1), [Reader() for _ in range(2)]
+        sending = self.send(first)
         os.rmdir(self.scratch)
-        self.fails(self.send(second), K3dregError)
-        # But for the first, who can do without.
+        for other in others:
+            self.successResultOf(self.send(other))
+            self.assertEqual(other.received, DATA)
         first.eat(None)
+        self.successResultOf(sending)
         self.assertEqual(first.received, DATA)
+        self.check_nothing_is_left()
         os.mkdir(self.scratch)
+
+    def test_when_a_copy_has_no_more_room_each_gets_the_rest_by_himself(self) -> None:
+        readers = [Reader(1), Reader(1), Reader(), Reader()]
+        with self.room(600_000):
+            sendings = [self.send(reader, start=number) for number, reader in enumerate(readers)]
+            for reader in readers[:2]:
+                reader.eat(None)
+        for number, (reader, sending) in enumerate(zip(readers, sendings, strict=True)):
+            self.successResultOf(sending)
+            self.assertEqual(reader.received, DATA[number:])
+        self.check_nothing_is_left()
+        self.assertTrue(all(stream.closed for stream in self.engine.streams))
+
+    def test_a_slow_one_for_whom_there_is_no_room_does_not_keep_the_reader(self) -> None:
+        reader = Reader(1)
+        sending = self.send(reader)
+        with self.room(1_000):
+            self.clock.advance(PATIENCE)
+            self.assertTrue(self.engine.streams[0].closed)
+            reader.eat(None)
+        self.fails(sending, StoreError)
+        self.check_nothing_is_left()
+
+    def test_none_is_begun_for_some_time_after_there_was_no_room(self) -> None:
+        def asked_by_two() -> int:
+            before, first = self.archives(), Reader(1)
+            sendings = [self.send(first), self.send(Reader())]
+            first.eat(None)
+            for sending in sendings:
+                self.successResultOf(sending)
+            return self.archives() - before
+
+        with self.room(1_000):
+            # The first straight, a copy that both were to have, and then each by himself.
+            self.assertEqual(asked_by_two(), 4)
+            self.assertEqual(asked_by_two(), 2)
+        self.clock.advance(NO_ROOM_FOR)
+        self.successResultOf(self.send(Reader()))
+        self.assertEqual((asked_by_two(), len(self.files.copies)), (2, 1))
+        self.check_nothing_is_left()
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """A disk with room for so many bytes of a temporary file."""
+        write = ScratchFile.write
+
+        def write_some(file: ScratchFile, data: bytes | memoryview) -> None:
+            if file.written + len(data) > size:
+                raise StoreError("a temporary file cannot be written: No space left on device")
+            write(file, data)
+
+        with mock.patch.object(ScratchFile, "write", write_some):
+            yield
 
 
 class ContainersTests(_Case):
