@@ -10,6 +10,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,20 @@ import pytest
 from tests.integration.conftest import EXPORTS_ONLY, PushedImage
 from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon, running
-from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import MB
 from tests.integration.support.puller import Broken, LazyReader, Puller, chunks
 from tests.integration.support.rig import EngineAddress
 
+# Nothing is read in place, wherever the engine keeps its files.
+SOCKET_ONLY = ("--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
-@pytest.fixture
-def huge(engine: EngineAddress, huge_image: PushedImage) -> PushedImage:
-    """The huge image, in the engine."""
-    if Docker(engine.socket).inspect(huge_image.name) is None:
-        huge_image.pull_into(engine)
-    return huge_image
+
+@pytest.fixture(scope="module")
+def large(engine: EngineAddress, large_image: PushedImage) -> Iterator[PushedImage]:
+    """The large image, in the engine."""
+    docker = large_image.pull_into(engine)
+    yield large_image
+    docker.remove(large_image.name)
 
 
 def _big_layers(image: PushedImage) -> list[tuple[str, int]]:
@@ -45,15 +48,14 @@ def spare(engine: EngineAddress) -> Iterator[EngineAddress]:
 
 @pytest.mark.engines("docker28-spare", "docker28-classic-spare")
 def test_an_engine_killed_in_the_middle(
-    spare: EngineAddress, options: tuple[str, ...], huge_image: PushedImage, tmp_path: Path
+    spare: EngineAddress, options: tuple[str, ...], large: PushedImage, tmp_path: Path
 ) -> None:
-    huge_image.pull_into(spare)
     with running(spare, tmp_path, *options) as daemon:
         outcome: list[Exception | int] = []
 
         def pull() -> None:
             try:
-                outcome.append(_pull(daemon, huge_image))
+                outcome.append(_pull(daemon, large))
             except (Broken, AssertionError) as error:
                 outcome.append(error)
 
@@ -64,7 +66,7 @@ def test_an_engine_killed_in_the_middle(
             daemon.wait_for("exporting ")
             rig.kill_engine(spare)
         else:
-            _kill_while_a_blob_is_read(spare, daemon, huge_image, options)
+            _kill_while_a_blob_is_read(spare, daemon, large, options)
         client.join(60)
         assert len(outcome) == 1
         if options == EXPORTS_ONLY:
@@ -73,11 +75,11 @@ def test_an_engine_killed_in_the_middle(
             # It may have had everything by then.
             assert not isinstance(outcome[0], AssertionError), outcome[0]
         # While the engine is down, the answer says so, and at once.
-        answer = Puller(daemon.host, huge_image.registry, 20).manifest("k3dreg-test/other", "1")
+        answer = Puller(daemon.host, large.registry, 20).manifest("k3dreg-test/other", "1")
         assert answer.status == 503, answer.body
         assert answer.json["errors"][0]["message"]
         rig.start_engine(spare)
-        assert _pull(daemon, huge_image) > 1e9
+        assert _pull(daemon, large) > 5e8
 
 
 def _kill_while_a_blob_is_read(
@@ -96,30 +98,30 @@ def _kill_while_a_blob_is_read(
 
 @pytest.mark.engines("docker28", "docker28-classic")
 def test_a_client_that_leaves_in_the_middle_harms_nobody(
-    engine: EngineAddress, options: tuple[str, ...], huge: PushedImage, tmp_path: Path
+    engine: EngineAddress, options: tuple[str, ...], large: PushedImage, tmp_path: Path
 ) -> None:
     with running(engine, tmp_path, *options) as daemon:
-        for digest, _ in (_big_layers(huge)[0], _big_layers(huge)[-1]):
-            puller = Puller(daemon.host, huge.registry)
-            puller.layers(huge.repository, huge.tag)
-            next(chunks(puller.open_blob(huge.repository, digest)))
+        for digest, _ in (_big_layers(large)[0], _big_layers(large)[-1]):
+            puller = Puller(daemon.host, large.registry)
+            puller.layers(large.repository, large.tag)
+            next(chunks(puller.open_blob(large.repository, digest)))
             puller.close()
-        assert Puller(daemon.host, huge.registry).image(huge.repository, huge.tag) > 1e9
+        assert Puller(daemon.host, large.registry).image(large.repository, large.tag) > 5e8
         assert daemon.peak_memory() < 80 << 20
 
 
 @pytest.mark.engines("docker28", "docker28-classic")
 def test_a_client_that_stops_reading_costs_no_memory_and_holds_nobody_up(
-    engine: EngineAddress, options: tuple[str, ...], huge: PushedImage, tmp_path: Path
+    engine: EngineAddress, options: tuple[str, ...], large: PushedImage, tmp_path: Path
 ) -> None:
     with running(engine, tmp_path, *options) as daemon, contextlib.ExitStack() as stack:
-        puller = Puller(daemon.host, huge.registry)
-        puller.layers(huge.repository, huge.tag)
+        puller = Puller(daemon.host, large.registry)
+        puller.layers(large.repository, large.tag)
         lazy = {}
-        for digest, size in _big_layers(huge):
-            reader = LazyReader(daemon.host, huge.registry, huge.repository, digest)
+        for digest, size in _big_layers(large):
+            reader = LazyReader(daemon.host, large.registry, large.repository, digest)
             lazy[digest, size] = stack.enter_context(contextlib.closing(reader))
-        assert puller.image(huge.repository, huge.tag) > 1e9
+        assert puller.image(large.repository, large.tag) > 5e8
         assert daemon.peak_memory() < 80 << 20
         for (_, size), reader in lazy.items():
             assert reader.read(size) == size
@@ -159,23 +161,34 @@ def test_a_full_disk_is_an_error_that_says_so_and_room_is_all_it_takes(
         assert daemon.peak_memory() < 80 << 20
 
 
+@pytest.mark.engines("docker28", "docker26")
+def test_a_full_disk_does_not_matter_to_those_who_share_one_reading_of_docker_s_files(
+    engine: EngineAddress, large: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
+) -> None:
+    state = tight_disk(40_000_000)
+    with running(engine, tmp_path, *SOCKET_ONLY, state=state) as daemon, ThreadPoolExecutor(4) as threads:
+        sizes = list(threads.map(lambda _: _pull(daemon, large), range(4)))
+        assert min(sizes) == max(sizes) > 5e8
+        assert daemon.peak_memory() < 80 << 20
+
+
 def _pull(daemon: Daemon, image: PushedImage) -> int:
     return Puller(daemon.host, image.registry).image(image.repository, image.tag)
 
 
 @pytest.mark.engines("docker28")
 def test_a_daemon_killed_in_the_middle_of_an_export_starts_again_and_serves_it(
-    engine: EngineAddress, huge: PushedImage, tmp_path: Path
+    engine: EngineAddress, large: PushedImage, tmp_path: Path
 ) -> None:
     with running(engine, tmp_path, *EXPORTS_ONLY) as daemon:
-        puller = Puller(daemon.host, huge.registry)
-        puller.layers(huge.repository, huge.tag)
-        next(chunks(puller.open_blob(huge.repository, _big_layers(huge)[0][0])))
+        puller = Puller(daemon.host, large.registry)
+        puller.layers(large.repository, large.tag)
+        next(chunks(puller.open_blob(large.repository, _big_layers(large)[0][0])))
         daemon.kill()
         with pytest.raises(Broken):
-            puller.blob(huge.repository, *_big_layers(huge)[-1])
+            puller.blob(large.repository, *_big_layers(large)[-1])
         daemon.start()
-        assert _pull(daemon, huge) > 1e9
+        assert _pull(daemon, large) > 5e8
 
 
 @pytest.mark.engines("docker28-spare")

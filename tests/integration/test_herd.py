@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support.daemon import running
+from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import MB
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
@@ -17,25 +19,29 @@ from tests.integration.support.rig import EngineAddress
 CLIENTS = 20
 
 
+@pytest.fixture(scope="module")
+def docker(engine: EngineAddress, huge_image: PushedImage) -> Iterator[Docker]:
+    """The engine's API; it has the image."""
+    docker = huge_image.pull_into(engine)
+    yield docker
+    docker.remove(huge_image.name)
+
+
 @pytest.mark.engines("docker28", "docker28-classic")
 def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
-    engine: EngineAddress, options: tuple[str, ...], huge_image: PushedImage, tmp_path: Path
+    engine: EngineAddress, docker: Docker, options: tuple[str, ...], huge_image: PushedImage, tmp_path: Path
 ) -> None:
-    docker = huge_image.pull_into(engine)
-    try:
-        with running(engine, tmp_path, *options) as daemon, ThreadPoolExecutor(CLIENTS) as threads:
-            began = time.time()
+    with running(engine, tmp_path, *options) as daemon, ThreadPoolExecutor(CLIENTS) as threads:
+        began = time.time()
 
-            def pull(_: int) -> int:
-                return Puller(daemon.host, huge_image.registry, 900).image(huge_image.repository, huge_image.tag)
+        def pull(_: int) -> int:
+            return Puller(daemon.host, huge_image.registry, 900).image(huge_image.repository, huge_image.tag)
 
-            sizes = list(threads.map(pull, range(CLIENTS)))
-            seconds = time.time() - began
-            memory = daemon.peak_memory()
-            told = f"{sum(sizes) / 1e9:.1f} GB in {seconds:.0f} s, {memory >> 20} MiB at most"
-            print(f"{engine.name} {options}: {CLIENTS} clients, {told}")
-            assert min(sizes) == max(sizes) > 1_000 * MB
-            assert docker.exports(began, time.time()) <= 1
-            assert memory < 80 << 20
-    finally:
-        docker.remove(huge_image.name)
+        sizes = list(threads.map(pull, range(CLIENTS)))
+        seconds = time.time() - began
+        memory = daemon.peak_memory()
+        told = f"{sum(sizes) / 1e9:.1f} GB in {seconds:.0f} s, {memory >> 20} MiB at most"
+        print(f"{engine.name} {options}: {CLIENTS} clients, {told}")
+        assert min(sizes) == max(sizes) > 1_000 * MB
+        assert docker.exports(began, time.time()) <= 1
+        assert memory < 80 << 20

@@ -126,12 +126,12 @@ def many_sided_layers(busybox: bytes, message: str) -> list[Layer]:
     return [make() for make in makers]
 
 
-def huge_layers(busybox: bytes, message: str, size: int = 1_100 * MB) -> list[Layer]:
-    """`size` bytes that do not compress, as plain tars, so they are as big in any store: ten layers and two small."""
+def huge_layers(busybox: bytes, message: str, count: int) -> list[Layer]:
+    """`count` layers of 110 MB and two small ones: plain tars that do not compress, so they are as big in any store."""
     sums: dict[str, str] = {}
     layers = [base_layer(busybox, sums)]
-    for number in range(10):
+    for number in range(count):
         maker = LayerMaker(sums)
-        maker.file(f"huge/{number}", noise(size // 10, f"huge {number}"))
+        maker.file(f"huge/{number}", noise(110 * MB, f"huge {number}"))
         layers.append(maker.layer(compress=None))
     return [*layers, last_layer(message, sums)]
