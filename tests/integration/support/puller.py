@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,7 @@ class Answer:
     media_type: str
     digest: str
     body: bytes
+    after: str | None = None  # seconds after which to ask again
 
     @property
     def json(self) -> dict[str, Any]:
@@ -46,11 +48,13 @@ class Answer:
 class Puller:
     """One client with one connection at a time to the registry at HOST:PORT.
 
-    `namespace` is the registry host that images are asked for, as a node tells it to its mirror.
+    `namespace` is the registry host that images are asked for, as a node tells it to its mirror.  For `patience`
+    seconds it asks for an image again when it is told to (`Retry-After`), as a kubelet does.
     """
 
-    def __init__(self, host: str, namespace: str = "", timeout: float = 300) -> None:
+    def __init__(self, host: str, namespace: str = "", timeout: float = 300, patience: float = 0) -> None:
         self._connection = http.client.HTTPConnection(host, timeout=timeout)
+        self._patience = patience
         self._query = f"?ns={quote(namespace, safe='')}" if namespace else ""
 
     def close(self) -> None:
@@ -66,7 +70,8 @@ class Puller:
         if response.status == 200 and method == "GET":
             assert digest == "sha256:" + hashlib.sha256(body).hexdigest()
             assert int(response.headers["Content-Length"]) == len(body)
-        return Answer(response.status, response.headers.get("Content-Type", ""), digest, body)
+        after = response.headers.get("Retry-After")
+        return Answer(response.status, response.headers.get("Content-Type", ""), digest, body, after)
 
     def open_blob(self, repository: str, digest: str, begin: int = 0) -> http.client.HTTPResponse:
         """The answer, unread.  Raises `Broken` for an error."""
@@ -95,7 +100,9 @@ class Puller:
 
     def layers(self, repository: str, reference: str) -> list[tuple[str, int]]:
         """(digest, size) of the config and the layers of an image.  Of an index, the first platform's."""
-        answer = self.manifest(repository, reference)
+        end = time.monotonic() + self._patience
+        while (answer := self.manifest(repository, reference)).after and time.monotonic() < end:
+            time.sleep(float(answer.after or 0))
         if answer.status != 200:
             raise Broken(f"{repository}:{reference}: {answer.status} {answer.body[:500].decode(errors='replace')}")
         manifest = answer.json
