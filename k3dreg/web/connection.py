@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer, ISSLTransport
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -153,6 +153,12 @@ class BodyChannel(HTTPChannel):
             producer.resumeProducing()
         else:
             self._timeout_while_stopped = self.setTimeout(None)  # type: ignore[no-untyped-call]
+            producer.pauseProducing()
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """A transport that is full says so once, if it is TLS: to the producer before this one, it may be."""
+        super().registerProducer(producer, streaming)  # type: ignore[no-untyped-call]
+        if streaming and self._waitingForTransport:
             producer.pauseProducing()
 
     def resumeProducing(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any, cast
 
 from OpenSSL.crypto import FILETYPE_PEM, load_certificate, load_privatekey
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import SSL4ClientEndpoint, UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.ssl import CertificateOptions
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
@@ -26,6 +27,7 @@ from k3dreg.model.errors import StoreFull
 from k3dreg.streaming.arriving import ArrivingBlob
 from k3dreg.streaming.handles import FileHandle, Handle
 from k3dreg.streaming.producing import STALL
+from k3dreg.streaming.sending import CHUNK, Sender
 from k3dreg.streaming.sockets import SocketSender
 from k3dreg.streaming.workers import Workers
 from k3dreg.web.site import make_site
@@ -162,7 +164,42 @@ class WholeTests(SocketCase):
         wire.transport.loseConnection()
         await wire.closed()
 
-    async def test_over_tls_the_file_is_read(self) -> None:
+    async def test_a_file_that_the_kernel_cannot_send_so_is_read(self) -> None:
+        wire = await self.connect(self.port)
+        answer = await wire.ask("GET", self.blob(OSError(errno.EINVAL, "no such operation")))
+        self.assertTrue(answer.body == self.data)
+        self.assertEqual((self.handle.was_read, self.handle.was_sent), (SIZE, 0))
+
+
+class Switched(Exception):
+    """The rest comes in another way."""
+
+
+class InTwoWays(LocalBlob):
+    """Sent straight until the client takes no more, and in another way then."""
+
+    async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
+        paused = False
+
+        class Straight(Sender):
+            def pauseProducing(self) -> None:
+                nonlocal paused
+                paused = True
+                super().pauseProducing()
+
+        def read(offset: int, limit: int) -> Deferred[bytes]:
+            nonlocal start
+            start = offset
+            return fail(Switched()) if paused else succeed(self._handle.read(offset, min(limit, CHUNK)))
+
+        with contextlib.suppress(Switched):
+            await Straight(consumer, self._workers.clock).run(read, start, stop)
+        await super().send(consumer, start, stop)
+
+
+class TlsTests(SocketCase):
+    async def encrypted(self) -> Wire:
+        """A client that speaks TLS."""
         authority = Authority()
         pair = authority.sign("localhost")
         options = CertificateOptions(
@@ -171,17 +208,34 @@ class WholeTests(SocketCase):
         port = self.listen(cast(Any, TLSMemoryBIOFactory(options, False, self.site)))
         # Whom it talks to is not this test's business.
         endpoint = SSL4ClientEndpoint(reactor, "127.0.0.1", port, CertificateOptions())
-        wire = await connectProtocol(endpoint, Wire())
+        wire: Wire = await connectProtocol(endpoint, Wire())
+
+        async def close() -> None:
+            wire.transport.abortConnection()
+            await wire.closed()
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        return wire
+
+    async def test_over_tls_the_file_is_read(self) -> None:
+        wire = await self.encrypted()
         self.assertTrue((await wire.ask("GET", self.blob())).body == self.data)
         self.assertEqual((self.handle.was_read, self.handle.was_sent), (SIZE, 0))
-        wire.transport.abortConnection()
-        await wire.closed()
 
-    async def test_a_file_that_the_kernel_cannot_send_so_is_read(self) -> None:
-        wire = await self.connect(self.port)
-        answer = await wire.ask("GET", self.blob(OSError(errno.EINVAL, "no such operation")))
-        self.assertTrue(answer.body == self.data)
-        self.assertEqual((self.handle.was_read, self.handle.was_sent), (SIZE, 0))
+    async def test_who_goes_on_in_another_way_goes_on_at_the_client_s_pace(self) -> None:
+        blob = InTwoWays(self.workers, self.handle, Digest.of(self.data), SIZE)
+        wire = await self.encrypted()
+        await wire.ask("GET", "/v2/")  # with which the handshake is over
+        wire.transport.pauseProducing()
+        wire.transport.write(request("GET", f"/v2/x/blobs/{self.registry.put(blob)}"))
+        read = -1
+        while not 0 < self.handle.was_read == read:
+            read = self.handle.was_read
+            await deferLater(reactor, 0.3)
+        self.assertLess(read, SIZE - 4 * CHUNK)
+        wire.transport.resumeProducing()
+        self.assertTrue((await wire.response()).body == self.data)
+        self.assertEqual(self.handle.was_sent, 0)
 
 
 class GrowingTests(SocketCase):
