@@ -16,7 +16,7 @@ from k3dreg.streaming.workers import Workers
 
 # Bytes read, and written to the consumer, at a time.  Measured over loopback TCP with everything in the page cache:
 # 64 KiB takes 2 to 4 s of processor time per GB in trips to the threads, 256 KiB takes 1.0, 1 MiB 0.8, which is not
-# worth four times the memory.  A send holds two of these: one that is read ahead, one in the transport's buffer.
+# worth four times the memory.  A send holds two of these: one is read while the other is in the transport's buffer.
 CHUNK = 256 * 1024
 
 
@@ -47,27 +47,18 @@ class Sender(Producing):
         if start >= stop:
             return
         self._register()
-        ahead: Deferred[bytes] | None = None
         try:
-            ahead = read(start, min(chunk, stop - start))
-            while ahead is not None:
+            while self.position < stop:
                 self._raise_if_interrupted()
-                # Not `ahead` any more: it ends with this wait, whichever way, and is not to be cancelled below.
-                arriving, ahead = ahead, None
-                data = await self._wait(arriving)
+                data = await self._wait(read(self.position, min(chunk, stop - self.position)))
                 if not data:
-                    raise ContentGone(f"content ended at byte {start}, before byte {stop}")
-                start += len(data)
-                ahead = read(start, min(chunk, stop - start)) if start < stop else None
+                    raise ContentGone(f"content ended at byte {self.position}, before byte {stop}")
                 await self._ready()
                 self._consumer.write(data)
                 self.position += len(data)
                 del data  # else it is held until the next one is there, which would make three
             await self._ready()
         finally:
-            if ahead is not None:
-                ahead.addErrback(lambda _: None)
-                ahead.cancel()
             self._unregister()
 
     def pauseProducing(self) -> None:
