@@ -47,6 +47,7 @@ class Process:
         """`terminal` is one that will be its own, as if it had been started there; `passing` are open files."""
 
         def take_terminal() -> None:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it is ignored by whoever is started, too
             if terminal is not None:
                 os.setsid()
                 fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
