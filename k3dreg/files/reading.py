@@ -14,7 +14,7 @@ from k3dreg.files.copies import Copies
 from k3dreg.files.scratch import NoCopy, Spool
 from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import ContentError, ContentGone
+from k3dreg.model.errors import ContentError, ContentGone, StoreError
 from k3dreg.streaming.sending import Sender
 
 # Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
@@ -131,7 +131,7 @@ class Way:
                     await self._spool.send(consumer, self._position, self._stop)
                 except NoCopy as error:
                     if not self._sharing:  # he is slow, and the engine waits for nobody
-                        raise
+                        raise StoreError(str(error)) from error
                     self._position = error.position
                     self._leave_spool()
                 else:

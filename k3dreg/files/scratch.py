@@ -21,7 +21,7 @@ from k3dreg.streaming.workers import Workers
 _STEP = 16 * 1024 * 1024
 
 
-class NoCopy(StoreError):
+class NoCopy(Exception):
     """A temporary copy cannot be written any further: the disk is full, or fails.
 
     Whoever was sent it has the bytes up to, not including, `position`, and can have the rest in another way.
