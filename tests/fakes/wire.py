@@ -9,6 +9,7 @@ from attrs import frozen
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientCreator, Protocol, connectionDone
+from twisted.internet.tcp import Server
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -117,7 +118,16 @@ class WireTestCase(TestCase):
     def listen(self, site: Site) -> int:
         """The port that `site` is served on until the test ends."""
         port = reactor.listenTCP(0, site, interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
+
+        async def stop() -> None:
+            await port.stopListening()
+            # A connection that its client has closed ends here when the reactor hears of that.
+            for _ in range(100):
+                if not any(isinstance(reader, Server) for reader in reactor.getReaders()):
+                    break
+                await self.turn()
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(stop()))
         return int(port.getHost().port)
 
     async def connect(self, port: int) -> Wire:

@@ -252,15 +252,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert Digest.of(result(blob.read())) == digest
 
     @rule(target=releases, digest=kept)
-    def hold(self, digest: Digest) -> tuple[Digest, Any]:
+    def hold(self, digest: Digest) -> tuple[Digest, Any, BlobStore]:
         self.held.append(digest)
-        return digest, self.store.hold([digest])
+        return digest, self.store.hold([digest]), self.store
 
-    @rule(pair=consumes(releases))
-    def release(self, pair: tuple[Digest, Any]) -> None:
-        digest, release = pair
-        release()
-        with contextlib.suppress(ValueError):  # held before a restart
+    @rule(held=consumes(releases))
+    def release(self, held: tuple[Digest, Any, BlobStore]) -> None:
+        digest, release, store = held
+        if store is self.store:  # else the process that held it is gone
+            release()
             self.held.remove(digest)
 
     @rule(digest=kept)
