@@ -35,8 +35,8 @@ _TRIP = 4 * 1024 * 1024
 # tiny; to be woken for each would cost twice as much as all the rest.
 _LEAST = 192 * 1024
 # Readers that are asked for one thing before it is given up: whoever removes the containers (`docker container prune`)
-# does so one by one, and each may be the next that is lent.
-_TRIES = SIZE + 1
+# does so one by one, and each may be the next that is lent; so may those that are made meanwhile.
+_TRIES = 4 * SIZE
 # Of so many pieces at a time most are tiny: to take them apart one by one costs more than to join them.
 _MANY = 64
 # Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.

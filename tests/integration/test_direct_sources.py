@@ -324,7 +324,7 @@ class _Direct(TestCase):
                     with contextlib.suppress(EngineError):
                         await self.ask("DELETE", f"/containers/{found['Id']}", {"force": "1"})
                         removed += 1
-                await deferLater(_reactor, 0.7, lambda: None)
+                await deferLater(_reactor, 1.0, lambda: None)
 
         work = [reading(), reading(), reading(), removing(), removing()]
         await gatherResults([Deferred.fromCoroutine(each) for each in work], consumeErrors=True)
