@@ -105,8 +105,7 @@ class ReaderContainers:
             if error.status != 404:
                 raise
             return False
-        state = found.get("State", {})
-        return state.get("Status") not in _GOING and not state.get("Dead")
+        return found.get("State", {}).get("Status") not in _GOING
 
     async def _make_image(self, name: str) -> str:
         """Import an image of nothing; its ID."""

@@ -124,7 +124,8 @@ class FileSending:
             way = way_into_socket(self._consumer, self._workers, self._stall)
             if way is not None:
                 self._begin(way)
-                start = await way.run(handle, start, stop, self._available)
+                await way.run(handle, start, stop, self._available)
+                start = way.position
         sender = Sender(self._consumer, self._workers.clock, self._stall)
         self._begin(sender)
         await sender.run(self._read_soon, start, stop, self._chunk)

@@ -57,8 +57,8 @@ class SocketSender(Producing):
 
     async def run(
         self, handle: FileHandle, start: int, stop: int, available: Callable[[int], Deferred[int]] | None = None
-    ) -> int:
-        """Send the bytes from `start` up to, not including, `stop`; or some of them: up to where, is returned.
+    ) -> None:
+        """Send the bytes from `start` up to, not including, `stop`; or some of them: up to `position`.
 
         The rest of a file that the kernel cannot send so is to be sent in another way.  `available`: see `FileSending`.
 
@@ -70,7 +70,6 @@ class SocketSender(Producing):
             try:
                 await self._flushed()
                 await self._send(handle, stop, available)
-                return self.position
             finally:
                 self._unregister()
         finally:

@@ -172,7 +172,7 @@ class FakeArchiveApi:
                     del self.containers[identity]
                     return _Response(b"")
                 if rest == ["json"]:
-                    return _json({"Id": identity, "State": {"Status": state, "Dead": state == "removing"}})
+                    return _json({"Id": identity, "State": {"Status": state}})
                 if state == "removing":
                     raise EngineError(f"RWLayer of container {identity} is unexpectedly nil", status=500)
                 return self._archive(method, identity, params["path"])

@@ -133,13 +133,17 @@ class WireTestCase(TestCase):
     async def connect(self, port: int) -> Wire:
         """A new connection, closed when the test ends."""
         wire: Wire = await ClientCreator(reactor, Wire).connectTCP("127.0.0.1", port)
+        self.close_in_the_end(wire)
+        return wire
+
+    def close_in_the_end(self, wire: Wire) -> None:
+        """Close the connection when the test ends."""
 
         async def close() -> None:
             wire.transport.abortConnection()
             await wire.closed()
 
         self.addCleanup(lambda: Deferred.fromCoroutine(close()))
-        return wire
 
     async def logged(self, count: int = 1) -> list[str]:
         """The lines of the log, when there are `count` of them."""

@@ -209,12 +209,7 @@ class TlsTests(SocketCase):
         # Whom it talks to is not this test's business.
         endpoint = SSL4ClientEndpoint(reactor, "127.0.0.1", port, CertificateOptions())
         wire: Wire = await connectProtocol(endpoint, Wire())
-
-        async def close() -> None:
-            wire.transport.abortConnection()
-            await wire.closed()
-
-        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        self.close_in_the_end(wire)
         return wire
 
     async def test_over_tls_the_file_is_read(self) -> None:
