@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import uuid
 from collections.abc import Iterator
@@ -125,7 +124,7 @@ def check_push(engine: rig.EngineAddress, host: str, registry: RegistryClient) -
 def test_docker_pushes_over_https(engine: rig.EngineAddress, pushes: Https) -> None:
     # 127.0.0.0/8 is a place whose certificate Docker does not verify, but it tries HTTPS first.
     check_push(engine, pushes.host, RegistryClient(pushes.plain.host))
-    assert re.search(r"PUT pushed/\w+:t 201", pushes.plain.log())
+    pushes.plain.wait_for(r"PUT pushed/\w+:t 201")
     pushes.plain.check_log()
 
 

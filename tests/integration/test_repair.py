@@ -71,7 +71,7 @@ def test_what_was_lost_is_fetched_again_though_the_tag_has_moved_upstream(
         assert Puller(daemon.host, image.registry).image(image.repository, "1") > 400_000
         # Docker 26 cannot build without a session.
         how = "by a build from" if engine.name == "docker28" else "with 2 blobs from"
-        assert f"is whole again, {how}" in daemon.log()
+        daemon.wait_for(f"is whole again, {how}")
         # It has been mended for good: Docker itself gives all of it.
         assert exported(docker, image.name) > 400_000
         assert daemon.log().count("trying to mend it") == 1
@@ -102,7 +102,7 @@ def test_of_an_image_for_several_platforms_the_one_that_docker_holds_and_a_node_
             node.pull(image.name)
             assert node.digest(image.name) == digest
             assert node.run(image.name).split("\n")[:2] == ["mended for amd64", VERDICT]
-            assert "is whole again" in daemon.log()
+            daemon.wait_for("is whole again")
     finally:
         docker.remove(image.name)
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_mended_is_a_404_in_time_and_the_log_says_what_to_do(
             assert status == 404
             for words in ("moby#49473", "containerd#8973", "content fetch"):
                 assert words in said
-                assert words in daemon.log()
+                daemon.wait_for(words)
             assert daemon.log().count("trying to mend it") == 1
     finally:
         docker.remove(image.name)

@@ -56,11 +56,14 @@ class Daemon:
             log.seek(self._begin)
             return log.read().decode(errors="replace")
 
-    def wait_for(self, pattern: str | re.Pattern[str], seconds: float = 30) -> re.Match[str]:
-        """Until the log has a line like it."""
+    def wait_for(self, pattern: str | re.Pattern[str], seconds: float = 30, since: int = 0) -> re.Match[str]:
+        """Until the log, from that character on, has a line like it.
+
+        A request's line is written when all is over.  A client may have read the last byte a moment before.
+        """
         end = time.monotonic() + seconds
         while True:
-            found = re.search(pattern, self.log())
+            found = re.search(pattern, self.log()[since:])
             if found:
                 return found
             assert self._process is not None
