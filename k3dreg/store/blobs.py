@@ -69,14 +69,17 @@ class BlobStore:
 
     def get(self, digest: Digest) -> IBlob | None:
         """The blob, or None.  Counts as a use.  No I/O."""
+        # Before it is looked up: it may be being evicted at this moment.
+        release = self.hold([digest])
         entry = self._shelf.index.use(digest)
         if entry is None:
+            release()
             return None
         now = self._clock.seconds()
         if now - entry.stamped > _STAMP_EVERY:
             entry.stamped = now
             self._workers.spare(self._shelf.stamp, digest, now)
-        return FileBlob(self, self._shelf, self._workers, digest, entry.size)
+        return FileBlob(self, self._shelf, self._workers, digest, entry.size, release)
 
     def has(self, digest: Digest) -> bool:
         """Whether it is here.  In any thread."""
@@ -177,9 +180,21 @@ class BlobStore:
 
 @implementer(IBlob)
 class FileBlob:
-    """A blob in the store.  Its file is opened when it is read, not before."""
+    """A blob in the store.  Its file is opened when it is read, not before; it is held for as long as somebody has it,
+    for there is some time between the two.
+    """
 
-    def __init__(self, store: BlobStore, shelf: Shelf, workers: Workers, digest: Digest, size: int) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        shelf: Shelf,
+        workers: Workers,
+        digest: Digest,
+        size: int,
+        release: Callable[[], None],
+    ) -> None:
+        """`release` ends the hold."""
+        self._release = release
         self.digest = digest
         self.size = size
         self._store = store
@@ -187,7 +202,7 @@ class FileBlob:
         self._workers = workers
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Held while it is sent.  Ends and raises as `send_file`; a blob found to be gone or damaged is forgotten."""
+        """Ends and raises as `send_file`; a blob found to be gone or damaged is forgotten."""
         await self._with_file(lambda handle: FileSending(self._workers, handle, consumer).run(start, stop))
 
     async def read(self) -> bytes:
@@ -203,7 +218,6 @@ class FileBlob:
         return data
 
     async def _with_file(self, use: Callable[[FileHandle], Awaitable[T]]) -> T:
-        release = self._store.hold([self.digest])
         handle = FileHandle(str(self._shelf.path_of(self.digest)))
         try:
             await self._store.believe(self.digest)
@@ -214,7 +228,10 @@ class FileBlob:
             raise
         finally:
             self._workers.spare(handle.close)
-            release()
+
+    def __del__(self) -> None:
+        # Not at once: this may be any thread, in the middle of anything, with the index locked.
+        self._workers.from_thread(self._release)
 
 
 async def open_store(

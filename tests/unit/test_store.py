@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 
+from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, DigestMismatch, StoreError
 from k3dreg.store.blobs import SETTLING, open_store
@@ -231,6 +232,28 @@ class EvictionTests(StoreTestCase):
         reader.eat(None)
         self.successResultOf(sending)
         self.assertEqual(reader.received, layer(0))
+
+    def test_what_somebody_is_about_to_send_stays_and_goes_when_he_has_done_so(self) -> None:
+        digest = self.put(layer(0))
+        blob: IBlob | None = self.blob(digest)
+        others = [self.put(layer(number)) for number in range(1, 7)]
+        self.assertEqual(self.has(digest, others[0]), [True, False])
+        reader = Reader()
+        self.result(cast(IBlob, blob).send(reader, 0, 2 * SMALL))
+        self.assertEqual(reader.received, layer(0))
+        blob = None
+        self.put(layer(7))
+        self.assertEqual(self.has(digest), [False])
+        self.assertIsNone(blob)
+
+    def test_what_somebody_had_goes_at_once_when_there_is_too_much(self) -> None:
+        digest = self.put(layer(0, 2 * LIMIT), settle=False)
+        blob: IBlob | None = self.blob(digest)
+        self.clock.advance(SETTLING)
+        self.assertEqual(self.has(digest), [True])
+        blob = None
+        self.assertEqual(self.has(digest), [False])
+        self.assertIsNone(blob)
 
     def test_what_is_pinned_stays(self) -> None:
         self.result(self.store.close())
