@@ -31,7 +31,7 @@ from zope.interface import implementer
 
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool, parse_engine_url
-from k3dreg.files.local import LocalFiles
+from k3dreg.files.local import files_here
 from k3dreg.files.reader import ReaderFiles
 from k3dreg.interfaces import IEngineFiles
 from k3dreg.model import media_types
@@ -185,7 +185,7 @@ class Bench:
             ),
             (
                 "files in place",
-                lambda _: LocalFiles(self.engine, self.workers, docker_root=self.options.data_root),
+                lambda _: files_here(self.engine, self.workers, docker_root=self.options.data_root),
             ),
         ]
 

@@ -157,11 +157,15 @@ class Reach:
 
     # -- all of it ----------------------------------------------------------------------------------
 
-    def run(self, in_place: tuple[str, ...], node: Node | None) -> None:
-        """`in_place` are the options by which files are read in place, () if they cannot be."""
+    def run(self, in_place: tuple[str, ...], node: Node | None, image: str, image_socket: str) -> None:
+        """`in_place` are the options by which files are read in place, () if they cannot be; `image` is k3dreg's, which
+        is given the engine's socket at `image_socket`, "" if the engine has none.
+        """
         ways = {"socket only": self.start("--docker-root", _NOWHERE, "--content-store", _NOWHERE)}
         if in_place:
             ways["files readable"] = self.start(*in_place)
+        if image:
+            ways["in a container"] = lambda: servers.k3dreg_container(self._docker, image, image_socket)
         saved, saved_again = self.often(lambda: self.save(TAG)), self.often(lambda: self.save(REBUILT))
         registry = self.often(lambda: self.cold(self._start_registry)[0].seconds)
         for way, start in ways.items():
@@ -174,7 +178,8 @@ class Reach:
                 self.add(
                     f"a node's whole cold pull, {way}", seconds, f"docker-registry {there:.2f} s", seconds / there, 1.05
                 )
-        self.tags(next(iter(ways.values())))
+        for way, start in ways.items():
+            self.tags(way, start)
 
     def first_fetches(self, way: str, start: Start, saved: float, saved_again: float, registry: float) -> None:
         pulls = [self.cold(start) for _ in range(self._runs)]
@@ -222,16 +227,18 @@ class Reach:
             memory = self.herd(start)
             self.add(f"memory, {HERD} clients, {way}", memory, "", memory, 64, unit="MiB")
 
-    def tags(self, start: Start) -> None:
+    def tags(self, way: str, start: Start) -> None:
         own, _ = self.heads(start, 1)
         inspect, _ = self.inspects(1)
         added = (own - inspect) * 1000
-        self.add("HEAD of a tag", own * 1000, f"docker inspect {inspect * 1000:.1f} ms: adds", added, 3.0, unit="ms")
+        self.add(
+            f"HEAD of a tag, {way}", own * 1000, f"docker inspect {inspect * 1000:.1f} ms: adds", added, 3.0, unit="ms"
+        )
         _, rate = self.heads(start, ASKERS)
         there = self.heads(self._start_registry, ASKERS)[1]
         inspects = self.inspects(ASKERS)[1]
         self.add(
-            f"HEADs of a tag, {ASKERS} askers",
+            f"HEADs of a tag, {ASKERS} askers, {way}",
             rate,
             f"docker-registry {there:.0f}/s, docker inspect {inspects:.0f}/s",
             rate,
@@ -273,6 +280,8 @@ def main() -> int:
     parser.add_argument(
         "--node", default="", help="SOCKET:CHROOT of a containerd with its CRI plugin (K3DREG_TEST_NODES)"
     )
+    parser.add_argument("--image", default="", help="k3dreg's image in the engine, to be measured as a container, too")
+    parser.add_argument("--image-socket", default="", help="the engine's socket on its own host [as --docker]")
     parser.add_argument("--registry", help="as pull.py")
     parser.add_argument("--registry-binary", default="docker-registry", help="as pull.py")
     parser.add_argument("--registry-data", help="as pull.py")
@@ -291,7 +300,8 @@ def main() -> int:
         reach = Reach(docker, path, registry, start_registry, command, arguments.runs)
         reach.prepare(arguments.size * MB)
         try:
-            reach.run(("--docker-root", arguments.data_root) if arguments.data_root else (), node)
+            in_place = ("--docker-root", arguments.data_root) if arguments.data_root else ()
+            reach.run(in_place, node, arguments.image, arguments.image_socket or path)
         finally:
             for tag in (TAG, REBUILT, OTHER):
                 reach.remove(tag)

@@ -16,6 +16,8 @@ from typing import IO
 
 from attrs import frozen
 
+from tests.integration.support.docker_api import Docker
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -115,6 +117,32 @@ def k3dreg(command: Sequence[str], docker: str, *more: str) -> Iterator[Server]:
 
             _wait(listens, process, log)
             yield Server(found[0], (process.pid,))
+
+
+@contextlib.contextmanager
+def k3dreg_container(docker: Docker, image: str, socket: str) -> Iterator[Server]:
+    """One that knows nothing yet, as a container with nothing but the engine's socket, in this machine's network.
+
+    `socket` is a path on the engine's host.
+    """
+    address = free_address()
+    body = {
+        "Image": image,
+        "Cmd": ["k3dreg", "--listen", f"tcp:{address.partition(':')[2]}:interface=127.0.0.1"],
+        "HostConfig": {"Binds": [f"{socket}:/var/run/docker.sock"], "NetworkMode": "host"},
+    }
+    made = docker.ask("POST", "/containers/create", body)["Id"]
+    try:
+        docker.ask("POST", f"/containers/{made}/start")
+        for words in ("listening on", "handed over"):
+            end = time.monotonic() + 30
+            while words.encode() not in docker.call("GET", f"/containers/{made}/logs", query={"stdout": "1"}):
+                if time.monotonic() > end:
+                    raise SystemExit(f"the container of {image} did not say {words!r}")
+                time.sleep(0.05)
+        yield Server(address, (int(docker.ask("GET", f"/containers/{made}/json")["State"]["Pid"]),))
+    finally:
+        docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
 
 
 @contextlib.contextmanager

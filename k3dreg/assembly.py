@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.config import Config
 from k3dreg.engine.client import Engine
-from k3dreg.files.local import LocalFiles
+from k3dreg.files.handed import HandedPlaces
+from k3dreg.files.handing import Handing, container_to_hand_to
+from k3dreg.files.local import LocalFiles, files_here
 from k3dreg.files.reader import ReaderFiles
+from k3dreg.files.unchanged import NamesOnDisk
 from k3dreg.interfaces import (
     IBlobStore,
     ICatalogue,
@@ -24,12 +29,28 @@ from k3dreg.interfaces import (
 )
 from k3dreg.learning import EngineImageNames
 from k3dreg.observing import NOBODY
+from k3dreg.remembering import Images, RememberedImages
 from k3dreg.sources.archive import ArchiveSource
 from k3dreg.sources.content_store import ContentStoreSource
 from k3dreg.sources.layer_store import LayerStoreSource
 from k3dreg.store.disk import storage_errors, write_whole
 from k3dreg.streaming.workers import Workers
 from k3dreg.warming import Warming
+
+
+@frozen
+class Files:
+    """The ways to the engine's files, the fastest first, and `closing` as of `Sources`.
+
+    `local` are those of this machine, `handed` those whose directories are handed over, where they may be; `names`
+    tells by them whether anything has changed.
+    """
+
+    ways: tuple[IEngineFiles, ...]
+    local: LocalFiles
+    handed: LocalFiles | None
+    names: NamesOnDisk | None
+    closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
 
 @frozen
@@ -43,8 +64,37 @@ class Sources:
     closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
 
-async def make_sources(
-    config: Config,
+async def make_files(config: Config, engine: Engine, workers: Workers, clock: IReactorTime) -> Files:
+    """Whatever `--reader` allows.  Raises `StoreError`."""
+    closing: list[Callable[[], Awaitable[object] | None]] = []
+    local = files_here(engine, workers, config.docker_root, config.content_store)
+    if config.reader == "off":
+        return Files((local,), local, None, None, ())
+    owner = await workers.run(identity, config.state_dir)
+    handed = None
+    container = await workers.run(container_to_hand_to) if config.reader == "on" else ""
+    if container:
+        places = HandedPlaces(engine, Handing(engine, workers, owner), clock, container, local)
+        handed = LocalFiles(workers, places, "handed")
+        closing.append(places.close)
+        beginning = Deferred.fromCoroutine(places.begin())
+        beginning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        closing.append(beginning.cancel)
+    reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=str(config.state_dir / "staging"))
+    closing.append(reader.close)
+    in_place = [files for files in (local, handed) if files is not None]
+    names = NamesOnDisk(engine, in_place, clock, owner)
+    closing.append(names.close)
+    return Files((*in_place, reader), local, handed, names, tuple(closing))
+
+
+def make_images(files: Files, engine: Engine) -> Images:
+    """Who knows which image a name means."""
+    return engine if files.names is None else RememberedImages(engine, files.names, time.time)
+
+
+def make_sources(
+    files: Files,
     engine: Engine,
     store: IBlobStore,
     catalogue: ICatalogue,
@@ -52,21 +102,12 @@ async def make_sources(
     clock: IReactorTime,
     observer: IObserver = NOBODY,
 ) -> Sources:
-    """The engine's own files where they can be read, its exports where not.  Raises `StoreError`."""
-    closing: list[Callable[[], Awaitable[object] | None]] = []
-    files: list[IEngineFiles] = [
-        LocalFiles(engine, workers, docker_root=config.docker_root, content_store=config.content_store)
-    ]
-    if config.reader:
-        owner = await workers.run(identity, config.state_dir)
-        reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=str(config.state_dir / "staging"))
-        files.append(reader)
-        closing.append(reader.close)
-    content = ContentStoreSource(engine, files, store, catalogue, workers, clock)
-    layers = LayerStoreSource(engine, files, store, catalogue, workers, clock)
+    """The engine's own files where they can be read, its exports where not."""
+    content = ContentStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    layers = LayerStoreSource(engine, files.ways, store, catalogue, workers, clock)
     archive = ArchiveSource(engine, store, catalogue, workers, clock, observer)
-    closing += [content.shutdown, layers.shutdown, archive.shutdown]
-    return Sources((content, layers, archive), content, tuple(closing))
+    closing = (content.shutdown, layers.shutdown, archive.shutdown)
+    return Sources((content, layers, archive), content, closing)
 
 
 def make_warming(

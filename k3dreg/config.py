@@ -43,6 +43,7 @@ DEFAULT_DOCKER = f"unix://{DEFAULT_SOCKET}"
 # Whoever lists processes sees their command lines.
 _NOT_FOR_THE_COMMAND_LINE = ("proxy-username", "proxy-password")
 LOG_FORMATS = ("text", "json")
+READERS = ("on", "stopped", "off")
 
 
 @frozen
@@ -51,10 +52,11 @@ class Config:
 
     `aliases` are names of this registry beside those it finds out by itself; `deleting` is whether clients may delete
     what was pushed.  `content_store` and `docker_root` are where the engine's directories are here, "" for where the
-    engine says; `reader` is whether its files may be read through containers.  `status_page` is whether `/` is one;
-    `log_format` is one of `LOG_FORMATS`.  `htpasswd` is the file of those who may use this registry, None for
-    everybody; with `anonymous_pull` the others may read.  `remote` is which registries' images are given.
-    `warm` are patterns of names of images that are made ready before anybody asks for them.
+    engine says; `reader`, one of `READERS`, is whether its files may be read by means of containers, or only of such as
+    never run.  `status_page` is whether `/` is one; `log_format` is one of `LOG_FORMATS`.  `htpasswd` is the file of
+    those who may use this registry, None for everybody; with `anonymous_pull` the others may read.  `remote` is which
+    registries' images are given.  `warm` are patterns of names of images that are made ready before anybody asks for
+    them.
     """
 
     listen: tuple[str, ...]
@@ -66,7 +68,7 @@ class Config:
     deleting: bool = True
     content_store: str = ""
     docker_root: str = ""
-    reader: bool = True
+    reader: str = "on"
     origin_fallback: bool = False
     status_page: bool = True
     log_format: str = "text"
@@ -99,7 +101,12 @@ class Options(CommandLine):
         ["cache-size", None, None, "How much of them to keep; what was not used for longest goes first [20GB]"],
         ["content-store", None, None, "Where the engine's content store is here [where the engine says]"],
         ["docker-root", None, None, "Where Docker's data directory is here [where the engine says]"],
-        ["reader", None, None, "Read the engine's files through containers that are never started: on or off [on]"],
+        [
+            "reader",
+            None,
+            None,
+            "Read the engine's files by means of containers: on, stopped (of such as are never started) or off [on]",
+        ],
         ["status-page", None, None, "Show a status page at /: on or off [on]"],
         ["htpasswd", None, None, "A file by htpasswd -B: who may pull, push and look [everybody may]"],
         ["proxy-remote-url", None, None, "The one registry whose images are given, as a URL [*, which is all of them]"],
@@ -197,7 +204,7 @@ class Options(CommandLine):
             aliases=check_aliases(self._aliases or environment.get("K3DREG_ALIAS", "").split()),
             content_store=setting("content-store", default=""),
             docker_root=setting("docker-root", default=""),
-            reader=check_switch("reader", setting("reader", default="on")),
+            reader=check_choice("reader", setting("reader", default="on"), READERS),
             status_page=check_switch("status-page", setting("status-page", default="on")),
             log_format=check_choice("log-format", setting("log-format", default="text"), LOG_FORMATS),
             htpasswd=htpasswd,

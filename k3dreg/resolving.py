@@ -16,6 +16,7 @@ from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
 from k3dreg.observing import NOBODY, observed
 from k3dreg.refused import Refusals
+from k3dreg.remembering import Images
 from k3dreg.streaming.flights import Flights
 
 log = make_logger()
@@ -49,9 +50,17 @@ class Resolver:
     """Asks the engine what a reference is, and lets it pull what it lacks: one pull, however many ask."""
 
     def __init__(
-        self, engine: IEngine, clock: IReactorTime, names: OwnNames | None = None, observer: IObserver = NOBODY
+        self,
+        engine: IEngine,
+        clock: IReactorTime,
+        names: OwnNames | None = None,
+        observer: IObserver = NOBODY,
+        images: Images | None = None,
     ) -> None:
-        """`names` are what this registry is called; `observer` is told of pulls."""
+        """`names` are what this registry is called; `observer` is told of pulls; `images`, or else the engine, says
+        what a name means.
+        """
+        self._images = engine if images is None else images
         self._observer = observer
         self._names = OwnNames() if names is None else names
         self._engine = engine
@@ -78,7 +87,7 @@ class Resolver:
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
             try:
-                return await self._engine.current(str(name))
+                return await self._images.current(str(name))
             except ImageNotInEngine:
                 pass
         if self._names.is_own(reference.repository.registry):

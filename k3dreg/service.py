@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from k3dreg import __version__
 from k3dreg.ahead import Ahead
-from k3dreg.assembly import make_sources, make_warming
+from k3dreg.assembly import make_files, make_images, make_sources, make_warming
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
 from k3dreg.discovery import Discovery
@@ -105,12 +105,13 @@ class Daemon(MultiService):
         self._closing.append(store.close)
         names = OwnNames(config.aliases)
         catalogue = await open_catalogue(config.state_dir, self._workers)
-        monitor = make_monitor(config, self._engine, store, pushed, self._workers, self._reactor)
-        resolver = Resolver(self._engine, self._reactor, names, monitor.observer)
+        files = await make_files(config, self._engine, self._workers, self._reactor)
+        self._closing += files.closing
+        monitor = make_monitor(config, self._engine, files, store, pushed, self._reactor)
+        images = make_images(files, self._engine)
+        resolver = Resolver(self._engine, self._reactor, names, monitor.observer, images)
         self._closing.append(resolver.shutdown)
-        made = await make_sources(
-            config, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer
-        )
+        made = make_sources(files, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer)
         self._closing += made.closing
         credentials = make_chain(self._reactor, self._workers, os.environ, config.remote)
         upstream = make_upstream(

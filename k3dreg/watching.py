@@ -10,9 +10,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from k3dreg import __version__
+from k3dreg.assembly import Files
 from k3dreg.config import Config
 from k3dreg.engine.client import Engine
-from k3dreg.files.local import LocalFiles
 from k3dreg.insight.metrics import Readings
 from k3dreg.insight.monitor import Monitor
 from k3dreg.insight.source_states import source_states
@@ -21,7 +21,6 @@ from k3dreg.log import make_logger
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError
 from k3dreg.store.blobs import BlobStore
-from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
@@ -30,10 +29,9 @@ _LOOK_FOR_ENGINE = 2.0
 
 
 def make_monitor(
-    config: Config, engine: Engine, store: BlobStore, pushed: IPushed, workers: Workers, clock: IReactorTime
+    config: Config, engine: Engine, files: Files, store: BlobStore, pushed: IPushed, clock: IReactorTime
 ) -> Monitor:
     """What watches the daemon, and is told by the other rooms what they do."""
-    local = LocalFiles(engine, workers, docker_root=config.docker_root, content_store=config.content_store)
 
     def cache() -> Readings:
         used = store.usage()
@@ -48,7 +46,7 @@ def make_monitor(
         cache=cache,
         pushed=pushed,
         size_of=store.size_of,
-        sources=lambda info: source_states(info, local, reader=config.reader),
+        sources=lambda info: source_states(info, files.local, files.handed, reader=config.reader),
     )
 
 

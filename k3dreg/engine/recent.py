@@ -40,7 +40,7 @@ class RecentImages:
 
         An image that has lost blobs is not kept: it may be mended at any time.
         """
-        if image.store is ImageStore.CONTAINERD and all(each.available or not each.held for each in image.children):
+        if image.store is ImageStore.CONTAINERD and not image.is_damaged:
             self._seen.pop(name, None)
             self._seen[name] = _Seen(image, generation, self._clock.seconds() + _KEPT_FOR)
             if len(self._seen) > _MOST:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import posixpath
 import stat
 import threading
 from collections.abc import Callable, Generator
@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
-from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests
+from k3dreg.files.places import Place, Places, SamePlaces
+from k3dreg.interfaces import FileStat, IBlob, IContentSink, IEngineFiles, IEngineRequests, NamesVersion
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
 from k3dreg.streaming.handles import FileHandle
@@ -30,37 +31,33 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+def files_here(engine: IEngineRequests, workers: Workers, docker_root: str = "", content_store: str = "") -> LocalFiles:
+    """The engine's files as they are on this machine: see `SamePlaces`."""
+    return LocalFiles(workers, SamePlaces(engine, docker_root=docker_root, content_store=content_store))
+
+
 @implementer(IEngineFiles)
 class LocalFiles:
-    """See `IEngineFiles`.  `docker_root` and `content_store` say where the engine's own directories are here.
+    """See `IEngineFiles`.  `places` knows where they are."""
 
-    By default they are where the engine says, which is right if it runs on this machine and k3dreg outside of any
-    container.  Whatever else is found there does no harm: contents are named by their digests.
-    """
-
-    name = "local"
-
-    def __init__(
-        self, engine: IEngineRequests, workers: Workers, *, docker_root: str = "", content_store: str = ""
-    ) -> None:
-        self._engine = engine
+    def __init__(self, workers: Workers, places: Places, name: str = "local") -> None:
+        self.name = name
         self._workers = workers
-        self._docker_root = docker_root
-        self._content_store = content_store
+        self._places = places
 
     async def stat(self, path: str) -> FileStat:
         """What is there."""
-        here = await self._locate(path)
+        here = await self._places.locate(path)
         return await self._workers.run(_stat, here)
 
     async def read(self, path: str, limit: int) -> bytes:
         """A small file, whole."""
-        here = await self._locate(path)
+        here = await self._places.locate(path)
         return await self._workers.run(_read, here, limit)
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
         """The file as a blob; it is opened here, so it can be read to its end even if the engine removes it."""
-        here = await self._locate(path)
+        here = await self._places.locate(path)
         handle, found = await self._workers.run(_open, here)
         if size is not None and size != found:
             handle.close()
@@ -69,7 +66,7 @@ class LocalFiles:
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
         """Contents are read in worker threads in the order in which they are wanted."""
-        tree = LocalTree(await self._locate(directory))
+        tree = LocalTree(await self._places.locate(directory))
         try:
             while await self._workers.run(tree.give, sink):
                 progress()
@@ -77,19 +74,22 @@ class LocalFiles:
         finally:
             self._workers.spare(tree.close)
 
+    async def version(self, path: str) -> NamesVersion | None:
+        """Of a database that its owner has locked for as long as he runs, as bbolt does (`flock(2)`).
+
+        None if nobody has: then it is somebody's who is gone.  Also where times of changes may be late, which is not
+        the case on a disk of this machine.
+        """
+        here = await self._places.locate(path)
+        return await self._workers.run(_version, here)
+
+    async def contains(self, path: str, text: bytes) -> bool:
+        """Whether a file, of a few MiB as a rule, has this text somewhere."""
+        here = await self._places.locate(path)
+        return await self._workers.run(_contains, here, text)
+
     async def close(self) -> None:
         """Nothing was done on the engine's side."""
-
-    async def _locate(self, path: str) -> str:
-        if self._content_store:
-            _, found, rest = path.partition("/io.containerd.content.v1.content/")
-            if found:
-                return posixpath.join(self._content_store, rest)
-        if self._docker_root:
-            root = (await self._engine.info()).root_dir.rstrip("/") + "/"
-            if path.startswith(root):
-                return posixpath.join(self._docker_root, path[len(root) :])
-        return path
 
 
 @implementer(IBlob)
@@ -119,7 +119,7 @@ class LocalBlob:
 class LocalTree:
     """The files of one directory.  Names come from images, which may be hostile: no symbolic link is followed."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: Place) -> None:
         self._root = root
         self._lock = threading.Lock()
         self._closed = False
@@ -170,7 +170,8 @@ class LocalTree:
     def _enter(self, directories: list[bytes]) -> int:
         """The innermost of these, each opened in the one before it, so that none can be a link to elsewhere."""
         if not self._way:
-            self._way.append((b"", os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+            with self._root.use() as root:
+                self._way.append((b"", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
         same = 0
         while same < min(len(directories), len(self._way) - 1) and directories[same] == self._way[same + 1][0]:
             same += 1
@@ -199,14 +200,42 @@ def _errors() -> Generator[None]:
         ) from error
 
 
-def _stat(path: str) -> FileStat:
-    with _errors():
+def _stat(place: Place) -> FileStat:
+    with _errors(), place.use() as path:
         found = os.stat(path)
     return FileStat(found.st_size, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode))
 
 
-def _open(path: str) -> tuple[FileHandle, int]:
-    with _errors():
+def _version(place: Place) -> NamesVersion | None:
+    with _errors(), place.use() as path:
+        descriptor = os.open(path, _OPEN_FILE)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found = os.fstat(descriptor)
+            else:
+                return None
+        finally:
+            os.close(descriptor)
+    if not os.major(found.st_dev):  # NFS, FUSE, 9P; also tmpfs and Btrfs, where nothing is lost but some speed
+        return None
+    mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return NamesVersion(mark, max(found.st_mtime, found.st_ctime))
+
+
+def _contains(place: Place, text: bytes) -> bool:
+    with _errors(), place.use() as path, open(path, "rb") as file:
+        end = b""
+        while data := file.read(_STEP):
+            if text in end + data:
+                return True
+            end = data[1 - len(text) :]
+    return False
+
+
+def _open(place: Place) -> tuple[FileHandle, int]:
+    with _errors(), place.use() as path:
         descriptor = os.open(path, _OPEN_FILE)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -215,8 +244,8 @@ def _open(path: str) -> tuple[FileHandle, int]:
     return FileHandle(descriptor=descriptor), found.st_size
 
 
-def _read(path: str, limit: int) -> bytes:
-    with _errors(), open(path, "rb") as file:
+def _read(place: Place, limit: int) -> bytes:
+    with _errors(), place.use() as path, open(path, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ContentError(f"a file of the engine's has more than {limit} bytes")

@@ -11,32 +11,45 @@ from k3dreg.model.errors import K3dregError
 from k3dreg.model.overview import SourceState
 
 
-async def source_states(info: EngineInfo, local: IEngineFiles, *, reader: bool) -> Sequence[SourceState]:
-    """Fastest first.  `local` are the engine's files as they are on this machine; `reader` is the option of that name.
+async def source_states(
+    info: EngineInfo, local: IEngineFiles, handed: IEngineFiles | None, *, reader: str, may_be_handed: bool = False
+) -> Sequence[SourceState]:
+    """Fastest first.  `local` are the engine's files as they are on this machine, `handed` those whose directories are
+    handed over, None where none are; `reader` is the option of that name.  `may_be_handed`: to a daemon, not to this
+    process.
 
     Never raises for what cannot be reached: that is the answer.
     """
     directories = _directories(info)
     if not directories:
         return (SourceState("export", "open; this engine's image store is not one whose files k3dreg reads"),)
-    read = ""
-    for directory in directories:
-        try:
-            if (await local.stat(directory)).is_directory:
-                read = directory
-                break
-        except K3dregError:
-            continue
-    if read:
+    if read := await _readable(local, directories):
         states = [SourceState("the engine's files", f"open, at {read}")]
+    elif handed is not None and (read := await _readable(handed, directories)):
+        states = [SourceState("the engine's files", f"open: {read} was handed over to this container")]
+    elif may_be_handed:
+        states = [SourceState("the engine's files", "handed over to a k3dreg that starts in this container")]
     else:
         host = f"run k3dreg on the engine's machine, or in a container with -v {info.root_dir}:{info.root_dir}:ro"
         states = [SourceState("the engine's files", "closed: they cannot be read from here", host)]
     states.append(
-        SourceState("reader containers", "on") if reader else SourceState("reader containers", "off", "--reader on")
+        SourceState("reader containers", "off", "--reader on")
+        if reader == "off"
+        else SourceState("reader containers", "on")
     )
     states.append(SourceState("export", "open, and the slowest"))
     return states
+
+
+async def _readable(files: IEngineFiles, directories: Sequence[str]) -> str:
+    """The first of the `directories` that is one there; "" if none is."""
+    for directory in directories:
+        try:
+            if (await files.stat(directory)).is_directory:
+                return directory
+        except K3dregError:
+            continue
+    return ""
 
 
 def _directories(info: EngineInfo) -> Sequence[str]:

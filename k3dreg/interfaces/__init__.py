@@ -27,6 +27,8 @@ from k3dreg.interfaces.engine import (
     IEngineRequests,
     IImageEvents,
     IImageNames,
+    INamesVersion,
+    NamesVersion,
 )
 from k3dreg.interfaces.pushed import IPushed, PushedManifest
 from k3dreg.interfaces.sources import (
@@ -62,6 +64,8 @@ __all__ = [
     "IEngine",
     "IEngineFiles",
     "IEngineRequests",
+    "INamesVersion",
+    "NamesVersion",
     "IFallback",
     "IFileHandle",
     "IImageEvents",

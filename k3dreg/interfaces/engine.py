@@ -49,6 +49,24 @@ class IEngine(Interface):
         """The archive stream of `GET /images/get` for an image ID.  Raises `ImageNotInEngine`."""
 
 
+@frozen
+class NamesVersion:
+    """One state of all an engine's images and their names: what is equal is the same state.
+
+    `since` is when it began, in seconds since the epoch by the clock of the engine's machine, which is this one's.
+    """
+
+    mark: tuple[int, ...]
+    since: float
+
+
+class INamesVersion(Interface):
+    """Tells whether anything has changed in the engine, without asking it."""
+
+    async def version() -> NamesVersion | None:
+        """The state after the call; None where that cannot be told."""
+
+
 class IEngineRequests(Interface):
     """Any request to the engine, for what `IEngine` has no word for."""
 

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -89,6 +89,7 @@ class FakeArchiveApi:
     """Containers, an image, and the files of the host that the containers' mounts show.
 
     `streams` are the archives that are, or were, read.  Two at a time from one container fail the test.
+    `run` is what a container does that is started: it is given the container's description.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -101,6 +102,7 @@ class FakeArchiveApi:
         self.refuses = 0  # status of the answer to the creation of a container
         self.refuses_after = 99  # containers
         self.breaks_imports = False
+        self.run: Callable[[dict[str, Any]], object] | None = None
         self.down = False
         self.holds = False  # new archives are held
         self.step = 1000
@@ -172,7 +174,12 @@ class FakeArchiveApi:
                     del self.containers[identity]
                     return _Response(b"")
                 if rest == ["json"]:
-                    return _json({"Id": identity, "State": {"Status": state}})
+                    return _json({"Id": identity, **self.containers[identity], "State": {"Status": state}})
+                if rest == ["start"]:
+                    assert self.run is not None, "this container is never started"
+                    self.containers[identity]["State"] = "running"
+                    self.run(self.containers[identity])
+                    return _Response(b"")
                 if state == "removing":
                     raise EngineError(f"RWLayer of container {identity} is unexpectedly nil", status=500)
                 return self._archive(method, identity, params["path"])

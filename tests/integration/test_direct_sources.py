@@ -32,7 +32,7 @@ from zope.interface import implementer
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool, parse_engine_url
 from k3dreg.files.containers import OWNER
-from k3dreg.files.local import LocalFiles
+from k3dreg.files.local import LocalFiles, files_here
 from k3dreg.files.reader import ReaderFiles
 from k3dreg.interfaces import IBlob, IEngineFiles, IEngineRequests, IPieceStream
 from k3dreg.model import media_types
@@ -188,7 +188,7 @@ class _Direct(TestCase):
         raise SkipTest(f"{path} of the engine's host is not to be seen from here")
 
     def local(self) -> LocalFiles:
-        return LocalFiles(self.engine, self.workers, docker_root=self.here(self.info.root_dir))
+        return files_here(self.engine, self.workers, docker_root=self.here(self.info.root_dir))
 
     def source(self, *files: IEngineFiles) -> ContentStoreSource | LayerStoreSource:
         kind = ContentStoreSource if self.info.store is ImageStore.CONTAINERD else LayerStoreSource
@@ -377,7 +377,7 @@ class _Direct(TestCase):
 
     async def test_a_directory_that_is_not_there_leaves_it_to_the_next_way(self) -> None:
         image = await self.hold(self.an_image())
-        nowhere = LocalFiles(self.engine, self.workers, docker_root=self.directory.name)
+        nowhere = files_here(self.engine, self.workers, docker_root=self.directory.name)
         with self.assertRaises(ManifestUnknown):
             await self.source(nowhere).root(image, Trace())
         await self.source(nowhere, self.reader()).root(image, Trace())

@@ -92,6 +92,7 @@ def test_sizes(text: str, size: int) -> None:
         ["--cache-size", "much"],
         ["--cache-size", "1MB"],
         ["--log-level", "chatty"],
+        ["--reader", "maybe"],
         ["--docker", "ftp://somewhere"],
         ["--listen", "carrier-pigeon:5000"],
         ["--no-such-option"],

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import pytest
 from twisted.internet import reactor
@@ -48,10 +49,11 @@ class EngineCase(SynchronousTestCase):
         self.fake.flush()
         return self.successResultOf(asked)
 
-    def look(self, *arguments: str, now: float = 0.0) -> dict[str, Check]:
+    def look(self, *arguments: str, now: float = 0.0, container: str = "") -> dict[str, Check]:
         options = Options({"HOME": "/nowhere"})
         options.parseOptions(list(arguments))
-        checks = self.done(engine_checks(options.config, self.engine, InlineWorkers(), now))
+        with mock.patch("k3dreg.tools.checks_engine.container_to_hand_to", lambda: container):
+            checks = self.done(engine_checks(options.config, self.engine, InlineWorkers(), now))
         return {check.name: check for check in checks}
 
     def reach(self, *aliases: str, answers: bool = True) -> list[Check]:
@@ -69,6 +71,13 @@ class EngineTests(EngineCase):
         self.assertIn("-v /var/lib/docker:/var/lib/docker:ro", found["source: the engine's files"].advice)
         self.assertEqual(found["source: reader containers"].verdict, OK)
         self.assertEqual(self.look("--reader", "off")["source: reader containers"].verdict, WARN)
+
+    def test_in_a_container_files_need_not_be_mounted(self) -> None:
+        found = self.look(container="c" * 64)["source: the engine's files"]
+        self.assertEqual((found.verdict, found.advice), (OK, ""))
+        self.assertIn("handed over", found.says)
+        found = self.look("--reader", "stopped", container="c" * 64)["source: the engine's files"]
+        self.assertEqual(found.verdict, WARN)
 
     def test_a_classic_store_is_warned_of(self) -> None:
         self.fake.store = ImageStore.CLASSIC

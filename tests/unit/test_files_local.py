@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.files.local import LocalFiles
+from k3dreg.files.local import files_here
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
 from k3dreg.sources.layer_assembly import LayerAssembly
@@ -30,7 +30,7 @@ class LocalFilesTests(SynchronousTestCase):
         self.path = self.root / DIGEST.hex
         self.path.write_bytes(DATA)
         self.engine = FakeArchiveApi({})
-        self.files = LocalFiles(self.engine, InlineWorkers())
+        self.files = files_here(self.engine, InlineWorkers())
 
     def result(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
@@ -97,10 +97,10 @@ class LocalFilesTests(SynchronousTestCase):
 
     def test_the_engine_s_directories_may_be_elsewhere_here(self) -> None:
         self.engine.engine_info = evolve(INFO, root_dir="/var/lib/docker")
-        files = LocalFiles(self.engine, InlineWorkers(), docker_root=str(self.root))
+        files = files_here(self.engine, InlineWorkers(), docker_root=str(self.root))
         self.assertTrue(self.result(files.stat(f"/var/lib/docker/{DIGEST.hex}")).is_file)
         self.fails(files.stat(f"/var/lib/docker-other/{DIGEST.hex}"), FileAbsent)
-        files = LocalFiles(self.engine, InlineWorkers(), content_store=str(self.root))
+        files = files_here(self.engine, InlineWorkers(), content_store=str(self.root))
         for directory in ("/var/lib/docker/containerd/daemon", "/var/lib/containerd"):
             path = f"{directory}/io.containerd.content.v1.content/{DIGEST.hex}"
             self.assertTrue(self.result(files.stat(path)).is_file)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from k3dreg.files.archived import ArchivedTree
 from k3dreg.files.local import LocalTree
+from k3dreg.files.places import Place
 from k3dreg.model.errors import ArchiveError, ContentError, FileAbsent, K3dregError
 from k3dreg.sources.layer_assembly import LayerAssembly
 from tests.fakes.images import make_tar
@@ -73,7 +74,7 @@ def test_a_layer_comes_from_a_directory_as_it_was(
     root = tmp_path / os.urandom(8).hex()
     unpack(contents, root)
     assembly, out = put_together(tar_split)
-    tree = LocalTree(str(root))
+    tree = LocalTree(Place(str(root)))
     while tree.give(assembly):
         pass
     tree.close()
@@ -175,7 +176,7 @@ def test_more_than_is_wanted_is_refused() -> None:
 
 def fails_from_directory(root: Path, tar: bytes, error: type[K3dregError]) -> None:
     assembly, out = put_together(split(tar)[0])
-    tree = LocalTree(str(root))
+    tree = LocalTree(Place(str(root)))
     with pytest.raises(error):
         tree.give(assembly)
     tree.close()
@@ -243,7 +244,7 @@ def test_nothing_is_read_after_it_was_given_up(tmp_path: Path) -> None:
     tar_split, contents = split(make_tar([("a", bytes(20_000_000))]))
     unpack(contents, tmp_path)
     assembly, _ = put_together(tar_split)
-    tree = LocalTree(str(tmp_path))
+    tree = LocalTree(Place(str(tmp_path)))
     assert tree.give(assembly)
     tree.close()
     with pytest.raises(ContentError):

@@ -35,7 +35,7 @@ def test_what_other_programs_call_it_is_the_environments_word_too() -> None:
 def test_switches_lists_and_numbers_are_written_as_toml_has_them() -> None:
     config = parse('reader = false\ncache-size = 100000000\nalias = ["a.example:1", "b.example:2"]').config
     assert parse('warm = ["my-app:*", "team/*"]').config.warm == ("my-app:*", "team/*")
-    assert (config.reader, config.cache_size, config.aliases) == (False, 10**8, ("a.example:1", "b.example:2"))
+    assert (config.reader, config.cache_size, config.aliases) == ("off", 10**8, ("a.example:1", "b.example:2"))
 
 
 def test_the_environment_table_is_for_what_the_environment_does_not_say() -> None:

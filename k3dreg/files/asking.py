@@ -1,0 +1,105 @@
+"""Small questions to the engine, and its containers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from k3dreg.interfaces import IEngineRequests
+from k3dreg.model.errors import EngineError, EngineUnavailable
+from k3dreg.streaming.bodies import read_whole
+
+# An empty tar file is two blocks of zeros.
+_EMPTY_TAR = bytes(1024)
+_LARGEST_ANSWER = 4 * 1024 * 1024
+# Seconds; each of these takes the engine some ten milliseconds, to start a container some hundred.
+_PATIENCE = 20.0
+
+
+async def ask(
+    engine: IEngineRequests,
+    method: str,
+    path: str,
+    params: Mapping[str, str] | None = None,
+    data: bytes | None = None,
+    kind: str = "",
+) -> Any:
+    """The answer's document, `{}` for none; `data` is of the media type `kind`.  Raises `EngineError`."""
+    headers = {"Content-Type": kind} if kind else {}
+    response = await engine.request(method, path, params=params or {}, headers=headers, data=data, patience=_PATIENCE)
+    text = await read_whole(engine.body(response, "an answer"), _LARGEST_ANSWER)
+    try:
+        return json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise EngineError("the engine's answer is not JSON") from error
+
+
+async def create(
+    engine: IEngineRequests,
+    name: str,
+    alternatives: Sequence[tuple[str, ...]],
+    describe: Callable[[tuple[str, ...]], Mapping[str, Any]],
+) -> tuple[str, tuple[str, ...]]:
+    """A container for the first of the `alternatives` that this engine's host has; its ID, and those directories.
+
+    `describe` makes its description.  Raises `EngineError`.
+    """
+    for directories in alternatives[:-1]:
+        try:
+            return await _create(engine, name, describe(directories)), directories
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if error.status != 400:  # 400: a mount of a directory that is not there
+                raise
+    return await _create(engine, name, describe(alternatives[-1])), alternatives[-1]
+
+
+async def _create(engine: IEngineRequests, name: str, document: Mapping[str, Any]) -> str:
+    data = json.dumps(document).encode()
+    answer = await ask(engine, "POST", "/containers/create", {"name": name}, data, "application/json")
+    return str(answer["Id"])
+
+
+async def remove(engine: IEngineRequests, container: str) -> None:
+    """Remove one; it is no error if it is not there, or if somebody else is removing it.  Raises `EngineError`."""
+    try:
+        await ask(engine, "DELETE", f"/containers/{container}", {"force": "1", "v": "1"})
+    except EngineError as error:
+        if error.status not in (404, 409):
+            raise
+
+
+async def import_nothing(engine: IEngineRequests, name: str, labels: Mapping[str, str]) -> str:
+    """Make an empty image; its ID.  Raises `EngineError`."""
+    repository, _, tag = name.partition(":")
+    label = " ".join(f"{key}={value}" for key, value in labels.items())
+    params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": f"LABEL {label}"}
+    answer = await ask(engine, "POST", "/images/create", params, _EMPTY_TAR, "application/x-tar")
+    if not str(answer.get("status", "")).startswith("sha256:"):  # errors come inside a 200, too
+        raise EngineError(f"the engine did not import an empty image: {answer.get('error', '')}"[:200])
+    return str(answer["status"])
+
+
+async def remove_image(engine: IEngineRequests, image: str) -> None:
+    """By its ID or name.  Raises `EngineError`."""
+    await ask(engine, "DELETE", f"/images/{image}", {"force": "1"})
+
+
+def mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Directories of the engine's host for a container, which has them as /0, /1 and so on; to be read only.
+
+    Mounts, not Binds: a directory that is not there is refused and not made.  Not recursive: what other containers have
+    mounted below is none of our business.
+    """
+    return [
+        {
+            "Type": "bind",
+            "Source": directory,
+            "Target": f"/{number}",
+            "ReadOnly": True,
+            "BindOptions": {"NonRecursive": True},
+        }
+        for number, directory in enumerate(directories)
+    ]

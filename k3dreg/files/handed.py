@@ -1,0 +1,131 @@
+"""Places of the engine's directories that were handed over to this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from k3dreg.files.places import Place
+from k3dreg.interfaces import IEngineFiles, IEngineRequests
+from k3dreg.log import make_logger
+from k3dreg.model.engine import EngineInfo
+from k3dreg.model.engine_files import directories_to_hand_over
+from k3dreg.model.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable, K3dregError
+from k3dreg.streaming.handles import Handle
+from k3dreg.streaming.outcome import Outcome
+
+log = make_logger()
+
+# Seconds that one who asks waits for directories that are being handed over: they are there in half of that, and what
+# else there is takes some tenths of a second to begin with, too.
+_WORTH_WAITING_FOR = 1.0
+# Seconds after which it is tried again.
+_AGAIN = 300.0
+# Seconds until an engine that could not be asked at the start is asked again.
+_ENGINE_AGAIN = 2.0
+
+
+class Hands(Protocol):
+    """What gets the directories: see `Handing.take`."""
+
+    async def take(self, container: str, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]: ...
+
+
+class HandedPlaces:
+    """See `Places`.  The directories are asked for once, and again when the engine has become another one."""
+
+    def __init__(
+        self, engine: IEngineRequests, hands: Hands, clock: IReactorTime, container: str, otherwise: IEngineFiles
+    ) -> None:
+        """`container` is k3dreg's own.  Nothing is handed over of what is there `otherwise`."""
+        self._engine = engine
+        self._hands = hands
+        self._clock = clock
+        self._container = container
+        self._otherwise = otherwise
+        self._known: tuple[str, tuple[tuple[str, ...], ...]] | None = None
+        self._handles: Mapping[str, Handle] = {}
+        self._taking: Deferred[None] | None = None
+        self._taken: Outcome[None] = Outcome()
+        self._began = 0.0
+        self._again_at = 0.0
+        self._complaint = ""
+
+    async def begin(self) -> None:
+        """Ask for the directories, so that they are there for the first pull.  Cancelling ends it."""
+        while True:
+            try:
+                self._ensure(await self._engine.info())
+                await self._taken.wait()
+            except EngineUnavailable:
+                await deferLater(self._clock, _ENGINE_AGAIN)
+            except EngineError:
+                return  # whoever wants something of it asks again
+            else:
+                return
+
+    async def locate(self, path: str) -> Place:
+        """See `Places`.  Waits a moment for directories that are being handed over."""
+        self._ensure(await self._engine.info())
+        if not self._taken.is_set and self._clock.seconds() < self._began + _WORTH_WAITING_FOR:
+            left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()
+            await self._taken.wait().addTimeout(left, self._clock, lambda result, _: None)
+        if not self._handles:
+            raise FilesUnreachable("Docker's directories were not handed over to k3dreg's container")
+        for directory, handle in self._handles.items():
+            if path == directory or path.startswith(f"{directory}/"):
+                return Place(path[len(directory) + 1 :], handle)
+        raise FileAbsent("the engine keeps no such file where it was looked for")
+
+    async def close(self) -> None:
+        """Nothing is left on the engine's side."""
+        if self._taking is not None:
+            self._taking.cancel()
+            await self._taken.wait()
+
+    def _ensure(self, info: EngineInfo) -> None:
+        """See to it that they were asked for."""
+        now = self._clock.seconds()
+        wanted = (info.id, directories_to_hand_over(info))
+        if wanted == self._known and (self._handles or not self._taken.is_set or now < self._again_at):
+            return
+        if self._taking is not None and not self._taken.is_set:
+            return  # for what the engine was before; who asks next finds that out
+        self._known, self._handles = wanted, {}
+        self._began, self._again_at = now, now + _AGAIN
+        self._taken = Outcome()
+        self._taking = Deferred.fromCoroutine(self._take(wanted[1], self._taken))
+
+    async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
+        try:
+            if alternatives and not await self._are_there_otherwise(alternatives):
+                self._handles = await self._hands.take(self._container, alternatives)
+                self._complaint = ""
+                seconds = self._clock.seconds() - self._began
+                log.info(
+                    "Docker's files are read in place: their directories were handed over in {seconds:.1f} s",
+                    seconds=seconds,
+                )
+        except CancelledError:
+            pass
+        except K3dregError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.warn("Docker's files are read more slowly than they could be: {error}", error=error)
+        except Exception:  # noqa: BLE001  (those who wait have to go on, whatever it is)
+            log.failure("having Docker's directories handed over failed")
+        finally:
+            taken.succeed(None)
+
+    async def _are_there_otherwise(self, alternatives: Sequence[tuple[str, ...]]) -> bool:
+        for directories in alternatives:
+            try:
+                if (await self._otherwise.stat(directories[0])).is_directory:
+                    return True
+            except K3dregError:
+                continue
+        return False

@@ -1,0 +1,116 @@
+"""Whether an engine's images have changed, by the file in which the engine itself has them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from itertools import product
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from k3dreg.files.asking import import_nothing, remove_image
+from k3dreg.files.containers import IMAGE, OWNER, ROLE
+from k3dreg.files.local import LocalFiles
+from k3dreg.interfaces import IEngineRequests, INamesVersion, NamesVersion
+from k3dreg.log import make_logger
+from k3dreg.model.engine import EngineInfo
+from k3dreg.model.engine_files import name_databases
+from k3dreg.model.errors import EngineError, K3dregError
+from k3dreg.streaming.flights import Fresh
+
+log = make_logger()
+
+# Seconds after which a disk that does not answer holds up nobody else.
+_PATIENCE = 5.0
+# Seconds after which the database is looked for again.
+_AGAIN = 30.0
+
+Database = tuple[LocalFiles, str]
+
+
+@implementer(INamesVersion)
+class NamesOnDisk:
+    """See `INamesVersion`.  It takes some 0.1 ms, where the engine takes from 5 to 20 to say what an image is.
+
+    Which database is the engine's is proved, once for each connection to it: another containerd may run on the same
+    machine, and what is at the engine's path here may be another machine's.  The engine is given an empty image of a
+    name that was made up for it, the name is looked for, and the image is removed.
+    """
+
+    def __init__(self, engine: IEngineRequests, ways: Sequence[LocalFiles], clock: IReactorTime, owner: str) -> None:
+        """`ways` to the engine's files; `owner` as of `ReaderContainers`."""
+        self._engine = engine
+        self._ways = ways
+        self._clock = clock
+        self._owner = owner
+        self._looks: Fresh[str, NamesVersion | None] = Fresh(clock, _PATIENCE)
+        self._info: EngineInfo | None = None  # that of the connection for which this holds:
+        self._found: Database | None = None
+        self._finding: Deferred[None] | None = None
+        self._again_at = 0.0
+
+    async def version(self) -> NamesVersion | None:
+        """See `INamesVersion`.  Raises `EngineUnavailable`."""
+        info = await self._engine.info()
+        if info is not self._info:
+            self._info, self._found, self._again_at = info, None, 0.0
+        if self._found is None:
+            self._find(info)
+            return None
+        files, path = self._found
+        version = await self._looks.ask(path, lambda: _version(files, path))
+        if version is None and info is self._info:
+            self._found = None  # its owner has ended; whose it will be is to be proved again
+        return version
+
+    async def close(self) -> None:
+        """Stop looking for it."""
+        self._again_at = float("inf")
+        if self._finding is not None:
+            self._finding.cancel()
+            await self._finding
+        await self._looks.shutdown()
+
+    def _find(self, info: EngineInfo) -> None:
+        """See to it that it is looked for; nobody waits for that."""
+        if (self._finding is None or self._finding.called) and self._clock.seconds() >= self._again_at:
+            self._again_at = self._clock.seconds() + _AGAIN
+            self._finding = Deferred.fromCoroutine(self._look_for(info))
+
+    async def _look_for(self, info: EngineInfo) -> None:
+        try:
+            candidates = [
+                (files, path)
+                for files, path in product(self._ways, name_databases(info))
+                if await _version(files, path) is not None
+            ]
+            found = await self._proved(candidates) if candidates else None
+            if info is self._info:
+                self._found = found
+        except CancelledError:
+            pass
+        except EngineError as error:
+            log.debug("which database of names is the engine's is not known: {error}", error=error)
+        except Exception:  # noqa: BLE001  (it is done without)
+            log.failure("looking for the engine's database of names failed")
+
+    async def _proved(self, candidates: Sequence[Database]) -> Database | None:
+        name = f"{IMAGE}:{self._owner[:8]}-{secrets.token_hex(16)}"
+        image = await import_nothing(self._engine, name, {ROLE: "reader", OWNER: self._owner})
+        try:
+            for files, path in candidates:
+                if await files.contains(path, name.encode()):
+                    log.debug("changes of names are seen in {path} ({files})", path=path, files=files.name)
+                    return files, path
+        finally:
+            await remove_image(self._engine, image)
+        return None
+
+
+async def _version(files: LocalFiles, path: str) -> NamesVersion | None:
+    try:
+        return await files.version(path)
+    except K3dregError:
+        return None

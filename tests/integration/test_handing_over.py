@@ -1,0 +1,175 @@
+"""The engine's directories handed over to k3dreg's own container: nothing is mounted but the socket."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import PushedImage
+from tests.integration.support import rig
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.image import IMAGE, build, inner
+from tests.integration.support.images import VERDICT
+from tests.integration.support.k3d import SOCKET, container, network, registry
+from tests.integration.support.node import Node
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+
+HANDED = r"their directories were handed over in [0-9.]+ s"
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """k3dreg's image as `docker save` writes it."""
+    spares = [spare for spare in rig.spares() if spare.name == "docker28-classic-spare"]
+    if not spares:
+        rig.unavailable("docker28-classic-spare is not among K3DREG_TEST_SPARES:")
+    build(spares[0])
+    file = tmp_path_factory.mktemp("image") / "image.tar"
+    with Docker(spares[0].socket).open("GET", "/images/get", query={"names": IMAGE}) as archive, file.open("wb") as to:
+        shutil.copyfileobj(archive, to, 1024 * 1024)
+    yield file
+    file.unlink()
+
+
+@pytest.fixture(scope="module")
+def image(engine: EngineAddress, saved: Path) -> Iterator[str]:
+    """k3dreg's image, in the engine."""
+    docker = Docker(engine.socket)
+    with saved.open("rb") as file:
+        docker.progress("POST", "/images/load", body=file, query={"quiet": "1"}, content_type="application/x-tar")
+    yield IMAGE
+    docker.remove(IMAGE)
+
+
+@pytest.fixture
+def held(engine: EngineAddress, small_image: PushedImage) -> Iterator[PushedImage]:
+    small_image.pull_into(engine)
+    yield small_image
+    small_image.remove_from(engine)
+
+
+def started(engine: EngineAddress, image: str, port: int, *options: str, **host: Any) -> dict[str, Any]:
+    """`docker run -v /var/run/docker.sock:/var/run/docker.sock --network host k3dreg k3dreg --listen tcp:PORT`."""
+    binds = [f"{inner(engine)}:{SOCKET}"]
+    command = ["k3dreg", "--listen", f"tcp:{port}:interface=127.0.0.1", *options]
+    return {"Image": image, "Cmd": command, "HostConfig": {"Binds": binds, "NetworkMode": "host", **host}}
+
+
+def everything(docker: Docker) -> dict[str, set[str]]:
+    """What a user sees in his Docker."""
+    volumes = docker.ask("GET", "/volumes")["Volumes"] or []
+    return {
+        "containers": {each["Id"] for each in docker.ask("GET", "/containers/json", all="1")},
+        "images": {each["Id"] for each in docker.ask("GET", "/images/json", all="1")},
+        "volumes": {each["Name"] for each in volumes},
+    }
+
+
+def archives_read(docker: Docker, since: float) -> int:
+    """How many files the engine was asked for through containers."""
+    query = {
+        "since": f"{since:.6f}",
+        "until": f"{time.time():.6f}",
+        "filters": json.dumps({"event": ["archive-path"]}),
+    }
+    return len(docker.call("GET", "/events", query=query).splitlines())
+
+
+def pull(image: PushedImage, port: int) -> int:
+    """All of it; every digest is verified."""
+    return Puller(f"127.0.0.1:{port}", image.registry).image(image.repository, image.tag)
+
+
+def check_files_are_read_in_place(docker: Docker, held: PushedImage, port: int, body: dict[str, Any]) -> None:
+    """And that nothing is left in Docker."""
+    before, began = everything(docker), time.time()
+    with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", body) as made:
+        made.start()
+        print(made.wait_for(HANDED)[0])
+        during = everything(docker)
+        assert pull(held, port) > 400_000
+        assert archives_read(docker, began) == 0
+        assert docker.exports(began, time.time()) == 0
+        # Only k3dreg itself, and its volume.
+        assert [len(during[kind] - before[kind]) for kind in before] == [1, 0, 1]
+        # Of the containerd store k3dreg finds out, by an empty image, which database is its own.
+        end = time.monotonic() + 10
+        while everything(docker) != during:
+            assert time.monotonic() < end
+        made.check_log()
+        assert made.stop()[0] in (0, 143)
+    assert everything(docker) == before
+
+
+@pytest.mark.engines("docker28", "docker28-classic", "docker26")
+def test_files_are_read_in_place_where_k3d_has_made_the_container(
+    engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int
+) -> None:
+    with network(docker, f"k3d-{uuid.uuid4().hex[:8]}") as cluster:
+        body = registry(image, "k3d-dev", cluster, [f"{inner(engine)}:{SOCKET}"], port=port)
+        check_files_are_read_in_place(docker, held, port, body)
+
+
+@pytest.mark.engines("docker28-classic", "docker20")
+@pytest.mark.parametrize("how", ["the host's network", "no more rights than it needs"])
+def test_and_where_anybody_else_has(
+    engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int, how: str
+) -> None:
+    body = {
+        "the host's network": lambda: started(engine, image, port),
+        "no more rights than it needs": lambda: started(
+            engine, image, port, CapDrop=["ALL"], CapAdd=["DAC_OVERRIDE"], ReadonlyRootfs=True
+        ),
+    }[how]()
+    check_files_are_read_in_place(docker, held, port, body)
+
+
+@pytest.mark.engines("docker28", "docker28-classic")
+def test_a_node_runs_what_it_got_so_and_a_restart_asks_again(
+    engine: EngineAddress, image: str, layered_image: PushedImage, one_node: Node, port: int
+) -> None:
+    docker = layered_image.pull_into(engine)
+    with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", started(engine, image, port)) as made:
+        made.start()
+        made.wait_for(HANDED)
+        one_node.use_mirror(f"127.0.0.1:{port}")
+        one_node.pull(layered_image.name)
+        assert one_node.run(layered_image.name).split("\n")[:2] == [layered_image.message, VERDICT]
+        assert made.stop()[0] in (0, 143)
+        made.start()
+        made.wait_for(HANDED)
+        assert pull(layered_image, port) > 2e8
+        made.check_log()
+    one_node.clean()
+    layered_image.remove_from(engine)
+
+
+@pytest.mark.engines("docker28-classic")
+@pytest.mark.parametrize("how", ["--reader stopped", "--reader off", "nobody", "no right to read everything"])
+def test_where_nothing_may_be_handed_over_the_api_serves(
+    engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int, how: str
+) -> None:
+    group = str(Path(engine.socket).stat().st_gid)
+    body = {
+        "--reader stopped": lambda: started(engine, image, port, "--reader", "stopped"),
+        "--reader off": lambda: started(engine, image, port, "--reader", "off"),
+        "nobody": lambda: {**started(engine, image, port, GroupAdd=[group]), "User": "65534"},
+        "no right to read everything": lambda: started(engine, image, port, CapDrop=["ALL"]),
+    }[how]()
+    began = time.time()
+    with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", body) as made:
+        made.start()
+        made.wait_for("images come from Docker")
+        assert pull(held, port) > 400_000
+        assert (archives_read(docker, began) > 0) == (how != "--reader off")
+        assert "handed over" not in made.log()
+        made.check_log()
+        assert made.stop()[0] in (0, 143)

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from k3dreg.files import hand_over, handing
+from k3dreg.files.handed import HandedPlaces
+from k3dreg.files.handing import Handing, may_read_all, own_container
+from k3dreg.files.local import LocalFiles
+from k3dreg.interfaces import IEngineFiles
+from k3dreg.model.digest import Digest
+from k3dreg.model.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
+from k3dreg.streaming.handles import Handle
+from tests.fakes.archive_api import INFO, FakeArchiveApi
+from tests.fakes.consumers import Reader
+from tests.fakes.engine_files import FakeEngineFiles
+from tests.fakes.workers import InlineWorkers, ManualWorkers
+
+OWN = "a" * 64
+IMAGE = "sha256:" + "b" * 64
+DATA = os.urandom(100_000)
+DIGEST = Digest.of(DATA)
+
+
+def test_the_own_container_is_known_by_the_files_that_the_engine_makes_for_it() -> None:
+    lines = [
+        "1 0 0:28 / / rw,relatime - overlay overlay rw,lowerdir=/x",
+        f"2 1 8:1 /var/lib/docker/volumes/{'c' * 64}/_data /var/lib/k3dreg rw - ext4 /dev/sda1 rw",
+        f"3 1 8:1 /var/lib/docker/containers/{OWN}/resolv.conf /etc/resolv.conf rw - ext4 /dev/sda1 rw",
+        f"4 1 8:1 /var/lib/docker/containers/{OWN}/hostname /etc/hostname rw - ext4 /dev/sda1 rw",
+    ]
+    assert own_container("\n".join(lines)) == OWN
+    assert own_container("\n".join(lines[:2])) == ""
+    # The engine's own machine has such files elsewhere.
+    assert own_container(f"4 1 8:1 /d/containers/{OWN}/hostname /d/containers/{OWN}/hostname rw - ext4 x rw") == ""
+    assert own_container("") == ""
+
+
+def test_who_may_read_everybodys_files() -> None:
+    assert may_read_all("Name:\tk3dreg\nCapPrm:\t00\nCapEff:\t000001ffffffffff\n")
+    assert may_read_all("CapEff:\t0000000000000004\n")
+    assert not may_read_all("CapPrm:\tff\nCapEff:\t00000000a80425f9\n")
+    assert not may_read_all("CapEff:\t0000000000000000\nCapBnd:\tff\n")
+    assert not may_read_all("")
+
+
+class HandingTests(SynchronousTestCase):
+    """With real descriptors and sockets; only the engine is one in memory."""
+
+    def setUp(self) -> None:
+        self.engine = FakeArchiveApi({})
+        self.engine.images = {"k3dreg": IMAGE, "as the engine knows it": IMAGE}
+        self.engine.images[IMAGE] = IMAGE
+        self.engine.containers[OWN] = {
+            "State": "running",
+            "Labels": {},
+            "Image": IMAGE,
+            "Config": {"Volumes": {"/var/lib/k3dreg": {}}},
+            "HostConfig": {"Privileged": False, "UsernsMode": "", "SecurityOpt": None},
+        }
+        self.root = Path(self.mktemp()).absolute()
+        self.directories = (str(self.root / "database"), str(self.root / "layers"))
+        for directory in self.directories:
+            Path(directory).mkdir(parents=True)
+            Path(directory, DIGEST.hex).write_bytes(DATA)
+        self.engine.directories = set(self.directories)
+        self.engine.run = self.run_container
+        self.started: list[dict[str, Any]] = []
+        self.workers: InlineWorkers = InlineWorkers()
+
+    def run_container(self, made: dict[str, Any]) -> None:
+        """As the engine would: only that everything is where it is, and not where it is mounted."""
+        self.started.append(made)
+        sources = {mount["Target"]: mount["Source"] for mount in made["HostConfig"]["Mounts"]}
+        options, name, targets = made["Cmd"][:3], made["Cmd"][3], made["Cmd"][4:]
+        assert options == ["-I", "-S", hand_over.__file__]
+        hand_over.main(name, *(sources[target] for target in targets))
+
+    def take(self, *alternatives: tuple[str, ...]) -> Deferred[Mapping[str, Handle]]:
+        hands = Handing(self.engine, self.workers, "owner")
+        return Deferred.fromCoroutine(hands.take(OWN, alternatives or (self.directories,)))
+
+    def taken(self, *alternatives: tuple[str, ...]) -> Mapping[str, Handle]:
+        return self.successResultOf(self.take(*alternatives))
+
+    def fails(self, kind: type[Exception]) -> str:
+        return str(self.failureResultOf(self.take(), kind).value)
+
+    def check_is_a_place_to_start_from(self, descriptor: int) -> None:
+        self.assertEqual(Path(f"/proc/self/fd/{descriptor}", DIGEST.hex).read_bytes(), DATA)
+        self.assertFalse(os.get_inheritable(descriptor))
+        # And no more.
+        with self.assertRaises(OSError):
+            os.fchmod(descriptor, 0o777)
+
+    def check_nothing_is_left(self) -> None:
+        self.assertEqual(list(self.engine.containers), [OWN])
+
+    def test_each_directory_comes_and_stays_when_nothing_else_leads_there(self) -> None:
+        handles = self.taken()
+        self.assertEqual(tuple(handles), self.directories)
+        self.check_nothing_is_left()
+        for number, handle in enumerate(handles.values()):
+            os.rename(self.directories[number], self.root / f"elsewhere{number}")
+            with handle.use() as descriptor:
+                self.check_is_a_place_to_start_from(descriptor)
+
+    def test_the_container_is_like_k3dregs_own_may_do_nothing_and_writes_nothing(self) -> None:
+        self.taken()
+        (made,) = self.started
+        host = made["HostConfig"]
+        self.assertEqual((made["Image"], host["NetworkMode"]), (IMAGE, f"container:{OWN}"))
+        self.assertTrue(made["Name"].startswith("k3dreg-hands-over-owner-"))
+        self.assertEqual(made["Labels"], {"k3dreg.role": "handing-over", "k3dreg.owner": "owner"})
+        self.assertTrue(all(mount["BindOptions"]["NonRecursive"] for mount in host["Mounts"]))
+        self.assertTrue(host["AutoRemove"] and host["ReadonlyRootfs"])
+        self.assertEqual(host["CapDrop"], ["ALL"])
+        self.assertEqual(host["SecurityOpt"], ["no-new-privileges"])
+        self.assertEqual(host["Tmpfs"], {"/var/lib/k3dreg": ""})
+
+    def test_it_is_as_labelled_and_in_the_user_namespace_as_k3dregs_own(self) -> None:
+        self.engine.containers[OWN]["HostConfig"] |= {"Privileged": True, "UsernsMode": "host"}
+        self.taken()
+        self.engine.containers[OWN]["HostConfig"] |= {"Privileged": False, "SecurityOpt": ["label:disable"]}
+        self.taken()
+        for made in self.started:
+            self.assertEqual(made["HostConfig"]["SecurityOpt"], ["no-new-privileges", "label=disable"])
+            self.assertEqual(made["HostConfig"]["UsernsMode"], "host")
+
+    def test_the_first_directories_that_the_engine_has_are_taken(self) -> None:
+        handles = self.taken((str(self.root / "none"),), self.directories[1:])
+        self.assertEqual(tuple(handles), self.directories[1:])
+
+    def test_what_a_killed_k3dreg_left_is_removed(self) -> None:
+        self.engine.containers["left"] = {
+            "State": "exited",
+            "Labels": {"k3dreg.role": "handing-over", "k3dreg.owner": "owner"},
+        }
+        self.taken()
+        self.check_nothing_is_left()
+
+    def test_a_refusal_is_the_engines_own(self) -> None:
+        self.engine.refuses = 403
+        self.assertIn("plugin", self.fails(EngineError))
+        self.check_nothing_is_left()
+
+    def test_a_container_that_cannot_be_started_is_removed(self) -> None:
+        self.engine.run = mock.Mock(side_effect=EngineError("exec: no such file", status=400))
+        self.assertIn("no such file", self.fails(EngineError))
+        self.check_nothing_is_left()
+
+    def test_one_that_hands_nothing_over_is_not_waited_for_for_long(self) -> None:
+        self.engine.run = lambda made: None
+        with mock.patch.object(handing, "_PATIENCE", 0.05):
+            self.assertIn("timed out", self.fails(FilesUnreachable))
+        self.check_nothing_is_left()
+
+    def test_one_that_hands_something_else_over_is_not_believed(self) -> None:
+        self.engine.run = lambda made: hand_over.main(made["Cmd"][3], self.directories[0])
+        self.fails(FilesUnreachable)
+        self.check_nothing_is_left()
+
+    def test_cancelled_it_removes_the_container_and_no_thread_waits_any_longer(self) -> None:
+        self.engine.run = lambda made: None
+        self.workers = workers = ManualWorkers()
+        taking = self.take()
+        self.assertEqual(len(workers.waiting), 1)
+        taking.cancel()
+        self.failureResultOf(taking, CancelledError)
+        self.check_nothing_is_left()
+        workers.work()
+
+    def test_another_user_of_the_machine_is_not_listened_to(self) -> None:
+        def run(made: dict[str, Any]) -> None:
+            hand_over.main(made["Cmd"][3], self.directories[1], self.directories[0])
+            self.run_container(made)
+
+        self.engine.run = run
+        users = iter([1234, os.geteuid()])
+        with mock.patch("struct.unpack", lambda *_: (1, next(users), 1)):
+            self.check_are(self.taken())
+
+    def check_are(self, handles: Mapping[str, Handle]) -> None:
+        for directory, handle in handles.items():
+            with handle.use() as descriptor:
+                self.assertEqual(os.readlink(f"/proc/self/fd/{descriptor}"), directory)
+
+
+class _Hands:
+    """Gives the directories of this machine when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Sequence[tuple[str, ...]]]] = []
+        self.waiting: list[Deferred[None]] = []
+
+    async def take(self, container: str, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
+        self.asked.append((container, alternatives))
+        self.waiting.append(Deferred())
+        await self.waiting[-1]
+        return {directory: Handle(os.open(directory, os.O_PATH)) for directory in alternatives[0]}
+
+
+class HandedPlacesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.root = Path(self.mktemp()).absolute()
+        self.engine = FakeArchiveApi({})
+        self.engine.engine_info = evolve(INFO, root_dir=str(self.root))
+        self.directory = self.root / "containerd/daemon/io.containerd.content.v1.content"
+        self.directory.mkdir(parents=True)
+        self.directory.with_name("io.containerd.metadata.v1.bolt").mkdir()
+        self.path = str(self.directory / DIGEST.hex)
+        Path(self.path).write_bytes(DATA)
+        self.hands = _Hands()
+        self.otherwise = FakeEngineFiles({})
+        self.places = HandedPlaces(self.engine, self.hands, self.clock, OWN, self.otherwise)
+        self.files: IEngineFiles = LocalFiles(InlineWorkers(), self.places, "handed")
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        return Deferred.fromCoroutine(coroutine)
+
+    def give(self) -> None:
+        self.hands.waiting[-1].callback(None)
+
+    def fails(self, coroutine: Coroutine[Any, Any, Any], kind: type[Exception]) -> None:
+        self.failureResultOf(self.begin(coroutine), kind)
+
+    def test_files_are_read_below_what_was_handed_over(self) -> None:
+        beginning = self.begin(self.places.begin())
+        self.assertEqual(self.hands.asked[0][0], OWN)
+        self.give()
+        self.successResultOf(beginning)
+        self.directory.rename(self.root / "elsewhere")
+        blob = self.successResultOf(self.begin(self.files.blob(self.path, DIGEST, len(DATA))))
+        reader = Reader()
+        self.successResultOf(self.begin(blob.send(reader, 0, len(DATA))))
+        self.assertEqual(reader.received, DATA)
+        self.assertTrue(self.successResultOf(self.begin(self.files.stat(str(self.directory)))).is_directory)
+        for path in (f"{self.path}-none", f"{self.directory}-beside", "/etc/passwd"):
+            self.fails(self.files.stat(path), FileAbsent)
+        self.assertEqual(len(self.hands.asked), 1)
+
+    def test_one_who_asks_meanwhile_waits_for_a_second_and_no_longer(self) -> None:
+        first = self.begin(self.files.stat(self.path))
+        self.clock.advance(0.9)
+        self.assertNoResult(first)
+        second = self.begin(self.files.stat(self.path))
+        self.clock.advance(0.1)
+        self.failureResultOf(first, FilesUnreachable)
+        self.failureResultOf(second, FilesUnreachable)
+        self.fails(self.files.stat(self.path), FilesUnreachable)
+        self.give()
+        self.assertEqual(self.successResultOf(self.begin(self.files.stat(self.path))).size, len(DATA))
+
+    def test_what_is_there_otherwise_is_not_handed_over(self) -> None:
+        self.otherwise.host[self.path] = DATA
+        self.successResultOf(self.begin(self.places.begin()))
+        self.fails(self.files.stat(self.path), FilesUnreachable)
+        self.assertEqual(self.hands.asked, [])
+
+    def test_nor_is_anything_of_an_engine_whose_files_nobody_knows(self) -> None:
+        self.engine.engine_info = evolve(INFO, root_dir="")
+        self.successResultOf(self.begin(self.places.begin()))
+        self.fails(self.files.stat(self.path), FilesUnreachable)
+        self.assertEqual(self.hands.asked, [])
+
+    def test_after_a_refusal_it_is_asked_again_in_five_minutes(self) -> None:
+        beginning = self.begin(self.places.begin())
+        self.hands.waiting[-1].errback(EngineError("authorization denied by plugin", status=403))
+        self.successResultOf(beginning)
+        for _ in range(2):
+            self.clock.advance(149)
+            self.fails(self.files.stat(self.path), FilesUnreachable)
+        self.assertEqual(len(self.hands.asked), 1)
+        self.clock.advance(2)
+        asking = self.begin(self.files.stat(self.path))
+        self.give()
+        self.assertEqual(self.successResultOf(asking).size, len(DATA))
+
+    def test_a_fault_of_ours_keeps_nobody_waiting(self) -> None:
+        asking = self.begin(self.files.stat(self.path))
+        self.hands.waiting[-1].errback(ValueError("a fault"))
+        self.failureResultOf(asking, FilesUnreachable)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_an_engine_that_is_another_one_is_asked_again(self) -> None:
+        self.begin(self.places.begin())
+        self.give()
+        self.engine.engine_info = evolve(self.engine.engine_info, id="another")
+        asking = self.begin(self.files.stat(self.path))
+        self.assertEqual(len(self.hands.asked), 2)
+        self.give()
+        self.assertEqual(self.successResultOf(asking).size, len(DATA))
+
+    def test_an_engine_that_is_not_there_at_the_start_is_waited_for(self) -> None:
+        self.engine.down = True
+        beginning = self.begin(self.places.begin())
+        self.clock.advance(2)
+        self.fails(self.files.stat(self.path), EngineUnavailable)
+        self.engine.down = False
+        self.clock.advance(2)
+        self.give()
+        self.successResultOf(beginning)
+
+    def test_a_stop_ends_it(self) -> None:
+        beginning = self.begin(self.places.begin())
+        self.successResultOf(self.begin(self.places.close()))
+        self.successResultOf(beginning)
+        self.assertFalse(self.places._handles)
+        self.fails(self.files.stat(self.path), FilesUnreachable)
+        self.successResultOf(self.begin(self.places.close()))
+
+    def test_a_beginning_that_is_cancelled_begins_nothing_more(self) -> None:
+        self.engine.down = True
+        beginning = self.begin(self.places.begin())
+        beginning.cancel()
+        self.failureResultOf(beginning, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

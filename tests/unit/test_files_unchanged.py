@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from k3dreg.files.local import LocalFiles, files_here
+from k3dreg.files.places import Place
+from k3dreg.files.unchanged import NamesOnDisk
+from k3dreg.interfaces import NamesVersion
+from k3dreg.model.engine import ImageStore
+from k3dreg.model.engine_files import directories_to_hand_over, name_databases
+from k3dreg.model.errors import EngineUnavailable, FilesUnreachable
+from tests.fakes.archive_api import INFO, FakeArchiveApi
+from tests.fakes.workers import InlineWorkers
+
+KINDS = ("content.v1.content", "metadata.v1.bolt")
+PLACES = (
+    "/var/lib/docker/containerd/daemon/io.containerd.",
+    "/var/lib/containerd/io.containerd.",
+    "/var/lib/desktop-containerd/daemon/io.containerd.",
+)
+
+
+def test_the_database_is_handed_over_with_the_content_it_belongs_to() -> None:
+    own, systems, desktops = (tuple(place + kind for kind in KINDS) for place in PLACES)
+    assert directories_to_hand_over(INFO) == (own, systems, desktops)
+    of_the_system = evolve(INFO, containerd_address="/run/containerd/containerd.sock")
+    assert directories_to_hand_over(of_the_system) == (systems, own, desktops)
+    assert name_databases(of_the_system)[0] == "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db"
+    classic = evolve(INFO, store=ImageStore.CLASSIC, driver="overlay2")
+    assert directories_to_hand_over(classic) == (("/var/lib/docker/image/overlay2", "/var/lib/docker/overlay2"),)
+    assert name_databases(classic) == ()
+
+
+class _Engine(FakeArchiveApi):
+    """Writes names of images into a file, as the engine does."""
+
+    database: Path | None = None
+
+    def _answer(self, method: str, path: list[str], params: dict[str, str], data: object) -> Any:
+        answer = super()._answer(method, path, params, data)
+        if path == ["images", "create"] and self.database is not None:
+            with self.database.open("ab") as file:
+                file.write(f"docker.io/library/{params['repo']}:{params['tag']}".encode())
+        return answer
+
+
+class _Nowhere:
+    async def locate(self, path: str) -> Place:
+        raise FilesUnreachable("nothing was handed over")
+
+
+class _Elsewhere:
+    """As if the engine's directories had been handed over, and were at `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def locate(self, path: str) -> Place:
+        return Place(f"{self._root}{path}")
+
+
+class NamesOnDiskTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).absolute()
+        self.clock = Clock()
+        self.engine = _Engine({})
+        self.engine.engine_info = evolve(INFO, root_dir=str(self.root))
+        self.file = Path(name_databases(self.engine.engine_info)[0])
+        self.file.parent.mkdir(parents=True)
+        self.file.write_bytes(b"state 1")
+        self.engine.database = self.file
+        self.workers = InlineWorkers()
+        self.here = files_here(self.engine, self.workers)
+        self.nowhere = LocalFiles(self.workers, _Nowhere(), "handed")
+        self.names = self.names_in(self.here)
+        # Whatever the disk is on which this is run.
+        patched = mock.patch("os.major", lambda device: 8)
+        patched.start()
+        self.addCleanup(patched.stop)
+
+    def names_in(self, *ways: LocalFiles) -> NamesOnDisk:
+        return NamesOnDisk(self.engine, ways, self.clock, "owner")
+
+    @contextmanager
+    def running(self, file: Path | None = None) -> Iterator[None]:
+        """A containerd has its database open."""
+        with (file or self.file).open("r+b") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            yield
+
+    def version(self, names: NamesOnDisk | None = None) -> NamesVersion | None:
+        return self.successResultOf(Deferred.fromCoroutine((names or self.names).version()))
+
+    def known(self, names: NamesOnDisk | None = None) -> NamesVersion:
+        """When it has been found out which database it is."""
+        self.version(names)
+        version = self.version(names)
+        assert version is not None
+        return version
+
+    def check_asked(self, times: int) -> None:
+        self.assertEqual((self.engine.count("POST /images/create"), self.engine.images), (times, {}))
+
+    def test_it_is_proved_once_whose_the_database_is_and_nobody_waits_for_that(self) -> None:
+        with self.running():
+            self.assertIsNone(self.version())
+            for _ in range(3):
+                self.assertIsNotNone(self.version())
+        self.check_asked(1)
+
+    def test_what_is_unchanged_is_the_same_and_what_has_changed_is_not(self) -> None:
+        with self.running():
+            first = self.known()
+            self.assertEqual(first.since, os.stat(self.file).st_mtime)
+            self.assertEqual(self.version(), first)
+            later = int(first.since) + 5
+            os.utime(self.file, (later, later))
+            second = self.version()
+            assert second is not None
+            self.assertNotEqual(second, first)
+            self.assertEqual(second.since, later)
+
+    def test_another_file_is_another_state_though_all_its_times_are_the_same(self) -> None:
+        with self.running():
+            first = self.known()
+        old = os.stat(self.file)
+        other = self.file.with_name("other")
+        other.write_bytes(b"state 2")
+        os.utime(other, ns=(old.st_atime_ns, old.st_mtime_ns))
+        os.rename(other, self.file)
+        with self.running():
+            self.assertNotEqual(self.version(), first)
+
+    def test_a_database_that_nobody_has_open_is_somebodys_who_is_gone(self) -> None:
+        self.version()
+        self.assertIsNone(self.version())
+        self.check_asked(0)
+        # And it was not kept locked.
+        with self.running():
+            self.clock.advance(30)
+            self.known()
+
+    def test_when_its_owner_has_ended_it_is_proved_anew(self) -> None:
+        with self.running():
+            self.known()
+        self.assertIsNone(self.version())
+        with self.running():
+            self.assertIsNone(self.version())
+            self.clock.advance(30)
+            self.known()
+        self.check_asked(2)
+
+    def test_another_containerds_database_is_not_the_engines(self) -> None:
+        """Though it is where the engine's would be, and that other one runs."""
+        self.engine.database = None
+        with self.running():
+            for _ in range(3):
+                self.assertIsNone(self.version())
+            self.check_asked(1)
+            # It is tried again, but seldom.
+            self.clock.advance(29)
+            self.assertIsNone(self.version())
+            self.check_asked(1)
+            self.engine.database = self.file
+            self.clock.advance(1)
+            self.known()
+            self.check_asked(2)
+
+    def test_of_several_it_is_that_in_which_the_engine_writes(self) -> None:
+        root = Path(self.mktemp()).absolute()
+        file = Path(f"{root}{name_databases(self.engine.engine_info)[1]}")
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"state of the system's containerd")
+        names = self.names_in(self.here, LocalFiles(self.workers, _Elsewhere(root), "handed"))
+        self.engine.database = file
+        with self.running(), self.running(file):
+            self.assertEqual(self.known(names).mark[1], os.stat(file).st_ino)
+
+    def test_a_name_may_be_anywhere_in_a_large_database(self) -> None:
+        step = 8 * 1024 * 1024
+        for before in (step - 30, step - 1, step, 2 * step + 5):
+            self.file.write_bytes(bytes(before))
+            with self.running():
+                self.known(self.names_in(self.here))
+
+    def test_an_engine_that_came_back_is_to_prove_it_again(self) -> None:
+        with self.running():
+            self.known()
+            self.engine.engine_info = evolve(self.engine.engine_info)
+            self.assertIsNone(self.version())
+            self.known()
+        self.check_asked(2)
+
+    def test_an_engine_that_refuses_is_asked_what_its_names_mean(self) -> None:
+        self.engine.breaks_imports = True
+        with self.running():
+            for _ in range(3):
+                self.assertIsNone(self.version())
+        self.assertEqual(self.engine.count("POST /images/create"), 1)
+
+    def test_where_it_cannot_be_read_the_engine_is_left_alone(self) -> None:
+        names = self.names_in(self.nowhere)
+        with self.running():
+            self.version(names)
+            self.assertIsNone(self.version(names))
+        self.check_asked(0)
+
+    def test_nor_is_a_disk_believed_that_may_be_another_machines(self) -> None:
+        with self.running(), mock.patch("os.major", lambda device: 0):
+            self.version()
+            self.assertIsNone(self.version())
+        self.check_asked(0)
+
+    def test_an_engine_that_is_down_is_an_error(self) -> None:
+        self.engine.down = True
+        self.failureResultOf(Deferred.fromCoroutine(self.names.version()), EngineUnavailable)
+
+    def test_a_fault_of_ours_harms_nobody(self) -> None:
+        with self.running(), mock.patch.object(LocalFiles, "contains", side_effect=ValueError("a fault")):
+            self.version()
+            self.assertIsNone(self.version())
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.check_asked(1)
+
+    def test_a_stop_leaves_no_image(self) -> None:
+        async def takes_for_ever(*_: object) -> bool:
+            return await Deferred()
+
+        with self.running(), mock.patch.object(LocalFiles, "contains", takes_for_ever):
+            self.version()
+            self.assertEqual(len(self.engine.images), 1)
+            self.successResultOf(Deferred.fromCoroutine(self.names.close()))
+            self.check_asked(1)
+            self.clock.advance(1000)
+            self.assertIsNone(self.version())
+            self.check_asked(1)
+        self.successResultOf(Deferred.fromCoroutine(self.names.close()))
