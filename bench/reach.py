@@ -34,6 +34,8 @@ REBUILT, OTHER = "2", "other"
 HERD, CLIENTS, ASKERS = 50, 8, 16
 # Bytes of the layer that a rebuild has changed.
 _SMALL = 100_000
+# Seconds after which k3dreg has found the engine's database of names, and believes that it does not change just now.
+_SETTLED = 10.0
 # A directory that is not there: so nothing is read in place, and all comes through the socket.
 _NOWHERE = "/nonexistent"
 
@@ -148,6 +150,8 @@ class Reach:
         with start() as server:
             image = self.image(server)
             image.heads(1, 20)
+            time.sleep(_SETTLED)
+            image.heads(1, 1)
             return image.heads(askers, 100)
 
     def inspects(self, askers: int) -> tuple[float, float]:

@@ -10,8 +10,10 @@ from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import ImageNotInEngine
 
 # Seconds for which nothing may have changed before an answer is remembered.  A file system tells times of changes in
-# steps, of milliseconds most often and of two seconds at most: two changes within one step look like one.
-_SETTLED = 2.5
+# steps, of some milliseconds or of up to two seconds: two changes within one step look like one.  And whoever makes a
+# change may be held up for a moment between its time and the change itself.
+_SETTLED = 1.0
+_SETTLED_IN_WHOLE_SECONDS = 2.5
 _MOST = 1000
 
 
@@ -48,7 +50,8 @@ class RememberedImages:
             if known is None:
                 raise ImageNotInEngine(f"Docker has no image {name}")
             return known
-        is_settled = version.since + _SETTLED < self._now()
+        settled = _SETTLED_IN_WHOLE_SECONDS if version.since.is_integer() else _SETTLED
+        is_settled = version.since + settled < self._now()
         found: EngineImage | None = None
         try:
             found = await self._engine.current(name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from k3dreg.files.asking import import_nothing, remove_image
@@ -24,8 +24,9 @@ log = make_logger()
 
 # Seconds after which a disk that does not answer holds up nobody else.
 _PATIENCE = 5.0
-# Seconds after which the database is looked for again.
-_AGAIN = 30.0
+# Seconds after which the database is looked for, once somebody wants to know, and looked for again.  What that costs
+# the engine, a first pull should not have to share a machine with.
+_LATER, _AGAIN = 5.0, 30.0
 
 Database = tuple[LocalFiles, str]
 
@@ -50,12 +51,16 @@ class NamesOnDisk:
         self._found: Database | None = None
         self._finding: Deferred[None] | None = None
         self._again_at = 0.0
+        self._later: IDelayedCall | None = None
+        self._closed = False
 
     async def version(self) -> NamesVersion | None:
         """See `INamesVersion`.  Raises `EngineUnavailable`."""
         info = await self._engine.info()
-        if info is not self._info:
-            self._info, self._found, self._again_at = info, None, 0.0
+        if info is not self._info and not self._closed:
+            self._info, self._found, self._again_at = info, None, self._clock.seconds() + _LATER
+            self._stop_waiting()
+            self._later = self._clock.callLater(_LATER, self._find, info)
         if self._found is None:
             self._find(info)
             return None
@@ -67,15 +72,22 @@ class NamesOnDisk:
 
     async def close(self) -> None:
         """Stop looking for it."""
-        self._again_at = float("inf")
+        self._closed = True
+        self._stop_waiting()
         if self._finding is not None:
             self._finding.cancel()
             await self._finding
         await self._looks.shutdown()
 
+    def _stop_waiting(self) -> None:
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+
     def _find(self, info: EngineInfo) -> None:
         """See to it that it is looked for; nobody waits for that."""
-        if (self._finding is None or self._finding.called) and self._clock.seconds() >= self._again_at:
+        if self._closed or self._clock.seconds() < self._again_at:
+            return
+        if self._finding is None or self._finding.called:
             self._again_at = self._clock.seconds() + _AGAIN
             self._finding = Deferred.fromCoroutine(self._look_for(info))
 

@@ -84,6 +84,14 @@ class RememberedImagesTests(SynchronousTestCase):
         self.current(), self.current()
         self.assertEqual(self.world.asked, ["app", "app", "none", "none", "app"])
 
+    def test_a_file_system_that_tells_parts_of_a_second_is_believed_sooner(self) -> None:
+        self.world.state = NamesVersion((1, 2), NOW - 0.75)
+        self.current(), self.current()
+        self.assertEqual(len(self.world.asked), 2)
+        self.world.state = NamesVersion((1, 3), NOW - 1.25)
+        self.current(), self.current()
+        self.assertEqual(len(self.world.asked), 3)
+
     def test_a_clock_that_went_back_remembers_nothing(self) -> None:
         self.world.state = NamesVersion((1, 2), NOW + 100)
         self.current(), self.current()
