@@ -210,9 +210,9 @@ class Engine:
             method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
         )
 
-    def body(self, response: IResponse, what: str) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
         """The body of an answer to `request`: see `Connection.body`."""
-        return self._connection.body(response, what)
+        return self._connection.body(response, what, silence=silence)
 
 
 async def _follow(stream: IByteStream, progress: Callable[[PullProgress], None]) -> None:

@@ -86,6 +86,7 @@ class HandedPlaces:
         if self._taking is not None:
             self._taking.cancel()
             await self._taken.wait()
+        self._handles = {}
 
     def _ensure(self, info: EngineInfo) -> None:
         """See to it that they were asked for."""
@@ -102,7 +103,7 @@ class HandedPlaces:
 
     async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
         try:
-            if alternatives and not await self._are_there_otherwise(alternatives):
+            if alternatives and not await self._is_there_otherwise(alternatives[0][0]):
                 self._handles = await self._hands.take(self._container, alternatives)
                 self._complaint = ""
                 seconds = self._clock.seconds() - self._began
@@ -112,6 +113,9 @@ class HandedPlaces:
                 )
         except CancelledError:
             pass
+        except EngineUnavailable as error:
+            self._known = None  # whoever asks next asks for them again
+            log.debug("Docker's directories are not handed over: {error}", error=error)
         except K3dregError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
@@ -121,11 +125,8 @@ class HandedPlaces:
         finally:
             taken.succeed(None)
 
-    async def _are_there_otherwise(self, alternatives: Sequence[tuple[str, ...]]) -> bool:
-        for directories in alternatives:
-            try:
-                if (await self._otherwise.stat(directories[0])).is_directory:
-                    return True
-            except K3dregError:
-                continue
-        return False
+    async def _is_there_otherwise(self, directory: str) -> bool:
+        try:
+            return (await self._otherwise.stat(directory)).is_directory
+        except K3dregError:
+            return False

@@ -149,7 +149,20 @@ def _receive(door: socket.socket, count: int) -> list[Handle]:
     handles = [Handle(descriptor) for descriptor in descriptors]
     if len(handles) != count:
         raise FilesUnreachable("the container that was to hand Docker's directories over gave others")
+    for handle in handles:
+        _check_is_usable(handle)
     return handles
+
+
+def _check_is_usable(handle: Handle) -> None:
+    """A security module of the machine (AppArmor, SELinux) may have other ideas.  Raises `FilesUnreachable`."""
+    try:
+        with handle.use() as descriptor:
+            os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        raise FilesUnreachable(
+            f"Docker's directories were handed over, but are of no use here: {error.strerror}"
+        ) from error
 
 
 def container_to_hand_to() -> str:

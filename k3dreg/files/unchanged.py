@@ -28,6 +28,8 @@ _PATIENCE = 5.0
 # the engine, a first pull should not have to share a machine with.
 _LATER, _AGAIN = 5.0, 30.0
 
+_FOR_EVER = 1e9
+
 Database = tuple[LocalFiles, str]
 
 
@@ -35,9 +37,10 @@ Database = tuple[LocalFiles, str]
 class NamesOnDisk:
     """See `INamesVersion`.  It takes some 0.1 ms, where the engine takes from 5 to 20 to say what an image is.
 
-    Which database is the engine's is proved, once for each connection to it: another containerd may run on the same
-    machine, and what is at the engine's path here may be another machine's.  The engine is given an empty image of a
-    name that was made up for it, the name is looked for, and the image is removed.
+    Which database is the engine's is proved, once for each time that the engine runs: another containerd may run on the
+    same machine, and what is at the engine's path here may be another machine's.  The engine is given an empty image of
+    a name that was made up for it, the name is looked for, and the image is removed.  That the engine still runs is
+    known by a connection that stands all the time.
     """
 
     def __init__(self, engine: IEngineRequests, ways: Sequence[LocalFiles], clock: IReactorTime, owner: str) -> None:
@@ -49,7 +52,7 @@ class NamesOnDisk:
         self._looks: Fresh[str, NamesVersion | None] = Fresh(clock, _PATIENCE)
         self._info: EngineInfo | None = None  # that of the connection for which this holds:
         self._found: Database | None = None
-        self._finding: Deferred[None] | None = None
+        self._watching: Deferred[None] | None = None
         self._again_at = 0.0
         self._later: IDelayedCall | None = None
         self._closed = False
@@ -58,55 +61,76 @@ class NamesOnDisk:
         """See `INamesVersion`.  Raises `EngineUnavailable`."""
         info = await self._engine.info()
         if info is not self._info and not self._closed:
-            self._info, self._found, self._again_at = info, None, self._clock.seconds() + _LATER
-            self._stop_waiting()
+            self._give_up()
+            self._info, self._again_at = info, self._clock.seconds() + _LATER
             self._later = self._clock.callLater(_LATER, self._find, info)
         if self._found is None:
             self._find(info)
             return None
-        files, path = self._found
+        files, path = found = self._found
         version = await self._looks.ask(path, lambda: _version(files, path))
-        if version is None and info is self._info:
-            self._found = None  # its owner has ended; whose it will be is to be proved again
+        if self._found is not found:
+            return None
+        if version is None:  # its owner has ended; whose it will be is to be proved again
+            self._give_up()
         return version
 
     async def close(self) -> None:
-        """Stop looking for it."""
+        """Stop looking at it."""
         self._closed = True
-        self._stop_waiting()
-        if self._finding is not None:
-            self._finding.cancel()
-            await self._finding
+        watching = self._watching
+        self._give_up()
+        if watching is not None:
+            await watching
         await self._looks.shutdown()
 
-    def _stop_waiting(self) -> None:
+    def _give_up(self) -> None:
+        self._found = None
         if self._later is not None and self._later.active():
             self._later.cancel()
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
 
     def _find(self, info: EngineInfo) -> None:
         """See to it that it is looked for; nobody waits for that."""
         if self._closed or self._clock.seconds() < self._again_at:
             return
-        if self._finding is None or self._finding.called:
+        if self._watching is None or self._watching.called:
             self._again_at = self._clock.seconds() + _AGAIN
-            self._finding = Deferred.fromCoroutine(self._look_for(info))
+            self._watching = Deferred.fromCoroutine(self._watch(info))
 
-    async def _look_for(self, info: EngineInfo) -> None:
+    async def _watch(self, info: EngineInfo) -> None:
+        """Look for it, and have it until the engine ends, which may then start with another store."""
         try:
             candidates = [
                 (files, path)
                 for files, path in product(self._ways, name_databases(info))
                 if await _version(files, path) is not None
             ]
-            found = await self._proved(candidates) if candidates else None
-            if info is self._info:
-                self._found = found
+            if candidates:
+                await self._have(candidates)
         except CancelledError:
             pass
         except EngineError as error:
             log.debug("which database of names is the engine's is not known: {error}", error=error)
         except Exception:  # noqa: BLE001  (it is done without)
             log.failure("looking for the engine's database of names failed")
+
+    async def _have(self, candidates: Sequence[Database]) -> None:
+        # Of a kind of events that hardly ever happens: what counts is that the connection stands.
+        filters = {"filters": '{"type": ["daemon"]}'}
+        response = await self._engine.request("GET", "/events", params=filters)
+        witness = self._engine.body(response, "the engine's events", silence=_FOR_EVER)
+        found = None
+        try:
+            found = self._found = await self._proved(candidates)
+            while found is not None and await witness.read():
+                pass
+        finally:
+            witness.close()
+            if self._found is found:
+                self._found = None
 
     async def _proved(self, candidates: Sequence[Database]) -> Database | None:
         name = f"{IMAGE}:{self._owner[:8]}-{secrets.token_hex(16)}"

@@ -88,8 +88,11 @@ class IEngineRequests(Interface):
         `path` is percent-encoded.  Raises `EngineError` with the status and the engine's words, `EngineUnavailable`.
         """
 
-    def body(response: IResponse, what: str) -> IPieceStream:
-        """The body of an answer; `what` it is completes "the connection was lost in the middle of ..."."""
+    def body(response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+        """The body of an answer; `what` it is completes "the connection was lost in the middle of ...".
+
+        `silence` is how long, in seconds, it may say nothing (default: the engine's limit).
+        """
 
 
 class IImageNames(Interface):

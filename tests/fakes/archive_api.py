@@ -107,6 +107,7 @@ class FakeArchiveApi:
         self.holds = False  # new archives are held
         self.step = 1000
         self.streams: list[ArchiveStream] = []
+        self.events: list[ArchiveStream] = []  # until they are let go
         self._reading: dict[str, ArchiveStream] = {}
         self._number = 0
 
@@ -132,7 +133,7 @@ class FakeArchiveApi:
         asked = {name: str(value) for name, value in (params or {}).items()}
         return cast(IResponse, self._answer(method, path.strip("/").split("/"), asked, data))
 
-    def body(self, response: IResponse, what: str) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
         body = cast(_Response, response).body
         return ArchiveStream(body, 1000) if isinstance(body, bytes) else body
 
@@ -152,6 +153,10 @@ class FakeArchiveApi:
                 return _json([])
             case "POST", ["containers", "create"]:
                 return self._create(params["name"], json.loads(cast(bytes, data)))
+            case "GET", ["events"]:
+                self.events.append(ArchiveStream(b"", 1))
+                self.events[-1].held = True
+                return _Response(self.events[-1])
             case "GET", ["containers", "json"]:
                 wanted = json.loads(params["filters"])["label"]
                 return _json(

@@ -494,8 +494,8 @@ class _Elsewhere:
         self.creations += path == "/containers/create"
         return await self._engine.request(method, path, **more)
 
-    def body(self, response: IResponse, what: str) -> IPieceStream:
-        return self._engine.body(response, what)
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+        return self._engine.body(response, what, silence=silence)
 
 
 def _real_engines() -> dict[str, str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -168,6 +169,18 @@ class HandingTests(SynchronousTestCase):
         self.fails(FilesUnreachable)
         self.check_nothing_is_left()
 
+    def test_directories_that_may_not_be_read_here_are_of_no_use(self) -> None:
+        denied = mock.patch("os.open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+
+        def run(made: dict[str, Any]) -> None:
+            self.run_container(made)
+            denied.start()
+            self.addCleanup(denied.stop)
+
+        self.engine.run = run
+        self.assertIn("of no use here: Permission denied", self.fails(FilesUnreachable))
+        self.check_nothing_is_left()
+
     def test_cancelled_it_removes_the_container_and_no_thread_waits_any_longer(self) -> None:
         self.engine.run = lambda made: None
         self.workers = workers = ManualWorkers()
@@ -281,6 +294,14 @@ class HandedPlacesTests(SynchronousTestCase):
             self.fails(self.files.stat(self.path), FilesUnreachable)
         self.assertEqual(len(self.hands.asked), 1)
         self.clock.advance(2)
+        asking = self.begin(self.files.stat(self.path))
+        self.give()
+        self.assertEqual(self.successResultOf(asking).size, len(DATA))
+
+    def test_an_engine_that_went_away_meanwhile_is_asked_as_soon_as_it_is_back(self) -> None:
+        asking = self.begin(self.files.stat(self.path))
+        self.hands.waiting[-1].errback(EngineUnavailable("the connection was lost"))
+        self.failureResultOf(asking, FilesUnreachable)
         asking = self.begin(self.files.stat(self.path))
         self.give()
         self.assertEqual(self.successResultOf(asking).size, len(DATA))

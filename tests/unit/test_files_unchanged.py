@@ -90,7 +90,9 @@ class NamesOnDiskTests(SynchronousTestCase):
         self.addCleanup(patched.stop)
 
     def names_in(self, *ways: LocalFiles) -> NamesOnDisk:
-        return NamesOnDisk(self.engine, ways, self.clock, "owner")
+        names = NamesOnDisk(self.engine, ways, self.clock, "owner")
+        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(names.close())))
+        return names
 
     @contextmanager
     def running(self, file: Path | None = None) -> Iterator[None]:
@@ -215,6 +217,27 @@ class NamesOnDiskTests(SynchronousTestCase):
             self.assertIsNone(self.version())
             self.known()
         self.check_asked(2)
+
+    def test_an_engine_that_ends_may_come_back_with_another_store(self) -> None:
+        """Its containerd runs on, with all that was in it; and nothing else told that the engine was away."""
+        with self.running():
+            for end in (self.end_well, self.end_badly):
+                names = self.names_in(self.here)
+                self.known(names)
+                end()
+                self.engine.database = None
+                self.assertIsNone(self.version(names))
+                self.clock.advance(30)
+                self.assertIsNone(self.version(names))
+                self.assertIsNone(self.version(names))
+                self.engine.database = self.file
+
+    def end_well(self) -> None:
+        self.engine.events[-1].let_go()
+
+    def end_badly(self) -> None:
+        self.engine.events[-1].breaks_at = 0
+        self.engine.events[-1].let_go()
 
     def test_an_engine_that_refuses_is_asked_what_its_names_mean(self) -> None:
         self.engine.breaks_imports = True
