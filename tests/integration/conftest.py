@@ -133,17 +133,10 @@ def layered_image(push: Push, busybox: bytes) -> PushedImage:
 
 
 @pytest.fixture(scope="session")
-def huge_image(push: Push, busybox: bytes) -> PushedImage:
-    """1.1 GB in twelve layers."""
-    message = "a huge image says hello"
-    return push("k3dreg-test/huge", images.huge_layers(busybox, message, 10), message)
-
-
-@pytest.fixture(scope="session")
 def large_image(push: Push, busybox: bytes) -> PushedImage:
     """550 MB in seven layers: large enough to break in the middle of it."""
     message = "a large image says hello"
-    return push("k3dreg-test/large", images.huge_layers(busybox, message, 5), message)
+    return push("k3dreg-test/large", images.large_layers(busybox, message, 5), message)
 
 
 @pytest.fixture(scope="session")

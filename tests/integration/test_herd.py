@@ -1,4 +1,4 @@
-"""Twenty clients ask for one cold image of over a gigabyte at the same time."""
+"""Twenty clients ask for one cold image of half a gigabyte at the same time."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ CLIENTS = 20
 
 
 @pytest.fixture(scope="module")
-def docker(engine: EngineAddress, huge_image: PushedImage) -> Iterator[Docker]:
+def docker(engine: EngineAddress, large_image: PushedImage) -> Iterator[Docker]:
     """The engine's API; it has the image."""
-    docker = huge_image.pull_into(engine)
+    docker = large_image.pull_into(engine)
     yield docker
-    docker.remove(huge_image.name)
+    docker.remove(large_image.name)
 
 
 @pytest.mark.engines("docker28", "docker28-classic")
 def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
-    engine: EngineAddress, docker: Docker, options: tuple[str, ...], huge_image: PushedImage, tmp_path: Path
+    engine: EngineAddress, docker: Docker, options: tuple[str, ...], large_image: PushedImage, tmp_path: Path
 ) -> None:
     with running(engine, tmp_path, *options) as daemon, ThreadPoolExecutor(CLIENTS) as threads:
         began = time.time()
 
         def pull(_: int) -> int:
             # Docker's classic store may take longer to copy it all than a node waits.
-            puller = Puller(daemon.host, huge_image.registry, timeout=900, patience=300)
-            return puller.image(huge_image.repository, huge_image.tag)
+            puller = Puller(daemon.host, large_image.registry, timeout=900, patience=300)
+            return puller.image(large_image.repository, large_image.tag)
 
         sizes = list(threads.map(pull, range(CLIENTS)))
         seconds = time.time() - began
         memory = daemon.peak_memory()
         told = f"{sum(sizes) / 1e9:.1f} GB in {seconds:.0f} s, {memory >> 20} MiB at most"
         print(f"{engine.name} {options}: {CLIENTS} clients, {told}")
-        assert min(sizes) == max(sizes) > 1_000 * MB
+        assert min(sizes) == max(sizes) > 500 * MB
         assert docker.exports(began, time.time()) <= 1
         assert memory < 80 << 20

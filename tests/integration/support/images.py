@@ -126,7 +126,7 @@ def many_sided_layers(busybox: bytes, message: str) -> list[Layer]:
     return [make() for make in makers]
 
 
-def huge_layers(busybox: bytes, message: str, count: int) -> list[Layer]:
+def large_layers(busybox: bytes, message: str, count: int) -> list[Layer]:
     """`count` layers of 110 MB and two small ones: plain tars that do not compress, so they are as big in any store."""
     sums: dict[str, str] = {}
     layers = [base_layer(busybox, sums)]
