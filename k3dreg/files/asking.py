@@ -82,6 +82,14 @@ async def import_nothing(engine: IEngineRequests, name: str, labels: Mapping[str
     return str(answer["status"])
 
 
+async def images_called(engine: IEngineRequests, repository: str) -> list[str]:
+    """The names, with their tags, of the images of a repository.  Raises `EngineError`."""
+    filters = {"filters": json.dumps({"reference": [repository]})}
+    found = await ask(engine, "GET", "/images/json", filters) or []
+    names = [name for image in found for name in image.get("RepoTags") or ()]
+    return [name for name in names if name.rpartition(":")[0] == repository]
+
+
 async def remove_image(engine: IEngineRequests, image: str) -> None:
     """By its ID or name.  Raises `EngineError`."""
     await ask(engine, "DELETE", f"/images/{image}", {"force": "1"})

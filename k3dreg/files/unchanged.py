@@ -10,8 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from k3dreg.files.asking import import_nothing, remove_image
-from k3dreg.files.containers import IMAGE, OWNER, ROLE
+from k3dreg.files.asking import images_called, import_nothing, remove_image
+from k3dreg.files.containers import OWNER, ROLE
 from k3dreg.files.local import LocalFiles
 from k3dreg.interfaces import IEngineRequests, INamesVersion, NamesVersion
 from k3dreg.log import make_logger
@@ -19,6 +19,7 @@ from k3dreg.model.engine import EngineInfo
 from k3dreg.model.engine_files import name_databases
 from k3dreg.model.errors import EngineError, K3dregError
 from k3dreg.streaming.flights import Fresh
+from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
 
@@ -29,6 +30,8 @@ _PATIENCE = 5.0
 _LATER, _AGAIN = 5.0, 30.0
 
 _FOR_EVER = 1e9
+# The repository of the images of made-up names.
+_PROBE = "k3dreg-probe"
 
 Database = tuple[LocalFiles, str]
 
@@ -53,6 +56,7 @@ class NamesOnDisk:
         self._info: EngineInfo | None = None  # that of the connection for which this holds:
         self._found: Database | None = None
         self._watching: Deferred[None] | None = None
+        self._proving: Deferred[None] | None = None
         self._again_at = 0.0
         self._later: IDelayedCall | None = None
         self._closed = False
@@ -82,6 +86,8 @@ class NamesOnDisk:
         self._give_up()
         if watching is not None:
             await watching
+        if self._proving is not None:
+            await self._proving
         await self._looks.shutdown()
 
     def _give_up(self) -> None:
@@ -124,7 +130,7 @@ class NamesOnDisk:
         witness = self._engine.body(response, "the engine's events", silence=_FOR_EVER)
         found = None
         try:
-            found = self._found = await self._proved(candidates)
+            found = self._found = await self._prove(candidates).wait()
             while found is not None and await witness.read():
                 pass
         finally:
@@ -132,9 +138,20 @@ class NamesOnDisk:
             if self._found is found:
                 self._found = None
 
+    def _prove(self, candidates: Sequence[Database]) -> Outcome[Database | None]:
+        """Whoever waits for it may be cancelled: it goes on, for the image has to be removed."""
+        proved: Outcome[Database | None] = Outcome()
+        proving = Deferred.fromCoroutine(self._proved(candidates))
+        self._proving = proving.addCallbacks(proved.succeed, lambda failure: proved.fail(failure.value))
+        return proved
+
     async def _proved(self, candidates: Sequence[Database]) -> Database | None:
-        name = f"{IMAGE}:{self._owner[:8]}-{secrets.token_hex(16)}"
-        image = await import_nothing(self._engine, name, {ROLE: "reader", OWNER: self._owner})
+        prefix = f"{_PROBE}:{self._owner[:8]}-"
+        for left in await images_called(self._engine, _PROBE):  # by a k3dreg that was killed
+            if left.startswith(prefix):
+                await remove_image(self._engine, left)
+        name = f"{prefix}{secrets.token_hex(16)}"
+        image = await import_nothing(self._engine, name, {ROLE: "probe", OWNER: self._owner})
         try:
             for files, path in candidates:
                 if await files.contains(path, name.encode()):

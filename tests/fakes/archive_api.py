@@ -148,8 +148,11 @@ class FakeArchiveApi:
                 name, identity = f"{params['repo']}:{params['tag']}", f"sha256:{self._new():064}"
                 self.images[name] = identity
                 return _json({"status": identity})
-            case "DELETE", ["images", identity]:
-                self.images = {name: other for name, other in self.images.items() if other != identity}
+            case "GET", ["images", "json"]:
+                (repository,) = json.loads(params["filters"])["reference"]
+                return _json([{"RepoTags": [name]} for name in self.images if name.startswith(f"{repository}:")])
+            case "DELETE", ["images", wanted]:
+                self.images = {name: other for name, other in self.images.items() if wanted not in (name, other)}
                 return _json([])
             case "POST", ["containers", "create"]:
                 return self._create(params["name"], json.loads(cast(bytes, data)))

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from k3dreg.files import unchanged
 from k3dreg.files.local import LocalFiles, files_here
 from k3dreg.files.places import Place
 from k3dreg.files.unchanged import NamesOnDisk
@@ -268,16 +269,29 @@ class NamesOnDiskTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.check_asked(1)
 
-    def test_a_stop_leaves_no_image(self) -> None:
-        async def takes_for_ever(*_: object) -> bool:
-            return await Deferred()
+    def test_a_stop_in_the_middle_of_it_leaves_no_image(self) -> None:
+        for where, held in ((unchanged, "import_nothing"), (LocalFiles, "contains"), (unchanged, "remove_image")):
+            names, begun = self.names_in(self.here), Deferred[None]()
+            what = getattr(where, held)
 
-        with self.running(), mock.patch.object(LocalFiles, "contains", takes_for_ever):
-            self.look()
-            self.assertEqual(len(self.engine.images), 1)
-            self.successResultOf(Deferred.fromCoroutine(self.names.close()))
-            self.check_asked(1)
-            self.clock.advance(1000)
-            self.assertIsNone(self.version())
-            self.check_asked(1)
-        self.successResultOf(Deferred.fromCoroutine(self.names.close()))
+            async def slowly(*arguments: Any, what: Any = what, begun: Any = begun) -> Any:
+                await begun
+                return await what(*arguments)
+
+            with self.running(), mock.patch.object(where, held, slowly):
+                self.look(names)
+                closing = Deferred.fromCoroutine(names.close())
+                self.assertNoResult(closing)
+                begun.callback(None)
+                self.successResultOf(closing)
+                self.assertEqual(self.engine.images, {})
+                self.clock.advance(1000)
+                self.assertIsNone(self.version(names))
+        self.check_asked(3)
+
+    def test_what_a_killed_one_left_is_removed_and_nothing_else(self) -> None:
+        others = {"k3dreg-probe:other-1": "sha256:1", "k3dreg-reader:owner-1": "sha256:2"}
+        self.engine.images = {"k3dreg-probe:owner-0": "sha256:0", **others}
+        with self.running():
+            self.known()
+        self.assertEqual(self.engine.images, others)
