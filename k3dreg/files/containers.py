@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from k3dreg.files.asking import ask, create, import_nothing, mounts, remove, remove_image
+from k3dreg.files.asking import ask, create, images_called, import_nothing, mounts, remove, remove_image
 from k3dreg.interfaces import IEngineRequests
 from k3dreg.log import make_logger
 from k3dreg.model.engine import EngineInfo
@@ -74,7 +74,8 @@ class ReaderContainers:
         alternatives = engine_directories(info)
         if not alternatives:
             raise FilesUnreachable("the engine keeps its images in a way that is not known here")
-        name = f"{IMAGE}:{self._owner[:8]}-{secrets.token_hex(4)}"
+        prefix = f"{IMAGE}:{self._owner[:8]}-"
+        name = f"{prefix}{secrets.token_hex(4)}"
         image = await import_nothing(self._engine, name, {ROLE: "reader", OWNER: self._owner})
         try:
             first = await self._make_one(name, alternatives)
@@ -83,6 +84,9 @@ class ReaderContainers:
                 made(await self._make_one(name, (first.directories,)))
         finally:
             await remove_image(self._engine, image)
+        for left in await images_called(self._engine, IMAGE):  # when the engine, or k3dreg, was killed
+            if left.startswith(prefix):
+                await remove_image(self._engine, left)
 
     async def remove(self, container: str) -> None:
         """Remove one; it is no error if it is not there, or if somebody else is removing it."""

@@ -79,7 +79,7 @@ class Names:
         subprocess.run(command, check=True, capture_output=True)
 
     def remove(self) -> None:
-        for name in (self.name, f"{self.repository}-1", f"{self.repository}-2"):
+        for name in (self.name, *(f"{self.repository}-{number}" for number in (1, 2, 3))):
             self.docker.remove(f"{name}:t")
 
 

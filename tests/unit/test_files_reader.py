@@ -490,6 +490,12 @@ class ContainersTests(_Case):
         self.assertNotIn(first, self.engine.containers)
         self.assertNotIn(second, self.engine.containers)
 
+    def test_an_image_that_was_left_when_something_was_killed_is_removed(self) -> None:
+        others = {"k3dreg-reader:other-1": "sha256:1", "another:owner-1": "sha256:2"}
+        self.engine.images = {"k3dreg-reader:owner-0": "sha256:0", **others}
+        self.result(self.files.prepare())
+        self.assertEqual(self.engine.images, others)
+
     def test_when_somebody_has_removed_them_they_are_made_again(self) -> None:
         self.result(self.files.prepare())
         for kept in (0, 2):
