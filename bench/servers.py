@@ -17,6 +17,7 @@ from typing import IO
 from attrs import frozen
 
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.k3d import container
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -131,18 +132,10 @@ def k3dreg_container(docker: Docker, image: str, socket: str) -> Iterator[Server
         "Cmd": ["k3dreg", "--listen", f"tcp:{address.partition(':')[2]}:interface=127.0.0.1"],
         "HostConfig": {"Binds": [f"{socket}:/var/run/docker.sock"], "NetworkMode": "host"},
     }
-    made = docker.ask("POST", "/containers/create", body)["Id"]
-    try:
-        docker.ask("POST", f"/containers/{made}/start")
-        for words in ("listening on", "handed over"):
-            end = time.monotonic() + 30
-            while words.encode() not in docker.call("GET", f"/containers/{made}/logs", query={"stdout": "1"}):
-                if time.monotonic() > end:
-                    raise SystemExit(f"the container of {image} did not say {words!r}")
-                time.sleep(0.05)
-        yield Server(address, (int(docker.ask("GET", f"/containers/{made}/json")["State"]["Pid"]),))
-    finally:
-        docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
+    with container(docker, f"k3dreg-bench-{os.getpid()}", body) as made:
+        made.start()
+        made.wait_for("handed over")
+        yield Server(address, (int(made.inspect()["State"]["Pid"]),))
 
 
 @contextlib.contextmanager

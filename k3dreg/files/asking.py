@@ -1,15 +1,19 @@
-"""Small questions to the engine, and its containers."""
+"""Small questions to the engine, and the containers and images that k3dreg has there for a while."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from k3dreg.interfaces import IEngineRequests
 from k3dreg.model.errors import EngineError, EngineUnavailable
 from k3dreg.streaming.bodies import read_whole
 
+# Labels by which containers and images are known as ours.
+ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
 # An empty tar file is two blocks of zeros.
 _EMPTY_TAR = bytes(1024)
 _LARGEST_ANSWER = 4 * 1024 * 1024
@@ -71,27 +75,43 @@ async def remove(engine: IEngineRequests, container: str) -> None:
             raise
 
 
-async def import_nothing(engine: IEngineRequests, name: str, labels: Mapping[str, str]) -> str:
-    """Make an empty image; its ID.  Raises `EngineError`."""
+async def containers_of(engine: IEngineRequests, role: str, owner: str) -> list[dict[str, Any]]:
+    """What `GET /containers/json` tells of those with these labels, running or not.  Raises `EngineError`."""
+    filters = json.dumps({"label": [f"{ROLE}={role}", f"{OWNER}={owner}"]})
+    return await ask(engine, "GET", "/containers/json", {"all": "1", "filters": filters}) or []
+
+
+@asynccontextmanager
+async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, owner: str) -> AsyncIterator[str]:
+    """An empty image with these labels, for as long as the `async with` lasts; its name, which nobody else has.
+
+    In the end those are removed, too, that were left when the engine, or k3dreg, was killed.  Raises `EngineError`.
+    """
+    prefix = f"{repository}:{owner[:8]}-"
+    name = f"{prefix}{secrets.token_hex(16)}"
+    image = await _import_nothing(engine, name, f"{ROLE}={role} {OWNER}={owner}")
+    try:
+        yield name
+    finally:
+        await _remove_image(engine, image)
+    filters = {"filters": json.dumps({"reference": [repository]})}
+    for other in await ask(engine, "GET", "/images/json", filters) or []:
+        for left in other.get("RepoTags") or ():
+            if left.startswith(prefix):
+                await _remove_image(engine, left)
+
+
+async def _import_nothing(engine: IEngineRequests, name: str, labels: str) -> str:
+    """Its ID."""
     repository, _, tag = name.partition(":")
-    label = " ".join(f"{key}={value}" for key, value in labels.items())
-    params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": f"LABEL {label}"}
+    params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": f"LABEL {labels}"}
     answer = await ask(engine, "POST", "/images/create", params, _EMPTY_TAR, "application/x-tar")
     if not str(answer.get("status", "")).startswith("sha256:"):  # errors come inside a 200, too
         raise EngineError(f"the engine did not import an empty image: {answer.get('error', '')}"[:200])
     return str(answer["status"])
 
 
-async def images_called(engine: IEngineRequests, repository: str) -> list[str]:
-    """The names, with their tags, of the images of a repository.  Raises `EngineError`."""
-    filters = {"filters": json.dumps({"reference": [repository]})}
-    found = await ask(engine, "GET", "/images/json", filters) or []
-    names = [name for image in found for name in image.get("RepoTags") or ()]
-    return [name for name in names if name.rpartition(":")[0] == repository]
-
-
-async def remove_image(engine: IEngineRequests, image: str) -> None:
-    """By its ID or name.  Raises `EngineError`."""
+async def _remove_image(engine: IEngineRequests, image: str) -> None:
     await ask(engine, "DELETE", f"/images/{image}", {"force": "1"})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from k3dreg.files.asking import ask, create, images_called, import_nothing, mounts, remove, remove_image
+from k3dreg.files.asking import OWNER, ROLE, ask, containers_of, create, image_of_nothing, mounts, remove
 from k3dreg.interfaces import IEngineRequests
 from k3dreg.log import make_logger
 from k3dreg.model.engine import EngineInfo
@@ -22,9 +22,9 @@ from k3dreg.model.errors import EngineError, FilesUnreachable
 
 log = make_logger()
 
-# Labels by which the containers and their image are known as ours.
-ROLE, OWNER, DIRECTORIES = "k3dreg.role", "k3dreg.owner", "k3dreg.directories"
-IMAGE = "k3dreg-reader"
+# The label that tells what a container reads.
+DIRECTORIES = "k3dreg.directories"
+_IMAGE = "k3dreg-reader"
 # States of a container that is being removed, or could not be removed whole (Engine API, "Inspect a container").
 _GOING = ("removing", "dead")
 
@@ -55,9 +55,8 @@ class ReaderContainers:
     async def find(self, info: EngineInfo) -> list[Reader]:
         """Those of an earlier run.  Any that read other directories than are wanted now are removed."""
         wanted = {json.dumps(directories) for directories in engine_directories(info)}
-        filters = json.dumps({"label": [f"{ROLE}=reader", f"{OWNER}={self._owner}"]})
         readers = []
-        for container in await ask(self._engine, "GET", "/containers/json", {"all": "1", "filters": filters}) or []:
+        for container in await containers_of(self._engine, "reader", self._owner):
             label = container["Labels"].get(DIRECTORIES, "")
             if label in wanted and container.get("State") == "created":
                 readers.append(Reader(container["Id"], tuple(json.loads(label))))
@@ -74,19 +73,11 @@ class ReaderContainers:
         alternatives = engine_directories(info)
         if not alternatives:
             raise FilesUnreachable("the engine keeps its images in a way that is not known here")
-        prefix = f"{IMAGE}:{self._owner[:8]}-"
-        name = f"{prefix}{secrets.token_hex(4)}"
-        image = await import_nothing(self._engine, name, {ROLE: "reader", OWNER: self._owner})
-        try:
+        async with image_of_nothing(self._engine, _IMAGE, "reader", self._owner) as name:
             first = await self._make_one(name, alternatives)
             made(first)
             for _ in range(count - 1):
                 made(await self._make_one(name, (first.directories,)))
-        finally:
-            await remove_image(self._engine, image)
-        for left in await images_called(self._engine, IMAGE):  # when the engine, or k3dreg, was killed
-            if left.startswith(prefix):
-                await remove_image(self._engine, left)
 
     async def remove(self, container: str) -> None:
         """Remove one; it is no error if it is not there, or if somebody else is removing it."""
@@ -103,7 +94,7 @@ class ReaderContainers:
         return found.get("State", {}).get("Status") not in _GOING
 
     async def _make_one(self, image: str, alternatives: Sequence[tuple[str, ...]]) -> Reader:
-        name = f"{IMAGE}-{self._owner[:8]}-{secrets.token_hex(3)}"
+        name = f"{_IMAGE}-{self._owner[:8]}-{secrets.token_hex(3)}"
 
         def describe(directories: tuple[str, ...]) -> dict[str, Any]:
             return {

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from k3dreg.files import hand_over
-from k3dreg.files.asking import ask, create, mounts, remove
-from k3dreg.files.containers import OWNER, ROLE
+from k3dreg.files.asking import OWNER, ROLE, ask, containers_of, create, mounts, remove
 from k3dreg.interfaces import IEngineRequests
 from k3dreg.model.errors import EngineError, FilesUnreachable
 from k3dreg.streaming.handles import Handle
@@ -91,8 +90,7 @@ class Handing:
 
     async def _remove_earlier(self) -> None:
         """What a k3dreg that was killed has left."""
-        filters = f'{{"label": ["{ROLE}={_ROLE}", "{OWNER}={self._owner}"]}}'
-        for container in await ask(self._engine, "GET", "/containers/json", {"all": "1", "filters": filters}) or []:
+        for container in await containers_of(self._engine, _ROLE, self._owner):
             await remove(self._engine, container["Id"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from itertools import product
 
@@ -10,8 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from k3dreg.files.asking import images_called, import_nothing, remove_image
-from k3dreg.files.containers import OWNER, ROLE
+from k3dreg.files.asking import image_of_nothing
 from k3dreg.files.local import LocalFiles
 from k3dreg.interfaces import IEngineRequests, INamesVersion, NamesVersion
 from k3dreg.log import make_logger
@@ -146,19 +144,11 @@ class NamesOnDisk:
         return proved
 
     async def _proved(self, candidates: Sequence[Database]) -> Database | None:
-        prefix = f"{_PROBE}:{self._owner[:8]}-"
-        for left in await images_called(self._engine, _PROBE):  # by a k3dreg that was killed
-            if left.startswith(prefix):
-                await remove_image(self._engine, left)
-        name = f"{prefix}{secrets.token_hex(16)}"
-        image = await import_nothing(self._engine, name, {ROLE: "probe", OWNER: self._owner})
-        try:
+        async with image_of_nothing(self._engine, _PROBE, "probe", self._owner) as name:
             for files, path in candidates:
                 if await files.contains(path, name.encode()):
                     log.debug("changes of names are seen in {path} ({files})", path=path, files=files.name)
                     return files, path
-        finally:
-            await remove_image(self._engine, image)
         return None
 
 

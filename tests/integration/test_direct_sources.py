@@ -31,7 +31,7 @@ from zope.interface import implementer
 
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool, parse_engine_url
-from k3dreg.files.containers import OWNER
+from k3dreg.files.asking import OWNER
 from k3dreg.files.local import LocalFiles, files_here
 from k3dreg.files.reader import ReaderFiles
 from k3dreg.interfaces import IBlob, IEngineFiles, IEngineRequests, IPieceStream

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from k3dreg.files.containers import ROLE
+from k3dreg.files.asking import ROLE
 from tests.integration.conftest import PushedImage
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, DockerError

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.files import unchanged
+from k3dreg.files import asking
 from k3dreg.files.local import LocalFiles, files_here
 from k3dreg.files.places import Place
 from k3dreg.files.unchanged import NamesOnDisk
@@ -270,7 +270,7 @@ class NamesOnDiskTests(SynchronousTestCase):
         self.check_asked(1)
 
     def test_a_stop_in_the_middle_of_it_leaves_no_image(self) -> None:
-        for where, held in ((unchanged, "import_nothing"), (LocalFiles, "contains"), (unchanged, "remove_image")):
+        for where, held in ((asking, "_import_nothing"), (LocalFiles, "contains"), (asking, "_remove_image")):
             names, begun = self.names_in(self.here), Deferred[None]()
             what = getattr(where, held)
 
