@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -16,12 +15,10 @@ from k3dreg.model.engine import ImageStore
 from k3dreg.model.errors import EngineError, InvalidName, InvalidReference
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.names import OwnNames, names_of_container, names_of_machine, short_name
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.documents import ask, ask_images
 
 log = make_logger()
 
-# Bytes.  A container's description has some ten KiB; the list of a thousand images about one MiB.
-_LARGEST_ANSWER = 32 * 1024 * 1024
 # Seconds until an engine that could not be asked is asked again: it may be started together with this daemon.
 _AGAIN = 2.0
 
@@ -39,7 +36,9 @@ async def learn_names(
     found: tuple[str, ...] = ()
     while True:
         try:
-            inspected = await _get(engine, f"/containers/{quote(hostname, safe='')}/json", "a container's description")
+            inspected = await ask(
+                engine, "GET", f"/containers/{quote(hostname, safe='')}/json", "a container's description"
+            )
         except EngineError as error:
             _tell(names.learn(names_of_machine(ports, as_host(hostname))))
             if error.status == 404:
@@ -66,10 +65,9 @@ class EngineImageNames:
 
     async def names(self) -> Sequence[tuple[Repository, Tag]]:
         """As Docker writes them.  Names that do not parse are left out: nobody could ask for them."""
-        images = await _get(self._engine, "/images/json", "the list of images")
         texts = [
             text
-            for image in (images if isinstance(images, list) else ())
+            for image in await ask_images(self._engine)
             for text in ((image.get("RepoTags") or ()) if isinstance(image, dict) else ())
         ]
         found = [name for name in map(_name, texts) if name is not None]
@@ -97,13 +95,3 @@ def as_host(hostname: str) -> str:
     except InvalidName:
         return ""
     return hostname
-
-
-async def _get(engine: IEngineRequests, path: str, what: str) -> object:
-    """A JSON document.  Raises `EngineError`."""
-    response = await engine.request("GET", path)
-    data = await read_whole(engine.body(response, what), _LARGEST_ANSWER)
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise EngineError(f"the engine's answer is not JSON: {what}") from error

@@ -10,33 +10,19 @@ from typing import Any
 
 from k3dreg.interfaces import IEngineRequests
 from k3dreg.model.errors import EngineError, EngineUnavailable
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming import documents
 
 # Labels by which containers and images are known as ours.
 ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
 # An empty tar file is two blocks of zeros.
 _EMPTY_TAR = bytes(1024)
-_LARGEST_ANSWER = 4 * 1024 * 1024
 # Seconds; each of these takes the engine some ten milliseconds, to start a container some hundred.
 _PATIENCE = 20.0
 
 
-async def ask(
-    engine: IEngineRequests,
-    method: str,
-    path: str,
-    params: Mapping[str, str] | None = None,
-    data: bytes | None = None,
-    kind: str = "",
-) -> Any:
-    """The answer's document, `{}` for none; `data` is of the media type `kind`.  Raises `EngineError`."""
-    headers = {"Content-Type": kind} if kind else {}
-    response = await engine.request(method, path, params=params or {}, headers=headers, data=data, patience=_PATIENCE)
-    text = await read_whole(engine.body(response, "an answer"), _LARGEST_ANSWER)
-    try:
-        return json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise EngineError("the engine's answer is not JSON") from error
+async def ask(engine: IEngineRequests, method: str, path: str, **more: Any) -> Any:
+    """As `documents.ask`, but for something that takes the engine no time.  Raises `EngineError`."""
+    return await documents.ask(engine, method, path, patience=_PATIENCE, **more)
 
 
 async def create(
@@ -61,15 +47,15 @@ async def create(
 
 
 async def _create(engine: IEngineRequests, name: str, document: Mapping[str, Any]) -> str:
-    data = json.dumps(document).encode()
-    answer = await ask(engine, "POST", "/containers/create", {"name": name}, data, "application/json")
+    data, headers = json.dumps(document).encode(), {"Content-Type": "application/json"}
+    answer = await ask(engine, "POST", "/containers/create", params={"name": name}, data=data, headers=headers)
     return str(answer["Id"])
 
 
 async def remove(engine: IEngineRequests, container: str) -> None:
     """Remove one; it is no error if it is not there, or if somebody else is removing it.  Raises `EngineError`."""
     try:
-        await ask(engine, "DELETE", f"/containers/{container}", {"force": "1", "v": "1"})
+        await ask(engine, "DELETE", f"/containers/{container}", params={"force": "1", "v": "1"})
     except EngineError as error:
         if error.status not in (404, 409):
             raise
@@ -78,7 +64,7 @@ async def remove(engine: IEngineRequests, container: str) -> None:
 async def containers_of(engine: IEngineRequests, role: str, owner: str) -> list[dict[str, Any]]:
     """What `GET /containers/json` tells of those with these labels, running or not.  Raises `EngineError`."""
     filters = json.dumps({"label": [f"{ROLE}={role}", f"{OWNER}={owner}"]})
-    return await ask(engine, "GET", "/containers/json", {"all": "1", "filters": filters}) or []
+    return await ask(engine, "GET", "/containers/json", params={"all": "1", "filters": filters}) or []
 
 
 @asynccontextmanager
@@ -95,7 +81,7 @@ async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, 
     finally:
         await _remove_image(engine, image)
     filters = {"filters": json.dumps({"reference": [repository]})}
-    for other in await ask(engine, "GET", "/images/json", filters) or []:
+    for other in await documents.ask_images(engine, params=filters, patience=_PATIENCE):
         for left in other.get("RepoTags") or ():
             if left.startswith(prefix):
                 await _remove_image(engine, left)
@@ -105,14 +91,15 @@ async def _import_nothing(engine: IEngineRequests, name: str, labels: str) -> st
     """Its ID."""
     repository, _, tag = name.partition(":")
     params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": f"LABEL {labels}"}
-    answer = await ask(engine, "POST", "/images/create", params, _EMPTY_TAR, "application/x-tar")
+    headers = {"Content-Type": "application/x-tar"}
+    answer = await ask(engine, "POST", "/images/create", params=params, data=_EMPTY_TAR, headers=headers)
     if not str(answer.get("status", "")).startswith("sha256:"):  # errors come inside a 200, too
         raise EngineError(f"the engine did not import an empty image: {answer.get('error', '')}"[:200])
     return str(answer["status"])
 
 
 async def _remove_image(engine: IEngineRequests, image: str) -> None:
-    await ask(engine, "DELETE", f"/images/{image}", {"force": "1"})
+    await ask(engine, "DELETE", f"/images/{image}", params={"force": "1"})
 
 
 def mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:

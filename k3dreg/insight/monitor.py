@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
@@ -17,6 +16,7 @@ from k3dreg.model.errors import EngineError
 from k3dreg.model.overview import Listed, Live, Overview, SourceState
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.documents import ask_images
 from k3dreg.streaming.flights import Flights
 
 # Seconds until an engine that says nothing counts as down.  A healthy one answers a ping within milliseconds.
@@ -25,8 +25,6 @@ _PATIENCE = 3.0
 _GOOD_FOR = 1.0
 # Images listed on the page.
 _LISTED = 200
-# Bytes.  The list of a thousand images has about one MiB.
-_LARGEST_LIST = 32 * 1024 * 1024
 _LARGEST_PING = 4096
 
 Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
@@ -161,13 +159,7 @@ class Monitor:
 
     async def _images(self) -> list[Listed]:
         """Newest first.  Raises `EngineError`."""
-        response = await self._requests.request("GET", "/images/json")
-        data = await read_whole(self._requests.body(response, "the list of images"), _LARGEST_LIST)
-        try:
-            told = json.loads(data)
-        except ValueError as error:
-            raise EngineError("the engine's answer is not JSON: the list of images") from error
-        return listed(told, self._clock.seconds())
+        return listed(await ask_images(self._requests), self._clock.seconds())
 
 
 def listed(told: object, now: float) -> list[Listed]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from typing import Any
 
 from k3dreg.config import Config
 from k3dreg.engine.client import Engine
@@ -13,14 +11,12 @@ from k3dreg.files.local import files_here
 from k3dreg.insight.source_states import source_states
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.streaming.documents import ask
 from k3dreg.streaming.workers import Workers
 from k3dreg.tools.checks import FAIL, OK, WARN, Check
 
 # Seconds by which the clocks of this machine and the engine's may differ: certificates and tokens stand more.
 _CLOCK = 60.0
-# Bytes of an answer.
-_LARGEST_ANSWER = 1024 * 1024
 
 
 async def engine_checks(config: Config, engine: Engine, workers: Workers, now: float) -> list[Check]:
@@ -37,15 +33,6 @@ async def engine_checks(config: Config, engine: Engine, workers: Workers, now: f
         checks.append(Check(f"source: {state.name}", WARN if state.open_it else OK, state.says, state.open_it))
     checks.append(await _clock(engine, now))
     return checks
-
-
-async def ask(engine: Engine, path: str) -> Any:
-    """The JSON of an answer.  Raises `EngineError`."""
-    response = await engine.request("GET", path)
-    try:
-        return json.loads(await read_whole(engine.body(response, path), _LARGEST_ANSWER))
-    except ValueError as error:
-        raise EngineError(f"the engine's answer to {path} is not JSON") from error
 
 
 def _store(info: EngineInfo) -> Check:
@@ -68,7 +55,7 @@ def _store(info: EngineInfo) -> Check:
 
 async def _clock(engine: Engine, now: float) -> Check:
     try:
-        text = str((await ask(engine, "/info"))["SystemTime"])
+        text = str((await ask(engine, "GET", "/info"))["SystemTime"])
         # RFC 3339 with nanoseconds, of which Python takes six digits.
         head, _, rest = text.partition(".")
         zone = rest.lstrip("0123456789") if rest else ""

@@ -12,8 +12,8 @@ from k3dreg.learning import as_host
 from k3dreg.model.engine import ImageStore
 from k3dreg.model.errors import EngineError
 from k3dreg.names import OwnNames, names_of_container, names_of_machine
+from k3dreg.streaming.documents import ask
 from k3dreg.tools.checks import OK, WARN, Check
-from k3dreg.tools.checks_engine import ask
 
 # An image of nobody's: what is asked for is whether anybody answers.
 _ASKED_FOR = "k3dreg-doctor:reach"
@@ -40,7 +40,7 @@ async def reach_checks(
     try:
         names, in_container = await own_names(engine, aliases, hostname, ports)
         told = ", ".join(names.hosts) or "none: k3dreg does not know its ports"
-        checks = [Check("names", OK, told), *_mirror(names, await ask(engine, "/info"))]
+        checks = [Check("names", OK, told), *_mirror(names, await ask(engine, "GET", "/info"))]
         if not answers or not ports:
             return [*checks, Check("reach", WARN, "not tried: k3dreg does not answer on its ports", "see above")]
         if (await engine.info()).store is ImageStore.PODMAN:
@@ -83,7 +83,7 @@ def _mirror(names: OwnNames, info: Any) -> list[Check]:
 async def _container(engine: Engine, hostname: str, ports: Sequence[int]) -> tuple[str, ...]:
     """The names of the container that this is; none where it is none."""
     try:
-        inspected = await ask(engine, f"/containers/{quote(hostname, safe='')}/json")
+        inspected = await ask(engine, "GET", f"/containers/{quote(hostname, safe='')}/json")
     except EngineError as error:
         if error.status == 404:
             return ()
@@ -94,7 +94,7 @@ async def _container(engine: Engine, hostname: str, ports: Sequence[int]) -> tup
 async def _gateways(engine: Engine) -> list[tuple[str, str]]:
     """By name of network, the address that this machine has in it.  Raises `EngineError`."""
     found: list[tuple[str, str]] = []
-    networks: Any = await ask(engine, "/networks")
+    networks: Any = await ask(engine, "GET", "/networks")
     for network in networks if isinstance(networks, list) else ():
         if isinstance(network, dict) and _OF_NODES.fullmatch(str(network.get("Name"))):
             ranges = (network.get("IPAM") or {}).get("Config") or ()

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import pytest
 from attrs import evolve
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
@@ -32,6 +32,8 @@ from twisted.trial.unittest import TestCase
 
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
+from k3dreg.files.asking import image_of_nothing
+from k3dreg.learning import EngineImageNames
 from k3dreg.model import media_types
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import ImageStore
@@ -338,6 +340,23 @@ class _RealContract(_Contract):
                 raise
         else:
             await read_whole(self.engine.body(removed, "a removal"), _LIMIT)
+
+    async def test_images_are_listed_while_others_come_and_go(self) -> None:
+        async def come_and_go() -> None:
+            owner = uuid.uuid4().hex
+            for _ in range(40):
+                async with image_of_nothing(self.engine, "k3dreg-contract-gone", "test", owner):
+                    pass
+
+        image = await self.hold(self.an_image())
+        listed = 0
+        going = DeferredList([Deferred.fromCoroutine(come_and_go()) for _ in range(3)], fireOnOneErrback=True)
+        while not going.called:
+            names = [str(repository) for repository, _ in await EngineImageNames(self.engine).names()]
+            self.case.assertIn(familiar(image.name).partition(":")[0], " ".join(names))
+            listed += 1
+        await going
+        self.case.assertGreater(listed, 20)
 
     async def registry(self, registry: MoodyRegistry) -> str:
         """Serve the registry; a name in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ def _found(docker: Docker) -> dict[str, Any]:
 
     def ask(path: str) -> Any:
         # An engine with the containerd store fails to sum up sizes ("snapshot … does not exist", "rw layer snapshot not
-        # found …") while any container is made or removed, as k3dreg's are: it is asked again, as a person would.
+        # found …", "content digest … not found") while any container or image is made or removed, as k3dreg's are: it
+        # is asked again, as a person would.
         end = time.monotonic() + 10
         while True:
             try:
                 return json.loads(docker.call("GET", path))
             except DockerError as error:
-                if "snapshot" not in str(error) or time.monotonic() > end:
+                if not re.search("snapshot|content digest", str(error)) or time.monotonic() > end:
                     raise
 
     usage = ask("/system/df")
