@@ -14,8 +14,10 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.config import Config
 from k3dreg.engine.client import Engine
 from k3dreg.files.handed import HandedPlaces
-from k3dreg.files.handing import Handing, container_to_hand_to
+from k3dreg.files.handing import Handing, look_around
 from k3dreg.files.local import LocalFiles, files_here
+from k3dreg.files.own_image import OwnImage
+from k3dreg.files.own_python import OwnPython
 from k3dreg.files.reader import ReaderFiles
 from k3dreg.files.unchanged import NamesOnDisk
 from k3dreg.interfaces import (
@@ -71,16 +73,18 @@ async def make_files(config: Config, engine: Engine, workers: Workers, clock: IR
     if config.reader == "off":
         return Files((local,), local, None, None, ())
     owner = await workers.run(identity, config.state_dir)
+    scratch = str(config.state_dir / "staging")
     handed = None
-    container = await workers.run(container_to_hand_to) if config.reader == "on" else ""
-    if container:
-        places = HandedPlaces(engine, Handing(engine, workers, owner), clock, container, local)
+    here = await workers.run(look_around)
+    if config.reader == "on" and here.suits(config.docker.socket):
+        own = OwnImage(engine, here.container) if here.container else OwnPython(engine, workers, owner, scratch)
+        places = HandedPlaces(engine, Handing(engine, workers, owner, own), clock, here.directories, local)
         handed = LocalFiles(workers, places, "handed")
         closing.append(places.close)
         beginning = Deferred.fromCoroutine(places.begin())
         beginning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         closing.append(beginning.cancel)
-    reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=str(config.state_dir / "staging"))
+    reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=scratch)
     closing.append(reader.close)
     in_place = [files for files in (local, handed) if files is not None]
     names = NamesOnDisk(engine, in_place, clock, owner)

@@ -41,6 +41,11 @@ class EngineAddress:
     ssh: bool = False
     user: str = ""
 
+    @property
+    def socket(self) -> str:
+        """The path of a UNIX socket of this machine; "" for none."""
+        return "" if self.ssh else self.path
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         if self.ssh:

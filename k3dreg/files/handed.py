@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,7 +13,6 @@ from k3dreg.files.places import Place
 from k3dreg.interfaces import IEngineFiles, IEngineRequests
 from k3dreg.log import make_logger
 from k3dreg.model.engine import EngineInfo
-from k3dreg.model.engine_files import directories_to_hand_over
 from k3dreg.model.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable, K3dregError
 from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.outcome import Outcome
@@ -23,8 +22,8 @@ log = make_logger()
 # Seconds that one who asks waits for directories that are being handed over: they are there in half of that, and what
 # else there is takes some tenths of a second to begin with, too.
 _WORTH_WAITING_FOR = 1.0
-# Seconds after which it is tried again.
-_AGAIN = 300.0
+# Seconds after which it is tried again, twice as long each time, but once a day.
+_AGAIN, _LONGEST = 300.0, 86400.0
 # Seconds until an engine that could not be asked at the start is asked again.
 _ENGINE_AGAIN = 2.0
 
@@ -32,20 +31,25 @@ _ENGINE_AGAIN = 2.0
 class Hands(Protocol):
     """What gets the directories: see `Handing.take`."""
 
-    async def take(self, container: str, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]: ...
+    async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]: ...
 
 
 class HandedPlaces:
     """See `Places`.  The directories are asked for once, and again when the engine has become another one."""
 
     def __init__(
-        self, engine: IEngineRequests, hands: Hands, clock: IReactorTime, container: str, otherwise: IEngineFiles
+        self,
+        engine: IEngineRequests,
+        hands: Hands,
+        clock: IReactorTime,
+        wanted: Callable[[EngineInfo], tuple[tuple[str, ...], ...]],
+        otherwise: IEngineFiles,
     ) -> None:
-        """`container` is k3dreg's own.  Nothing is handed over of what is there `otherwise`."""
+        """`wanted` says which directories, as of `Hands.take`.  Nothing is handed over of what is there `otherwise`."""
         self._engine = engine
         self._hands = hands
         self._clock = clock
-        self._container = container
+        self._wanted = wanted
         self._otherwise = otherwise
         self._known: tuple[str, tuple[tuple[str, ...], ...]] | None = None
         self._handles: Mapping[str, Handle] = {}
@@ -53,6 +57,7 @@ class HandedPlaces:
         self._taken: Outcome[None] = Outcome()
         self._began = 0.0
         self._again_at = 0.0
+        self._pause = _AGAIN
         self._complaint = ""
 
     async def begin(self) -> None:
@@ -75,7 +80,7 @@ class HandedPlaces:
             left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()
             await self._taken.wait().addTimeout(left, self._clock, lambda result, _: None)
         if not self._handles:
-            raise FilesUnreachable("Docker's directories were not handed over to k3dreg's container")
+            raise FilesUnreachable("Docker's directories were not handed over to k3dreg")
         for directory, handle in self._handles.items():
             if path == directory or path.startswith(f"{directory}/"):
                 return Place(path[len(directory) + 1 :], handle)
@@ -91,20 +96,21 @@ class HandedPlaces:
     def _ensure(self, info: EngineInfo) -> None:
         """See to it that they were asked for."""
         now = self._clock.seconds()
-        wanted = (info.id, directories_to_hand_over(info))
+        wanted = (info.id, self._wanted(info))
         if wanted == self._known and (self._handles or not self._taken.is_set or now < self._again_at):
             return
         if self._taking is not None and not self._taken.is_set:
             return  # for what the engine was before; who asks next finds that out
+        self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
         self._known, self._handles = wanted, {}
-        self._began, self._again_at = now, now + _AGAIN
+        self._began, self._again_at = now, now + self._pause
         self._taken = Outcome()
         self._taking = Deferred.fromCoroutine(self._take(wanted[1], self._taken))
 
     async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
         try:
             if alternatives and not await self._is_there_otherwise(alternatives[0][0]):
-                self._handles = await self._hands.take(self._container, alternatives)
+                self._handles = await self._hands.take(alternatives)
                 self._complaint = ""
                 seconds = self._clock.seconds() - self._began
                 log.info(
@@ -119,7 +125,7 @@ class HandedPlaces:
         except K3dregError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                log.warn("Docker's files are read more slowly than they could be: {error}", error=error)
+                log.info("Docker's files are read more slowly than they could be: {error}", error=error)
         except Exception:  # noqa: BLE001  (those who wait have to go on, whatever it is)
             log.failure("having Docker's directories handed over failed")
         finally:

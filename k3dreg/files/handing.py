@@ -1,10 +1,10 @@
-"""The engine's directories, handed over to a k3dreg that is a container itself.
+"""The engine's directories, handed over to a k3dreg that cannot open them itself.
 
-A container has nothing of the engine's host but what is mounted into it.  But a directory that somebody has opened can
-be given to another process (unix(7), SCM_RIGHTS), and stays open when the mount by which it was reached is gone.  So a
-second container of k3dreg's own image is started, with the engine's directories bound read-only, in k3dreg's own
-network namespace, where abstract UNIX sockets are known to both.  It hands the directories over and ends, after some
-0.3 seconds, and the engine removes it.
+A k3dreg in a container has nothing of the engine's host but what is mounted into it, and one that is not root cannot
+pass the directories above those of images.  But a directory that somebody has opened can be given to another process
+(unix(7), SCM_RIGHTS), and stays open when the mount by which it was reached is gone.  So a container is started, with
+the engine's directories bound read-only, in k3dreg's own network namespace, where abstract UNIX sockets are known to
+both.  It hands the directories over and ends, after some 0.3 seconds, and the engine removes it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,58 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from k3dreg.files import hand_over
+from attrs import frozen
+
 from k3dreg.files.asking import OWNER, ROLE, ask, containers_of, create, mounts, remove
+from k3dreg.files.helping import Helper, Helpers
+from k3dreg.files.own_image import own_container
 from k3dreg.interfaces import IEngineRequests
-from k3dreg.model.errors import EngineError, FilesUnreachable
+from k3dreg.model.engine import EngineInfo, ImageStore
+from k3dreg.model.engine_files import directories_to_hand_over
+from k3dreg.model.errors import FilesUnreachable
 from k3dreg.streaming.handles import Handle
+from k3dreg.streaming.pieces import Pieces
 from k3dreg.streaming.workers import Workers
 
 _ROLE = "handing-over"
-# Files that the engine makes for each container lie in a directory of the container's ID on its host, and are mounted
-# (proc_pid_mountinfo(5): the fourth field is the root of the mount, the fifth where it is mounted).
-_OWN_FILES = re.compile(r"^\S+ \S+ \S+ \S*/containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ", re.M)
 # Seconds in which a container has started and done its work: tenths of one, but the machine may be busy.
 _PATIENCE = 20.0
 # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7)), as bits of a set of them.
 _READS_ALL = 1 << 1 | 1 << 2
 
 
-def own_container(mountinfo: str) -> str:
-    """The ID of the container whose `/proc/self/mountinfo` it is; "" outside of any."""
-    found = _OWN_FILES.search(mountinfo)
-    return found[1] if found else ""
+@frozen
+class Situation:
+    """What this process is: whether on Linux, in which `container` (its ID; "": in none), and whether it may read
+    everybody's files.
+    """
+
+    linux: bool
+    container: str
+    reads_all: bool
+
+    def suits(self, socket_path: str) -> bool:
+        """Whether directories can be handed over, by the engine whose socket is there, "" for another address.
+
+        It must be on this machine: a container knows it by having been made by it.
+        """
+        return self.linux and bool(self.container or socket_path)
+
+    def directories(self, info: EngineInfo) -> tuple[tuple[str, ...], ...]:
+        """See `directories_to_hand_over`: those that would be of use.
+
+        The containerd store's are everybody's, but for the way there; of the classic store's, root has made sure.
+        """
+        return directories_to_hand_over(info) if self.reads_all or info.store is ImageStore.CONTAINERD else ()
+
+
+def look_around() -> Situation:
+    """Blocks, for less than a millisecond."""
+    try:
+        mountinfo, status = (Path(f"/proc/self/{name}").read_text(errors="replace") for name in ("mountinfo", "status"))
+    except OSError:
+        return Situation(False, "", False)
+    return Situation(sys.platform == "linux", own_container(mountinfo), may_read_all(status))
 
 
 def may_read_all(status: str) -> bool:
@@ -53,40 +84,48 @@ def may_read_all(status: str) -> bool:
 class Handing:
     """Has the directories handed over."""
 
-    def __init__(self, engine: IEngineRequests, workers: Workers, owner: str) -> None:
+    def __init__(self, engine: IEngineRequests, workers: Workers, owner: str, helpers: Helpers) -> None:
         """`owner` as of `ReaderContainers`."""
         self._engine = engine
         self._workers = workers
         self._owner = owner
+        self._helpers = helpers
 
-    async def take(self, container: str, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
+    async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
         """Each directory of the first of the `alternatives` that the engine's host has.
 
-        `container` is k3dreg's own.  Raises `EngineError`, and `FilesUnreachable` when nothing was handed over.
-        Cancelling removes the other container, as every end does.
+        Raises `EngineError`, and `FilesUnreachable` when nothing was handed over.  Cancelling removes the container,
+        as every end does.
         """
         await self._remove_earlier()
-        own = await ask(self._engine, "GET", f"/containers/{container}/json")
         name = f"k3dreg-{secrets.token_hex(16)}"
-        with ExitStack() as opened:
-            door = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            door.bind(f"\0{name}")
-            door.listen()
-            made, directories = await create(
-                self._engine,
-                f"k3dreg-hands-over-{self._owner[:8]}-{secrets.token_hex(3)}",
-                alternatives,
-                lambda directories: _description(own, self._owner, name, directories),
-            )
-            try:
-                await ask(self._engine, "POST", f"/containers/{made}/start")
-                opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
-                handles = await self._workers.run(_receive, door, len(directories))
-            finally:
-                with suppress(OSError):
-                    door.shutdown(socket.SHUT_RDWR)  # wakes that thread
-                await remove(self._engine, made)
+        async with self._helpers.ready() as helper:
+            with ExitStack() as opened:
+                door = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                door.bind(f"\0{name}")
+                door.listen()
+                made, directories = await create(
+                    self._engine,
+                    f"k3dreg-hands-over-{self._owner[:8]}-{secrets.token_hex(3)}",
+                    alternatives,
+                    lambda directories: _description(helper, self._owner, name, directories),
+                )
+                try:
+                    await self._start(made, helper)
+                    opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
+                    handles = await self._workers.run(_receive, door, len(directories))
+                finally:
+                    with suppress(OSError):
+                        door.shutdown(socket.SHUT_RDWR)  # wakes that thread
+                    await remove(self._engine, made)
         return dict(zip(directories, handles, strict=True))
+
+    async def _start(self, container: str, helper: Helper) -> None:
+        if helper.files is not None:
+            data, headers = Pieces([helper.files]), {"Content-Type": "application/x-tar"}
+            where = f"/containers/{container}/archive"
+            await ask(self._engine, "PUT", where, params={"path": "/"}, data=data, headers=headers)
+        await ask(self._engine, "POST", f"/containers/{container}/start")
 
     async def _remove_earlier(self) -> None:
         """What a k3dreg that was killed has left."""
@@ -94,32 +133,19 @@ class Handing:
             await remove(self._engine, container["Id"])
 
 
-def _description(own: Any, owner: str, name: str, directories: tuple[str, ...]) -> dict[str, Any]:
-    """Of a container like k3dreg's `own`, but that it may do nothing, and writes nothing."""
-    try:
-        host, config, image = own["HostConfig"], own["Config"], own["Image"]
-        unlabelled = host["Privileged"] or any("label" in option for option in host.get("SecurityOpt") or ())
-        return {
-            "Image": image,
-            "Entrypoint": [sys.executable],
-            "Cmd": ["-I", "-S", hand_over.__file__, name, *(f"/{number}" for number in range(len(directories)))],
-            "User": "0:0",
-            "Labels": {ROLE: _ROLE, OWNER: owner},
-            "HostConfig": {
-                "NetworkMode": f"container:{own['Id']}",
-                "Mounts": mounts(directories),
-                # Else the engine makes a volume for each, and fills it.
-                "Tmpfs": dict.fromkeys(config.get("Volumes") or (), ""),
-                "AutoRemove": True,
-                "ReadonlyRootfs": True,
-                "CapDrop": ["ALL"],
-                "SecurityOpt": ["no-new-privileges", *(["label=disable"] if unlabelled else [])],
-                "UsernsMode": host.get("UsernsMode") or "",
-                "LogConfig": {"Type": "none"},
-            },
-        }
-    except (KeyError, TypeError) as error:
-        raise EngineError("the engine's description of k3dreg's container is not understood") from error
+def _description(helper: Helper, owner: str, name: str, directories: tuple[str, ...]) -> dict[str, Any]:
+    """Of a container that may do nothing."""
+    host = {
+        **helper.host,
+        "Mounts": mounts(directories),
+        "AutoRemove": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges", *helper.host["SecurityOpt"]],
+        "LogConfig": {"Type": "none"},
+    }
+    command = [*helper.command, name, *(f"/{number}" for number in range(len(directories)))]
+    labels = {ROLE: _ROLE, OWNER: owner}
+    return {**helper.container, "Entrypoint": command[:1], "Cmd": command[1:], "Labels": labels, "HostConfig": host}
 
 
 def _receive(door: socket.socket, count: int) -> list[Handle]:
@@ -147,29 +173,20 @@ def _receive(door: socket.socket, count: int) -> list[Handle]:
     handles = [Handle(descriptor) for descriptor in descriptors]
     if len(handles) != count:
         raise FilesUnreachable("the container that was to hand Docker's directories over gave others")
-    for handle in handles:
-        _check_is_usable(handle)
+    _check_are_usable(handles)
     return handles
 
 
-def _check_is_usable(handle: Handle) -> None:
+def _check_are_usable(handles: Sequence[Handle]) -> None:
     """A security module of the machine (AppArmor, SELinux) may have other ideas.  Raises `FilesUnreachable`."""
     try:
-        with handle.use() as descriptor:
-            os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        for number, handle in enumerate(handles):
+            with handle.use() as descriptor:
+                path = f"/proc/self/fd/{descriptor}"
+                os.stat(f"{path}/.")
+                if not number:  # others may be passed through by everybody, but listed by root alone
+                    os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
         raise FilesUnreachable(
             f"Docker's directories were handed over, but are of no use here: {error.strerror}"
         ) from error
-
-
-def container_to_hand_to() -> str:
-    """The ID of the container that this process is in, if it is in one, and may use what is handed to it; else "".
-
-    Blocks, for less than a millisecond.
-    """
-    try:
-        mountinfo, status = (Path(f"/proc/self/{name}").read_text(errors="replace") for name in ("mountinfo", "status"))
-    except OSError:  # this is no Linux
-        return ""
-    return own_container(mountinfo) if may_read_all(status) else ""

@@ -26,9 +26,9 @@ async def source_states(
     if read := await _readable(local, directories):
         states = [SourceState("the engine's files", f"open, at {read}")]
     elif handed is not None and (read := await _readable(handed, directories)):
-        states = [SourceState("the engine's files", f"open: {read} was handed over to this container")]
+        states = [SourceState("the engine's files", f"open: {read} was handed over")]
     elif may_be_handed:
-        states = [SourceState("the engine's files", "handed over to a k3dreg that starts in this container")]
+        states = [SourceState("the engine's files", "handed over to k3dreg when it starts")]
     else:
         host = f"run k3dreg on the engine's machine, or in a container with -v {info.root_dir}:{info.root_dir}:ro"
         states = [SourceState("the engine's files", "closed: they cannot be read from here", host)]

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from k3dreg.config import Config
 from k3dreg.engine.client import Engine
-from k3dreg.files.handing import container_to_hand_to
+from k3dreg.files.handing import look_around
 from k3dreg.files.local import files_here
 from k3dreg.insight.source_states import source_states
 from k3dreg.model.engine import EngineInfo, ImageStore
@@ -28,7 +28,8 @@ async def engine_checks(config: Config, engine: Engine, workers: Workers, now: f
     version = ".".join(map(str, info.api_version))
     checks = [Check("engine", OK, f"{info.version} at {config.docker}, API {version}"), _store(info)]
     local = files_here(engine, workers, config.docker_root, config.content_store)
-    may_be_handed = config.reader == "on" and bool(await workers.run(container_to_hand_to))
+    here = await workers.run(look_around)
+    may_be_handed = config.reader == "on" and here.suits(config.docker.socket) and bool(here.directories(info))
     for state in await source_states(info, local, None, reader=config.reader, may_be_handed=may_be_handed):
         checks.append(Check(f"source: {state.name}", WARN if state.open_it else OK, state.says, state.open_it))
     checks.append(await _clock(engine, now))

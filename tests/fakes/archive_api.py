@@ -17,6 +17,7 @@ from zope.interface import implementer
 from k3dreg.interfaces import IEngineRequests, IPieceStream
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.errors import EngineError, EngineUnavailable
+from tests.fakes.consumers import Reader
 
 ROOT = "/var/lib/docker"
 CONTENT = f"{ROOT}/containerd/daemon/io.containerd.content.v1.content"
@@ -188,6 +189,9 @@ class FakeArchiveApi:
                     self.containers[identity]["State"] = "running"
                     self.run(self.containers[identity])
                     return _Response(b"")
+                if method == "PUT" and rest == ["archive"]:
+                    self.containers[identity]["put"] = (params["path"], _whole(cast(IBodyProducer, data)))
+                    return _Response(b"")
                 if state == "removing":
                     raise EngineError(f"RWLayer of container {identity} is unexpectedly nil", status=500)
                 return self._archive(method, identity, params["path"])
@@ -235,6 +239,14 @@ class FakeArchiveApi:
     def _new(self) -> int:
         self._number += 1
         return self._number
+
+
+def _whole(body: IBodyProducer) -> bytes:
+    """Of a body that does its work at once."""
+    reader = Reader()
+    body.startProducing(reader)
+    assert len(reader.received) == body.length
+    return reader.received
 
 
 def _json(value: object) -> _Response:

@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 
 # Without the engine's files, what Docker holds comes from `docker save`: the source that always works.
 EXPORTS_ONLY = ("--reader", "off")
+# Nothing is read in place, wherever the engine keeps its files.
+READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -146,9 +148,9 @@ def small_image(push: Push, busybox: bytes) -> PushedImage:
     return push("k3dreg-test/small", images.small_layers(busybox, message), message)
 
 
-@pytest.fixture(params=[(), EXPORTS_ONLY], ids=["files", "exports"])
+@pytest.fixture(params=[READERS_ONLY, EXPORTS_ONLY], ids=["readers", "exports"])
 def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """A daemon's options for where bytes come from: the best source, or exports only."""
+    """A daemon's options for where bytes come from: through containers that never run, or exports only."""
     options: tuple[str, ...] = request.param
     return options
 

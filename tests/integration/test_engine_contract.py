@@ -349,8 +349,10 @@ class _RealContract(_Contract):
                     pass
 
         image = await self.hold(self.an_image())
+        # Podman loses layers that are used anew while an image of theirs is removed, and is given none by k3dreg.
+        count = 1 if (await self.engine.info()).store is ImageStore.PODMAN else 3
         listed = 0
-        going = DeferredList([Deferred.fromCoroutine(come_and_go()) for _ in range(3)], fireOnOneErrback=True)
+        going = DeferredList([Deferred.fromCoroutine(come_and_go()) for _ in range(count)], fireOnOneErrback=True)
         while not going.called:
             names = [str(repository) for repository, _ in await EngineImageNames(self.engine).names()]
             self.case.assertIn(familiar(image.name).partition(":")[0], " ".join(names))

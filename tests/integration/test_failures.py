@@ -15,15 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import EXPORTS_ONLY, PushedImage
+from tests.integration.conftest import EXPORTS_ONLY, READERS_ONLY, PushedImage
 from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.images import MB
 from tests.integration.support.puller import Broken, LazyReader, Puller, chunks
 from tests.integration.support.rig import EngineAddress
-
-# Nothing is read in place, wherever the engine keeps its files.
-SOCKET_ONLY = ("--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +163,7 @@ def test_a_full_disk_does_not_matter_to_those_who_share_one_reading_of_docker_s_
     engine: EngineAddress, large: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
 ) -> None:
     state = tight_disk(40_000_000)
-    with running(engine, tmp_path, *SOCKET_ONLY, state=state) as daemon, ThreadPoolExecutor(4) as threads:
+    with running(engine, tmp_path, *READERS_ONLY, state=state) as daemon, ThreadPoolExecutor(4) as threads:
         sizes = list(threads.map(lambda _: _pull(daemon, large), range(4)))
         assert min(sizes) == max(sizes) > 5e8
         assert daemon.peak_memory() < 80 << 20

@@ -1,9 +1,12 @@
-"""The engine's directories handed over to k3dreg's own container: nothing is mounted but the socket."""
+"""The engine's directories handed over to a k3dreg that has nothing but the socket: in a container, or as nobody."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import PushedImage
-from tests.integration.support import rig
+from tests.integration.support import nobody, rig
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.image import IMAGE, build, inner
 from tests.integration.support.images import VERDICT
@@ -22,6 +26,8 @@ from tests.integration.support.node import Node
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
 
+# The user nobody of Debian, as a number.
+NOBODY = 65534
 HANDED = r"their directories were handed over in [0-9.]+ s"
 
 
@@ -130,6 +136,79 @@ def test_and_where_anybody_else_has(
         ),
     }[how]()
     check_files_are_read_in_place(docker, held, port, body)
+
+
+@pytest.mark.engines("docker28", "docker26")
+def test_of_the_containerd_store_it_need_not_be_root(
+    engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int
+) -> None:
+    group = str(Path(engine.socket).stat().st_gid)
+    body = {**started(engine, image, port, GroupAdd=[group], CapDrop=["ALL"]), "User": "65534"}
+    check_files_are_read_in_place(docker, held, port, body)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory of nobody's."""
+    directory = Path(tempfile.mkdtemp(prefix="k3dreg-nobody-"))
+    os.chown(directory, NOBODY, NOBODY)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def running_as_nobody(engine: EngineAddress, home: Path, *options: str) -> Iterator[Daemon]:
+    """A k3dreg of this machine's, not in a container; whoever runs it may use the engine's socket, and no more."""
+    before = nobody.words(NOBODY, Path(engine.socket).stat().st_gid)
+    with running(engine, home, *options, before=before) as daemon:
+        yield daemon
+
+
+@pytest.mark.engines("docker28", "docker26", "docker28-classic")
+def test_a_user_of_this_machine_needs_no_container(engine: EngineAddress, held: PushedImage, home: Path) -> None:
+    docker = Docker(engine.socket)
+    before, began = everything(docker), time.time()
+    with running_as_nobody(engine, home) as daemon:
+        if engine.containerd_store:
+            print(daemon.wait_for(HANDED)[0])
+        assert Puller(daemon.host, held.registry).image(held.repository, held.tag) > 400_000
+        # Of the classic store he may not read what root alone may.
+        assert (archives_read(docker, began) == 0) == engine.containerd_store
+        assert docker.exports(began, time.time()) == 0
+        if engine.containerd_store:
+            daemon.wait_for("changes of names are seen in .* \\(handed\\)")
+            assert everything(docker) == before
+        else:
+            assert "handed over" not in daemon.log()
+    assert everything(docker) == before
+
+
+@pytest.mark.engines("docker28")
+def test_his_node_runs_what_it_got_so(
+    engine: EngineAddress, layered_image: PushedImage, one_node: Node, home: Path
+) -> None:
+    layered_image.pull_into(engine)
+    with running_as_nobody(engine, home) as daemon:
+        daemon.wait_for(HANDED)
+        one_node.use_mirror(daemon.host)
+        one_node.pull(layered_image.name)
+        assert one_node.run(layered_image.name).split("\n")[:2] == [layered_image.message, VERDICT]
+    one_node.clean()
+    layered_image.remove_from(engine)
+
+
+@pytest.mark.engines("docker28")
+def test_what_a_killed_one_left_is_taken_away(engine: EngineAddress, docker: Docker, home: Path) -> None:
+    before = everything(docker)
+    with running_as_nobody(engine, home) as daemon:
+        while everything(docker) == before:
+            assert "handed over" not in daemon.log()
+        daemon.kill()
+        daemon.start()
+        daemon.wait_for(HANDED)
+        end = time.monotonic() + 10
+        while everything(docker) != before:
+            assert time.monotonic() < end
 
 
 @pytest.mark.engines("docker28", "docker28-classic")

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from k3dreg.files.asking import ROLE
-from tests.integration.conftest import PushedImage
+from tests.integration.conftest import READERS_ONLY, PushedImage
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, DockerError
 from tests.integration.support.puller import Puller, chunks
@@ -149,9 +149,8 @@ def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: Pu
     seed = int(os.environ.get("K3DREG_SEED", str(random.randrange(1 << 30))))
     print(f"K3DREG_SEED={seed}")
     docker = layered_image.pull_into(engine)
-    # Nothing is read in place, wherever the engine keeps its files; and not all of the image fits in the cache.
-    options = ("--docker-root", "/nonexistent", "--content-store", "/nonexistent", "--cache-size", "150M")
-    with running(engine, tmp_path, *options) as daemon:
+    # Not all of the image fits in the cache.
+    with running(engine, tmp_path, *READERS_ONLY, "--cache-size", "150M") as daemon:
         end = time.monotonic() + SECONDS
         clients = [Client(daemon, layered_image, seed + number, end) for number in range(CLIENTS)]
         for client in clients:

@@ -95,6 +95,9 @@ def test_images_are_pulled_through_it(
     service: Machine, host: str, engine: rig.EngineAddress, small_image: PushedImage
 ) -> None:
     docker = small_image.pull_into(engine)
+    # As all that it may use is the socket, Docker's directories are handed over to it.
+    service.wait_for("k3dreg.service", "their directories were handed over")
+    assert "was handed over" in status_page(host)
     assert Puller(host, small_image.registry).image(small_image.repository, "1") > 0
     docker.remove(small_image.name)
 
@@ -177,10 +180,10 @@ def test_with_the_drop_in_dockers_files_are_read_in_place(
     images = [push(f"k3dreg-test/{word}-drop-in", small_layers(busybox, word), word) for word in ("without", "with")]
     for image in images:
         image.pull_into(engine)
-    assert "they cannot be read from here" in status_page(host)
     # Where neither they nor containers can be used, images come out of exports.
     service.write(SETTINGS, "reader = false")
     service.run("systemctl restart k3dreg.service")
+    assert "they cannot be read from here" in status_page(host)
     assert Puller(host, images[0].registry).image(images[0].repository, "1") > 0
     assert re.search(r"/without-drop-in blob \S+ 200 export", service.log("k3dreg.service"))
     service.run(f"cd {CLONE}\n{steps('files in place')}")

@@ -23,6 +23,7 @@ from twisted.web.server import Site
 from k3dreg.config import Options
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.client import Engine
+from k3dreg.files.handing import Situation
 from k3dreg.model.engine import ImageStore
 from k3dreg.tools.checks import FAIL, OK, WARN, Check, as_json, as_text, status_of
 from k3dreg.tools.checks_engine import engine_checks
@@ -52,7 +53,7 @@ class EngineCase(SynchronousTestCase):
     def look(self, *arguments: str, now: float = 0.0, container: str = "") -> dict[str, Check]:
         options = Options({"HOME": "/nowhere"})
         options.parseOptions(list(arguments))
-        with mock.patch("k3dreg.tools.checks_engine.container_to_hand_to", lambda: container):
+        with mock.patch("k3dreg.tools.checks_engine.look_around", lambda: Situation(True, container, reads_all=True)):
             checks = self.done(engine_checks(options.config, self.engine, InlineWorkers(), now))
         return {check.name: check for check in checks}
 
@@ -67,7 +68,9 @@ class EngineTests(EngineCase):
         self.assertIn("28.5.2", found["engine"].says)
         self.assertIn("API 1.51", found["engine"].says)
         self.assertEqual(found["image store"].verdict, OK)
-        # There is no such directory on this machine: the line that would open it is there.
+        # There is no such directory on this machine: of an engine elsewhere, the line that would open it is there.
+        self.assertIn("handed over", found["source: the engine's files"].says)
+        found = self.look("--docker", "tcp://engine:2375")
         self.assertIn("-v /var/lib/docker:/var/lib/docker:ro", found["source: the engine's files"].advice)
         self.assertEqual(found["source: reader containers"].verdict, OK)
         self.assertEqual(self.look("--reader", "off")["source: reader containers"].verdict, WARN)

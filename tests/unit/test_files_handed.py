@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.files import hand_over, handing
 from k3dreg.files.handed import HandedPlaces
-from k3dreg.files.handing import Handing, may_read_all, own_container
+from k3dreg.files.handing import Handing, Situation, look_around, may_read_all
 from k3dreg.files.local import LocalFiles
+from k3dreg.files.own_image import OwnImage, own_container
 from k3dreg.interfaces import IEngineFiles
 from k3dreg.model.digest import Digest
+from k3dreg.model.engine import EngineInfo, ImageStore
+from k3dreg.model.engine_files import directories_to_hand_over
 from k3dreg.model.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
 from k3dreg.streaming.handles import Handle
 from tests.fakes.archive_api import INFO, FakeArchiveApi
@@ -53,6 +57,22 @@ def test_who_may_read_everybodys_files() -> None:
     assert not may_read_all("")
 
 
+def test_of_the_classic_store_only_what_may_be_read_is_of_use() -> None:
+    containerd = EngineInfo("", "", (1, 51), ImageStore.CONTAINERD, "overlayfs", "/var/lib/docker")
+    classic = EngineInfo("", "", (1, 51), ImageStore.CLASSIC, "overlay2", "/var/lib/docker")
+    assert len(Situation(True, "", reads_all=False).directories(containerd)) == 3
+    assert Situation(True, "", reads_all=False).directories(classic) == ()
+    assert len(Situation(True, "", reads_all=True).directories(classic)) == 1
+
+
+def test_whose_directories_can_be_handed_over() -> None:
+    assert Situation(True, OWN, reads_all=True).suits("")
+    assert Situation(True, "", reads_all=False).suits("/run/docker.sock")
+    assert not Situation(True, "", reads_all=True).suits("")
+    assert not Situation(False, OWN, reads_all=True).suits("/run/docker.sock")
+    assert look_around().linux == sys.platform.startswith("linux")
+
+
 class HandingTests(SynchronousTestCase):
     """With real descriptors and sockets; only the engine is one in memory."""
 
@@ -86,8 +106,8 @@ class HandingTests(SynchronousTestCase):
         hand_over.main(name, *(sources[target] for target in targets))
 
     def take(self, *alternatives: tuple[str, ...]) -> Deferred[Mapping[str, Handle]]:
-        hands = Handing(self.engine, self.workers, "owner")
-        return Deferred.fromCoroutine(hands.take(OWN, alternatives or (self.directories,)))
+        hands = Handing(self.engine, self.workers, "owner", OwnImage(self.engine, OWN))
+        return Deferred.fromCoroutine(hands.take(alternatives or (self.directories,)))
 
     def taken(self, *alternatives: tuple[str, ...]) -> Mapping[str, Handle]:
         return self.successResultOf(self.take(*alternatives))
@@ -211,11 +231,11 @@ class _Hands:
     """Gives the directories of this machine when it is told to."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Sequence[tuple[str, ...]]]] = []
+        self.asked: list[Sequence[tuple[str, ...]]] = []
         self.waiting: list[Deferred[None]] = []
 
-    async def take(self, container: str, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
-        self.asked.append((container, alternatives))
+    async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
+        self.asked.append(alternatives)
         self.waiting.append(Deferred())
         await self.waiting[-1]
         return {directory: Handle(os.open(directory, os.O_PATH)) for directory in alternatives[0]}
@@ -234,7 +254,7 @@ class HandedPlacesTests(SynchronousTestCase):
         Path(self.path).write_bytes(DATA)
         self.hands = _Hands()
         self.otherwise = FakeEngineFiles({})
-        self.places = HandedPlaces(self.engine, self.hands, self.clock, OWN, self.otherwise)
+        self.places = HandedPlaces(self.engine, self.hands, self.clock, directories_to_hand_over, self.otherwise)
         self.files: IEngineFiles = LocalFiles(InlineWorkers(), self.places, "handed")
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
@@ -248,7 +268,10 @@ class HandedPlacesTests(SynchronousTestCase):
 
     def test_files_are_read_below_what_was_handed_over(self) -> None:
         beginning = self.begin(self.places.begin())
-        self.assertEqual(self.hands.asked[0][0], OWN)
+        self.assertEqual(
+            self.hands.asked[0][0],
+            (str(self.directory), str(self.directory.with_name("io.containerd.metadata.v1.bolt"))),
+        )
         self.give()
         self.successResultOf(beginning)
         self.directory.rename(self.root / "elsewhere")
@@ -285,16 +308,17 @@ class HandedPlacesTests(SynchronousTestCase):
         self.fails(self.files.stat(self.path), FilesUnreachable)
         self.assertEqual(self.hands.asked, [])
 
-    def test_after_a_refusal_it_is_asked_again_in_five_minutes(self) -> None:
-        beginning = self.begin(self.places.begin())
-        self.hands.waiting[-1].errback(EngineError("authorization denied by plugin", status=403))
-        self.successResultOf(beginning)
-        for _ in range(2):
-            self.clock.advance(149)
-            self.fails(self.files.stat(self.path), FilesUnreachable)
-        self.assertEqual(len(self.hands.asked), 1)
-        self.clock.advance(2)
-        asking = self.begin(self.files.stat(self.path))
+    def test_after_a_refusal_it_is_asked_again_in_five_minutes_then_in_ten(self) -> None:
+        asking = self.begin(self.places.locate(self.path))
+        for count, minutes in enumerate((5, 10), 1):
+            self.hands.waiting[-1].errback(EngineError("authorization denied by plugin", status=403))
+            self.failureResultOf(asking, FilesUnreachable)
+            for _ in range(2):
+                self.clock.advance(minutes * 30 - 1)
+                self.fails(self.files.stat(self.path), FilesUnreachable)
+            self.assertEqual(len(self.hands.asked), count)
+            self.clock.advance(2)
+            asking = self.begin(self.files.stat(self.path))
         self.give()
         self.assertEqual(self.successResultOf(asking).size, len(DATA))
 

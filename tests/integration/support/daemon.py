@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.integration.support.rig import EngineAddress
@@ -23,8 +23,12 @@ _DEFECTS = ("Traceback (most recent call last)", "Unhandled error in Deferred", 
 class Daemon:
     """`k3dreg` in the foreground.  Its log is a file; `host` is where it listens, as HOST:PORT."""
 
-    def __init__(self, engine: EngineAddress, state: Path, log: Path, *options: str) -> None:
+    def __init__(
+        self, engine: EngineAddress, state: Path, log: Path, *options: str, before: Sequence[str] = ()
+    ) -> None:
+        """`before` is to be put before its command."""
         self._command = [
+            *before,
             *program(),
             *["--listen", "tcp:0:interface=127.0.0.1", "--docker", engine.url, "--state-dir", str(state)],
             *["--log-level", "debug"],
@@ -135,9 +139,11 @@ def program() -> list[str]:
 
 
 @contextlib.contextmanager
-def running(engine: EngineAddress, directory: Path, *options: str, state: Path | None = None) -> Iterator[Daemon]:
-    """A daemon for the time of a `with`.  Its state and its log go into `directory`."""
-    daemon = Daemon(engine, state or directory / "state", directory / "log", *options)
+def running(
+    engine: EngineAddress, directory: Path, *options: str, state: Path | None = None, before: Sequence[str] = ()
+) -> Iterator[Daemon]:
+    """A daemon for the time of a `with`.  Its state and its log go into `directory`; `before` as of `Daemon`."""
+    daemon = Daemon(engine, state or directory / "state", directory / "log", *options, before=before)
     daemon.start()
     try:
         yield daemon
