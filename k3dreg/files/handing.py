@@ -115,8 +115,7 @@ class Handing:
                     opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
                     handles = await self._workers.run(_receive, door, len(directories))
                 finally:
-                    with suppress(OSError):
-                        door.shutdown(socket.SHUT_RDWR)  # wakes that thread
+                    _knock(name)
                     await remove(self._engine, made)
         return dict(zip(directories, handles, strict=True))
 
@@ -166,6 +165,8 @@ def _receive(door: socket.socket, count: int) -> list[Handle]:
                     if struct.unpack("3i", told)[1] in (0, os.geteuid()):
                         connection.settimeout(_PATIENCE)
                         _, descriptors, _, _ = socket.recv_fds(connection, 1, count)
+                        if not descriptors:
+                            raise FilesUnreachable("the container that was to hand Docker's directories over gave none")
     except OSError as error:
         raise FilesUnreachable(f"the container that was to hand Docker's directories over did not: {error}") from error
     for descriptor in descriptors:
@@ -175,6 +176,16 @@ def _receive(door: socket.socket, count: int) -> list[Handle]:
         raise FilesUnreachable("the container that was to hand Docker's directories over gave others")
     _check_are_usable(handles)
     return handles
+
+
+def _knock(name: str) -> None:
+    """End a `_receive` that waits there, or will, by giving it nothing.
+
+    A socket that is shut down does not: Python goes on asking it for connections until its timeout.
+    """
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+        knocking.setblocking(False)
+        knocking.connect(f"\0{name}")
 
 
 def _check_are_usable(handles: Sequence[Handle]) -> None:

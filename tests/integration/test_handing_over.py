@@ -198,17 +198,25 @@ def test_his_node_runs_what_it_got_so(
 
 
 @pytest.mark.engines("docker28")
-def test_what_a_killed_one_left_is_taken_away(engine: EngineAddress, docker: Docker, home: Path) -> None:
+def test_one_that_is_stopped_meanwhile_leaves_nothing_and_what_a_killed_one_left_is_taken_away(
+    engine: EngineAddress, docker: Docker, home: Path
+) -> None:
     before = everything(docker)
-    with running_as_nobody(engine, home) as daemon:
-        while everything(docker) == before:
-            assert "handed over" not in daemon.log()
-        daemon.kill()
-        daemon.start()
-        daemon.wait_for(HANDED)
-        end = time.monotonic() + 10
-        while everything(docker) != before:
-            assert time.monotonic() < end
+    for end in (Daemon.stop, Daemon.kill):
+        with running_as_nobody(engine, home) as daemon:
+            while everything(docker) == before:
+                assert "handed over" not in daemon.log()
+            began = time.monotonic()
+            end(daemon)
+            # Not when the container that is no more was to have done its work.
+            assert time.monotonic() - began < 10
+            if end == Daemon.stop:
+                assert everything(docker) == before
+            daemon.start()
+            daemon.wait_for(HANDED)
+            patience = time.monotonic() + 10
+            while everything(docker) != before:
+                assert time.monotonic() < patience
 
 
 @pytest.mark.engines("docker28", "docker28-classic")

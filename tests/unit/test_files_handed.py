@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,9 @@ class HandingTests(SynchronousTestCase):
         taking.cancel()
         self.failureResultOf(taking, CancelledError)
         self.check_nothing_is_left()
+        began = time.monotonic()
         workers.work()
+        self.assertLess(time.monotonic() - began, handing._PATIENCE / 2)
 
     def test_another_user_of_the_machine_is_not_listened_to(self) -> None:
         def run(made: dict[str, Any]) -> None:

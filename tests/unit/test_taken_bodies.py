@@ -151,7 +151,7 @@ class BodyTests(TakenCase):
         self.assertTrue(self.data.startswith(self.taken))
 
     async def test_what_is_no_chunk_fails_it(self) -> None:
-        self.parts(self.data, end=b"hello")
+        self.parts(self.data, end=b"hello\r\n")
         with self.assertRaises(EngineUnavailable):
             await self.take(await self.body())
         self.check()
