@@ -22,17 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.files.asking import OWNER, ROLE, ask, containers_of, create, mounts, remove
 from k3dreg.files.helping import Helper, Helpers
 from k3dreg.files.own_image import own_container
 from k3dreg.interfaces import IEngineRequests
+from k3dreg.log import make_logger
 from k3dreg.model.engine import EngineInfo, ImageStore
 from k3dreg.model.engine_files import directories_to_hand_over
-from k3dreg.model.errors import FilesUnreachable
+from k3dreg.model.errors import EngineError, FilesUnreachable
 from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.pieces import Pieces
 from k3dreg.streaming.workers import Workers
+
+log = make_logger()
 
 _ROLE = "handing-over"
 # Seconds in which a container has started and done its work: tenths of one, but the machine may be busy.
@@ -110,11 +114,15 @@ class Handing:
                     alternatives,
                     lambda directories: _description(helper, self._owner, name, directories),
                 )
+                watching: Deferred[None] | None = None
                 try:
                     await self._start(made, helper)
+                    watching = Deferred.fromCoroutine(self._knock_when_over(made, name))
                     opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
                     handles = await self._workers.run(_receive, door, len(directories))
                 finally:
+                    if watching is not None:
+                        watching.cancel()
                     _knock(name)
                     await remove(self._engine, made)
         return dict(zip(directories, handles, strict=True))
@@ -125,6 +133,16 @@ class Handing:
             where = f"/containers/{container}/archive"
             await ask(self._engine, "PUT", where, params={"path": "/"}, data=data, headers=headers)
         await ask(self._engine, "POST", f"/containers/{container}/start")
+
+    async def _knock_when_over(self, container: str, name: str) -> None:
+        """When it has ended, whatever it was to hand over has come, or never will."""
+        try:
+            await ask(self._engine, "POST", f"/containers/{container}/wait")
+        except CancelledError:
+            return
+        except EngineError as error:
+            log.debug("a container is not waited for: {error}", error=error)
+        _knock(name)
 
     async def _remove_earlier(self) -> None:
         """What a k3dreg that was killed has left."""

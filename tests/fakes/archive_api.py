@@ -103,6 +103,7 @@ class FakeArchiveApi:
         self.refuses = 0  # status of the answer to the creation of a container
         self.refuses_after = 99  # containers
         self.breaks_imports = False
+        self.runs_on = False  # containers do not end
         self.run: Callable[[dict[str, Any]], object] | None = None
         self.down = False
         self.holds = False  # new archives are held
@@ -189,6 +190,10 @@ class FakeArchiveApi:
                     self.containers[identity]["State"] = "running"
                     self.run(self.containers[identity])
                     return _Response(b"")
+                if rest == ["wait"]:
+                    ended = ArchiveStream(b'{"StatusCode": 0}', self.step)
+                    ended.held = self.runs_on
+                    return _Response(ended)
                 if method == "PUT" and rest == ["archive"]:
                     self.containers[identity]["put"] = (params["path"], _whole(cast(IBodyProducer, data)))
                     return _Response(b"")

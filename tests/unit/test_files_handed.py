@@ -179,8 +179,18 @@ class HandingTests(SynchronousTestCase):
         self.assertIn("no such file", self.fails(EngineError))
         self.check_nothing_is_left()
 
-    def test_one_that_hands_nothing_over_is_not_waited_for_for_long(self) -> None:
+    def test_one_that_ends_and_has_handed_nothing_over_is_not_waited_for(self) -> None:
         self.engine.run = lambda made: None
+        self.assertIn("gave none", self.fails(FilesUnreachable))
+        self.check_nothing_is_left()
+
+    def test_nor_one_that_is_gone_already(self) -> None:
+        self.engine.run = lambda made: self.engine.containers.pop(next(reversed(self.engine.containers)))
+        self.assertIn("gave none", self.fails(FilesUnreachable))
+        self.check_nothing_is_left()
+
+    def test_one_that_goes_on_is_not_waited_for_for_long(self) -> None:
+        self.engine.run, self.engine.runs_on = lambda made: None, True
         with mock.patch.object(handing, "_PATIENCE", 0.05):
             self.assertIn("timed out", self.fails(FilesUnreachable))
         self.check_nothing_is_left()
