@@ -94,7 +94,7 @@ def test_a_pull_under_way_does_not_notice_a_reload(
     assert size > 32 * MB
 
     def reload_twice() -> None:
-        settings.write_text('cache-size = "1GB"\nalias = ["other.example:5000"]\ndocker-root = "/elsewhere"')
+        settings.write_text('cache-size = "1GB"\nalias = ["other.example:5000"]\nlog-format = "json"')
         managed.send(signal.SIGHUP)
         manager.hear("RELOADING=1\nMONOTONIC_USEC=")
         assert "settings" not in manager.hear("READY=1")
@@ -106,7 +106,7 @@ def test_a_pull_under_way_does_not_notice_a_reload(
 
     assert puller.blob(layered_image.repository, digest, size, halfway=reload_twice) == size
     managed.wait_for("settings were read again: new are alias, cache-size")
-    managed.wait_for("from the next start on: docker-root")
+    managed.wait_for("from the next start on: log-format")
     managed.wait_for("settings stay as they are: .*'cache-sise'")
     managed.wait_for(rf"blob {digest[:19]}\S* 200")
     assert puller.image(layered_image.repository, "1") > size
