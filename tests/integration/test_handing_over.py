@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 import uuid
@@ -17,7 +18,7 @@ import pytest
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support import nobody, rig
-from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.image import IMAGE, build, inner
 from tests.integration.support.images import VERDICT
@@ -222,6 +223,25 @@ def test_one_that_is_stopped_meanwhile_leaves_nothing_and_what_a_killed_one_left
             daemon.start()
             daemon.wait_for(HANDED)
             wait_until_as_before(docker, before)
+
+
+@pytest.mark.engines("docker28")
+def test_where_docker_is_elsewhere_nothing_comes_of_it_and_that_is_soon_known(
+    engine: EngineAddress, docker: Docker, tmp_path: Path
+) -> None:
+    before, log = everything(docker), tmp_path / "log"
+    # As a Docker whose socket leads into a virtual machine: the container is in another network namespace.
+    command = ["unshare", "--net", *program(), "--listen", f"unix:{tmp_path}/port", "--docker", engine.url]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*command, "--state-dir", f"{tmp_path}/state"], stdout=out, stderr=out)
+    end = time.monotonic() + 15
+    while "more slowly than they could be: the container that was to hand" not in log.read_text():
+        assert time.monotonic() < end, log.read_text()
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    process.terminate()
+    process.wait(30)
+    assert everything(docker) == before
 
 
 def _is_seen(docker: Docker, before: dict[str, set[str]], daemon: Daemon) -> bool:
