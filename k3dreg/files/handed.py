@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -59,6 +59,7 @@ class HandedPlaces:
         self._again_at = 0.0
         self._pause = _AGAIN
         self._complaint = ""
+        self._closed = False
 
     async def begin(self) -> None:
         """Ask for the directories, so that they are there for the first pull.  Cancelling ends it."""
@@ -87,9 +88,13 @@ class HandedPlaces:
         raise FileAbsent("the engine keeps no such file where it was looked for")
 
     async def close(self) -> None:
-        """Nothing is left on the engine's side."""
+        """Nothing is left on the engine's side.
+
+        What is under way is waited for, some tenths of a second: the engine does what it was asked for even if nobody
+        waits for that, and then nobody would remove it.
+        """
+        self._closed = True
         if self._taking is not None:
-            self._taking.cancel()
             await self._taken.wait()
         self._handles = {}
 
@@ -99,7 +104,7 @@ class HandedPlaces:
         wanted = (info.id, self._wanted(info))
         if wanted == self._known and (self._handles or not self._taken.is_set or now < self._again_at):
             return
-        if self._taking is not None and not self._taken.is_set:
+        if self._closed or (self._taking is not None and not self._taken.is_set):
             return  # for what the engine was before; who asks next finds that out
         self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
         self._known, self._handles = wanted, {}
@@ -117,8 +122,6 @@ class HandedPlaces:
                     "Docker's files are read in place: their directories were handed over in {seconds:.1f} s",
                     seconds=seconds,
                 )
-        except CancelledError:
-            pass
         except EngineUnavailable as error:
             self._known = None  # whoever asks next asks for them again
             log.debug("Docker's directories are not handed over: {error}", error=error)

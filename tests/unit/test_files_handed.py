@@ -368,12 +368,17 @@ class HandedPlacesTests(SynchronousTestCase):
         self.give()
         self.successResultOf(beginning)
 
-    def test_a_stop_ends_it(self) -> None:
+    def test_a_stop_waits_for_what_is_under_way(self) -> None:
         beginning = self.begin(self.places.begin())
-        self.successResultOf(self.begin(self.places.close()))
-        self.successResultOf(beginning)
+        beginning.cancel()
+        self.failureResultOf(beginning, CancelledError)
+        closing = self.begin(self.places.close())
+        self.assertNoResult(closing)
+        self.give()
+        self.successResultOf(closing)
         self.assertFalse(self.places._handles)
         self.fails(self.files.stat(self.path), FilesUnreachable)
+        self.assertEqual(len(self.hands.asked), 1)
         self.successResultOf(self.begin(self.places.close()))
 
     def test_a_beginning_that_is_cancelled_begins_nothing_more(self) -> None:
