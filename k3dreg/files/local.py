@@ -24,6 +24,8 @@ from k3dreg.streaming.workers import Workers
 # Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who
 # follows the layer hears of new bytes some hundred times a second.
 _STEP = 8 * 1024 * 1024
+# Bytes that are searched at a time: no more than a worker has in memory for other things.
+_SEARCHED = 256 * 1024
 # IBlob.read is for manifests and configs.
 _LARGEST_READ = 8 * 1024 * 1024
 # O_NONBLOCK: opening a pipe must not wait for somebody at its other end.
@@ -226,11 +228,11 @@ def _version(place: Place) -> NamesVersion | None:
 
 def _contains(place: Place, text: bytes) -> bool:
     with _errors(), place.use() as path, open(path, "rb") as file:
-        end = b""
-        while data := file.read(_STEP):
-            if text in end + data:
+        data = b""
+        while more := file.read(_SEARCHED):
+            data = data[1 - len(text) :] + more
+            if text in data:
                 return True
-            end = data[1 - len(text) :]
     return False
 
 
