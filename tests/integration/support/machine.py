@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -133,5 +135,9 @@ def _wait_until_up(process: subprocess.Popen[bytes], console: Path) -> int:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """All at once: nothing that it would write when it shuts down is wanted."""
+    # Its first process does not end with systemd-nspawn; with it end all the others.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
     process.kill()
     process.wait(_PATIENCE)
