@@ -167,11 +167,11 @@ class Reach:
         """`in_place` are the options by which files are read in place, () if they cannot be; `image` is k3dreg's, which
         is given the engine's socket at `image_socket`, "" if the engine has none.
         """
-        ways = {way: self.start(*_NO_FILES, "--reader", "stopped") for way in _BY_SOCKET}
+        through_api = self.start(*_NO_FILES, "--reader", "stopped")
         if self.containerd_store:
-            ways["socket only"] = self.start(*_NO_FILES)
+            ways = {"socket only": self.start(*_NO_FILES), "through the API": through_api}
         else:  # whose directories are handed over to root alone, who could as well read them in place
-            del ways["through the API"]
+            ways = {"socket only": through_api}
         if in_place:
             ways["files readable"] = self.start(*in_place)
         if image:

@@ -53,8 +53,8 @@ class HandedPlaces:
         self._otherwise = otherwise
         self._known: tuple[str, tuple[tuple[str, ...], ...]] | None = None
         self._handles: Mapping[str, Handle] = {}
-        self._taking: Deferred[None] | None = None
         self._taken: Outcome[None] = Outcome()
+        self._taken.succeed(None)  # nothing is under way
         self._began = 0.0
         self._again_at = 0.0
         self._pause = _AGAIN
@@ -94,8 +94,7 @@ class HandedPlaces:
         waits for that, and then nobody would remove it.
         """
         self._closed = True
-        if self._taking is not None:
-            await self._taken.wait()
+        await self._taken.wait()
         self._handles = {}
 
     def _ensure(self, info: EngineInfo) -> None:
@@ -104,13 +103,13 @@ class HandedPlaces:
         wanted = (info.id, self._wanted(info))
         if wanted == self._known and (self._handles or not self._taken.is_set or now < self._again_at):
             return
-        if self._closed or (self._taking is not None and not self._taken.is_set):
+        if self._closed or not self._taken.is_set:
             return  # for what the engine was before; who asks next finds that out
         self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
         self._known, self._handles = wanted, {}
         self._began, self._again_at = now, now + self._pause
         self._taken = Outcome()
-        self._taking = Deferred.fromCoroutine(self._take(wanted[1], self._taken))
+        Deferred.fromCoroutine(self._take(wanted[1], self._taken))
 
     async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
         try:

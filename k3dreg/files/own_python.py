@@ -15,7 +15,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,10 +24,10 @@ from k3dreg.files import hand_over
 from k3dreg.files.asking import image_of_nothing
 from k3dreg.files.helping import Helper
 from k3dreg.files.local import LocalBlob
+from k3dreg.files.scratch import ScratchFile
 from k3dreg.interfaces import IEngineRequests
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import FilesUnreachable
-from k3dreg.streaming.handles import FileHandle
 from k3dreg.streaming.workers import Workers
 
 _IMAGE = "k3dreg-hands-over"
@@ -81,16 +80,19 @@ class OwnPython:
             )
 
     def _collect(self) -> tuple[list[str], LocalBlob]:
-        """How it is called, and the tar of its files.  For worker threads.  Raises `FilesUnreachable`."""
+        """How it is called, and the tar of its files.  For worker threads.
+
+        Raises `FilesUnreachable`, and `StoreError` where there can be no temporary file.
+        """
         try:
             told = _told()
-            with tempfile.TemporaryFile(dir=self._scratch) as file:
+            files = ScratchFile(self._scratch)
+            with files.use() as descriptor, os.fdopen(descriptor, "w+b", closefd=False) as file:
                 script = Path(hand_over.__file__).read_text()
                 command = [*_write(told, file), "-S", "-s", "-B", "-c", script]
                 file.seek(0)
                 digest = Digest.parse(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
-                handle = FileHandle(descriptor=os.dup(file.fileno()))
-                return command, LocalBlob(self._workers, handle, digest, file.tell())
+                return command, LocalBlob(self._workers, files, digest, file.tell())
         except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
             raise FilesUnreachable(f"this Python cannot be run in a container: {type(error).__name__}") from error
 

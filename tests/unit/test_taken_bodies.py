@@ -19,7 +19,7 @@ from twisted.web.iweb import IAgent
 from k3dreg.engine.endpoint import EngineAddress, make_agent, make_pool
 from k3dreg.files.archived import ArchivedFile
 from k3dreg.files.scratch import Spool
-from k3dreg.model.errors import ContentGone, EngineUnavailable, StoreFull
+from k3dreg.model.errors import ContentGone, EngineSilent, EngineUnavailable, StoreFull
 from k3dreg.streaming.bodies import ResponseBody
 from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.taken import run_taking
@@ -154,6 +154,12 @@ class BodyTests(TakenCase):
         self.parts(self.data, end=b"hello\r\n")
         with self.assertRaises(EngineUnavailable):
             await self.take(await self.body())
+        self.check()
+
+    async def test_nor_is_the_end_of_a_line_waited_for_for_ever(self) -> None:
+        self.parts(self.data, end=b"hello")
+        with self.assertRaises(EngineSilent):
+            await self.take(await self.body(silence=0.5))
         self.check()
 
     async def test_a_worker_that_fails_gives_it_back(self) -> None:
