@@ -213,7 +213,7 @@ class HandingTests(SynchronousTestCase):
         self.check_nothing_is_left()
 
     def test_cancelled_it_removes_the_container_and_no_thread_waits_any_longer(self) -> None:
-        self.engine.run = lambda made: None
+        self.engine.run, self.engine.runs_on = lambda made: None, True
         self.workers = workers = ManualWorkers()
         taking = self.take()
         self.assertEqual(len(workers.waiting), 1)
