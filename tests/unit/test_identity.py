@@ -27,7 +27,7 @@ def test_an_engine_tells_for_whom_it_asks(engine: str) -> None:
         assert not is_on_our_behalf(engine.format(client))
 
 
-@pytest.mark.parametrize("agent", [None, "", "containerd/2.1", USER_AGENT])
+@pytest.mark.parametrize("agent", [None, "", "containerd/2.1", USER_AGENT], ids=["none", "empty", "node", "us"])
 def test_whoever_is_no_engine_asks_for_himself(agent: str | None) -> None:
     assert not is_on_our_behalf(agent)
 
