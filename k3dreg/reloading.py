@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from attrs import evolve, fields_dict
@@ -85,7 +85,7 @@ class Reloader:
         except (usage.UsageError, K3dregError) as error:
             log.error("settings stay as they are: {error}", error=error)
             return str(error)
-        new, environment = options.config, options.settings_environment
+        new = options.config
         changed = {name for name in fields_dict(Config) if getattr(new, name) != getattr(self._config, name)}
         taken = changed & {name for names, _ in self._parts for name in names}
         # The others keep the value that they were started with, and are spoken of at each reload until the restart.
@@ -94,10 +94,16 @@ class Reloader:
         for names, apply in self._parts:
             if names & taken:
                 apply(self._config)
-        left = _listed(changed - taken, *["environment"] * (environment != self._options.settings_environment))
+        environments = [_of_others(each.settings_environment) for each in (options, self._options)]
+        left = _listed(changed - taken, *["environment"] * (environments[0] != environments[1]))
         if left:
             log.warn("changed, and used from the next start on: {left}", left=left)
         return ""
+
+
+def _of_others(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that are not k3dreg's own settings: those are fields of `Config`, and told of as such."""
+    return {name: value for name, value in environment.items() if not name.startswith(("K3DREG_", "REGISTRY_"))}
 
 
 def _listed(fields: set[str], *others: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from attrs import frozen
@@ -11,7 +11,7 @@ from attrs import frozen
 from k3dreg.model.credentials import BasicAuth
 from k3dreg.model.reference import Repository
 from k3dreg.model.trace import Trace
-from k3dreg.protocol.routes import Query
+from k3dreg.protocol.routes import Query, Route
 from k3dreg.web.answers import Answer, Conditions
 from k3dreg.web.bodies import RequestBody
 
@@ -42,6 +42,14 @@ class Exchange:
 
 Handler = Callable[[Any, Exchange], Awaitable[Answer]]
 Methods = Mapping[str, Handler]
+
+
+class Handlers(Protocol):
+    """Handlers of some routes."""
+
+    @property
+    def table(self) -> Mapping[type[Route], Methods]:
+        """Return which handler answers which route with which method, by the settings that are in force now."""
 
 
 def location(repository: Repository, rest: str) -> str:

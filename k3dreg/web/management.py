@@ -21,7 +21,7 @@ class ManagementHandlers:
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
-        """Which handler answers which route.  None at all when nothing may be deleted: that is 405."""
+        """See `Handlers`.  It is empty while nothing may be deleted, so that DELETE gets 405."""
         if not self._uploads.deleting:
             return {}
         return {ManifestRoute: {"DELETE": self.delete_manifest}, BlobRoute: {"DELETE": self.delete_blob}}

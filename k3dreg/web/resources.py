@@ -19,13 +19,8 @@ from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import (
     Base,
     BlobRoute,
-    CatalogRoute,
     ManifestRoute,
-    ReferrersRoute,
     Route,
-    TagsRoute,
-    UploadRoute,
-    UploadsRoute,
     parse_target,
 )
 from k3dreg.protocol.trace_context import trace_id_of
@@ -33,7 +28,7 @@ from k3dreg.web.access import Access
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
 from k3dreg.web.connection import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
-from k3dreg.web.exchange import Content, Exchange, Handler, Methods
+from k3dreg.web.exchange import Content, Exchange, Handler, Handlers, Methods
 from k3dreg.web.log import Record, kind_of, name_of, quoted
 from k3dreg.web.operations import HEALTH, Operations
 from k3dreg.web.patience import patience_of
@@ -54,30 +49,32 @@ class RegistryApi(Resource):
         self,
         registry: IRegistry,
         clock: IReactorTime,
-        more: Sequence[Mapping[type[Route], Methods]],
+        more: Sequence[Handlers],
         observer: IObserver,
         access: Access,
     ) -> None:
-        """`more` are the tables of other handlers: of pushing, discovery, management."""
+        """`more` are the handlers of pushing, discovery and management."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._access = access
         self._observer = observer
         self._registry = registry
         self._clock = clock
-        # The whole API.  A method that is not here is answered by 405.
-        self._handlers: dict[type[Route], Methods] = {
+        self._more = more
+        self._own: Mapping[type[Route], Methods] = {
             Base: _reading(self._base),
             ManifestRoute: _reading(self._manifest),
             BlobRoute: _reading(self._blob),
-            TagsRoute: {},
-            ReferrersRoute: {},
-            CatalogRoute: {},
-            UploadsRoute: {},
-            UploadRoute: {},
         }
-        for table in more:
-            for route, methods in table.items():
-                self._handlers[route] = {**self._handlers[route], **methods}
+
+    def _methods(self, route: Route) -> Methods:
+        """Return the methods that `route` has now; a request with another one is answered by 405.
+
+        The tables are read at each request, because a reload of the settings may change them.
+        """
+        found = dict(self._own.get(type(route), {}))
+        for handlers in self._more:
+            found.update(handlers.table.get(type(route), {}))
+        return found
 
     def render(self, request: Request) -> int:
         """Answer any request, of any method."""
@@ -92,7 +89,7 @@ class RegistryApi(Resource):
         record.quiet = isinstance(route, Base)
         record.trace.patience = patience_of(request.getHeader("User-Agent"))
         record.trace.circular = is_on_our_behalf(request.getHeader("User-Agent"))
-        methods = self._handlers[type(route)]
+        methods = self._methods(route)
         handler = methods.get(method)
         if handler is None:
             return render(request, self._clock, record, _at_once(method_not_allowed(list(methods))))
@@ -134,7 +131,7 @@ class Root(Resource):
         self,
         registry: IRegistry,
         clock: IReactorTime,
-        more: Sequence[Mapping[type[Route], Methods]] = (),
+        more: Sequence[Handlers] = (),
         observer: IObserver = NOBODY,
         operations: Operations | None = None,
         access: Access | None = None,

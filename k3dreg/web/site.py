@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
@@ -11,12 +10,11 @@ from twisted.web.server import Site
 
 from k3dreg.interfaces import IDiscovery, IObserver, IRegistry, IUploads
 from k3dreg.observing import NOBODY
-from k3dreg.protocol.routes import Route
 from k3dreg.web.access import Access
 from k3dreg.web.answers import plain_refusal
 from k3dreg.web.connection import BodyChannel, BodyRequest
 from k3dreg.web.discovery import DiscoveryHandlers
-from k3dreg.web.exchange import Methods
+from k3dreg.web.exchange import Handlers
 from k3dreg.web.management import ManagementHandlers
 from k3dreg.web.operations import Operations
 from k3dreg.web.resources import Root
@@ -108,11 +106,11 @@ def make_site(
     `reactor` is the clock of timeouts and of the log's seconds.  A line has at most 16 KiB and so has a request's
     head (Twisted's limits, kept).
     """
-    more: list[Mapping[type[Route], Methods]] = []
+    more: list[Handlers] = []
     if uploads is not None:
-        more += [PushHandlers(uploads).table, ManagementHandlers(uploads).table]
+        more += [PushHandlers(uploads), ManagementHandlers(uploads)]
     if discovery is not None:
-        more.append(DiscoveryHandlers(discovery).table)
+        more.append(DiscoveryHandlers(discovery))
     return RegistrySite(  # type: ignore[no-untyped-call]
         Root(registry, reactor, more, observer, operations, access),
         timeout=IDLE_SECONDS,

@@ -24,14 +24,20 @@ class Daemon:
     """`k3dreg` in the foreground.  Its log is a file; `host` is where it listens, as HOST:PORT."""
 
     def __init__(
-        self, engine: EngineAddress, state: Path, log: Path, *options: str, before: Sequence[str] = ()
+        self,
+        engine: EngineAddress,
+        state: Path,
+        log: Path,
+        *options: str,
+        before: Sequence[str] = (),
+        log_level: str = "debug",
     ) -> None:
-        """`before` is to be put before its command."""
+        """`before` is to be put before its command.  With an empty `log_level`, the settings say it."""
         self._command = [
             *before,
             *program(),
             *["--listen", "tcp:0:interface=127.0.0.1", "--docker", engine.url, "--state-dir", str(state)],
-            *["--log-level", "debug"],
+            *(["--log-level", log_level] if log_level else []),
             *options,
         ]
         self._log = log
@@ -140,10 +146,16 @@ def program() -> list[str]:
 
 @contextlib.contextmanager
 def running(
-    engine: EngineAddress, directory: Path, *options: str, state: Path | None = None, before: Sequence[str] = ()
+    engine: EngineAddress,
+    directory: Path,
+    *options: str,
+    state: Path | None = None,
+    before: Sequence[str] = (),
+    log_level: str = "debug",
 ) -> Iterator[Daemon]:
-    """A daemon for the time of a `with`.  Its state and its log go into `directory`; `before` as of `Daemon`."""
-    daemon = Daemon(engine, state or directory / "state", directory / "log", *options, before=before)
+    """A daemon for the time of a `with`.  Its state and its log go into `directory`; the rest is as of `Daemon`."""
+    log = directory / "log"
+    daemon = Daemon(engine, state or directory / "state", log, *options, before=before, log_level=log_level)
     daemon.start()
     try:
         yield daemon
