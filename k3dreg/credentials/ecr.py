@@ -22,8 +22,9 @@ _HELPER = "ecr-login"
 # The helper keeps tokens in a file of its own otherwise; here they are kept in memory, and nowhere else.
 _HELPER_ENVIRONMENT = {"AWS_ECR_DISABLE_CACHE": "true"}
 # Seconds.  The helper does not say when its token expires; AWS says 12 hours after it was made (ECR User Guide,
-# "Private registry authentication").  An hour costs one call more and is safe from whatever else ends it.
-_HELPER_TOKEN_AGE = 3600.0
+# "Private registry authentication").  An hour and a quarter, less the margin, costs one call more and is safe from
+# whatever else ends it.
+_HELPER_TOKEN_AGE = 4500.0
 # Seconds before its end from which a token is not begun with: the engine shows it at every layer of a long pull.
 _MARGIN = 900.0
 # Seconds in which a failure is not tried again.  Where there is no AWS at all, the search for an instance's role takes
@@ -42,10 +43,10 @@ class _Held:
 
 
 class EcrCredentials:
-    """From `docker-credential-ecr-login` where it is installed, else from AWS's API.
+    """Get tokens from `docker-credential-ecr-login` where it is installed, and from AWS's API when it has none.
 
-    Tokens are kept in memory until shortly before they expire.  When there is none to be had, that is logged and the
-    pull goes on as an ordinary one.
+    Tokens are kept in memory until shortly before they expire.  When neither source has a token, the log says why and
+    the pull goes on without.
     """
 
     name = "AWS ECR"
@@ -86,25 +87,43 @@ class EcrCredentials:
             del self._held[host]
 
     async def _ask(self, host: EcrHost, registry: str) -> Credentials | None:
-        try:
-            if await self._helpers.is_installed(_HELPER):
-                credentials = await self._helpers.get(_HELPER, registry, _HELPER_ENVIRONMENT)
-                until = self._clock.seconds() + _HELPER_TOKEN_AGE
-            else:
-                token = await self._workers.run(self._fetch, host)
-                credentials, until = token.credentials, token.expires - _MARGIN
-            trouble = "" if credentials else f"docker-credential-{_HELPER} has none; its log is in ~/.ecr"
-        except (HelperFailed, TokenFailed) as error:
-            credentials, until, trouble = None, 0.0, str(error)
-        if trouble:
-            until = self._clock.seconds() + _FAILED_FOR
+        """Ask one source after the other until one has a token."""
+        troubles: list[str] = []
+        found: EcrToken | None = None
+        for ask in (self._from_helper, self._from_api):
+            try:
+                found = await ask(host, registry)
+            except (HelperFailed, TokenFailed) as error:
+                troubles.append(str(error))
+            if found is not None:
+                break
+        if found is None:
+            held = _Held(None, self._clock.seconds() + _FAILED_FOR)
             log.warn(
                 "no credentials for {registry} from AWS, so it is asked without: {trouble}",
                 registry=registry,
-                trouble=trouble,
+                trouble="; ".join(troubles),
             )
-        self._held[host] = _Held(credentials, until)
+        else:
+            held = _Held(found.credentials, found.expires - _MARGIN)
+        self._held[host] = held
         self._held.move_to_end(host)
         while len(self._held) > _HOSTS_REMEMBERED:
             self._held.popitem(last=False)
-        return credentials
+        return held.credentials
+
+    async def _from_helper(self, host: EcrHost, registry: str) -> EcrToken | None:
+        """Return the helper's token; None if it is not installed.  Raises `HelperFailed`.
+
+        A helper that is older than a host's name has nothing for that host, and says no more than that.
+        """
+        if not await self._helpers.is_installed(_HELPER):
+            return None
+        credentials = await self._helpers.get(_HELPER, registry, _HELPER_ENVIRONMENT)
+        if credentials is None:
+            raise HelperFailed(f"docker-credential-{_HELPER} has none; its log is in ~/.ecr")
+        return EcrToken(credentials, self._clock.seconds() + _HELPER_TOKEN_AGE)
+
+    async def _from_api(self, host: EcrHost, registry: str) -> EcrToken | None:
+        """Return AWS's token.  Raises `TokenFailed`."""
+        return await self._workers.run(self._fetch, host)

@@ -1,26 +1,42 @@
 """The registry hosts of AWS: which account's, in which region, by which kind of endpoint.
 
 The grammar is AWS's own list of registry URIs (ECR User Guide, "Private registry"; AWS General Reference, "Amazon ECR
-endpoints and quotas"):
+endpoints and quotas").  The isolated partitions are in kubernetes/cloud-provider-aws, `ecr-credential-provider`.
 
-    ACCOUNT.dkr.ecr.REGION.amazonaws.com            ACCOUNT.dkr.ecr.REGION.amazonaws.com.cn
-    ACCOUNT.dkr.ecr-fips.REGION.amazonaws.com       ACCOUNT.dkr-ecr.REGION.on.aws            (dual-stack)
-    ACCOUNT.dkr-ecr-fips.REGION.on.aws              ACCOUNT.dkr-ecr.REGION.on.amazonwebservices.com.cn
-    public.ecr.aws
+    ACCOUNT.dkr.ecr.REGION.SUFFIX         ACCOUNT.dkr.ecr-fips.REGION.SUFFIX
+    ACCOUNT.dkr-ecr.REGION.on.SUFFIX      ACCOUNT.dkr-ecr-fips.REGION.on.SUFFIX      (dual-stack)
+    public.ecr.aws                        ecr-public.aws.com                         (dual-stack)
 """
 
 from __future__ import annotations
 
 import re
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-_PUBLIC = "public.ecr.aws"
+# By the host's name, whether it is dual-stack.
+_PUBLIC = {"public.ecr.aws": False, "ecr-public.aws.com": True}
+_SUFFIXES = (
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "amazonaws.eu",
+    "c2s.ic.gov",
+    "sc2s.sgov.gov",
+    "cloud.adc-e.uk",
+    "csp.hci.ic.gov",
+)
+_DUAL_STACK_SUFFIXES = ("aws", "amazonwebservices.com.cn", "amazonwebservices.eu")
+
+
+def _any_of(suffixes: tuple[str, ...]) -> str:
+    return "|".join(re.escape(suffix) for suffix in suffixes)
+
+
+_REGION = r"[a-z0-9]+(?:-[a-z0-9]+)+"
 _PRIVATE = re.compile(
     r"(?P<account>[0-9]{12})\."
-    r"(?:dkr\.ecr(?P<fips>-fips)?\.(?P<region>[a-z0-9]+(?:-[a-z0-9]+)+)\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu)"
-    r"|dkr-ecr(?P<dual_fips>-fips)?\.(?P<dual_region>[a-z0-9]+(?:-[a-z0-9]+)+)\.on\."
-    r"(?:aws|amazonwebservices\.com\.cn|amazonwebservices\.eu))"
+    rf"(?:dkr\.ecr(?P<fips>-fips)?\.(?P<region>{_REGION})\.(?:{_any_of(_SUFFIXES)})"
+    rf"|dkr-ecr(?P<dual_fips>-fips)?\.(?P<dual_region>{_REGION})\.on\.(?:{_any_of(_DUAL_STACK_SUFFIXES)}))"
 )
 # AWS offers the API of its public registry in one region only (ECR Public API Reference, "Welcome").
 _PUBLIC_REGION = "us-east-1"
@@ -28,7 +44,7 @@ _PUBLIC_REGION = "us-east-1"
 
 @frozen
 class EcrHost:
-    """A registry of AWS.  Hosts that are equal as values take the same token."""
+    """A registry of AWS."""
 
     region: str
     public: bool = False
@@ -38,10 +54,10 @@ class EcrHost:
 
     @classmethod
     def parse(cls, registry: str) -> EcrHost | None:
-        """The host, or None if it is not one of AWS's.  A port is left aside: the token is the same."""
+        """Return the host, or None if it is not one of AWS's.  A port is ignored: the token is the same."""
         host = registry.lower().partition(":")[0]
-        if host == _PUBLIC:
-            return cls(_PUBLIC_REGION, public=True)
+        if host in _PUBLIC:
+            return cls(_PUBLIC_REGION, public=True, dual_stack=_PUBLIC[host])
         match = _PRIVATE.fullmatch(host)
         if match is None:
             return None
@@ -51,3 +67,12 @@ class EcrHost:
             fips=bool(match["fips"] or match["dual_fips"]),
             dual_stack=match["dual_region"] is not None,
         )
+
+    @property
+    def endpoint(self) -> EcrHost:
+        """The host without its account.  Hosts of one endpoint take the same token.
+
+        A token gives what the AWS principal that asked for it may have, in every account (ECR API Reference,
+        `GetAuthorizationToken`, `registryIds`).
+        """
+        return evolve(self, account="")

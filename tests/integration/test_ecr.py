@@ -114,6 +114,19 @@ class EcrTests(TestCase):
             if path.is_file():
                 self.assertNotIn(TOKEN.password.encode(), path.read_bytes())
 
+    async def test_botocore_is_asked_for_what_the_real_helper_does_not_have(self) -> None:
+        """The helper's AWS is out of reach, so it says what it says of hosts that it does not know."""
+        name = os.environ.get("K3DREG_TEST_ECR_HELPER") or shutil.which("docker-credential-ecr-login")
+        if not name:
+            rig.unavailable("AWS's docker-credential-ecr-login is not on the PATH:")
+            return
+        nowhere = {"PATH": str(Path(name).parent), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+        runner = HelperRunner(reactor, self.workers, self.environment | nowhere)
+        self.assertTrue(await runner.is_installed("ecr-login"))
+        self.assertIsNone(await runner.get("ecr-login", HOST))
+        for host in (HOST, f"{ACCOUNT}.dkr-ecr.eu-west-1.on.aws", f"{ACCOUNT}.dkr.ecr.eusc-de-east-1.amazonaws.eu"):
+            self.assertEqual(await EcrCredentials(fetch_token, runner, self.workers, reactor).credentials(host), TOKEN)
+
     async def test_engines_show_the_token_to_a_registry_that_checks_it(self) -> None:
         """The registry is this machine's, so its name is not one of AWS's: the chain is asked for one that is."""
         upstream = FakeUpstream(auth="basic", user=TOKEN.username, password=TOKEN.password)

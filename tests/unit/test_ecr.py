@@ -32,7 +32,17 @@ HOST = f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com"
             f"{ACCOUNT}.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn",
             EcrHost("cn-north-1", False, ACCOUNT, dual_stack=True),
         ),
+        (f"{ACCOUNT}.dkr.ecr.eusc-de-east-1.amazonaws.eu", EcrHost("eusc-de-east-1", account=ACCOUNT)),
+        (
+            f"{ACCOUNT}.dkr-ecr.eusc-de-east-1.on.amazonwebservices.eu",
+            EcrHost("eusc-de-east-1", False, ACCOUNT, dual_stack=True),
+        ),
+        (f"{ACCOUNT}.dkr.ecr.us-iso-east-1.c2s.ic.gov", EcrHost("us-iso-east-1", account=ACCOUNT)),
+        (f"{ACCOUNT}.dkr.ecr.us-isob-east-1.sc2s.sgov.gov", EcrHost("us-isob-east-1", account=ACCOUNT)),
+        (f"{ACCOUNT}.dkr.ecr.eu-isoe-west-1.cloud.adc-e.uk", EcrHost("eu-isoe-west-1", account=ACCOUNT)),
+        (f"{ACCOUNT}.dkr.ecr.us-isof-south-1.csp.hci.ic.gov", EcrHost("us-isof-south-1", account=ACCOUNT)),
         ("public.ecr.aws", EcrHost("us-east-1", public=True)),
+        ("ecr-public.aws.com", EcrHost("us-east-1", public=True, dual_stack=True)),
     ],
 )
 def test_hosts_of_aws_are_known(registry: str, host: EcrHost) -> None:
@@ -54,6 +64,9 @@ def test_hosts_of_aws_are_known(registry: str, host: EcrHost) -> None:
         f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com.evil",
         "public.ecr.aws.evil.example",
         "evil.public.ecr.aws",
+        "aws.com",
+        "evil.ecr-public.aws.com",
+        f"{ACCOUNT}.dkr.ecr.us-iso-east-1.ic.gov",
     ],
 )
 def test_no_other_host_is_taken_for_one_of_aws(registry: str) -> None:
@@ -140,6 +153,22 @@ class EcrTests(LoggingTestCase):
         workers.work()
         self.assertEqual({self.successResultOf(one) for one in asked[1:]}, {Credentials("AWS", f"{SECRET}1")})
 
+    def test_the_api_is_asked_for_what_an_installed_helper_does_not_have(self) -> None:
+        for answer in (None, HelperFailed("docker-credential-ecr-login failed: it knows no such host")):
+            self.helpers.answers["ecr-login"] = answer
+            self.make()
+            self.fetched.clear()
+            self.assertEqual(self.find(f"{ACCOUNT}.dkr-ecr.eu-west-1.on.aws"), Credentials("AWS", f"{SECRET}1"))
+        self.assertEqual(len(self.helpers.asked), 2)
+        self.assertFalse([line for line in self.lines if "no credentials" in line])
+
+    def test_when_neither_has_a_token_the_log_says_why_each_has_not(self) -> None:
+        self.helpers.answers["ecr-login"] = HelperFailed("docker-credential-ecr-login failed: it knows no such host")
+        self.trouble = TokenFailed("Unable to locate credentials")
+        self.assertIsNone(self.find())
+        self.assertIn("it knows no such host", self.lines[-1])
+        self.assertIn("Unable to locate credentials", self.lines[-1])
+
     def test_a_failure_is_logged_and_means_no_credentials_for_half_a_minute(self) -> None:
         self.trouble = TokenFailed("Unable to locate credentials")
         self.assertIsNone(self.find())
@@ -165,6 +194,7 @@ class EcrTests(LoggingTestCase):
         self.assertEqual(len(self.helpers.asked), 2)
 
     def test_a_helper_that_fails_or_has_nothing_is_a_failure_like_any(self) -> None:
+        self.trouble = TokenFailed("Unable to locate credentials")
         for answer in (HelperFailed("docker-credential-ecr-login failed: no role"), None):
             self.helpers.answers["ecr-login"] = answer
             self.assertIsNone(self.find())
