@@ -10,6 +10,7 @@ from zope.interface import implementer
 from k3dreg.credentials.configfile import ConfigFile, config_path
 from k3dreg.credentials.ecr import EcrCredentials
 from k3dreg.credentials.ecr_tokens import fetch_token
+from k3dreg.credentials.environment import EnvironmentConfig
 from k3dreg.credentials.given import GivenCredentials
 from k3dreg.credentials.helpers import HelperRunner
 from k3dreg.interfaces import ICredentialSource
@@ -64,16 +65,20 @@ class CredentialChain:
 def make_chain(
     reactor: Any, workers: Workers, environment: Mapping[str, str], remote: Remote | None = None
 ) -> CredentialChain:
-    """Those that k3dreg was started with (`remote`), AWS's ECR for its own hosts, then Docker's `config.json`.
+    """Those that k3dreg was started with (`remote`), AWS's ECR for its own hosts, then what Docker's client would use.
 
     `reactor` runs helpers and tells the time; `environment` is this process's.
     """
     helpers = HelperRunner(reactor, workers, environment)
     given = [] if remote is None or remote.login is None else [GivenCredentials(remote.login_for, remote.login)]
-    return CredentialChain(
-        [
-            *given,
-            EcrCredentials(fetch_token, helpers, workers, reactor),
-            ConfigFile(config_path(environment), workers, helpers),
-        ]
-    )
+    ecr = EcrCredentials(fetch_token, helpers, workers, reactor)
+    return CredentialChain([*given, ecr, *_docker_logins(workers, environment, helpers)])
+
+
+def make_docker_logins(reactor: Any, workers: Workers, environment: Mapping[str, str]) -> CredentialChain:
+    """Return the places where Docker's command line looks, in its order."""
+    return CredentialChain(_docker_logins(workers, environment, HelperRunner(reactor, workers, environment)))
+
+
+def _docker_logins(workers: Workers, environment: Mapping[str, str], helpers: HelperRunner) -> list[Finder]:
+    return [EnvironmentConfig(environment), ConfigFile(config_path(environment), workers, helpers)]

@@ -15,9 +15,7 @@ from twisted.python import usage
 from twisted.web.client import Agent
 
 from k3dreg.config import Config, Options
-from k3dreg.credentials.chain import make_chain
-from k3dreg.credentials.configfile import ConfigFile, config_path
-from k3dreg.credentials.helpers import HelperRunner
+from k3dreg.credentials.chain import make_chain, make_docker_logins
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent
 from k3dreg.model.errors import EngineError, K3dregError
@@ -141,7 +139,7 @@ async def warm(
     workers = Workers(reactor)
     workers.start()
     try:
-        logins = ConfigFile(config_path(environment), workers, HelperRunner(reactor, workers, environment))
+        logins = make_docker_logins(reactor, workers, environment)
         is_terminal = sys.stdout.isatty()
         progress = make_printer(sys.stdout, is_terminal=is_terminal)
         warmer = Warmer(Agent(reactor), reactor, server, progress, logins.credentials)

@@ -141,7 +141,7 @@ class _Asking:
         registry = self._reference.repository.registry or ""
         auth = await self._credentials.registry_auth(registry)
         yield Step(
-            f"k3dreg has credentials for {registry}: Docker's config.json, a helper's, or ECR's"
+            f"k3dreg has credentials for {registry}: DOCKER_AUTH_CONFIG's, config.json's, a helper's, or ECR's"
             if auth
             else f"k3dreg has no credentials for {registry}: a node's (imagePullSecrets) would be used"
         )

@@ -86,6 +86,27 @@ def test_docker_login_on_this_host_counts(
 
 
 @pytest.mark.engines("docker28")
+def test_docker_auth_config_counts_before_a_login(
+    engine: EngineAddress, private: PrivateUpstream, image: SmallImage, tmp_path: Path
+) -> None:
+    def entry(password: str) -> dict[str, dict[str, dict[str, str]]]:
+        login = base64.b64encode(f"{private.username}:{password}".encode()).decode()
+        return {"auths": {image.registry: {"auth": login}}}
+
+    (tmp_path / "home/.docker").mkdir(parents=True)
+    (tmp_path / "home/.docker/config.json").write_text(json.dumps(entry("n0t-the-passw0rd")))
+    (tmp_path / "run").mkdir()
+    daemon = Daemon(engine, tmp_path / "run/state", tmp_path / "run/log")
+    daemon.environment = {"HOME": str(tmp_path / "home"), "DOCKER_AUTH_CONFIG": json.dumps(entry(private.password))}
+    daemon.start()
+    try:
+        assert head(daemon, image) == (200, "")
+        assert_nowhere([entry(private.password)["auths"][image.registry]["auth"]], daemon, tmp_path / "run")
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.engines("docker28")
 @pytest.mark.parametrize("where", ["broken helper", "another host"])
 def test_a_login_that_is_of_no_use_leaves_the_image_to_the_clients_credentials(
     engine: EngineAddress,

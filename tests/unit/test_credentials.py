@@ -326,6 +326,34 @@ class CredentialChainTests(LoggingTestCase):
             self.assertEqual(found, LOGIN if remote.only == "ghcr.io" else None)
         self.assertNotIn(SECRET, "".join(self.lines))
 
+    def test_docker_auth_config_comes_before_the_file_for_the_hosts_that_it_names(self) -> None:
+        file = {"auths": {host: {"auth": encoded("file", "f")} for host in (HUB, "ghcr.io", "quay.io")}}
+        Path("config.json").write_text(json.dumps(file))
+        auths = {HUB: {"auth": encoded("user", SECRET)}, "ghcr.io": {"auth": encoded("user", SECRET)}, "a.io": {}}
+        found = self.found_in(json.dumps({"auths": auths}), "docker.io", "ghcr.io", "quay.io", "a.io")
+        self.assertEqual(found, [LOGIN, LOGIN, Credentials("file", "f"), None])
+        self.assertNotIn(SECRET, "".join(self.lines))
+
+    def test_a_docker_auth_config_that_is_broken_is_told_of_once_and_the_file_counts(self) -> None:
+        Path("config.json").write_text(json.dumps({"auths": {"ghcr.io": {"auth": encoded("file", "f")}}}))
+        found = self.found_in("{" + SECRET, "ghcr.io", "ghcr.io")
+        self.assertEqual(found, [Credentials("file", "f")] * 2)
+        complaints = [line for line in self.lines if "DOCKER_AUTH_CONFIG" in line]
+        self.assertEqual(len(complaints), 1)
+        self.assertIn("not JSON", complaints[0])
+        self.assertNotIn(SECRET, "".join(self.lines))
+
+    def test_an_empty_docker_auth_config_is_none(self) -> None:
+        Path("config.json").write_text(json.dumps({"auths": {"ghcr.io": {"auth": encoded("file", "f")}}}))
+        self.assertEqual(self.found_in("", "ghcr.io"), [Credentials("file", "f")])
+        self.assertNotIn("DOCKER_AUTH_CONFIG", "".join(self.lines))
+
+    def found_in(self, value: str, *registries: str) -> list[Credentials | None]:
+        """What a chain finds with this `DOCKER_AUTH_CONFIG` and the working directory's `config.json`."""
+        workers = InlineWorkers()
+        chain = make_chain(workers.clock, workers, {"DOCKER_CONFIG": ".", "DOCKER_AUTH_CONFIG": value})
+        return [self.successResultOf(Deferred.fromCoroutine(chain.credentials(host))) for host in registries]
+
     def test_every_place_hears_that_a_registry_did_not_take_them(self) -> None:
         places = [Finder("a"), Finder("b")]
         CredentialChain(places).refused("host")
