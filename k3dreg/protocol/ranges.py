@@ -8,6 +8,9 @@ from attrs import frozen
 
 from k3dreg.model.errors import RangeNotSatisfiable
 
+# Ranges in one request.  Podman asks for up to 1,024 chunks of a layer at once (containers/storage, pkg/chunked,
+# `maxNumberMissingChunks`).
+MOST_RANGES = 1024
 # RFC 9110, 14.1.2: int-range = first-pos "-" [ last-pos ];  suffix-range = "-" suffix-length
 _BYTE_RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 # More digits than any blob's size has; `int` of thousands of digits is slow, and refused by Python past 4300.
@@ -23,41 +26,55 @@ class ByteRange:
     start: int
     stop: int
 
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
     def content_range(self, size: int) -> str:
         """The value of `Content-Range` (RFC 9110, 14.4), of content of `size` bytes."""
         return f"bytes {self.start}-{self.stop - 1}/{size}"
 
 
-def parse_range(header: str | None, size: int) -> ByteRange | None:
-    """The part of `size` bytes that the value of a `Range` header asks for, or None for the whole.
+def parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
+    """Return the parts of `size` bytes that the value of a `Range` header asks for, () for the whole.
 
-    A server may ignore a Range (RFC 9110, 14.2), and that is what happens to everything but one well-formed range
-    of bytes: no header, another unit, several ranges, nonsense.  Also to any range of empty content: no
-    `Content-Range` can describe it, and some clients send `bytes=0-` with every request.
+    The parts have the order of the header and are never joined: Podman matches them with its ranges by their order.
+    Ranges beyond the end are left out (RFC 9110, 14.1.2).
 
-    Raises `RangeNotSatisfiable` when the range begins at or after the end, ends before it begins, or is a suffix of no
-    bytes.
+    A server may ignore a Range (RFC 9110, 14.2).  Ignored are another unit, what does not parse, more than
+    `MOST_RANGES` ranges, and ranges that are together larger than the whole (RFC 9110, 17.15).  So is any range of
+    empty content: no `Content-Range` can describe it, and some clients send `bytes=0-` with every request.
+
+    Raises `RangeNotSatisfiable` when all ranges begin at or after the end or are a suffix of no bytes, and when one
+    ends before it begins.
     """
     if header is None or size == 0:
-        return None
-    unit, _, spec = header.partition("=")
-    match = _BYTE_RANGE.fullmatch(spec.strip(" \t"))
-    if unit.strip(" \t").lower() != "bytes" or match is None:
-        return None
-    first, last = match.groups()
+        return ()
+    unit, _, listed = header.partition("=")
+    if unit.strip(" \t").lower() != "bytes":
+        return ()
+    # RFC 9110, 5.6.1.2: empty elements of a list are ignored.
+    specs = [spec for each in listed.split(",") if (spec := each.strip(" \t"))]
+    matches = [match for spec in specs if (match := _BYTE_RANGE.fullmatch(spec)) and spec != "-"]
+    if not specs or len(matches) < len(specs) or len(specs) > MOST_RANGES:
+        return ()
+    ranges = tuple(found for match in matches if (found := _resolve(match[1], match[2], size)) is not None)
+    if not ranges:
+        raise RangeNotSatisfiable(f"nothing was asked for that lies within the {size} bytes", size=size)
+    return ranges if sum(each.size for each in ranges) <= size else ()
+
+
+def _resolve(first: str, last: str, size: int) -> ByteRange | None:
+    """Return one range within `size` bytes, None if it has no byte in them."""
     if not first:
-        if not last:
-            return None
         length = _number(last)
-        if length == 0:
-            raise RangeNotSatisfiable("the last 0 bytes were asked for", size=size)
-        return ByteRange(max(0, size - length), size)
+        return ByteRange(max(0, size - length), size) if length else None
     start = _number(first)
     if last and _number(last) < start:
         # It could be ignored as well (RFC 9110, 14.2: "ignore or reject"); the conformance tests want it rejected.
         raise RangeNotSatisfiable("a range was asked for that ends before it begins", size=size)
     if start >= size:
-        raise RangeNotSatisfiable(f"a range was asked for that begins after the last of {size} bytes", size=size)
+        return None
     return ByteRange(start, min(size, _number(last) + 1) if last else size)
 
 

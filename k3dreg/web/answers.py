@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Sequence
+
 from attrs import frozen
 
 from k3dreg.interfaces import IBlob, ServedManifest
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.media_types import OCTET_STREAM
-from k3dreg.protocol.ranges import ByteRange, if_none_match_holds, if_range_holds, parse_range
+from k3dreg.protocol.ranges import ByteRange, if_none_match_holds, if_range_holds, parse_ranges
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -18,11 +21,12 @@ API_VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 @frozen
 class Part:
-    """The bytes of a blob from `start` up to, not including, `stop`."""
+    """The bytes of a blob from `start` up to, not including, `stop`; `head` is sent before them."""
 
     blob: IBlob
     start: int
     stop: int
+    head: bytes = b""
 
 
 @frozen
@@ -38,8 +42,8 @@ class Conditions:
 class Answer:
     """A whole answer.
 
-    `length` is the value of `Content-Length`, None for a status without content (304); the body is `body`, or else
-    `part`.  An answer to HEAD has the length and neither.  `reason` is for the log: why it is no success.
+    `length` is the value of `Content-Length`, None for a status without content (304); the body is `parts` and then
+    `body`.  An answer to HEAD has the length and neither.  `reason` is for the log: why it is no success.
     `refusal` is the class of the error that it tells of, "" for none.
     """
 
@@ -47,7 +51,7 @@ class Answer:
     headers: Headers
     length: int | None
     body: bytes = b""
-    part: Part | None = None
+    parts: tuple[Part, ...] = ()
     reason: str = ""
     refusal: str = ""
 
@@ -76,26 +80,50 @@ async def manifest_answer(manifest: ServedManifest, with_body: bool, conditions:
     descriptor = manifest.descriptor
     if not if_none_match_holds(conditions.if_none_match, _etag(descriptor.digest)):
         return _not_modified(descriptor.digest)
-    part = Part(await manifest.open(), 0, descriptor.size) if with_body else None
-    return Answer(200, manifest_headers(descriptor), descriptor.size, part=part)
+    parts = (Part(await manifest.open(), 0, descriptor.size),) if with_body else ()
+    return Answer(200, manifest_headers(descriptor), descriptor.size, parts=parts)
 
 
 def blob_answer(blob: IBlob, with_body: bool, conditions: Conditions) -> Answer:
-    """A blob, or the part of it that was asked for (distribution-spec 1.1, "Pulling blobs").
+    """A blob, or the parts of it that were asked for (distribution-spec 1.1, "Pulling blobs").
 
     Ranges are for GET alone (RFC 9110, 14.2).  Raises `RangeNotSatisfiable`.
     """
     etag = _etag(blob.digest)
     if not if_none_match_holds(conditions.if_none_match, etag):
         return _not_modified(blob.digest)
-    wanted: ByteRange | None = None
+    ranges: Sequence[ByteRange] = ()
     if with_body and if_range_holds(conditions.if_range, etag):
-        wanted = parse_range(conditions.range, blob.size)
-    headers: Headers = (("Content-Type", OCTET_STREAM), *_identity(blob.digest), ("Accept-Ranges", "bytes"))
-    if wanted is None:
-        return Answer(200, headers, blob.size, part=Part(blob, 0, blob.size) if with_body else None)
+        ranges = parse_ranges(conditions.range, blob.size)
+    headers: Headers = (*_identity(blob.digest), ("Accept-Ranges", "bytes"))
+    if len(ranges) > 1:
+        return _multipart(blob, ranges, headers)
+    headers = (("Content-Type", OCTET_STREAM), *headers)
+    if not ranges:
+        return Answer(200, headers, blob.size, parts=(Part(blob, 0, blob.size),) if with_body else ())
+    [wanted] = ranges
     headers = (*headers, ("Content-Range", wanted.content_range(blob.size)))
-    return Answer(206, headers, wanted.stop - wanted.start, part=Part(blob, wanted.start, wanted.stop))
+    return Answer(206, headers, wanted.size, parts=(Part(blob, wanted.start, wanted.stop),))
+
+
+def _multipart(blob: IBlob, ranges: Sequence[ByteRange], headers: Headers) -> Answer:
+    """Several parts of a blob (RFC 9110, 14.6; RFC 2046, 5.1).  No part contains the boundary: it is random."""
+    boundary = secrets.token_hex(16)
+    delimiter = f"\r\n--{boundary}"
+    media_type = f"\r\nContent-Type: {OCTET_STREAM}"
+    parts = [
+        Part(
+            blob,
+            each.start,
+            each.stop,
+            f"{delimiter}{media_type}\r\nContent-Range: {each.content_range(blob.size)}\r\n\r\n".encode("ascii"),
+        )
+        for each in ranges
+    ]
+    end = f"{delimiter}--\r\n".encode("ascii")
+    length = sum(len(part.head) + part.stop - part.start for part in parts) + len(end)
+    content_type = ("Content-Type", f"multipart/byteranges; boundary={boundary}")
+    return Answer(206, (content_type, *headers), length, end, tuple(parts))
 
 
 def _etag(digest: Digest) -> str:

@@ -28,6 +28,8 @@ LINGER = 5.0
 # push.  Beyond the larger nothing is gained: the kernel seldom has more.
 _SMALL_PIECE = 64 * 1024
 _LARGE_PIECE = 256 * 1024
+# Bytes of a request's head, and of one line of it.  1,024 ranges (k3dreg.protocol.ranges) have at most 22 each.
+_LARGEST_HEAD = 32 * 1024
 # Characters of a Content-Length: the largest number of 64 bits has 20.
 _LONGEST_LENGTH = 40
 
@@ -88,6 +90,9 @@ class BodyRequest(Request):
 
 class BodyChannel(HTTPChannel):
     """A connection whose requests are `BodyRequest`s."""
+
+    MAX_LENGTH = _LARGEST_HEAD
+    totalHeadersSize = _LARGEST_HEAD
 
     _answered: BodyRequest | None = None  # before its body was complete
     _receiving: RequestBody | None = None

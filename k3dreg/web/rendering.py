@@ -147,10 +147,8 @@ class _Rendering:
         request = self._request
         if request.method == b"HEAD" or answer.length is None:
             return
-        if answer.part is None:
-            request.write(answer.body)
-        else:
-            part, length, record = answer.part, answer.length, self._record
+        if answer.parts:
+            length, record = answer.length, self._record
             activity = Activity(
                 "transfer",
                 f"{record.subject} to {record.client}",
@@ -159,7 +157,11 @@ class _Rendering:
                 request_id=record.id,
             )
             with observed(record.observer, activity, self._clock):
-                await part.blob.send(cast(IConsumer, request), part.start, part.stop)
+                for part in answer.parts:
+                    if part.head:
+                        request.write(part.head)
+                    await part.blob.send(cast(IConsumer, request), part.start, part.stop)
+        request.write(answer.body)
         if request.sentLength != answer.length and not self._left:
             raise RuntimeError(f"a body of {answer.length} bytes ended after {request.sentLength}")
 

@@ -103,8 +103,7 @@ def make_site(
     `operations` are the pages about the daemon itself; `observer` is told of requests; `access` is who may do what,
     None for everybody everything.
 
-    `reactor` is the clock of timeouts and of the log's seconds.  A line has at most 16 KiB and so has a request's
-    head (Twisted's limits, kept).
+    `reactor` is the clock of timeouts and of the log's seconds.
     """
     more: list[Handlers] = []
     if uploads is not None:

@@ -11,7 +11,7 @@ from k3dreg import __version__
 from k3dreg.log import set_level
 from k3dreg.model.credentials import BasicAuth
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import AuthenticationRequired, NotYet
+from k3dreg.model.errors import AuthenticationRequired, ContentGone, NotYet
 from k3dreg.model.media_types import OCI_INDEX
 from k3dreg.model.trace import Trace
 from k3dreg.web.site import make_site
@@ -103,6 +103,32 @@ class AnswersTests(AnswersCase):
         self.assertEqual(response.headers["content-range"], f"bytes 10-19/{len(DATA)}")
         self.assertEqual(response.headers["content-length"], "10")
 
+    async def test_several_ranges_are_one_multipart_answer(self) -> None:
+        wire = await self.wire()
+        response = await wire.ask("GET", self.blob_path(), Range="bytes=1000-1004,0-1,-2")
+        self.assertEqual(response.status, 206)
+        media_type, _, boundary = response.headers["content-type"].partition("; boundary=")
+        self.assertEqual(media_type, "multipart/byteranges")
+        expected = b""
+        for start, stop in ((1000, 1005), (0, 2), (len(DATA) - 2, len(DATA))):
+            told = f"bytes {start}-{stop - 1}/{len(DATA)}"
+            head = f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {told}\r\n\r\n"
+            expected += head.encode() + DATA[start:stop]
+        self.assertEqual(response.body, expected + f"\r\n--{boundary}--\r\n".encode())
+        self.assertNotIn("content-range", response.headers)
+        self.assertEqual((await wire.ask("GET", "/v2/")).status, 200)
+
+    async def test_a_part_that_fails_ends_the_connection(self) -> None:
+        blob = PacedBlob(DATA)
+        wire = await self.wire()
+        path = self.blob_path(self.registry.put(blob))
+        wire.transport.write(request("GET", path, Range="bytes=0-9,100-109"))
+        length = int((await wire.head()).headers["content-length"])
+        blob.fail(ContentGone("gone"))
+        await wire.closed()
+        self.assertLess(len(wire.received), length)
+        self.assertRegex((await self.logged())[0], "^warn .* 206, aborted after ")
+
     async def test_the_rest_is_given_to_a_node_that_resumes(self) -> None:
         response = await (await self.wire()).ask(
             "GET", self.blob_path(), Range="bytes=1000-", If_Range=f'"{self.blob}"'
@@ -112,7 +138,7 @@ class AnswersTests(AnswersCase):
     async def test_ranges_that_do_not_count_give_the_whole(self) -> None:
         wire = await self.wire()
         get = await wire.ask("GET", self.blob_path())
-        for headers in ({"Range": "bytes=1-2,4-5"}, {"Range": "lines=1-2"}, {"Range": "bytes=1-2", "If_Range": '"x"'}):
+        for headers in ({"Range": "bytes=0-,4-5"}, {"Range": "lines=1-2"}, {"Range": "bytes=1-2", "If_Range": '"x"'}):
             self.assertEqual(await wire.ask("GET", self.blob_path(), **headers), get)
         head = await wire.ask("HEAD", self.blob_path(), Range="bytes=1-2")
         self.assertEqual((head.status, head.headers), (200, get.headers))
