@@ -59,6 +59,10 @@ class OwnNames:
         """Whether a client that says `ns=registry`, or says nothing, means this registry."""
         return registry is None or registry.lower() in self._hosts
 
+    def is_own_host(self, name: str) -> bool:
+        """Whether it is the host of one of the names, whatever their ports: forwarding may change these."""
+        return any(host.rpartition(":")[0] == name for host in self._hosts)
+
     def own(self, repository: Repository) -> Repository:
         """The one spelling of a repository: this registry's own have no host, whatever the client called it."""
         if repository.registry is not None and self.is_own(repository.registry):

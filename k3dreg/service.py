@@ -144,6 +144,7 @@ class Daemon(MultiService):
             operations=operations,
             observer=monitor.observer,
             access=door.access,
+            is_own_host=names.is_own_host,
         )
         warming = make_warming(config, self._engine, made.sources, store, monitor, self._reactor)
 

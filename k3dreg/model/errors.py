@@ -91,6 +91,10 @@ class LoginRequired(K3dregError):
         self.challenge = challenge
 
 
+class BrowserRefused(K3dregError):
+    """A browser sent the request on behalf of a page that is not k3dreg's own."""
+
+
 class NotOurs(K3dregError):
     """A push under the name of another registry, whose images nodes would then be given it for."""
 

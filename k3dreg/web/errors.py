@@ -44,6 +44,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.UploadOutOfOrder: (416, "BLOB_UPLOAD_INVALID"),
     errors.TooManyUploads: (429, "TOOMANYREQUESTS"),
     errors.LoginRequired: (401, "UNAUTHORIZED"),
+    errors.BrowserRefused: (403, "DENIED"),
     errors.NotOurs: (403, "DENIED"),
     errors.UnsupportedOperation: (405, "UNSUPPORTED"),
     errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),

@@ -13,7 +13,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from k3dreg import __version__
 from k3dreg.interfaces import IObserver, IRegistry
 from k3dreg.model.credentials import BasicAuth
-from k3dreg.model.errors import K3dregError, RouteUnknown
+from k3dreg.model.errors import BrowserRefused, K3dregError, RouteUnknown
 from k3dreg.model.identity import is_on_our_behalf
 from k3dreg.observing import NOBODY
 from k3dreg.protocol.routes import (
@@ -26,6 +26,7 @@ from k3dreg.protocol.routes import (
 from k3dreg.protocol.trace_context import trace_id_of
 from k3dreg.web.access import Access
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
+from k3dreg.web.browsers import check_browser
 from k3dreg.web.connection import BodyRequest
 from k3dreg.web.errors import error_answer, method_not_allowed
 from k3dreg.web.exchange import Content, Exchange, Handler, Handlers, Methods
@@ -135,13 +136,23 @@ class Root(Resource):
         observer: IObserver = NOBODY,
         operations: Operations | None = None,
         access: Access | None = None,
+        is_own_host: Callable[[str], bool] = lambda name: False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._access = Access() if access is None else access
         self._clock = clock
         self._observer = observer
         self._operations = operations
+        self._is_own_host = is_own_host
         self.putChild(b"v2", RegistryApi(registry, clock, more, observer, self._access))
+
+    def getChildWithDefault(self, path: bytes, request: Request) -> Resource:
+        """Refuse what a browser asks for another site's page, before anything else is done with it."""
+        try:
+            check_browser(request.requestHeaders, request.method, request.path, self._is_own_host)
+        except BrowserRefused as error:
+            return _Refusal(error, self._clock, self._observer)
+        return super().getChildWithDefault(path, request)  # type: ignore[no-any-return, no-untyped-call]
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Nothing but `/v2/` has a resource of its own."""
@@ -174,6 +185,22 @@ class Root(Resource):
         else:
             answer = text_answer(_FRONT.encode("ascii"), "text/plain; charset=utf-8")
         return render(request, self._clock, record, _at_once(answer))
+
+
+class _Refusal(Resource):
+    """Any request's answer is this error."""
+
+    isLeaf = True
+
+    def __init__(self, error: K3dregError, clock: IReactorTime, observer: IObserver) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._error = error
+        self._clock = clock
+        self._observer = observer
+
+    def render(self, request: Request) -> int:
+        record = _record(request, quoted(request.uri), self._observer)
+        return render(request, self._clock, record, _at_once(error_answer(self._error)))
 
 
 _READS = ("GET", "HEAD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
@@ -97,11 +98,12 @@ def make_site(
     operations: Operations | None = None,
     observer: IObserver = NOBODY,
     access: Access | None = None,
+    is_own_host: Callable[[str], bool] = lambda name: False,
 ) -> RegistrySite:
     """The factory to listen with; without `uploads` and `discovery` it serves pulls alone.
 
     `operations` are the pages about the daemon itself; `observer` is told of requests; `access` is who may do what,
-    None for everybody everything.
+    None for everybody everything.  `is_own_host` tells hosts that are this registry, without their ports, for browsers.
 
     `reactor` is the clock of timeouts and of the log's seconds.
     """
@@ -111,7 +113,7 @@ def make_site(
     if discovery is not None:
         more.append(DiscoveryHandlers(discovery))
     return RegistrySite(  # type: ignore[no-untyped-call]
-        Root(registry, reactor, more, observer, operations, access),
+        Root(registry, reactor, more, observer, operations, access, is_own_host),
         timeout=IDLE_SECONDS,
         reactor=reactor,
         parsePOSTFormSubmission=False,

@@ -131,6 +131,17 @@ class LoginForEverythingTests(AccessCase):
         self.assertNotIn("www-authenticate", answer.headers)
         self.assertIn("room for one", json.loads(answer.body)["errors"][0]["detail"]["advice"])
 
+    async def test_what_a_browser_asks_for_another_site_is_refused_before_its_password_is_looked_at(self) -> None:
+        for method, path in (("GET", NGINX), ("POST", UPLOADS), ("GET", "/healthz"), ("OPTIONS", "/v2/"), ("GET", "/")):
+            answer = await self.ask(method, path, OURS, Sec_Fetch_Site="cross-site")
+            self.assertEqual(answer.status, 403)
+            self.assertEqual(json.loads(answer.body)["errors"][0]["code"], "DENIED")
+            self.assertIn("--alias x:5000", json.loads(answer.body)["errors"][0]["detail"]["advice"])
+        self.assertEqual(self.users.asked, [])
+        lines = await self.logged(5)
+        self.assertIn("info 127.0.0.1 GET '/healthz' 403", lines[2])
+        self.assertIn("a browser asks for x, which is no name of this registry", lines[2])
+
     async def test_a_body_is_refused_before_it_is_sent(self) -> None:
         wire = await self.connect(self.port)
         head = request("PUT", UPLOADS + "known?digest=x", Content_Length="9000000", Expect="100-continue")

@@ -94,8 +94,11 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[Browser]:
-    """For the time of a `with`.  Skips where there is none; on the CI machine, where there has to be one, fails."""
+def browser(*arguments: str) -> Iterator[Browser]:
+    """A browser for the time of a `with`, started with these `arguments`, too.
+
+    Skips where there is none.  Fails where there has to be one: on the CI machine.
+    """
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing and os.environ.get("CI") != "true":
         pytest.skip(f"needs {', '.join(missing)}: Debian's chromium and chromium-driver")
@@ -105,7 +108,8 @@ def browser() -> Iterator[Browser]:
     options.binary_location = shutil.which("chromium")
     # No word to anybody but the page: Chromium looks for updates and lists of its maker's.
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000", *quiet):
+    window = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000")
+    for argument in (*window, *quiet, *arguments):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
