@@ -17,6 +17,8 @@ from k3dreg.streaming.memory import MemoryBlob
 
 # Why an engine gets nothing of its own: it goes on to the next registry then.
 _CIRCULAR = "itself has asked Docker for it, whose registry mirror this is"
+# For people who look by hand.
+_HEAD_ADVICE = "what Docker holds under this name is shown to GET, and to the HEAD of a node (docs/pushing.md)"
 
 
 @implementer(IRegistry)
@@ -39,7 +41,10 @@ class PushedFirst:
         self._is_engines = is_engines
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
-        """See `IRegistry`."""
+        """Return what was pushed under the reference, else what is behind; see `IRegistry`.
+
+        Under this registry's own names a request that may decide a push is answered by what was pushed alone.
+        """
         repository = self._names.own(reference.repository)
         if isinstance(reference.target, Tag):
             pushed = self._pushed.tagged(repository, reference.target)
@@ -58,6 +63,9 @@ class PushedFirst:
     async def _from_behind(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         if trace.circular:
             raise ManifestUnknown(f"{reference} was not pushed here, and k3dreg {_CIRCULAR}")
+        if trace.may_decide_a_push and self._names.is_own(reference.repository.registry):
+            # A push tool that is told of Docker's copy sends nothing, and `docker rmi` then removes what it pushed.
+            raise ManifestUnknown(f"{reference} was not pushed here", advice=_HEAD_ADVICE)
         try:
             return await self._behind.manifest(reference, authorization, trace)
         except EngineUnavailable as error:

@@ -16,7 +16,8 @@ class Trace:
     Use cases and sources add to it; the web room writes it.  `source` is where the bytes came from, in one word
     ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
     is why it failed, in one sentence.  `patience` is how many seconds the client waits for the head of an answer.
-    `circular`: the client is an engine which asks because it was asked by this very daemon.
+    `circular`: the client is an engine which asks because it was asked by this very daemon.  `may_decide_a_push`: the
+    client asks whether a manifest is there, and may be a push tool, which sends none where it is.
     """
 
     source: str = ""
@@ -24,6 +25,7 @@ class Trace:
     reason: str = ""
     patience: float = PATIENCE
     circular: bool = False
+    may_decide_a_push: bool = False
 
     def step(self, text: str) -> None:
         """Add a step; said twice, it is told once."""

@@ -33,6 +33,7 @@ from k3dreg.web.exchange import Content, Exchange, Handler, Handlers, Methods
 from k3dreg.web.log import Record, kind_of, name_of, quoted
 from k3dreg.web.operations import HEALTH, Operations
 from k3dreg.web.patience import patience_of
+from k3dreg.web.purpose import may_decide_a_push
 from k3dreg.web.rendering import client_of, render, when_admitted
 
 _FRONT = f"""k3dreg {__version__}: an OCI registry whose content is the local Docker engine.
@@ -90,6 +91,8 @@ class RegistryApi(Resource):
         record.quiet = isinstance(route, Base)
         record.trace.patience = patience_of(request.getHeader("User-Agent"))
         record.trace.circular = is_on_our_behalf(request.getHeader("User-Agent"))
+        if isinstance(route, ManifestRoute):
+            record.trace.may_decide_a_push = may_decide_a_push(method, _joined(request, "Accept"))
         methods = self._methods(route)
         handler = methods.get(method)
         if handler is None:

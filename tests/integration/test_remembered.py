@@ -18,6 +18,7 @@ from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.one_file import archive
 from tests.integration.support.private import request
+from tests.integration.support.puller import ACCEPT
 from tests.integration.support.rig import EngineAddress
 from tests.integration.support.watched import watched
 
@@ -65,7 +66,7 @@ class Names:
 
     def head(self) -> str:
         """What the name means, by k3dreg."""
-        response, _ = request(self.daemon.host, "HEAD", f"/v2/{self.repository}/manifests/t")
+        response, _ = request(self.daemon.host, "HEAD", f"/v2/{self.repository}/manifests/t", {"Accept": ACCEPT})
         assert response.status in (200, 404)
         return response.headers["Docker-Content-Digest"] if response.status == 200 else ""
 
