@@ -10,7 +10,14 @@ from k3dreg.interfaces import IEngine, IObserver
 from k3dreg.log import make_logger
 from k3dreg.model.activity import Activity, Progress
 from k3dreg.model.engine import EngineImage, ImageStore, PullProgress
-from k3dreg.model.errors import ImageNotInEngine, K3dregError, ManifestUnknown
+from k3dreg.model.errors import (
+    ImageNotInEngine,
+    K3dregError,
+    ManifestUnknown,
+    NotFound,
+    Refused,
+    UpstreamFailed,
+)
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
@@ -23,9 +30,9 @@ log = make_logger()
 
 # Seconds between two lines about a pull that is under way.
 _REPORT_EVERY = 5.0
-# How long a repository counts as one the engine could not pull from.  A node whose pull by tag failed here goes to its
-# next host, and then asks here first again for every digest that it learned there (facts: clients, 0.2): those must
-# not each start a pull.  A minute covers such a pull; a person who mended something and asks by tag is never affected.
+# Seconds for which digests of a repository are refused after its registry refused a pull.  A node whose pull by tag
+# failed here goes to its next host, and then asks here first for every digest that it learned there: those must not
+# each start a pull.  A minute covers such a node's pull; a pull by tag is tried anew sooner.
 _FAILED_FOR = 60.0
 
 _DIGEST_ADVICE = {
@@ -114,6 +121,18 @@ class Resolver:
         """Stop all pulls."""
         self._pulls.shutdown()
 
+    def _tell_digests(self, key: tuple[Repository, str], error: K3dregError) -> None:
+        """Let digests of the repository be refused without a pull, if its registry is why a pull failed.
+
+        A registry that could not be reached lacks nothing, and may be back within seconds.  Trouble of the engine's
+        own says nothing about the registry.
+        """
+        if isinstance(error, UpstreamFailed):
+            self._failed.remember(key, error)
+        elif isinstance(error, Refused | NotFound):
+            unknown = ManifestUnknown(f"Docker could not pull {key[0]} just now: {error}")
+            self._failed.remember(key, unknown, _FAILED_FOR)
+
     async def _pull(self, reference: Reference, auth: str) -> float:
         """Returns the seconds it took."""
         started = reported = self._clock.seconds()
@@ -142,8 +161,7 @@ class Resolver:
                 await self._engine.pull(str(reference), auth, report)
         except K3dregError as error:
             self._refused.remember((reference, auth), error)
-            unknown = ManifestUnknown(f"Docker could not pull {reference.repository} just now: {error}")
-            self._failed.remember((reference.repository, auth), unknown, _FAILED_FOR)
+            self._tell_digests((reference.repository, auth), error)
             raise
         self._failed.forget((reference.repository, auth))
         seconds = self._clock.seconds() - started

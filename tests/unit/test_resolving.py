@@ -6,7 +6,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.model.credentials import BasicAuth, registry_auth
 from k3dreg.model.engine import EngineImage, ImageStore
-from k3dreg.model.errors import AuthenticationRequired, EngineUnavailable, ManifestUnknown
+from k3dreg.model.errors import (
+    AuthenticationRequired,
+    EngineError,
+    EngineUnavailable,
+    ManifestUnknown,
+    UpstreamFailed,
+)
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 from k3dreg.resolving import Resolver
@@ -129,6 +135,30 @@ class ResolvingTests(SynchronousTestCase):
         self.assertEqual(len(self.engine.pulls), 1)
         self.clock.advance(61)
         self.failureResultOf(self.ask(reference("some/private", NOWHERE)), ManifestUnknown)
+        self.assertEqual(len(self.engine.pulls), 2)
+
+    def test_dockers_own_trouble_is_not_remembered(self) -> None:
+        """It says nothing about what the registry has, and may be over with the next pull."""
+        image = make_image("docker.io/some/app:1")
+        digest = reference("some/app", str(image.root.digest))
+        for name in ("docker.io/some/app:1", str(digest)):
+            self.engine.upstream[name] = PullError(200, "write /layer.tar: no space left on device")
+        self.failureResultOf(self.ask(reference("some/app", "1")), EngineError)
+        error = self.failureResultOf(self.ask(digest), EngineError).value
+        self.assertNotIsInstance(error, EngineUnavailable)
+        self.engine.cut_pulls = True
+        self.failureResultOf(self.ask(digest), EngineUnavailable)
+        self.engine.cut_pulls, self.engine.upstream = False, {"docker.io/some/app:1": image}
+        self.assertEqual(self.successResultOf(self.ask(digest)).id, image.root.digest)
+
+    def test_a_registry_that_cannot_be_reached_is_left_alone_for_seconds_and_lacks_nothing(self) -> None:
+        unreachable = PullError(500, "Get https://registry-1.docker.io/v2/: dial tcp: lookup failed: no such host")
+        self.engine.upstream["docker.io/some/app:1"] = unreachable
+        self.failureResultOf(self.ask(reference("some/app", "1")), UpstreamFailed)
+        self.failureResultOf(self.ask(reference("some/app", NOWHERE)), UpstreamFailed)
+        self.assertEqual(len(self.engine.pulls), 1)
+        self.clock.advance(6)
+        self.failureResultOf(self.ask(reference("some/app", NOWHERE)), ManifestUnknown)
         self.assertEqual(len(self.engine.pulls), 2)
 
     def test_a_pull_that_went_well_clears_the_repositorys_name(self) -> None:
