@@ -28,7 +28,12 @@ class Discovery:
 
     async def tags(self, repository: Repository) -> Sequence[str]:
         own = self._names.own(repository)
-        engines = [tag.name for found, tag in await self._in_engine() if self._is_called(found, own)]
+        asked = [own] if own.in_path is None else [own, own.in_path]
+        engines = [
+            tag.name
+            for found, tag in await self._in_engine()
+            if any(self._is_called(found, repository) for repository in asked)
+        ]
         if not engines and not self._pushed.has(own):
             raise NameUnknown(f"nothing was pushed to {repository}, and Docker has no image of this name")
         return in_order([*self._pushed.tags(own), *engines])

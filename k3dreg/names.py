@@ -85,7 +85,8 @@ class OwnNames:
         """The names to look for in an engine with this store, in order.
 
         A reference to this registry may be in Docker under any of its names (an image that was tagged for a push, or
-        pushed), or under its bare name (one that was only built).  Any other reference has one name.
+        pushed), or under its bare name (one that was only built), unless that one is of another registry, too:
+        `ghcr.io/team/app`.  Any other reference has one name.
 
         In Podman an image that was built as `my-image` is `localhost/my-image`, and a node, which takes the same short
         name for Docker Hub's, asks for `docker.io/library/my-image`.  Where there are both, Podman takes its own, and
@@ -98,10 +99,9 @@ class OwnNames:
             return (reference,)
         said = () if reference.repository.registry is None else (reference.repository.registry.lower(),)
         hosts = dict.fromkeys((*said, *self._hosts))
-        return (
-            *(Reference(Repository(host, path), target) for host in hosts),
-            Reference(Repository(None, path), target),
-        )
+        own = tuple(Reference(Repository(host, path), target) for host in hosts)
+        bare = Repository(None, path)
+        return own if bare.in_path is not None else (*own, Reference(bare, target))
 
 
 def short_name(repository: Repository) -> Repository:

@@ -78,11 +78,12 @@ class OneRemote:
             raise own from error
 
     def _is_served(self, repository: Repository) -> bool:
-        registry = repository.registry
+        """Whether it is this registry's or the remote's; a registry in the path counts as one in `ns=`."""
+        registry = (self._names.own(repository).in_path or repository).registry
         return self._names.is_own(registry) or registry is None or registry.lower() == self._remote
 
     def _may_be_remote(self, repository: Repository) -> bool:
-        return repository.registry is None and not self._is_pushed(repository)
+        return repository.registry is None and repository.in_path is None and not self._is_pushed(repository)
 
     def _refusal(self, repository: Repository) -> str:
         return f"k3dreg was told to give images of {self._remote} alone, and {repository} is another registry's"

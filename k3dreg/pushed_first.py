@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from zope.interface import implementer
 
 from k3dreg.interfaces import IBlob, IBlobStore, IPushed, IRegistry, PushedManifest, ServedManifest
 from k3dreg.model.credentials import BasicAuth
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import BlobUnknown, ContentGone, EngineUnavailable, ManifestUnknown
+from k3dreg.model.errors import BlobUnknown, ContentGone, EngineUnavailable, ManifestUnknown, NotFound
 from k3dreg.model.reference import Reference, Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
 from k3dreg.streaming.memory import MemoryBlob
+
+T = TypeVar("T")
 
 # Why an engine gets nothing of its own: it goes on to the next registry then.
 _CIRCULAR = "itself has asked Docker for it, whose registry mirror this is"
@@ -67,7 +70,10 @@ class PushedFirst:
             # A push tool that is told of Docker's copy sends nothing, and `docker rmi` then removes what it pushed.
             raise ManifestUnknown(f"{reference} was not pushed here", advice=_HEAD_ADVICE)
         try:
-            return await self._behind.manifest(reference, authorization, trace)
+            return await self._held_or_named(
+                reference.repository,
+                lambda repository: self._behind.manifest(Reference(repository, reference.target), authorization, trace),
+            )
         except EngineUnavailable as error:
             if not self._names.is_own(reference.repository.registry):
                 raise
@@ -90,7 +96,21 @@ class PushedFirst:
             raise BlobUnknown(f"{digest} was not pushed to {repository}, and Docker is not known to have it")
         if trace.circular:
             raise BlobUnknown(f"{digest} was not pushed to {repository}, and k3dreg {_CIRCULAR}")
-        return await self._behind.blob(repository, digest, trace)
+        return await self._held_or_named(repository, lambda repository: self._behind.blob(repository, digest, trace))
+
+    async def _held_or_named(self, repository: Repository, ask: Callable[[Repository], Awaitable[T]]) -> T:
+        """Ask what is behind; where the path itself names a registry, for this registry's own name first.
+
+        So `GET /v2/ghcr.io/team/app/…` gives what Docker holds as `localhost:5005/ghcr.io/team/app`, and else
+        what `?ns=ghcr.io` would.
+        """
+        named = self._names.own(repository).in_path
+        if named is not None:
+            try:
+                return await ask(repository)
+            except NotFound:
+                repository = named
+        return await ask(repository)
 
     def _is_only_pushed(self, digest: Digest) -> bool:
         """Whether it is here because it was pushed, elsewhere or once, and not because Docker has it."""

@@ -56,22 +56,50 @@ class Repository:
                     path = f"library/{path}"
         return cls(registry, path)
 
+    @classmethod
+    def of_request(cls, path: str, ns: str | None = None, *, reading: bool = False) -> Repository:
+        """Return the repository that a request means by the path of its URL and `ns=`.
+
+        A mirror's URL may repeat the registry in the path (`/v2/ghcr.io/team/app?ns=ghcr.io`: containerd with
+        `override_path`, k3s with a `rewrite`), which says nothing new.  Without `ns`, a first part with a port names
+        the registry, for a request that only reads: no repository of this registry can be called so.  Where the first
+        part is a host without a port, the path may also be one of this registry's own: see `in_path`.
+
+        Raises `InvalidName`.
+        """
+        first, slash, rest = path.partition("/")
+        if ns is None:
+            return cls.parse(rest, first) if reading and slash and ":" in first else cls.parse(path)
+        return cls.parse(rest if slash and _spelled(first) == _spelled(ns) else path, ns)
+
+    @property
+    def in_path(self) -> Repository | None:
+        """The repository of another registry that the path names by itself, as `ghcr.io/team/app`; else None.
+
+        CRI-O, Podman and kaniko ask a mirror so, and Docker reads a name so (`distribution/reference`,
+        `splitDockerDomain`; a path holds neither colons nor capitals).
+        """
+        first, slash, rest = self.path.partition("/")
+        # An underscore may be in a path's first part and not in a host.
+        if self.registry is None and slash and ("." in first or first == "localhost") and "_" not in first:
+            return Repository.parse(rest, first)
+        return None
+
     @property
     def upstream(self) -> Repository:
-        """The same with its registry, as Docker reads a name without: `my-image` is `docker.io/library/my-image`.
-
-        The grammar is that of `distribution/reference`, `splitDockerDomain`; a path holds neither colons nor capitals.
-        """
+        """The same with its registry, as Docker reads a name without: `my-image` is `docker.io/library/my-image`."""
         if self.registry is not None:
             return self
-        first, slash, rest = self.path.partition("/")
-        if slash and ("." in first or first == "localhost"):
-            return Repository.parse(rest, first)
-        return Repository.parse(self.path, DOCKER_HUB)
+        return self.in_path or Repository.parse(self.path, DOCKER_HUB)
 
     def __str__(self) -> str:
         """As a person writes it, and as every Docker engine takes it: `docker.io/library/nginx`, `my-image`."""
         return self.path if self.registry is None else f"{self.registry}/{self.path}"
+
+
+def _spelled(host: str) -> str:
+    """The one spelling of a registry host, for comparing."""
+    return DOCKER_HUB if host.lower() in _HUB_SPELLINGS else host.lower()
 
 
 @frozen(order=True)

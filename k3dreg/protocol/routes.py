@@ -112,20 +112,21 @@ class Query:
         return values[0] or None if values else None
 
 
-def parse_target(target: bytes) -> tuple[Route, Query]:
+def parse_target(target: bytes, *, reading: bool = False) -> tuple[Route, Query]:
     """The target of a request line, such as `/v2/library/nginx/manifests/1.27?ns=docker.io`.
 
-    `ns` is the registry that the client believes it is asking: it becomes part of the repository.  Raises as
-    `parse_route` does, and `BadRequest`.
+    `ns` is the registry that the client believes it is asking: it becomes part of the repository.  `reading` is whether
+    the request only reads.  Raises as `parse_route` does, and `BadRequest`.
     """
     path, _, query_text = target.partition(b"?")
     query = Query.parse(query_text.decode("ascii", "backslashreplace"))
-    return parse_route(path, query.one("ns")), query
+    return parse_route(path, query.one("ns"), reading=reading), query
 
 
-def parse_route(path: bytes, registry: str | None = None) -> Route:
+def parse_route(path: bytes, registry: str | None = None, *, reading: bool = False) -> Route:
     """The route that a path is, with every part of it parsed.  The path is percent-decoded, once, before it is cut.
 
+    `registry` is the value of `ns=`; for it and `reading` see `Repository.of_request`.
     Raises `InvalidName`, `InvalidReference`, `InvalidDigest`, `UploadUnknown` or `RouteUnknown`.
     """
     text = unquote_to_bytes(path).decode("utf-8", "backslashreplace")
@@ -137,18 +138,18 @@ def parse_route(path: bytes, registry: str | None = None) -> Route:
         case ["_catalog"]:
             return CatalogRoute()
         case [*name, "tags", "list"] if name:
-            return TagsRoute(_repository(name, registry))
+            return TagsRoute(_repository(name, registry, reading))
         case [*name, "blobs", "uploads"] | [*name, "blobs", "uploads", ""] if name:
             return UploadsRoute(_repository(name, registry))
         case [*name, "blobs", "uploads", session] if name:
             return _upload(_repository(name, registry), session)
         case [*name, ("manifests" | "blobs" | "referrers") as kind, last] if name:
-            return _LAST[kind](_repository(name, registry), last)
+            return _LAST[kind](_repository(name, registry, reading), last)
     raise RouteUnknown(f"not a path of the registry API: {text[:150]!r}")
 
 
-def _repository(name: list[str], registry: str | None) -> Repository:
-    return Repository.parse("/".join(name), registry)
+def _repository(name: list[str], registry: str | None, reading: bool = False) -> Repository:
+    return Repository.of_request("/".join(name), registry, reading=reading)
 
 
 def _upload(repository: Repository, session: str) -> UploadRoute:

@@ -83,7 +83,7 @@ class RegistryApi(Resource):
         record = _record(request, "", self._observer)
         method = record.method
         try:
-            route, query = parse_target(request.uri)
+            route, query = parse_target(request.uri, reading=method in _READS)
         except K3dregError as error:
             record.subject = quoted(request.uri)
             return render(request, self._clock, record, _at_once(error_answer(error)))

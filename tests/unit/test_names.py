@@ -41,6 +41,12 @@ def test_the_engine_is_asked_for_each_alias_and_then_for_the_bare_name() -> None
     ]
 
 
+@pytest.mark.parametrize("registry", [None, "k3d-reg:5000"])
+def test_a_bare_name_that_is_another_registrys_is_not_ours(registry: str | None) -> None:
+    asked = {str(r) for r in NAMES.in_engine(ref("ghcr.io/team/app", registry))}
+    assert asked == {"localhost:5005/ghcr.io/team/app:t", "k3d-reg:5000/ghcr.io/team/app:t"}
+
+
 def test_the_name_that_the_client_said_comes_first_and_once() -> None:
     asked = NAMES.in_engine(ref("app", "K3D-REG:5000"))
     assert [str(r) for r in asked] == ["k3d-reg:5000/app:t", "localhost:5005/app:t", "app:t"]

@@ -82,6 +82,19 @@ class OneRemoteTests(SynchronousTestCase):
             self.assertIn("REGISTRY_PROXY_REMOTEURL", error.advice)
         self.assertEqual(self.behind.asked, [])
 
+    def test_another_registry_in_the_path_is_another_registry(self) -> None:
+        self.behind.there = {"ghcr.io/team/app:1", "ghcr.io/team/app"}
+        for registry in (None, "k3d-reg:5000"):
+            for asked in (self.manifest("ghcr.io/team/app", registry), self.blob("ghcr.io/team/app", registry)):
+                self.failureResultOf(asked, ManifestUnknown, BlobUnknown)
+        self.assertEqual(self.behind.asked, [])
+
+    def test_the_remote_in_the_path_is_the_remote(self) -> None:
+        self.behind.there = {"docker.io/library/redis:1"}
+        self.failureResultOf(self.manifest("docker.io/library/nginx"), ManifestUnknown)
+        self.successResultOf(self.manifest("docker.io/library/redis"))
+        self.assertNotIn("docker.io/docker.io", str(self.behind.asked))
+
     def test_who_names_no_registry_means_our_own_first_and_then_its(self) -> None:
         self.behind.there = {"nginx:1", "docker.io/library/redis:1", "docker.io/library/redis"}
         self.successResultOf(self.manifest("nginx"))

@@ -153,3 +153,69 @@ def test_any_target_gives_a_route_or_one_of_our_errors(target: bytes) -> None:
         return
     repository = getattr(route, "repository", None)
     assert repository is None or ".." not in repository.path.split("/")
+
+
+def meant(target: str, *, reading: bool = True) -> str:
+    route, _ = parse_target(target.encode(), reading=reading)
+    assert isinstance(route, ManifestRoute)
+    return f"{route.repository.registry or '-'} {route.repository.path}"
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        # hosts.toml with `override_path`, a k3s `rewrite`: the registry twice.
+        ("/v2/ghcr.io/team/app/manifests/1?ns=ghcr.io", "ghcr.io team/app"),
+        ("/v2/docker.io/library/nginx/manifests/1?ns=docker.io", "docker.io library/nginx"),
+        ("/v2/registry-1.docker.io/nginx/manifests/1?ns=docker.io", "docker.io library/nginx"),
+        ("/v2/localhost:5005/app/manifests/1?ns=LOCALHOST%3A5005", "LOCALHOST:5005 app"),
+        # Another host in the path is a part of that registry's path.
+        ("/v2/docker.io/library/nginx/manifests/1?ns=harbor.example", "harbor.example docker.io/library/nginx"),
+        ("/v2/ghcr.io/manifests/1?ns=ghcr.io", "ghcr.io ghcr.io"),
+        # Without `ns`: a port is in no path, and a host may be in one of this registry's own.
+        ("/v2/localhost:5005/team/app/manifests/1", "localhost:5005 team/app"),
+        ("/v2/10.0.0.1%3A5000/app/manifests/1", "10.0.0.1:5000 app"),
+        ("/v2/ghcr.io/team/app/manifests/1", "- ghcr.io/team/app"),
+    ],
+)
+def test_a_registry_in_the_path(target: str, expected: str) -> None:
+    assert meant(target) == expected
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v2/a/localhost:5005/app/manifests/1",
+        "/v2/localhost:5005/manifests/1",
+        "/v2/:5005/app/manifests/1",
+        "/v2/local_host:5005/app/manifests/1",
+        "/v2/h:123456/app/manifests/1",
+        "/v2/localhost:5005/app/manifests/1?ns=ghcr.io",
+    ],
+)
+def test_a_port_elsewhere_is_outside_the_grammar(target: str) -> None:
+    with pytest.raises(InvalidName):
+        meant(target)
+
+
+def test_a_port_in_the_path_is_for_reading_only() -> None:
+    for path in ("manifests/1", "blobs/uploads/"):
+        with pytest.raises(InvalidName):
+            parse_target(f"/v2/localhost:5005/app/{path}".encode(), reading=False)
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"),
+    [
+        (Repository(None, "ghcr.io/team/app"), Repository("ghcr.io", "team/app")),
+        (Repository(None, "localhost/app"), Repository("localhost", "app")),
+        (Repository(None, "docker.io/nginx"), Repository("docker.io", "library/nginx")),
+        (Repository(None, "team/app"), None),
+        (Repository(None, "ghcr.io"), None),
+        (Repository(None, "my_team.x/app"), None),
+        (Repository("ghcr.io", "quay.io/app"), None),
+    ],
+)
+def test_the_registry_that_a_path_names_by_itself(repository: Repository, expected: Repository | None) -> None:
+    assert repository.in_path == expected
+    assert repository.upstream.registry is not None
