@@ -37,7 +37,7 @@ class Program:
         self.name = name
         self.pins = PINS / name
         text = (self.pins / "go.mod").read_text()
-        tools = re.findall(r"^(?:tool |\t)(\S+)$", text, re.MULTILINE)
+        tools = re.findall(r"^(?:tool |\t)([^\s(]+)$", text, re.MULTILINE)
         # The last part of a package's path that is not a major version is the command's name.
         self.commands = [re.sub(r"/v\d+$", "", tool).rpartition("/")[2] for tool in tools] or [f"{name}.test"]
         # The first requirement is the program's own module; the others are what that needs.
