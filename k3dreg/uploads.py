@@ -23,7 +23,7 @@ from k3dreg.interfaces import (
     UploadStatus,
 )
 from k3dreg.model.digest import DEFAULT_ALGORITHM, Digest
-from k3dreg.model.errors import BlobUnknown, DigestNotMatched, ManifestUnknown, UnsupportedOperation
+from k3dreg.model.errors import BlobUnknown, DigestNotMatched, InvalidManifest, ManifestUnknown, UnsupportedOperation
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.model.trace import Trace
@@ -174,4 +174,7 @@ def _parse(data: bytes, media_type: str, digest: Digest | None) -> tuple[Manifes
     actual = Digest.of(data, "sha256" if digest is None else digest.algorithm)
     if digest is not None and actual != digest:
         raise DigestNotMatched(f"the manifest hashes to {actual}, not to {digest}")
-    return Manifest.parse(data, media_type), actual
+    manifest = Manifest.parse(data, media_type)
+    if media_type not in ("", manifest.media_type):
+        raise InvalidManifest(f"a manifest is {manifest.media_type!r} and was pushed as {media_type[:150]!r}")
+    return manifest, actual

@@ -47,8 +47,11 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, media_type: str = "") -> Manifest:
-        """The document in `data`; `media_type` is what its descriptor or Content-Type said, if anything did.
+        """Return the document in `data`.
 
+        Its own `mediaType` counts.  `media_type` is what its descriptor or a Content-Type calls it: it counts for a
+        document that has none, and where that is no manifest's type, the document's members tell what it is.
+        Registries differ in the Content-Type they send, and Docker keeps what they said as the descriptor's type.
         Raises `InvalidManifest` (or `InvalidDigest`) when it is neither a manifest nor an index.
         """
         if len(data) > LARGEST_MANIFEST:
@@ -59,7 +62,8 @@ class Manifest:
             raise InvalidManifest("a manifest is not JSON") from error
         if not isinstance(value, dict):
             raise InvalidManifest("a manifest is not a JSON object")
-        own = value.get("mediaType") or media_type
+        known = media_type in media_types.MANIFESTS | media_types.INDEXES
+        own = str(value.get("mediaType") or (media_type if known else ""))
         # Programs in Go write an empty list as null.
         manifests, layers = (_list(value, key) for key in ("manifests", "layers"))
         annotations = value.get("annotations") or {}
@@ -67,8 +71,6 @@ class Manifest:
             raise InvalidManifest("a manifest's annotations are not an object")
         if not own:
             own = media_types.OCI_INDEX if isinstance(manifests, list) else media_types.OCI_MANIFEST
-        if media_type and own != media_type:
-            raise InvalidManifest(f"a manifest says it is {own!r} and was called {media_type!r}")
         subject = value.get("subject")
         read = cls(
             own,

@@ -79,7 +79,7 @@ class Origin:
             raise DigestMismatch(f"{answer.host} sent something else for {reference}")
         said = answer.header("content-type").partition(";")[0].strip()
         try:
-            manifest = Manifest.parse(data, said if said in media_types.MANIFESTS | media_types.INDEXES else "")
+            manifest = Manifest.parse(data, said)
         except InvalidManifest as error:
             raise UpstreamFailed(f"{answer.host} sent no manifest for {reference}: {error}") from error
         if digest.algorithm == "sha256":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from k3dreg.interfaces import IBlobStore
 from k3dreg.model import media_types
@@ -62,10 +62,12 @@ async def _of_containerd_store(
     came = {kept.digest for kept in members.values()}
     present, absent = {root.digest}, set[Digest]()
     whole = False
+    manifest = await _read_manifest(root, store)
+    # Docker describes it as its registry did, which may differ from what the document says.
+    root = evolve(root, media_type=manifest.media_type)
     to_read = [root]
     while to_read:
-        described = to_read.pop()
-        manifest = await _read_manifest(described, store)
+        manifest = await _read_manifest(to_read.pop(), store)
         missing = False
         for child in manifest.children():
             if child.digest in came:

@@ -68,6 +68,12 @@ class ContentStoreTests(StoreTestCase):
         fake = make_image(indexed=True)
         self.assertEqual(self.root_of(evolve(self.hold(fake), descriptor=None)), fake.root)
 
+    def test_a_manifest_is_what_it_says_whatever_the_engine_was_told_it_is(self) -> None:
+        fake = make_image()
+        called = evolve(fake.root, media_type=media_types.DOCKER_MANIFEST)
+        self.assertNotEqual(called.media_type, fake.root.media_type)
+        self.assertEqual(self.root_of(evolve(self.hold(fake), descriptor=called)), fake.root)
+
     def test_nothing_is_copied_and_blobs_are_not_looked_at_before_they_are_wanted(self) -> None:
         fake = make_image()
         image = self.hold(fake)

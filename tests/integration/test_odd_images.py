@@ -1,0 +1,69 @@
+"""Images and artifacts that are not as most are, from a scripted registry, through real engines.
+
+What the engine takes, a node gets; what the engine cannot take is 404 with advice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from tests.integration.conftest import EXPORTS_ONLY
+from tests.integration.support.artifacts import a_signature, an_artifact
+from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.node import Node
+from tests.integration.support.puller import Puller
+from tests.integration.support.rig import EngineAddress
+from tests.integration.support.scripted import Scripted, ScriptedImage, an_image, an_index
+from tests.integration.support.upstream import CONFIG, MANIFEST, to_json
+
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CONTAINERD_STORES = ("docker28", "docker26")
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Scripted]:
+    with Scripted() as registry:
+        yield registry
+
+
+@contextlib.contextmanager
+def held(registry: Scripted, image: ScriptedImage, engine: EngineAddress) -> Iterator[str]:
+    """A repository of its own that has the image as `1`; what the engine pulled of it is removed in the end."""
+    repository = f"odd/{uuid.uuid4().hex}"
+    registry.hold(repository, image)
+    try:
+        yield repository
+    finally:
+        Docker(engine.socket).remove(f"{registry.address}/{repository}:1")
+
+
+@pytest.mark.engines("docker28")
+@pytest.mark.parametrize("options", [(), EXPORTS_ONLY], ids=["files", "exports"])
+def test_a_manifest_is_served_as_what_it_says_it_is_whatever_its_registry_called_it(
+    engine: EngineAddress, registry: Scripted, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    image = an_image()
+    own, data = image.contents[image.root]
+    image = evolve(image, contents={**image.contents, image.root: (DOCKER_MANIFEST, data)})
+    with held(registry, image, engine) as repository, running(engine, tmp_path, *options) as daemon:
+        Docker(engine.socket).pull(f"{registry.address}/{repository}", "1")
+        puller = Puller(daemon.host, registry.address)
+        if options:
+            # Before an export only the engine's word is known, which is the registry's.
+            assert puller.manifest(repository, "1").status == 200
+        for method in ("GET", "HEAD"):
+            for reference in ("1", image.root):
+                answer = puller.manifest(repository, reference, method)
+                assert (answer.status, answer.media_type, answer.digest) == (200, own, image.root), (method, reference)
+        puller.image(repository, "1")
+        if not options:
+            assert "exporting" not in daemon.log()
