@@ -133,8 +133,20 @@ class Resolver:
             unknown = ManifestUnknown(f"Docker could not pull {key[0]} just now: {error}")
             self._failed.remember(key, unknown, _FAILED_FOR)
 
+    async def _is_here(self, reference: Reference) -> bool:
+        """Return whether the engine has the image now; False when the engine cannot be asked."""
+        try:
+            await self._engine.inspect(str(reference))
+        except K3dregError:
+            return False
+        return True
+
     async def _pull(self, reference: Reference, auth: str) -> float:
-        """Returns the seconds it took."""
+        """Let the engine pull the image, and return the seconds it took.
+
+        A pull that ends with an error and leaves the image in the engine counts as a success: a containerd store keeps
+        the content of what it cannot unpack.
+        """
         started = reported = self._clock.seconds()
         latest = Progress()
 
@@ -160,6 +172,10 @@ class Resolver:
             with observed(self._observer, activity, self._clock):
                 await self._engine.pull(str(reference), auth, report)
         except K3dregError as error:
+            if await self._is_here(reference):
+                # Fetched and not unpacked, as artifacts and signatures are: what a node needs is there.
+                log.warn("Docker has {reference}, but: {error}", reference=reference, error=error)
+                return self._clock.seconds() - started
             self._refused.remember((reference, auth), error)
             self._tell_digests((reference.repository, auth), error)
             raise

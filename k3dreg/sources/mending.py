@@ -29,6 +29,8 @@ log = make_logger()
 _PATIENCE = 3600.0
 # Bytes of a block of a tar.
 _BLOCK = 512
+# How Docker 26 begins to say that it has the content of an artifact and can make no file system of it.
+_NOT_UNPACKED = "failed to unpack loaded image"
 # Images that are named for the time of a load.
 _SCRATCH_NAME = "docker.io/library/k3dreg-repair"
 
@@ -93,6 +95,10 @@ async def load(engine: IEngineRequests, root: Descriptor, blobs: Sequence[IBlob]
         )
         async for _ in _messages(engine.body(response, "a load")):
             pass
+    except EngineError as error:
+        if not str(error).startswith(_NOT_UNPACKED):
+            raise
+        log.info("Docker took the blobs and says: {error}", error=error)
     finally:
         await _untag(engine, name)
 

@@ -6,8 +6,6 @@ What the engine takes, a node gets; what the engine cannot take is 404 with advi
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +15,12 @@ from attrs import evolve
 
 from tests.integration.conftest import EXPORTS_ONLY
 from tests.integration.support.artifacts import a_signature, an_artifact
-from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.daemon import running
 from tests.integration.support.docker_api import Docker
-from tests.integration.support.node import Node
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
-from tests.integration.support.scripted import Scripted, ScriptedImage, an_image, an_index
-from tests.integration.support.upstream import CONFIG, MANIFEST, to_json
+from tests.integration.support.scripted import Scripted, ScriptedImage, an_image
+from tests.integration.support.upstream import LAYER_TAR
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONTAINERD_STORES = ("docker28", "docker26")
@@ -58,8 +55,9 @@ def test_a_manifest_is_served_as_what_it_says_it_is_whatever_its_registry_called
         Docker(engine.socket).pull(f"{registry.address}/{repository}", "1")
         puller = Puller(daemon.host, registry.address)
         if options:
-            # Before an export only the engine's word is known, which is the registry's.
+            # Until an export has ended, only the engine's word is known, which is the registry's.
             assert puller.manifest(repository, "1").status == 200
+            daemon.wait_for("exported ")
         for method in ("GET", "HEAD"):
             for reference in ("1", image.root):
                 answer = puller.manifest(repository, reference, method)
@@ -67,3 +65,27 @@ def test_a_manifest_is_served_as_what_it_says_it_is_whatever_its_registry_called
         puller.image(repository, "1")
         if not options:
             assert "exporting" not in daemon.log()
+
+
+ARTIFACTS = {
+    "signature": a_signature,
+    "chart": lambda: an_artifact(
+        "application/vnd.cncf.helm.config.v1+json", ["application/vnd.cncf.helm.chart.content.v1.tar+gzip"]
+    ),
+    "unknown": lambda: an_artifact("application/vnd.unknown.config.v1+json", [LAYER_TAR], {}),
+}
+
+
+@pytest.mark.engines(*CONTAINERD_STORES)
+@pytest.mark.parametrize("kind", ARTIFACTS)
+@pytest.mark.parametrize("options", [(), EXPORTS_ONLY], ids=["files", "exports"])
+def test_what_docker_fetched_and_could_not_unpack_is_served_at_the_first_request(
+    engine: EngineAddress, registry: Scripted, kind: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    image = ARTIFACTS[kind]()
+    with held(registry, image, engine) as repository, running(engine, tmp_path, *options) as daemon:
+        puller = Puller(daemon.host, registry.address)
+        answers = [puller.manifest(repository, "1", method) for method in ("HEAD", "GET", "GET")]
+        assert [(answer.status, answer.digest) for answer in answers] == [(200, image.root)] * 3
+        puller.image(repository, "1")
+        assert registry.asked(rf"HEAD .*{repository}/manifests/1") == 1, "Docker pulled it once"

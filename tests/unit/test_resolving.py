@@ -122,6 +122,16 @@ class ResolvingTests(SynchronousTestCase):
         error = self.failureResultOf(self.ask(reference("some/private", "1")), AuthenticationRequired).value
         self.assertIn(words, str(error))
 
+    def test_a_pull_that_failed_and_left_the_image_here_went_well(self) -> None:
+        name = "docker.io/library/signature:1"
+        words = "failed to unpack image on snapshotter overlayfs: mismatched image rootfs and manifest layers"
+        self.engine.upstream[name] = PullError(200, words)
+        self.engine.pull_gate.shut()
+        asked = self.ask(reference("library/signature", "1"))
+        held = self.engine.add(make_image(name))
+        self.engine.pull_gate.open()
+        self.assertEqual(self.successResultOf(asked).id, held.id(self.store))
+
     def test_an_engine_that_is_down_is_no_unknown_image(self) -> None:
         self.engine.down = True
         self.failureResultOf(self.ask(reference("library/nginx", "1")), EngineUnavailable)
