@@ -175,8 +175,8 @@ class _Look:
         self._parts: dict[Digest, Descriptor] = {}
         self._documents: dict[Digest, MemoryBlob] = {}
         self._whole = False
-        # The engine may have said that it lacks something of these; then there is no point in looking.
-        self._lacking = {child.descriptor.digest for child in image.children if not child.available}
+        # The engine says that it holds nothing of these.  Of others it may lack only what need not be here.
+        self._lacking = {child.descriptor.digest for child in image.children if not child.available and not child.held}
 
     async def take(self) -> _Held:
         """Raises `FileAbsent` if not even the root is there, `ContentError` or `InvalidManifest` if it is damaged."""

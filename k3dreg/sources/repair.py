@@ -122,7 +122,10 @@ class Repair:
         self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
     ) -> EngineImage:
         broken = broken_children(image)
-        if not broken:
+        for child in broken:
+            if not await self._lacks_foreign_layers_only(image, child):
+                break
+        else:
             return image
         try:
             return await self.mend(image, reference, shown, trace)
@@ -260,16 +263,31 @@ class Repair:
         self, repository: Repository, image: EngineImage, digest: Digest, credentials: Credentials | None
     ) -> bytes:
         """A manifest: from here if it is here, for the registry may have forgotten it."""
-        blob = self._store.get(digest)
-        for probe in self._probes:
-            with contextlib.suppress(K3dregError):
-                blob = blob or await probe.open(image, digest, Trace())
+        blob = self._store.get(digest) or await self._probe(image, digest)
         if blob is not None:
             with contextlib.suppress(K3dregError):
                 data = await blob.read()
                 if Digest.of(data, digest.algorithm) == digest:
                     return data
         return (await self._origin.manifest(Reference(repository, digest), credentials))[1]
+
+    async def _probe(self, image: EngineImage, digest: Digest) -> IBlob | None:
+        """A part of the image from the engine's files, if it is there and they can be read."""
+        for probe in self._probes:
+            with contextlib.suppress(K3dregError):
+                return await probe.open(image, digest, Trace())
+        return None
+
+    async def _lacks_foreign_layers_only(self, image: EngineImage, child: ChildManifest) -> bool:
+        """Whether a manifest lacks nothing but layers that may not be distributed: Docker 28 counts these, too."""
+        blob = await self._probe(image, child.descriptor.digest)
+        if blob is None:
+            return False
+        parts = list(Manifest.parse(await blob.read(), child.descriptor.media_type).children())
+        needed = [part for part in parts if media_types.is_distributable(part.media_type)]
+        if len(needed) == len(parts):
+            return False
+        return all([await self._is_held(image, part.digest) for part in needed])
 
     async def _is_held(self, image: EngineImage, digest: Digest) -> bool:
         for probe in self._probes:

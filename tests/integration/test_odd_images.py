@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from tests.integration.conftest import EXPORTS_ONLY
-from tests.integration.support.artifacts import a_signature, an_artifact
+from tests.integration.conftest import EXPORTS_ONLY, READERS_ONLY
+from tests.integration.support.artifacts import a_signature, an_artifact, load_layout, with_foreign_layer
 from tests.integration.support.daemon import running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.puller import Puller
@@ -89,3 +89,23 @@ def test_what_docker_fetched_and_could_not_unpack_is_served_at_the_first_request
         assert [(answer.status, answer.digest) for answer in answers] == [(200, image.root)] * 3
         puller.image(repository, "1")
         assert registry.asked(rf"HEAD .*{repository}/manifests/1") == 1, "Docker pulled it once"
+
+
+@pytest.mark.engines(*CONTAINERD_STORES)
+def test_a_layer_that_may_not_be_distributed_need_not_be_here(engine: EngineAddress, tmp_path: Path) -> None:
+    docker, name = Docker(engine.socket), f"registry.example/foreign/{uuid.uuid4().hex}"
+    image = with_foreign_layer(an_image())
+    load_layout(docker, f"{name}:1", image)
+    try:
+        with running(engine, tmp_path, *READERS_ONLY) as daemon:
+            puller = Puller(daemon.host, "registry.example")
+            path = name.partition("/")[2]
+            for method in ("HEAD", "GET"):
+                answer = puller.manifest(path, "1", method)
+                assert (answer.status, answer.digest) == (200, image.root)
+            for digest, (media_type, data) in image.contents.items():
+                if not media_type:
+                    assert puller.blob(path, digest, len(data)) == len(data)
+            assert "trying to mend" not in daemon.log()
+    finally:
+        docker.remove(f"{name}:1")

@@ -279,6 +279,11 @@ class RepairTests(SynchronousTestCase):
         self.assertEqual(self.origin.fetched, [Digest.of(LAYERS[0])])
         self.assertEqual(self.origin.shown, [])  # the manifest is read from the engine: a registry may forget it
 
+    def test_nothing_is_mended_where_only_layers_that_may_not_be_distributed_are_absent(self) -> None:
+        docker = FakeDocker(BROKEN, BROKEN)
+        self.assertIs(self.ensured(self.repair(docker, Holds(MANIFEST, CONFIG, *LAYERS)), BROKEN), BROKEN)
+        self.assertEqual(docker.requests, [])
+
     def test_an_engine_that_does_not_tell_is_not_asked_to_build(self) -> None:
         old = image()
         repair = self.repair(FakeDocker(old, old))

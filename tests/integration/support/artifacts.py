@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Sequence
 
+from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.scripted import ScriptedImage
 from tests.integration.support.upstream import CONFIG, MANIFEST, Json, digest_of, to_json
 
+FOREIGN_LAYER = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 SIGNATURE_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
 
 
@@ -29,16 +32,43 @@ def a_signature() -> ScriptedImage:
     return assemble(CONFIG, config, [(SIGNATURE_LAYER, layer)])
 
 
+def with_foreign_layer(image: ScriptedImage) -> ScriptedImage:
+    """The image with one more layer, which may not be distributed and whose bytes are nowhere."""
+    manifest, absent = json.loads(image.contents[image.root][1]), os.urandom(100)
+    config = json.loads(image.contents[manifest["config"]["digest"]][1])
+    config["rootfs"]["diff_ids"].append(digest_of(absent + b"unpacked"))
+    layers = [(layer["mediaType"], image.contents[layer["digest"]][1]) for layer in manifest["layers"]]
+    foreign = {"mediaType": FOREIGN_LAYER, "digest": digest_of(absent), "size": 100, "urls": ["https://x.example/"]}
+    return assemble(CONFIG, to_json(config), layers, absent=[foreign])
+
+
+def load_layout(docker: Docker, name: str, image: ScriptedImage) -> None:
+    """`docker load` of an OCI layout.  Docker keeps the content, also of what it cannot unpack."""
+    media_type, data = image.contents[image.root]
+    annotations = {"io.containerd.image.name": name}
+    root = {"mediaType": media_type, "digest": image.root, "size": len(data), "annotations": annotations}
+    files = {f"blobs/{digest.replace(':', '/')}": blob for digest, (_, blob) in image.contents.items()}
+    files["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
+    files["index.json"] = to_json({"schemaVersion": 2, "manifests": [root]})
+    docker.call("POST", "/images/load", body=build_context(files), content_type="application/x-tar")
+
+
 def assemble(
-    config_type: str, config: bytes, layers: Sequence[tuple[str, bytes]], artifact_type: str = ""
+    config_type: str,
+    config: bytes,
+    layers: Sequence[tuple[str, bytes]],
+    artifact_type: str = "",
+    absent: Sequence[Json] = (),
 ) -> ScriptedImage:
-    """The manifest of a config and layers, each of them with its media type."""
-    descriptors = [{"mediaType": kind, "digest": digest_of(data), "size": len(data)} for kind, data in layers]
+    """The manifest of a config and layers, each of them with its media type; `absent` are more layers' descriptors."""
+    descriptors: list[Json] = [
+        {"mediaType": kind, "digest": digest_of(data), "size": len(data)} for kind, data in layers
+    ]
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": config_type, "digest": digest_of(config), "size": len(config)},
-        "layers": descriptors,
+        "layers": [*descriptors, *absent],
     } | ({"artifactType": artifact_type} if artifact_type else {})
     data = to_json(manifest)
     blobs = {digest_of(blob): ("", blob) for blob in (config, *(layer for _, layer in layers))}
