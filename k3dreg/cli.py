@@ -10,10 +10,9 @@ from twisted.application import app
 from twisted.python import usage
 from twisted.scripts import twistd
 
+from k3dreg.command_line import COMMANDS, complaint, no_command
 from k3dreg.config import Options
 from twisted.plugins.k3dreg_plugin import k3dreg
-
-_FOR_PEOPLE = ("doctor", "why", "warm")
 
 
 # twistd takes it from one of two modules, by the platform, which no type checker follows.
@@ -32,32 +31,41 @@ class _ServerOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run in the foreground until told to stop, or do `ls`, `gc`, `doctor`, `why`, `warm`, `config`, for people.
+    """Run the registry in the foreground until told to stop, or run the command that the first argument names.
 
-    Ends with status 2 and a usage line for options that are wrong.
+    Ends with status 2 and a usage line for arguments that are wrong.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Imported where they are called: a daemon has no use for them, and keeps for ever what it has imported.
-    if given[:1] in (["ls"], ["gc"]):
-        from k3dreg import housekeeping
-
-        housekeeping.main(given[0], given[1:], dict(os.environ))
+    if given[:1] == ["help"]:  # help COMMAND is COMMAND --help
+        given = [*given[1:2], "--help"]
+    if given and given[0] in COMMANDS:
+        _run_command(given[0], given[1:])
         return
-    if given[:1] == ["config"]:
-        from k3dreg.tools import config_files
-
-        config_files.main(given[1:])
-        return
-    if given[:1] and given[0] in _FOR_PEOPLE:
-        from k3dreg.tools import command
-
-        command.main(given[0], given[1:])
-        return
+    options = Options()
+    if given and not given[0].startswith("-"):
+        sys.stderr.write(complaint(no_command(given[0]), options))
+        sys.exit(2)
     try:
-        Options().parseOptions(given)
+        options.parseOptions(given)
     except usage.UsageError as error:
-        sys.stderr.write(f"k3dreg: {error}\n{Options.synopsis}\n")
+        sys.stderr.write(complaint(error, options))
         sys.exit(2)
     # No pid file: several may run in one directory, and a service manager knows the process anyway.
     sys.argv = ["k3dreg", "--nodaemon", "--pidfile=", "k3dreg", *given]
     app.run(twistd.runApp, _ServerOptions)
+
+
+def _run_command(command: str, arguments: Sequence[str]) -> None:
+    # Imported where they are called: a daemon has no use for them, and keeps for ever what it has imported.
+    if command in ("ls", "gc"):
+        from k3dreg import housekeeping
+
+        housekeeping.main(command, arguments, dict(os.environ))
+    elif command == "config":
+        from k3dreg.tools import config_files
+
+        config_files.main(arguments)
+    else:
+        from k3dreg.tools import command as tools
+
+        tools.main(command, arguments)

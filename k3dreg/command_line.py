@@ -1,16 +1,100 @@
-"""What the command lines of all of k3dreg's commands have in common."""
+"""What all of k3dreg's command lines have in common: help that fits the terminal, usage lines, `--version`."""
 
 from __future__ import annotations
+
+import difflib
+import shutil
+import textwrap
+from collections.abc import Mapping
 
 from twisted.python import usage
 
 from k3dreg import __version__
 
+# In the order in which help lists them.
+COMMANDS: Mapping[str, str] = {
+    "doctor": "Check the engine, the port, the disk and more; say what to do",
+    "why": "Say step by step how a node's request for an image is answered",
+    "warm": "Make images ready before a node asks for them",
+    "config": "Print the files that point a cluster at k3dreg",
+    "ls": "List what was pushed",
+    "gc": "Remove pushed content that nothing refers to",
+}
+
+# Columns.  A narrower terminal leaves no room beside the options' names; longer lines are hard to read.
+_NARROWEST, _WIDEST = 60, 100
+
 
 class CommandLine(usage.Options):
-    """`usage.Options`, whose `--version` would be Twisted's."""
+    """`usage.Options` with k3dreg's own help and version.
+
+    `synopsis` is the usage line, `about` says what the command does, and `examples` are commands as a user types them.
+    """
+
+    synopsis = ""
+    about = ""
+    examples: tuple[str, ...] = ()
+    longdesc = ""  # `usage.Options` would take the docstring of the program that runs
 
     def opt_version(self) -> None:
         """Print the version and exit"""
         print(f"k3dreg {__version__}")  # noqa: T201
         raise SystemExit(0)
+
+    def opt_help(self) -> None:
+        """Print this help and exit"""
+        print(self, end="")  # noqa: T201
+        raise SystemExit(0)
+
+    opt_h = opt_help
+
+    def getSynopsis(self) -> str:
+        """Return the usage line; behind twistd's own when that runs k3dreg."""
+        if self.parent is None:
+            return self.synopsis
+        return f"{self.parent.getSynopsis()} {self.parent.subCommand} [OPTION]..."
+
+    def __str__(self) -> str:
+        parts = [self.getSynopsis(), wrapped(self.about), *self.sections()]
+        if self.examples:
+            parts.append(
+                "\n".join(["Examples:" if len(self.examples) > 1 else "Example:", *map(_indented, self.examples)])
+            )
+        return "\n\n".join(parts) + "\n"
+
+    def sections(self) -> list[str]:
+        """Return the parts of the help between the description and the examples."""
+        return [self.getUsage(width=columns()).rstrip()]
+
+
+def columns() -> int:
+    """Return the width for text on this terminal."""
+    return min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
+
+
+def wrapped(text: str) -> str:
+    """Return `text` in lines that fit the terminal."""
+    return "\n".join(textwrap.wrap(" ".join(text.split()), columns()))
+
+
+def commands_section() -> str:
+    """Return the list of commands, a line for each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {does}" for name, does in COMMANDS.items()]
+    return "\n".join(["Commands (k3dreg COMMAND --help says more):", *lines])
+
+
+def no_command(name: str) -> str:
+    """Return what is wrong with `name`, which is no command."""
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    return f"there is no command {name[:100]!r}{f'; did you mean {near[0]}?' if near else ''}"
+
+
+def complaint(error: object, options: CommandLine, command: str = "") -> str:
+    """Return the lines for a command line that is wrong: what is wrong, the usage, and where there is more."""
+    more = f"k3dreg {command} --help" if command else "k3dreg --help"
+    return f"k3dreg: {error}\n{options.synopsis}\n{more} says more.\n"
+
+
+def _indented(example: str) -> str:
+    return f"  {example}"

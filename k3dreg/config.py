@@ -15,7 +15,7 @@ from pathlib import Path
 from attrs import frozen
 from twisted.python import usage
 
-from k3dreg.command_line import CommandLine
+from k3dreg.command_line import COMMANDS, CommandLine, commands_section
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.locating import DEFAULT_SOCKET
 from k3dreg.inherited import inherited_endpoints
@@ -82,13 +82,14 @@ class Options(CommandLine):
     """The command line of `k3dreg` and `twistd k3dreg`.  After parsing, `config` is set."""
 
     synopsis = (
-        "Usage: k3dreg [--listen ENDPOINT]... [--alias HOST:PORT]... [--docker URL] [--state-dir DIR] "
-        "[--cache-size SIZE] [--origin-fallback] [--warm PATTERN]... [--log-level LEVEL]"
+        "Usage: k3dreg [OPTION]...             run the registry in the foreground\n"
+        "       k3dreg COMMAND [OPTION]...     run one of the commands below"
     )
-    longdesc = (
+    about = (
         "An OCI registry whose content is the local Docker engine's images. "
         "Each option can also be given in the environment: --cache-size as K3DREG_CACHE_SIZE."
     )
+    examples: tuple[str, ...] = ("k3dreg --listen tcp:5000:interface=127.0.0.1 --cache-size 50GB",)
     optParameters = [  # noqa: RUF012  (the shape of usage.Options)
         [
             "docker",
@@ -140,6 +141,19 @@ class Options(CommandLine):
         """Parse the command line, by default this process's.  Raises `usage.UsageError`."""
         self._arguments = tuple(sys.argv[1:] if options is None else options)
         super().parseOptions(self._arguments)  # type: ignore[no-untyped-call]
+
+    def parseArgs(self, *rest: str) -> None:
+        """The registry takes options only.  Raises `usage.UsageError` for anything else."""
+        if not rest:
+            return
+        if rest[0] in COMMANDS:
+            name = rest[0]
+            raise usage.UsageError(f"{name!r} follows options: a command comes first, as in k3dreg {name} [OPTION]...")
+        raise usage.UsageError(f"{rest[0][:100]!r} is not an option")
+
+    def sections(self) -> list[str]:
+        """Return the commands, too, where they can be given: twistd runs the registry alone."""
+        return [*([] if self.parent else [commands_section()]), *super().sections()]
 
     def read_again(self) -> Options:
         """The same command line and environment with the files as they are now.  Blocks; in any thread.

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.python import usage
 
-from k3dreg.command_line import CommandLine
+from k3dreg.command_line import CommandLine, columns, complaint
 from k3dreg.interfaces import PushedManifest
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
@@ -33,6 +33,10 @@ log = make_logger()
 _HOUR = 3600.0
 # Hours: more than anybody's, and a time that clocks can still tell.
 _LONGEST_GRACE = 1e6
+# Characters of a digest, its algorithm included, as many as Docker's client shows.
+_SHORT_DIGEST = 19
+# Characters: longer names are rare, and would push everything else out of sight.
+_LONGEST_NAME = 40
 # Bytes: no cache is evicted by a collection.
 _NO_LIMIT = 1 << 62
 
@@ -41,7 +45,11 @@ class ListOptions(CommandLine):
     """`k3dreg ls`."""
 
     synopsis = "Usage: k3dreg ls [--state-dir DIR]"
-    longdesc = "List what was pushed.  A daemon that uses the directory is not disturbed."
+    about = (
+        "List what was pushed.  A daemon that uses the directory is not disturbed.  On a terminal digests are "
+        "shortened; elsewhere, as in `k3dreg ls | cat`, they are whole."
+    )
+    examples = ("k3dreg ls --state-dir /var/lib/k3dreg",)
     optParameters = [["state-dir", None, None, "The state directory of the daemon"]]  # noqa: RUF012
 
 
@@ -49,10 +57,11 @@ class CollectOptions(CommandLine):
     """`k3dreg gc`."""
 
     synopsis = "Usage: k3dreg gc [--state-dir DIR] [--grace HOURS] [--untagged]"
-    longdesc = (
-        "Remove what was pushed and nobody refers to.  A running daemon does it by itself, so this is for one that "
-        "does not run."
+    about = (
+        "Remove pushed content that nothing refers to.  A running daemon does it by itself, so this command is for one "
+        "that does not run."
     )
+    examples = ("k3dreg gc --untagged --grace 24",)
     optParameters = [  # noqa: RUF012
         ["state-dir", None, None, "The state directory of the daemon"],
         ["grace", None, str(GRACE / _HOUR), "Hours that a blob without a manifest is kept"],
@@ -68,7 +77,8 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
         options.parseOptions(list(arguments))
         grace = parse_grace(options.get("grace", "0")) * _HOUR
     except usage.UsageError as error:
-        _fail(f"{error}\n{options.synopsis}", 2)
+        sys.stderr.write(complaint(error, options, command))
+        raise SystemExit(2) from None
     state_dir = Path(options["state-dir"] or environment.get("K3DREG_STATE_DIR") or default_state_dir(environment))
     try:
         (state_dir / LEDGER_NAME).stat()
@@ -81,7 +91,7 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
             rows = Ledger(state_dir / LEDGER_NAME, read_only=True).read()
         except K3dregError as error:
             _fail(str(error), 1)
-        for line in listing(rows, sizes_in(state_dir)):
+        for line in listing(rows, sizes_in(state_dir), columns() if sys.stdout.isatty() else None):
             print(line)  # noqa: T201
         return
     react(lambda reactor: Deferred.fromCoroutine(_collect(reactor, state_dir, grace, bool(options["untagged"]))))
@@ -110,10 +120,11 @@ def sizes_in(state_dir: Path) -> Callable[[Digest], int]:
     return size_of
 
 
-def listing(rows: Sequence[Row], size_of: Callable[[Digest], int]) -> list[str]:
-    """A line for each tag, and for each manifest that has none, below a line of titles.
+def listing(rows: Sequence[Row], size_of: Callable[[Digest], int], width: int | None = None) -> list[str]:
+    """Return a line for each tag, and for each manifest that has none, below a line of titles.
 
-    The size is that of everything that belongs to it: what two images have counts for both.
+    The size is that of everything that belongs to it: what two images have counts for both.  `width` is a terminal's,
+    for which digests are shortened; None leaves them whole.  A name that is longer than most moves its own line alone.
     """
     tags: dict[tuple[Repository, Digest], list[str]] = {}
     manifests: dict[tuple[Repository, Digest], PushedManifest] = {}
@@ -133,14 +144,16 @@ def listing(rows: Sequence[Row], size_of: Callable[[Digest], int]) -> list[str]:
         size = f"{sum(map(size_of, found)) / 1e6:.1f} MB"
         pushed = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.since)) if manifest.since else "-"
         names = [f"{repository}:{tag}" for tag in tags.get((repository, digest), [])] or [f"{repository}:<none>"]
-        lines += [(name, str(digest), size, pushed) for name in names]
+        shown = str(digest) if width is None else str(digest)[:_SHORT_DIGEST]
+        lines += [(name, shown, size, pushed) for name in names]
     if not lines:
         return ["nothing is here that was pushed"]
     lines = [("NAME", "DIGEST", "SIZE", "PUSHED"), *sorted(lines)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    room = _LONGEST_NAME if width is None else max(width - sum(widths[1:]) - 6, len("NAME"))
+    named = min(widths[0], room)
     return [
-        f"{name:{widths[0]}}  {digest:{widths[1]}}  {size:>{widths[2]}}  {pushed}"
-        for name, digest, size, pushed in lines
+        f"{name:{named}}  {digest:{widths[1]}}  {size:>{widths[2]}}  {pushed}" for name, digest, size, pushed in lines
     ]
 
 

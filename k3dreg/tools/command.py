@@ -1,4 +1,4 @@
-"""The command lines of `doctor`, `why` and `warm`."""
+"""Run `doctor`, `why` and `warm`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from twisted.internet.task import react
 from twisted.python import usage
 from twisted.web.client import Agent
 
-from k3dreg.config import Config, Options
+from k3dreg.command_line import complaint
+from k3dreg.config import Config
 from k3dreg.credentials.chain import make_chain, make_docker_logins
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent
@@ -26,41 +27,22 @@ from k3dreg.streaming.workers import Workers
 from k3dreg.tools.checks import as_json, as_text, status_of
 from k3dreg.tools.doctor import examine
 from k3dreg.tools.doors import port_of
+from k3dreg.tools.options import OPTIONS
 from k3dreg.tools.reach import own_names
 from k3dreg.tools.warm import Warmer, make_printer
 from k3dreg.tools.why import parse_image, pushed_in, walk
 
-_SYNOPSES = {
-    "doctor": "Usage: k3dreg doctor [--json] [the options of k3dreg]",
-    "why": "Usage: k3dreg why [the options of k3dreg] IMAGE",
-    "warm": "Usage: k3dreg warm [--server URL] IMAGE...",
-}
-
 Write = Callable[[str], object]
 
 
-class ToolOptions(Options):
-    """The daemon's options, so that a tool looks at what the daemon would; and a few of its own."""
-
-    optFlags = [["json", None, "doctor: answer with one JSON object"]]  # noqa: RUF012
-    optParameters = [["server", None, "http://127.0.0.1:5000", "warm: the k3dreg to ask"]]  # noqa: RUF012
-
-    images: tuple[str, ...] = ()
-
-    def parseArgs(self, *images: str) -> None:
-        """What is no option is an image."""
-        self.images = images
-
-
 def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    """Run one of the commands that have a synopsis here, and exit: 0 all is well, 1 it is not, 2 wrong options."""
-    options: Any = ToolOptions(environment)
+    """Run `doctor`, `why` or `warm`, and exit: 0 all is well, 1 it is not, 2 wrong options."""
+    options: Any = OPTIONS[command](environment)
     try:
         options.parseOptions(list(arguments))
-        _check_count(command, len(options.images))
         references = [parse_image(image) for image in options.images]
     except (usage.UsageError, K3dregError) as error:
-        sys.stderr.write(f"k3dreg: {error}\n{_SYNOPSES[command]}\n")
+        sys.stderr.write(complaint(error, options, command))
         raise SystemExit(2) from None
 
     # As the daemon, whose settings file has some for the AWS library and for helpers.
@@ -82,11 +64,6 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
             raise SystemExit(status)
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
-
-
-def _check_count(command: str, images: int) -> None:
-    if (command == "doctor") == bool(images) or (command == "why" and images != 1):
-        raise usage.UsageError("doctor takes no image, why takes one, warm takes some")
 
 
 def _engine(config: Config, reactor: Any) -> Engine:

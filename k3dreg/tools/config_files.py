@@ -12,17 +12,24 @@ from twisted.python import usage
 from k3dreg.clusters.files import CASES, files_for, hosting_for, place_for
 from k3dreg.clusters.place import Place, check_host, check_image, check_path, check_port
 from k3dreg.clusters.text import File
-from k3dreg.command_line import CommandLine
+from k3dreg.command_line import CommandLine, complaint
 from k3dreg.model.errors import UsageError
 
-SYNOPSIS = f"Usage: k3dreg config {'|'.join(CASES)} [options] [FILE]"
+SYNOPSIS = f"Usage: k3dreg config {'|'.join(CASES)} [OPTION]... [FILE]"
 
 
 class ConfigOptions(CommandLine):
     """The command line behind the kind of cluster; `file` is what is no option."""
 
     synopsis = SYNOPSIS
-    longdesc = "Prints what is needed, with a line that names each file where there are several; or FILE alone."
+    about = (
+        "Print the files that point a cluster at k3dreg, with a line that names each file where there are several; "
+        "or FILE alone."
+    )
+    examples = (
+        "k3dreg config k3d --mode host > k3d-cluster.yaml",
+        "k3dreg config kind --name registry.localhost --port 5000",
+    )
     optParameters = [  # noqa: RUF012  (the shape of usage.Options)
         [
             "mode",
@@ -99,6 +106,6 @@ def main(arguments: Sequence[str], write: Callable[[str], object] | None = None)
     try:
         text = text_of(arguments)
     except (usage.UsageError, UsageError) as error:
-        sys.stderr.write(f"k3dreg: {error}\n{SYNOPSIS}\n")
+        sys.stderr.write(complaint(error, ConfigOptions(), "config"))  # type: ignore[no-untyped-call]
         raise SystemExit(2) from None
     (write or sys.stdout.write)(text)

@@ -129,3 +129,28 @@ def test_a_size_is_that_of_all_parts_and_a_time_is_told_where_it_is_known() -> N
     assert everything.split() == ["app:all", str(Digest.of(b"index")), "2.0", "MB", "-"]
     assert one.split()[2:5] == ["1.9", "MB", time.strftime("%Y-%m-%d", time.localtime(1_700_000_000.0))]
     assert listing([], lambda digest: 0) == ["nothing is here that was pushed"]
+
+
+def rows_of(*repositories: str) -> list[Row]:
+    """An image in each, tagged `1`."""
+    digest = Digest.of(b"image")
+    manifest = PushedManifest(Descriptor(media_types.OCI_MANIFEST, digest, 5), frozenset())
+    found = []
+    for each in repositories:
+        repository = Repository(None, each)
+        found += [Row(repository, manifest=manifest), Row(repository, tag=("1", digest))]
+    return found
+
+
+def test_one_long_name_moves_no_other_line() -> None:
+    long = "team/" + "x" * 150
+    _, app, moved = listing(rows_of("app", long), lambda digest: 5)
+    assert moved.startswith(f"{long}:1  {Digest.of(b'image')}  ")
+    assert app.index(" sha256:") < 50
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_line_fits_a_terminal_unless_its_name_is_long(width: int) -> None:
+    lines = listing(rows_of("app", "team/" + "x" * 150, "group/project"), lambda digest: 10**9, width)
+    assert [len(line) <= width for line in lines] == [True, True, True, False]
+    assert lines[1].split()[1] == str(Digest.of(b"image"))[:19]
