@@ -113,6 +113,8 @@ class ReaderFiles:
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
         """The file as a blob; it is asked for only when the blob is sent."""
+        if size is not None and self.copies.holds(path, size):
+            return ReaderBlob(self, path, digest, size, self._patience)
         found = await self.stat(path)
         if not found.is_file:
             raise FileAbsent("what is there is no file")
@@ -177,24 +179,19 @@ class ReaderFiles:
         response, release = await self._request("GET", path, long=long)
         return ArchivedFile(self._engine.body(response, "a file of the engine's"), release)
 
-    def copy(self, path: str, start: int) -> Spool | None:
-        """The file from `start`, by way of a temporary copy, for all who ask for it meanwhile.  To be left.
+    def copy(self, path: str, start: int, size: int) -> Spool | None:
+        """Return a temporary copy of a file of `size` bytes, for all who ask for it meanwhile.  To be left.
 
-        None if there is no room for one.
+        `start` is where in it the client begins.  None if there is no room for a copy.
         """
         found = self.copies.find(path, start)
         if found is not None or not self.copies.have_room:
             return found
-        return self.copies.make(path, start, Deferred.fromCoroutine(self._open_at(path, start)))
+        return self.copies.make(path, start, size, Deferred.fromCoroutine(self.open(path, long=True)))
 
     def spool(self, start: int) -> Spool:
         """A temporary file that is nobody else's business."""
         return Spool(self._workers, self._scratch, start)
-
-    async def _open_at(self, path: str, start: int) -> ArchivedFile:
-        file = await self.open(path, long=True)
-        await file.skip(start)
-        return file
 
     # -- requests -----------------------------------------------------------------------------------
 

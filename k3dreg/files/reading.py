@@ -35,7 +35,7 @@ class Files(Protocol):
 
     async def read(self, path: str, limit: int) -> bytes: ...
 
-    def copy(self, path: str, start: int) -> Spool | None: ...
+    def copy(self, path: str, start: int, size: int) -> Spool | None: ...
 
     def spool(self, start: int) -> Spool: ...
 
@@ -47,6 +47,9 @@ class ReaderBlob:
     One who asks alone gets it straight from the engine.  Those who ask while it is being sent to another share a
     temporary copy, and the first goes on with that, unless he has most of it: the engine reads it once, however many
     they are.  Where there is no room for a copy, each gets the rest by himself.
+
+    One who asks for a later part gets it from such a copy, too, which is kept for some seconds: the archive API knows
+    no offsets, and clients that ask for one part ask for others.
 
     One who has made the engine wait for `patience` seconds in all gets the rest by way of such a copy, too: the engine
     reads one archive at a time from a container, so a slow client would keep it from everybody else.
@@ -62,7 +65,10 @@ class ReaderBlob:
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Raises as `Sender.run`; also `ContentGone` when the file goes away, and what `ReaderFiles.open` raises."""
         first = self._files.sending.get(self._path)
-        copy = self._files.copies.find(self._path, start) if first is None else self._files.copy(self._path, start)
+        if first is None and not start:
+            copy = self._files.copies.find(self._path, start)
+        else:
+            copy = self._files.copy(self._path, start, self.size)
         if copy is not None:
             if first is not None:
                 first.share(copy)
@@ -139,7 +145,7 @@ class Way:
 
     def share(self, spool: Spool) -> None:
         """Others take the file by way of `spool`: go on with it as well, unless most of the file has been read."""
-        if not self._straight or spool.start > self._position or self._position > self._size // 2:
+        if not self._straight or self._position > self._size // 2:
             return
         self._stop_timer()
         self._no_longer_straight()

@@ -13,6 +13,7 @@ from typing import cast
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IConsumer, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.python.failure import Failure
+from twisted.web.http import PARTIAL_CONTENT
 from twisted.web.server import NOT_DONE_YET, Request
 
 from k3dreg import __version__
@@ -113,7 +114,7 @@ class _Rendering:
             self._break_off(answer, error)
             return
         if self._left:
-            self._write_line(CLIENT_GONE, reason="the client went away at the end of the answer")
+            self._write_cut_off(answer, "at the end of the answer")
             return
         self._write_line(answer.status, reason=answer.reason, refusal=answer.refusal)
         self._request.finish()
@@ -175,7 +176,7 @@ class _Rendering:
         abort = cast(ITCPTransport, self._request.transport).abortConnection
         stalled = isinstance(error, ConsumerStalled)
         if self._left or (isinstance(error, ConsumerGone) and not stalled):
-            self._write_line(CLIENT_GONE, reason="the client went away in the middle of the answer")
+            self._write_cut_off(answer, "in the middle of the answer")
             if not self._left:
                 abort()
             return
@@ -204,6 +205,17 @@ class _Rendering:
     def _left(self) -> bool:
         """Whether the client is gone.  A lost connection tells its producer before it tells the request."""
         return self._gone or not getattr(self._request.transport, "connected", True)
+
+    def _write_cut_off(self, answer: Answer, where: str) -> None:
+        """Write the line of an answer whose client closed the connection.
+
+        Clients ask for all from some byte on and close the connection when they have what they need of it: containerd
+        2.1 does with `concurrent_layer_fetch_buffer`.  So the end of a range is no failure.
+        """
+        if answer.status == PARTIAL_CONTENT:
+            self._write_line(answer.status, reason=f"the client closed the connection {where}")
+        else:
+            self._write_line(CLIENT_GONE, reason=f"the client went away {where}")
 
     def _write_line(self, status: int, *, reason: str = "", aborted: bool = False, refusal: str = "") -> None:
         now = self._clock.seconds()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
+import shlex
+import shutil
 import ssl
+import subprocess
+import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from attrs import frozen
 
 from tests.integration.conftest import EXPORTS_ONLY, READERS_ONLY
+from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon, running
-from tests.integration.support.docker_api import Docker
+from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.one_file import archive
 from tests.integration.support.registry_client import Answer, RegistryClient, digest_of
 from tests.integration.support.rig import EngineAddress
@@ -154,3 +161,103 @@ def test_ranges_of_what_docker_holds(held: Held, daemon: Daemon) -> None:
     assert parts == [data[:10], data[1_000_000:1_000_010], data[-10:]]
     check_ranges(client, held.path, data)
     print(json.dumps(re.findall(r" 206 (\w+)", daemon.log())))
+
+
+# What `concurrent_layer_fetch_buffer` and `max_concurrent_downloads` of a containerd 2.1 node may be.
+CHUNK = 512 * 1024
+PARALLEL = 3
+
+
+def fetch_in_chunks(daemon: Daemon, path: str, size: int) -> bytes:
+    """As such a node: each connection asks for all from its chunk on, and is closed after the chunk."""
+
+    def fetch(start: int) -> bytes:
+        connection = http.client.HTTPConnection(daemon.host, timeout=60)
+        try:
+            connection.request("GET", path, headers={"Range": f"bytes={start}-"})
+            response = connection.getresponse()
+            assert response.status == 206
+            assert response.headers["Content-Range"] == f"bytes {start}-{size - 1}/{size}"
+            return response.read(min(CHUNK, size - start))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(PARALLEL) as clients:
+        return b"".join(clients.map(fetch, range(0, size, CHUNK)))
+
+
+@pytest.mark.engines("docker28")
+@pytest.mark.parametrize("daemon", [READERS_ONLY], ids=["api"], indirect=True)
+def test_many_ranges_of_a_large_layer_take_about_as_long_as_all_of_it(engine: EngineAddress, daemon: Daemon) -> None:
+    for held in hold(engine, daemon, 60_000_000):
+        began = time.monotonic()
+        data = RegistryClient(daemon.host).get(held.path).body
+        whole = time.monotonic() - began
+        assert digest_of(data) == held.layer
+        began = time.monotonic()
+        assert fetch_in_chunks(daemon, held.path, len(data)) == data
+        chunks = time.monotonic() - began
+        print(f"{len(data)} bytes at once {whole:.2f} s, in chunks {chunks:.2f} s")
+        # 115 requests.  With the layer read from its beginning for each of them it was 11 s.
+        assert chunks < 2 * whole + 3
+
+
+def test_a_range_that_its_client_cuts_off_is_no_warning(tmp_path: Path) -> None:
+    data = os.urandom(40_000_000)  # more than sockets hold
+    with running(NOBODY, tmp_path) as daemon:
+        digest = RegistryClient(daemon.host).push_blob("app", data)
+        assert fetch_in_chunks(daemon, f"/v2/app/blobs/{digest}", len(data)) == data
+        daemon.wait_for(r"#info\] \S+ GET app blob \S+ 206 pushed, \d+ bytes, \S+: the client closed the connection")
+        assert " 499" not in daemon.log()
+        assert not re.search(r"web\.log#(warn|error)", daemon.log())
+
+
+def test_podman_fetches_only_what_has_changed(tmp_path: Path) -> None:
+    """A partial pull of zstd:chunked layers: several ranges in one request, each a file that podman has not got."""
+    tools = shlex.split(rig.setting("K3DREG_TEST_DOCKER"))[:-1]
+    inside = f"/k3dreg-test/ranges-{uuid.uuid4().hex[:12]}"
+    # The tools live in a chroot, or on this machine itself.
+    directory = Path(tools[1] + inside) if tools else tmp_path / "podman"
+    inside = inside if tools else str(directory)
+    directory.mkdir()
+    (directory / "containers.conf").write_text('[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+    (directory / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n')
+    for who in ("pusher", "puller"):
+        (directory / f"{who}.conf").write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{inside}/{who}"\nrunroot = "{inside}/{who}-run"\n'
+            '[storage.options]\npull_options = {enable_partial_images = "true"}\n'
+        )
+
+    def podman(who: str, *words: str, stdin: bytes = b"") -> str:
+        variables = {"CONF": "containers", "STORAGE_CONF": who, "REGISTRIES_CONF": "registries"}
+        settings = [f"CONTAINERS_{name}={inside}/{file}.conf" for name, file in variables.items()]
+        command = [*tools, "env", *settings, "podman", *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().strip()
+
+    files = {f"file{number:03}": os.urandom(50_000) for number in range(100)}
+    try:
+        with running(NOBODY, tmp_path) as daemon:
+            for tag in ("1", "2"):
+                files.update({f"file{number:03}": os.urandom(50_000) for number in range(0, 100, 10)})
+                podman("pusher", "import", "-", f"localhost/z:{tag}", stdin=build_context(files))
+                podman(
+                    "pusher",
+                    *["push", "-q", "--compression-format", "zstd:chunked", f"localhost/z:{tag}"],
+                    f"{daemon.host}/z:{tag}",
+                )
+            podman("puller", "pull", "-q", f"{daemon.host}/z:1")
+            since = len(daemon.log())
+            podman("puller", "pull", "-q", f"{daemon.host}/z:2")
+            sent = re.findall(r" GET z blob \S+ (\d+) pushed, (\d+) bytes", daemon.log()[since:])
+            print(sent)
+            # The config, the layer's table of contents, and ten files of the hundred.
+            assert [status for status, _ in sent].count("206") == 2
+            assert 10 * 50_000 < sum(int(size) for _, size in sent) < 20 * 50_000
+            mounted = podman("puller", "image", "mount", f"{daemon.host}/z:2")
+            found = Path((tools[1] if tools else "") + mounted)
+            assert {name: (found / name).read_bytes() for name in files} == files
+    finally:
+        podman("puller", "image", "umount", "--all")
+        shutil.rmtree(directory)

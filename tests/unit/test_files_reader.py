@@ -345,6 +345,58 @@ class SharingTests(_Case):
         self.successResultOf(self.send(Reader()))
         self.assertEqual(self.archives(), 3)
 
+    def test_one_part_after_another_makes_the_engine_read_the_file_once(self) -> None:
+        for start in range(100_000, 900_000, 100_000):
+            reader = Reader(1)
+            sending = self.send(reader, start=start)  # to the end, of which the client takes some bytes
+            if not sending.called:
+                reader.leave()
+                self.fails(sending, ConsumerGone)
+            self.assertEqual(reader.received, DATA[start : start + len(reader.received)])
+            self.clock.advance(LINGER - 1)
+        asked = len(self.engine.asked)
+        blob = self.result(self.files.blob(PATH, DIGEST, len(DATA)))
+        earlier = Reader()
+        self.successResultOf(self.begin(blob.send(earlier, 1, 9)))
+        self.assertEqual(len(self.engine.asked), asked)
+        self.fails(self.files.blob(PATH, DIGEST, len(DATA) + 1), ContentError)
+        self.assertEqual((earlier.received, self.archives()), (DATA[1:9], 1))
+        self.check_nothing_is_left()
+
+    def test_a_copy_goes_on_arriving_for_those_who_ask_for_the_next_part(self) -> None:
+        self.hold()
+        reader = Reader()
+        sending = self.send(reader, start=10)
+        reader.leave()
+        self.fails(sending, ConsumerGone)
+        self.assertFalse(self.engine.streams[0].closed)
+        second = Reader()
+        sending = self.send(second, start=500_000, stop=500_010)
+        self.engine.streams[0].let_go()
+        self.successResultOf(sending)
+        self.assertEqual((second.received, self.archives()), (DATA[500_000:500_010], 1))
+        self.check_nothing_is_left()
+
+    def test_a_copy_does_not_go_on_arriving_for_longer_than_it_is_kept(self) -> None:
+        self.hold()
+        reader = Reader()
+        sending = self.send(reader, start=10)
+        reader.leave()
+        self.fails(sending, ConsumerGone)
+        self.clock.advance(LINGER)
+        self.assertTrue(self.engine.streams[0].closed)
+        self.check_nothing_is_left()
+
+    def test_a_copy_that_would_become_too_large_is_not_kept_until_it_is(self) -> None:
+        self.patch(copies, "_MOST", len(DATA) - 1)
+        self.hold()
+        reader = Reader()
+        sending = self.send(reader, start=10)
+        reader.leave()
+        self.fails(sending, ConsumerGone)
+        self.assertTrue(self.engine.streams[0].closed)
+        self.check_nothing_is_left()
+
     def test_a_stop_removes_what_is_kept(self) -> None:
         first = Reader(1)
         self.send(first)
@@ -373,14 +425,15 @@ class SharingTests(_Case):
         self.check_nothing_is_left()
         self.assertTrue(all(stream.closed for stream in self.engine.streams))
 
-    def test_one_who_asks_for_a_later_part_does_not_disturb_the_first(self) -> None:
+    def test_one_who_asks_for_a_later_part_shares_with_the_first(self) -> None:
         first, second = Reader(100), Reader()
         sending = self.send(first)
         self.successResultOf(self.send(second, start=500_000))
-        self.assertFalse(self.engine.streams[0].closed)
+        self.assertEqual(([stream.closed for stream in self.engine.streams]), [True, True])
         first.eat(None)
         self.successResultOf(sending)
         self.assertEqual((first.received, second.received), (DATA, DATA[500_000:]))
+        self.check_nothing_is_left()
 
     def test_where_no_copy_can_be_made_each_gets_the_file_by_himself(self) -> None:
         first, others = Reader(1), [Reader() for _ in range(2)]
