@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from k3dreg.insight.tally import Tally
 from k3dreg.interfaces import IObserver
 from k3dreg.model.activity import Activity, RequestReport
-from k3dreg.model.overview import Live, Running, Saved
+from k3dreg.model.overview import Live, Running
 
 # Requests shown on the page: a screen or two; a pull of an image makes some ten.
 _RECENT = 50
@@ -26,9 +27,7 @@ class Board:
         self._clock = clock
         self._running: dict[Activity, None] = {}
         self._recent: deque[RequestReport] = deque(maxlen=_RECENT)
-        self._bytes = 0
-        self._pulls = 0
-        self._fetched = 0
+        self._tally = Tally()
 
     def live(self) -> Live:
         """As it is now."""
@@ -37,31 +36,24 @@ class Board:
             Running(each.kind, each.subject, now - each.began, each.progress(), each.waiters())
             for each in list(self._running)[:_RUNNING]
         )
-        return Live(running, tuple(reversed(self._recent)), Saved(self._bytes, self._pulls, self._fetched))
+        return Live(running, tuple(reversed(self._recent)), self._tally.saved())
 
     def began(self, activity: Activity) -> None:
         """See `IObserver`."""
         self._running[activity] = None
+        self._tally.began(activity)
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
         """See `IObserver`."""
         self._running.pop(activity, None)
-        if activity.kind == "pull":
-            self._fetched += max(0, activity.progress().done)
+        self._tally.ended(activity, refusal)
 
     def answered(self, report: RequestReport) -> None:
         """See `IObserver`."""
         if report.route in ("page", "health", "metrics") or (report.quiet and report.status < 400):
             return
         self._recent.append(report)
-        if report.method != "GET" or report.status not in (200, 206):
-            return
-        if report.source == "registry":
-            self._fetched += report.sent
-            return
-        self._bytes += report.sent
-        if report.route == "manifest" and not any(step.startswith("pull ") for step in report.steps):
-            self._pulls += 1
+        self._tally.answered(report)
 
 
 @implementer(IObserver)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from attrs import define, frozen
 
+from k3dreg.model.descriptor import Descriptor
+
 
 @frozen
 class Progress:
@@ -50,6 +52,7 @@ class RequestReport:
     status and headers were written; `sent` counts bytes of the body.  `route` is one of a few words, `source` and
     `steps` are those of the request's `Trace`.  `refusal` is the class of the error it was answered with, or broken
     off for, "" for none; `reason` says why in a sentence.  `trace_id` is the client's (W3C Trace Context), or "".
+    `manifest` is the manifest that a request was answered with, None for other requests.
     """
 
     id: str
@@ -69,3 +72,4 @@ class RequestReport:
     aborted: bool = False
     quiet: bool = False
     trace_id: str = ""
+    manifest: Descriptor | None = None

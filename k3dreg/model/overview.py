@@ -22,8 +22,8 @@ class Running:
 class Saved:
     """What did not have to come over the internet.  Counted since the start of the daemon.
 
-    `bytes` of bodies that came from the engine or this store; `pulls` are manifests that were given without
-    the engine having to pull; `fetched` are bytes that the engine, or k3dreg itself, did fetch.
+    `bytes` of bodies that came from the engine or this store; `pulls` are images that clients pulled without
+    the engine having to pull them; `fetched` are bytes that the engine, or k3dreg itself, did fetch.
     """
 
     bytes: int = 0

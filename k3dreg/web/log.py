@@ -110,6 +110,7 @@ class Record:
             aborted=aborted,
             quiet=self.quiet,
             trace_id=self.trace_id,
+            manifest=self.trace.manifest,
         )
         line = printable(said)
         # The report is for logs of another format (k3dreg.json_log).

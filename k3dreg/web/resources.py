@@ -120,6 +120,7 @@ class RegistryApi(Resource):
     async def _manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
         """end-3."""
         manifest = await self._registry.manifest(route.reference, exchange.authorization, exchange.trace)
+        exchange.trace.manifest = manifest.descriptor
         return await manifest_answer(manifest, exchange.with_body, exchange.conditions)
 
     async def _blob(self, route: BlobRoute, exchange: Exchange) -> Answer:

@@ -126,8 +126,9 @@ def test_the_board_shows_what_is_under_way_and_what_was_saved() -> None:
     [shown] = board.live().running
     assert (shown.subject, shown.seconds, shown.progress, shown.waiters) == ("nginx", 3, Progress(50, 100), 2)
     observers.ended(pull, 3, "")
-    observers.answered(evolve(REPORT, route="manifest", sent=5))
-    observers.answered(evolve(REPORT, route="manifest", sent=5, steps=("pull 3.0s",)))
+    manifest = Descriptor(media_types.OCI_MANIFEST, digest_of("image"), 5)
+    for _ in range(2):
+        observers.answered(evolve(REPORT, route="manifest", subject="nginx", sent=5, manifest=manifest))
     observers.answered(evolve(REPORT, source="registry", sent=11))
     observers.answered(REPORT)
     observers.answered(evolve(REPORT, route="metrics", sent=10**6))
