@@ -38,6 +38,8 @@ LARGEST_ANSWER = 16 * 1024 * 1024
 LARGEST_COMPLAINT = 1024 * 1024
 
 _WRONG_VERSION = re.compile(r"client version \S+ is too (new|old)")
+# `DNSLookupError` is no `ConnectError`.
+_UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
 _FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
 
 
@@ -178,7 +180,7 @@ class Connection:
         except EngineSilent:
             self.forget()
             raise
-        except (net.ConnectError, net.ConnectingCancelledError, *_FAILED, net.ConnectionClosed) as error:
+        except (*_UNCONNECTED, *_FAILED, net.ConnectionClosed) as error:
             if _was_cancelled(error):
                 raise CancelledError from error
             self.forget()

@@ -46,6 +46,8 @@ _LARGEST_COMPLAINT = 64 * 1024
 # Docker Hub's registry is not where its name says (docker/cli, and every client since).
 _HUB_HOST = "registry-1.docker.io"
 
+# `DNSLookupError` is no `ConnectError`.
+_UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
 _FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
 
 
@@ -187,7 +189,7 @@ class Requests:
             response: IResponse = await sent
         except UpstreamFailed:
             raise
-        except (net.ConnectError, net.ConnectingCancelledError, net.ConnectionClosed, SSL.Error, *_FAILED) as error:
+        except (*_UNCONNECTED, net.ConnectionClosed, SSL.Error, *_FAILED) as error:
             if _was_cancelled(error):
                 raise CancelledError from error
             raise UpstreamFailed(f"{host} cannot be reached: {_reason(error)}") from error

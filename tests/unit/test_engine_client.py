@@ -7,9 +7,13 @@ import tarfile
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from k3dreg.engine.client import PREPARATION, Engine
 from k3dreg.model.digest import Digest
@@ -54,6 +58,22 @@ class _EngineCase(SynchronousTestCase):
 
     async def saved(self, image: FakeImage) -> bytes:
         return await read_whole(await self.engine.save(image.id(self.fake.store)), 10**9)
+
+
+@implementer(IAgent)
+class _NameUnknown:
+    """The engine's host has a name that does not resolve (`tcp://nowhere:2375`)."""
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        return fail(DNSLookupError("no results for hostname lookup: nowhere"))
+
+
+class Addressing(_EngineCase):
+    def test_a_host_whose_name_does_not_resolve_is_an_engine_that_is_not_there(self) -> None:
+        self.engine = Engine(_NameUnknown(), self.clock, description="tcp://nowhere:2375")
+        self.assertIn("resolve", str(self.fails(self.engine.info(), EngineUnavailable)))
 
 
 class Introduction(_EngineCase):
