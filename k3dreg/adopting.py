@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k3dreg.interfaces import IBlobStore, IPushed, IRegistry, PushedManifest
+from k3dreg.interfaces import IBlobStore, IBlobWriter, IPushed, IRegistry, PushedManifest
 from k3dreg.model import media_types
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
@@ -76,8 +76,7 @@ class Adopter:
         release = self._store.hold([part.digest])
         try:
             blob = await self._registry.blob(repository, part.digest, trace)
-            writer = await self._workers.run(self._store.writer, part.digest.algorithm, durable=True)
-            await keep(self._workers, blob, writer)
+            await keep(self._workers, blob, await self._writer(part.digest))
             await self._pushed.add_blob(repository, part.digest)
         except (NotFound, EngineError, ContentError) as error:
             raise ManifestBlobUnknown(f"the manifest refers to {part.digest}, which was not pushed") from error
@@ -94,13 +93,18 @@ class Adopter:
             child = await self._workers.run(_parse, data, part)
             await self._adopt_parts(repository, child, trace, depth + 1)
             if not await self._store.make_durable(part.digest):
-                writer = await self._workers.run(self._store.writer, part.digest.algorithm, durable=True)
-                await keep(self._workers, MemoryBlob(part.digest, data), writer)
+                await keep(self._workers, MemoryBlob(part.digest, data), await self._writer(part.digest))
             await self._pushed.add_manifest(repository, pushed_manifest(child, part.digest, len(data)), ())
         except (NotFound, EngineError, ContentError, InvalidManifest) as error:
             raise ManifestBlobUnknown(f"the index refers to {part.digest}, which was not pushed") from error
         finally:
             release()
+
+    async def _writer(self, digest: Digest) -> IBlobWriter:
+        def make() -> IBlobWriter:
+            return self._store.writer(digest.algorithm, durable=True)
+
+        return await self._workers.acquire(make, lambda writer: writer.abort())
 
 
 def pushed_manifest(manifest: Manifest, digest: Digest, size: int) -> PushedManifest:

@@ -161,7 +161,7 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
     workers = Workers(reactor)
     workers.start()
     try:
-        state = await workers.run(StateDirectory, state_dir)
+        state = await workers.acquire(StateDirectory, StateDirectory.close, state_dir)
         pushed = await open_pushed(state_dir, workers, reactor, state.reserve)
         store = await open_store_in(state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps)
         try:

@@ -256,7 +256,7 @@ class Sessions:
         if self._uploads.pop(upload.name, None) is not None:
             if not upload.session.has_ended:
                 upload.session.cancel()
-            self._workers.spare(upload.writer.abort)
+            self._workers.clean_up(upload.writer.abort)
 
     def shutdown(self) -> None:
         """Give up all sessions."""

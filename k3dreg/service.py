@@ -96,7 +96,7 @@ class Daemon(MultiService):
         self._closing.append(self._workers.stop)
         self._closing.append(self._pool.closeCachedConnections)
         self._closing.append(self._engine.shutdown)
-        state = await self._workers.run(StateDirectory, config.state_dir)
+        state = await self._workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
         self._closing.append(state.close)
         # Before the store, which must not evict what was pushed.
         pushed = await open_pushed(config.state_dir, self._workers, self._reactor, state.reserve)

@@ -95,7 +95,7 @@ class HandedPlaces:
         """
         self._closed = True
         await self._taken.wait()
-        self._handles = {}
+        self._close_handles()
 
     def _ensure(self, info: EngineInfo) -> None:
         """See to it that they were asked for."""
@@ -106,10 +106,17 @@ class HandedPlaces:
         if self._closed or not self._taken.is_set:
             return  # for what the engine was before; who asks next finds that out
         self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
-        self._known, self._handles = wanted, {}
+        self._known = wanted
+        self._close_handles()
         self._began, self._again_at = now, now + self._pause
         self._taken = Outcome()
         Deferred.fromCoroutine(self._take(wanted[1], self._taken))
+
+    def _close_handles(self) -> None:
+        """Close the directories; a use that is under way ends first."""
+        handles, self._handles = self._handles, {}
+        for handle in handles.values():
+            handle.close()
 
     async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
         try:

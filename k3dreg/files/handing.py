@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -115,16 +115,21 @@ class Handing:
                     lambda directories: _description(helper, self._owner, name, directories),
                 )
                 watching: Deferred[None] | None = None
+                handles: Sequence[Handle] = ()
                 try:
                     await self._start(made, helper)
                     watching = Deferred.fromCoroutine(self._knock_when_over(made, name))
                     opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
-                    handles = await self._workers.run(_receive, door, len(directories))
+                    handles = await self._workers.acquire(_receive, _close_all, door, len(directories))
                 finally:
                     if watching is not None:
                         watching.cancel()
                     _knock(name)
-                    await remove(self._engine, made)
+                    try:
+                        await remove(self._engine, made)
+                    except BaseException:
+                        _close_all(handles)
+                        raise
         return dict(zip(directories, handles, strict=True))
 
     async def _start(self, container: str, helper: Helper) -> None:
@@ -190,10 +195,17 @@ def _receive(door: socket.socket, count: int) -> list[Handle]:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     handles = [Handle(descriptor) for descriptor in descriptors]
-    if len(handles) != count:
-        raise FilesUnreachable("the container that was to hand Docker's directories over gave others")
-    _check_are_usable(handles)
+    try:
+        _check_are_usable(handles, count)
+    except FilesUnreachable:
+        _close_all(handles)
+        raise
     return handles
+
+
+def _close_all(handles: Iterable[Handle]) -> None:
+    for handle in handles:
+        handle.close()
 
 
 def _knock(name: str) -> None:
@@ -206,8 +218,13 @@ def _knock(name: str) -> None:
         knocking.connect(f"\0{name}")
 
 
-def _check_are_usable(handles: Sequence[Handle]) -> None:
-    """A security module of the machine (AppArmor, SELinux) may have other ideas.  Raises `FilesUnreachable`."""
+def _check_are_usable(handles: Sequence[Handle], count: int) -> None:
+    """Raise `FilesUnreachable` unless these are `count` directories that can be used.
+
+    A security module of the machine (AppArmor, SELinux) may forbid that.
+    """
+    if len(handles) != count:
+        raise FilesUnreachable("the container that was to hand Docker's directories over gave others")
     try:
         for number, handle in enumerate(handles):
             with handle.use() as descriptor:

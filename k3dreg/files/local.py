@@ -58,13 +58,12 @@ class LocalFiles:
         return await self._workers.run(_read, here, limit)
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
-        """The file as a blob; it is opened here, so it can be read to its end even if the engine removes it."""
+        """The file as a blob; it is opened each time the blob is sent or read."""
         here = await self._places.locate(path)
-        handle, found = await self._workers.run(_open, here)
+        found = await self._workers.run(_size, here)
         if size is not None and size != found:
-            handle.close()
             raise ContentError(f"{digest} has {found} bytes on the engine's disk, not {size}")
-        return LocalBlob(self._workers, handle, digest, found)
+        return LocalBlob(self._workers, lambda: _PlaceHandle(here), digest, found)
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
         """Contents are read in worker threads in the order in which they are wanted."""
@@ -74,7 +73,7 @@ class LocalFiles:
                 progress()
             progress()
         finally:
-            self._workers.spare(tree.close)
+            self._workers.clean_up(tree.close)
 
     async def version(self, path: str) -> NamesVersion | None:
         """Of a database that its owner has locked for as long as he runs, as bbolt does (`flock(2)`).
@@ -96,26 +95,49 @@ class LocalFiles:
 
 @implementer(IBlob)
 class LocalBlob:
-    """A file of the engine's as a blob.  The handle is closed when nobody has the blob any more."""
+    """A file of the engine's as a blob.  The file is open only while it is sent or read."""
 
-    def __init__(self, workers: Workers, handle: FileHandle, digest: Digest, size: int) -> None:
+    def __init__(self, workers: Workers, open_file: Callable[[], FileHandle], digest: Digest, size: int) -> None:
+        """`open_file` returns a new handle, which the blob closes; it must not block."""
         self.digest = digest
         self.size = size
         self._workers = workers
-        self._handle = handle
+        self._open_file = open_file
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """As `FileSending.run`: a file that has become shorter makes it raise `ContentGone`."""
-        await FileSending(self._workers, self._handle, consumer).run(start, stop)
+        handle = self._open_file()
+        try:
+            await FileSending(self._workers, handle, consumer).run(start, stop)
+        finally:
+            self._workers.clean_up(handle.close)
 
     async def read(self) -> bytes:
         """All of it, verified."""
         if self.size > _LARGEST_READ:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
-        data = await self._workers.run(self._handle.read, 0, self.size)
+        handle = self._open_file()
+        try:
+            data = await self._workers.run(handle.read, 0, self.size)
+        finally:
+            self._workers.clean_up(handle.close)
         if Digest.of(data, self.digest.algorithm) != self.digest:
             raise ContentError(f"{self.digest} does not hash to its digest on the engine's disk")
         return data
+
+
+class _PlaceHandle(FileHandle):
+    """A file at a place, opened at its first use."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self._place = place
+
+    def _open(self) -> int:
+        try:
+            return _open(self._place)
+        except FileAbsent as error:
+            raise ContentGone("a file of the engine's is not there any more") from error
 
 
 class LocalTree:
@@ -236,14 +258,22 @@ def _contains(place: Place, text: bytes) -> bool:
     return False
 
 
-def _open(place: Place) -> tuple[FileHandle, int]:
+def _open(place: Place) -> int:
     with _errors(), place.use() as path:
         descriptor = os.open(path, _OPEN_FILE)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise FileAbsent("what is there is no file")
-    return FileHandle(descriptor=descriptor), found.st_size
+    return descriptor
+
+
+def _size(place: Place) -> int:
+    """The size of a file that can be opened."""
+    descriptor = _open(place)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def _read(place: Place, limit: int) -> bytes:

@@ -69,30 +69,33 @@ class OwnPython:
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Helper]:
         """See `Helpers`."""
-        command, files = await self._workers.run(self._collect)
-        async with image_of_nothing(self._engine, _IMAGE, "handing-over", self._owner) as image:
-            yield Helper(
-                command,
-                {"Image": image, "User": f"{os.geteuid()}:{os.getegid()}", "Env": [f"PYTHONHOME=/{_HOME}"]},
-                # No label of SELinux's: what a container gives away, this process could not use.
-                {"NetworkMode": "host", "UsernsMode": "host", "SecurityOpt": ["label=disable"]},
-                files,
-            )
+        files = ScratchFile(self._scratch)
+        try:
+            command, blob = await self._workers.run(self._collect, files)
+            async with image_of_nothing(self._engine, _IMAGE, "handing-over", self._owner) as image:
+                yield Helper(
+                    command,
+                    {"Image": image, "User": f"{os.geteuid()}:{os.getegid()}", "Env": [f"PYTHONHOME=/{_HOME}"]},
+                    # No label of SELinux's: what a container gives away, this process could not use.
+                    {"NetworkMode": "host", "UsernsMode": "host", "SecurityOpt": ["label=disable"]},
+                    blob,
+                )
+        finally:
+            self._workers.clean_up(files.close)
 
-    def _collect(self) -> tuple[list[str], LocalBlob]:
-        """How it is called, and the tar of its files.  For worker threads.
+    def _collect(self, files: ScratchFile) -> tuple[list[str], LocalBlob]:
+        """Write the tar of its files into `files`; return how it is called, and the tar.  For worker threads.
 
         Raises `FilesUnreachable`, and `StoreError` where there can be no temporary file.
         """
         try:
             told = _told()
-            files = ScratchFile(self._scratch)
             with files.use() as descriptor, os.fdopen(descriptor, "w+b", closefd=False) as file:
                 script = Path(hand_over.__file__).read_text()
                 command = [*_write(told, file), "-S", "-s", "-B", "-c", script]
                 file.seek(0)
                 digest = Digest.parse(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
-                return command, LocalBlob(self._workers, files, digest, file.tell())
+                return command, LocalBlob(self._workers, files.again, digest, file.tell())
         except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
             raise FilesUnreachable(f"this Python cannot be run in a container: {type(error).__name__}") from error
 

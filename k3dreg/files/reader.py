@@ -136,7 +136,7 @@ class ReaderFiles:
         else:
             drain(stream, release)
         finally:
-            self._workers.spare(tree.close)
+            self._workers.clean_up(tree.close)
             progress()
 
     async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], None]) -> None:

@@ -56,6 +56,11 @@ class ScratchFile(FileHandle):
         except OSError as error:
             raise StoreError(f"a temporary file cannot be written: {os.strerror(error.errno or 0)}") from error
 
+    def again(self) -> FileHandle:
+        """Another handle of the same file, which lasts when this one is closed.  Raises as `read` does."""
+        with self.use() as descriptor:
+            return FileHandle(descriptor=os.dup(descriptor))
+
     def _open(self) -> int:
         try:
             with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
@@ -104,7 +109,7 @@ class Spool:
         """The file is gone, and no more is taken from the stream."""
         if self._filling is not None:
             self._filling.cancel()
-        self._workers.spare(self._file.close)
+        self._workers.clean_up(self._file.close)
 
     @property
     def is_whole(self) -> bool:

@@ -65,7 +65,7 @@ class Download:
     def succeed(self, blob: IBlob) -> None:
         """What `run` returned."""
         if self._arriving is not None:
-            self._arriving.finish()
+            self._arriving.finish(blob)
         self.blob.succeed(blob)
         self.whole.succeed(blob)
 
@@ -79,7 +79,9 @@ class Download:
         self.whole.fail(reason)
 
     async def _run(self) -> IBlob:
-        self._writer = await self._workers.run(self._store.writer, self._digest.algorithm)
+        self._writer = await self._workers.acquire(
+            self._store.writer, lambda writer: writer.abort(), self._digest.algorithm
+        )
         fruitless = 0
         while True:
             before = self._writer.written
@@ -141,7 +143,7 @@ class Download:
                 raise DigestMismatch(f"{self.name} has {answer.length} bytes, and should have {self._size}")
             self._size = answer.length
         if self._arriving is None and self._size and self._writer is not None:
-            handle = await self._workers.run(self._writer.open_reader)
+            handle = await self._workers.acquire(self._writer.open_reader, lambda handle: handle.close())
             self._arriving = ArrivingBlob(self._workers, self._digest, self._size, handle)
             self.blob.succeed(self._arriving)
 

@@ -13,7 +13,7 @@ from k3dreg.model.engine import EngineImage
 from k3dreg.model.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError
 from k3dreg.observing import NOBODY, observed
 from k3dreg.sources.contents import Contents, contents_of
-from k3dreg.sources.spool import Begun, Grown, Spool, SpoolEvent
+from k3dreg.sources.spool import Begun, Grown, Spool, SpoolEvent, close_handles
 from k3dreg.streaming.arriving import ArrivingBlob
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
@@ -124,7 +124,7 @@ class Export:
             reported = started
             while data := await stream.read():
                 self.received += len(data)
-                for event in await self._workers.run(spool.feed, data):
+                for event in await self._workers.acquire(spool.feed, close_handles, data):
                     self._apply(event)
                 if self._clock.seconds() - reported >= _REPORT_EVERY:
                     reported = self._clock.seconds()
@@ -150,10 +150,10 @@ class Export:
             if self._arriving is not None:
                 self._arriving.advance(event.total)
         else:
-            if self._arriving is not None:
-                self._arriving.finish()
-                self._arriving = None
             kept = self._store.get(event.digest)
+            if self._arriving is not None:
+                self._arriving.finish(kept)
+                self._arriving = None
             if kept is not None:
                 self._deliver(event.digest, kept)
 

@@ -38,6 +38,7 @@ class LayerRun:
     def __init__(
         self,
         files: IEngineFiles,
+        store: IBlobStore,
         workers: Workers,
         slots: DeferredSemaphore,
         directory: str,
@@ -47,6 +48,7 @@ class LayerRun:
     ) -> None:
         self.blob = blob
         self._files = files
+        self._store = store
         self._workers = workers
         self._slots = slots
         self._directory = directory
@@ -75,10 +77,15 @@ class LayerRun:
         directory = paths.files(cache_id.decode("ascii"))
         if not (await files.stat(directory)).is_directory:
             raise FileAbsent("a layer has no directory of files")
-        writer = await workers.run(store.writer, layer.diff_id.algorithm)
-        handle = await workers.run(writer.open_reader)
+        writer = await workers.acquire(store.writer, lambda writer: writer.abort(), layer.diff_id.algorithm)
+        try:
+            handle = await workers.acquire(writer.open_reader, lambda handle: handle.close())
+        except BaseException:
+            workers.clean_up(writer.abort)
+            raise
         blob = ArrivingBlob(workers, layer.diff_id, layer.size, handle)
-        return cls(files, workers, slots, directory, paths.about(layer.chain, "tar-split.json.gz"), writer, blob)
+        tar_split = paths.about(layer.chain, "tar-split.json.gz")
+        return cls(files, store, workers, slots, directory, tar_split, writer, blob)
 
     def start(self, ended: Callable[[Exception | None], None]) -> None:
         """Put it together; `ended` is told how that went: None, or what went wrong."""
@@ -110,10 +117,10 @@ class LayerRun:
         # Before its readers hear of it: one who asks again at once must not be given this run.
         ended(error)
         if error is None:
-            self.blob.finish()
+            self.blob.finish(self._store.get(self.blob.digest))
         else:
             self.blob.fail(error)
-            self._workers.spare(self._writer.abort)
+            self._workers.clean_up(self._writer.abort)
 
     async def _put_together(self) -> None:
         """Raises `ContentError`, `FileAbsent`, `FilesUnreachable`, `StoreError`."""

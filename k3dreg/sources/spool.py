@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import frozen
 
@@ -38,6 +38,13 @@ class Kept:
 
 
 SpoolEvent = Begun | Grown | Kept
+
+
+def close_handles(events: Iterable[SpoolEvent]) -> None:
+    """Close the handles of `events` that no one takes."""
+    for event in events:
+        if isinstance(event, Begun):
+            event.handle.close()
 
 
 class Spool:

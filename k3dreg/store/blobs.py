@@ -49,7 +49,7 @@ class BlobStore:
         self._shelf = shelf
         self._workers = workers
         self._clock = clock
-        self._settling: set[IDelayedCall] = set()
+        self._settling: dict[IDelayedCall, Digest] = {}
         self._verifying: Flights[Digest, bool] = Flights()
         self._closed = False
 
@@ -69,17 +69,14 @@ class BlobStore:
 
     def get(self, digest: Digest) -> IBlob | None:
         """The blob, or None.  Counts as a use.  No I/O."""
-        # Before it is looked up: it may be being evicted at this moment.
-        release = self.hold([digest])
         entry = self._shelf.index.use(digest)
         if entry is None:
-            release()
             return None
         now = self._clock.seconds()
         if now - entry.stamped > _STAMP_EVERY:
             entry.stamped = now
             self._workers.spare(self._shelf.stamp, digest, now)
-        return FileBlob(self, self._shelf, self._workers, digest, entry.size, release)
+        return FileBlob(self, self._shelf, self._workers, digest, entry.size)
 
     def has(self, digest: Digest) -> bool:
         """Whether it is here.  In any thread."""
@@ -133,8 +130,9 @@ class BlobStore:
         if self._closed:
             return
         self._closed = True
-        for call in self._settling:
+        for call, digest in self._settling.items():
             call.cancel()
+            self._shelf.index.release([digest])
         self._settling.clear()
         await self._verifying.shutdown()
         try:
@@ -167,21 +165,24 @@ class BlobStore:
 
     def _release_later(self, digest: Digest) -> None:
         if self._closed:
+            self._shelf.index.release([digest])
             return
 
         def release() -> None:
-            self._settling.discard(call)
+            del self._settling[call]
             if self._shelf.index.release([digest]):
                 self._workers.spare(self._shelf.evict)
 
         call = self._clock.callLater(SETTLING, release)
-        self._settling.add(call)
+        self._settling[call] = digest
 
 
 @implementer(IBlob)
 class FileBlob:
-    """A blob in the store.  Its file is opened when it is read, not before; it is held for as long as somebody has it,
-    for there is some time between the two.
+    """A blob in the store.
+
+    It is held, and its file is open, only while it is sent or read, so a caller need not close it.  Before that, only
+    being the most recently used one protects it from eviction.
     """
 
     def __init__(
@@ -191,10 +192,7 @@ class FileBlob:
         workers: Workers,
         digest: Digest,
         size: int,
-        release: Callable[[], None],
     ) -> None:
-        """`release` ends the hold."""
-        self._release = release
         self.digest = digest
         self.size = size
         self._store = store
@@ -218,6 +216,8 @@ class FileBlob:
         return data
 
     async def _with_file(self, use: Callable[[FileHandle], Awaitable[T]]) -> T:
+        # Before the file is opened: it may be being evicted at this moment.
+        release = self._store.hold([self.digest])
         handle = FileHandle(str(self._shelf.path_of(self.digest)))
         try:
             await self._store.believe(self.digest)
@@ -227,11 +227,8 @@ class FileBlob:
             self._workers.spare(self._shelf.remove_if_damaged, self.digest, self.size)
             raise
         finally:
-            self._workers.spare(handle.close)
-
-    def __del__(self) -> None:
-        # Not at once: this may be any thread, in the middle of anything, with the index locked.
-        self._workers.from_thread(self._release)
+            self._workers.clean_up(handle.close)
+            release()
 
 
 async def open_store(
@@ -246,7 +243,7 @@ async def open_store(
 
     Raises `UsageError` when the directory is in use or cannot be, and as `open_store_in` does.
     """
-    state = await workers.run(StateDirectory, root)
+    state = await workers.acquire(StateDirectory, StateDirectory.close, root)
     try:
         return await open_store_in(state, workers, limit_bytes, clock, is_pinned=is_pinned, closed=state.close)
     except BaseException:

@@ -110,6 +110,11 @@ class Index:
                     self._holds.pop(digest, None)
             return self._bytes > self._limit
 
+    def held(self) -> list[Digest]:
+        """The digests that are held."""
+        with self._lock:
+            return list(self._holds)
+
     def is_wanted(self, digest: Digest) -> bool:
         """Whether it is held or pinned."""
         with self._lock:

@@ -84,7 +84,6 @@ class StateDirectory:
         try:
             for directory in (root, self.staging, self.blobs, self.images):
                 make_directory(directory)
-            # A file object: closed, and so unlocked, also when nobody gets to know of this one.
             self._lock = (root / "lock").open("ab")
         except OSError as error:
             raise UsageError(f"the state directory {root} cannot be used: {error.strerror}") from error

@@ -139,7 +139,3 @@ class BlobWriter:
             os.close(self._descriptor)
             self._descriptor = None
             self._path.unlink(missing_ok=True)  # a committed file has another name by now
-
-    def __del__(self) -> None:
-        # The last resort, for a writer that nobody got to know of: its maker was cancelled.
-        self._close()

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from k3dreg.interfaces import IBlob, IFileHandle
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import ContentError, K3dregError
+from k3dreg.model.errors import ContentError, ContentGone, K3dregError
 from k3dreg.streaming.sending import FileSending
 from k3dreg.streaming.workers import Workers
 
@@ -34,8 +34,7 @@ class ArrivingBlob:
     def __init__(self, workers: Workers, digest: Digest, size: int, handle: IFileHandle) -> None:
         """`handle` reads the staging file and is the blob's own from now on.
 
-        It is closed after a `fail`, when the last sender has ended.  After a `finish` it stays open for as long as
-        there is a reference to the blob: somebody may have been given it just before, and not have begun.
+        The blob closes it after `finish` or `fail`, when the last sender that has begun by then has ended.
         """
         self.digest = digest
         self.size = size
@@ -43,6 +42,7 @@ class ArrivingBlob:
         self._handle = handle
         self._written = 0
         self._finished = False
+        self._kept: IBlob | None = None
         self._failed: BaseException | None = None
         self._senders: set[FileSending] = set()
         self._waiting: list[Deferred[None]] = []
@@ -55,12 +55,17 @@ class ArrivingBlob:
             self._written = min(total, self.size)
             self._wake()
 
-    def finish(self) -> None:
-        """All of it is in the file, and it is verified."""
-        if self._failed is None:
+    def finish(self, kept: IBlob | None) -> None:
+        """All of it is in the file, and it is verified.
+
+        `kept` is the same blob where it is kept, for those that were given this one and have not begun to read it.
+        """
+        if self._failed is None and not self._finished:
             self._written = self.size
+            self._kept = kept
             self._finished = True
             self._wake()
+            self._close_if_ended()
 
     def fail(self, reason: Exception | Failure) -> None:
         """It will not be finished.  All who send it, or will, get a `ContentError` that says so.
@@ -73,30 +78,30 @@ class ArrivingBlob:
         for sender in list(self._senders):
             sender.interrupt(self._error())
         self._wake()
-        self._close_if_failed()
+        self._close_if_ended()
 
     # -- IBlob ----------------------------------------------------------------------------------
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Ends and raises as `FileSending.run`; and `ContentError` once the blob has failed."""
         self._raise_if_failed()
+        if self._finished:
+            await self._as_kept().send(consumer, start, stop)
+            return
         sender = FileSending(self._workers, self._handle, consumer, self._available)
         self._senders.add(sender)
         try:
             await sender.run(start, stop)
         finally:
             self._senders.discard(sender)
-            self._close_if_failed()
+            self._close_if_ended()
 
     async def read(self) -> bytes:
         """All of it, once it is finished."""
         if self.size > LARGEST_READ:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         await self._until(lambda: self._finished)
-        data = await self._workers.run(self._handle.read, 0, self.size)
-        if len(data) != self.size:
-            raise ContentError(f"{self.digest} has {len(data)} bytes, not {self.size}")
-        return data
+        return await self._as_kept().read()
 
     # -- waiting --------------------------------------------------------------------------------
 
@@ -140,6 +145,11 @@ class ArrivingBlob:
         why = str(self._failed) if isinstance(self._failed, K3dregError) else type(self._failed).__name__
         return ContentError(f"{self.digest} did not arrive: {why}")
 
-    def _close_if_failed(self) -> None:
-        if self._failed is not None and not self._senders:
-            self._workers.spare(self._handle.close)
+    def _as_kept(self) -> IBlob:
+        if self._kept is None:
+            raise ContentGone(f"{self.digest} is not here any more")
+        return self._kept
+
+    def _close_if_ended(self) -> None:
+        if (self._finished or self._failed is not None) and not self._senders:
+            self._workers.clean_up(self._handle.close)

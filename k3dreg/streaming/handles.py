@@ -67,11 +67,6 @@ class Handle:
             descriptor, self._descriptor = self._descriptor, None
         os.close(descriptor)
 
-    def __del__(self) -> None:
-        # The last resort, e.g. for a blob that arrived whole and that nobody asked for.  No use can be under way:
-        # it would refer to the handle.
-        self.close()
-
 
 @implementer(IFileHandle)
 class FileHandle(Handle):

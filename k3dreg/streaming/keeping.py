@@ -103,4 +103,4 @@ async def keep(workers: Workers, blob: IBlob, writer: IBlobWriter) -> None:
         await consumer.finish()
         await workers.run(writer.commit, blob.digest, blob.size)
     finally:
-        workers.spare(writer.abort)
+        workers.clean_up(writer.abort)

@@ -23,6 +23,10 @@ class ConsumerStalled(ConsumerGone):
     """The consumer took nothing for so long that it is given up; its connection is the caller's to abort."""
 
 
+class _Raised(Exception):
+    """Stands for the error that ended the sending, once it was raised."""
+
+
 @implementer(IPushProducer)
 class Producing:
     """A producer of one consumer, whose every wait can be interrupted."""
@@ -81,7 +85,13 @@ class Producing:
 
     def _raise_if_interrupted(self) -> None:
         if self._error is not None:
-            raise self._error from None
+            # Only once: an error that is raised refers to its frames, and those refer to the producer.  If the
+            # producer referred to the error, the cyclic garbage collector alone could free the buffers of all these.
+            error, self._error = self._error, _Raised()
+            try:
+                raise error from None
+            finally:
+                del error
 
     # twisted.web's Request has no channel once its connection is lost, and fails on any further word.
 

@@ -137,14 +137,17 @@ class FileSending:
 
     def interrupt(self, error: Exception) -> None:
         """Make `run` raise `error`, at once if it is waiting.  Only the first call counts."""
-        self._error = self._error or error
         if self._producing is not None:
-            self._producing.interrupt(self._error)
+            self._producing.interrupt(error)
+        elif self._error is None:
+            self._error = error
 
     def _begin(self, producing: Producing) -> None:
         self._producing = producing
         if self._error is not None:
+            # Not kept: once it is raised, it refers to the frames of this sending.
             producing.interrupt(self._error)
+            self._error = None
 
     def _read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
         if self._available is None:

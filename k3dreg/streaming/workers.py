@@ -98,6 +98,35 @@ class Workers:
         self._pool.callInThreadWithCallback(ended, function, *args, **kwargs)
         return answer
 
+    def acquire(
+        self, function: Callable[P, T], release: Callable[[T], object], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        """As `run`, for a `function` that returns a resource.
+
+        When the Deferred is cancelled before the resource is there, nothing else refers to the resource, so it is
+        passed to `release` in a worker thread.
+        """
+        taken: Deferred[T] = Deferred(lambda _: given_up.append(True))
+        given_up: list[bool] = []
+
+        def deliver(result: T | Failure) -> None:
+            if not given_up:
+                taken.callback(result)  # a Failure errbacks
+            elif isinstance(result, Failure):
+                log.debug("work that was given up failed: {error}", error=result.getErrorMessage())
+            else:
+                self.clean_up(release, result)
+
+        self.run(function, *args, **kwargs).addBoth(deliver)
+        return taken
+
+    def clean_up(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """As `spare`, for what has to be done even when the workers are stopped: then it is done here and now."""
+        if self._running:
+            self.spare(function, *args, **kwargs)
+        else:
+            function(*args, **kwargs)
+
     def spare(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `function` in a worker thread when nobody waits for the answer.  That it failed is logged."""
         if self._running:

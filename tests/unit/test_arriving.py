@@ -15,6 +15,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, EngineSilent
 from k3dreg.streaming.arriving import ArrivingBlob
 from k3dreg.streaming.handles import FileHandle
+from k3dreg.streaming.memory import MemoryBlob
 from k3dreg.streaming.producing import ConsumerGone
 from tests.fakes.consumers import Reader
 from tests.fakes.workers import InlineWorkers
@@ -61,7 +62,7 @@ class ArrivingBlobTests(SynchronousTestCase):
         self.write(SIZE)
         self.assertEqual(reader.received, DATA[:-1])
         self.assertNoResult(sending)
-        self.blob.finish()
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         self.assertEqual(reader.received, DATA)
         self.successResultOf(sending)
 
@@ -76,7 +77,7 @@ class ArrivingBlobTests(SynchronousTestCase):
         sending_slow, sending_fast = self.send(slow), self.send(fast, 5)
         self.write(100)
         self.write(SIZE)
-        self.blob.finish()
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         self.successResultOf(sending_fast)
         self.assertEqual((slow.received, fast.received), (DATA[:100], DATA[5:]))
         slow.eat(None)
@@ -99,7 +100,7 @@ class ArrivingBlobTests(SynchronousTestCase):
 
     def test_only_the_first_end_counts(self) -> None:
         self.write(SIZE)
-        self.blob.finish()
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         self.blob.fail(ValueError())
         self.successResultOf(self.send(Reader()))
 
@@ -120,7 +121,7 @@ class ArrivingBlobTests(SynchronousTestCase):
         self.failureResultOf(sendings[0], ConsumerGone)
         self.failureResultOf(sendings[1], CancelledError)
         self.write(SIZE)
-        self.blob.finish()
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         self.successResultOf(sendings[2])
         self.assertEqual((leaving.received, cancelled.received, staying.received == DATA), (b"", b"", True))
 
@@ -128,20 +129,39 @@ class ArrivingBlobTests(SynchronousTestCase):
         self.blob.fail(ValueError())
         self.assertFalse(self.is_open())
 
-    def test_a_finished_blob_can_still_be_sent_by_whoever_was_given_it(self) -> None:
+    def test_a_finished_blob_that_was_given_to_a_sender_is_sent_from_where_it_is_kept(self) -> None:
         self.write(SIZE)
-        self.blob.finish()
-        self.path.unlink()  # renamed, or evicted
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         reader = Reader()
         self.successResultOf(self.send(reader))
         self.assertEqual(reader.received, DATA)
+
+    def test_a_finished_blob_that_was_not_kept_is_gone(self) -> None:
+        self.write(SIZE)
+        self.blob.finish(None)
+        self.failureResultOf(self.send(Reader()), ContentGone)
+
+    def test_the_file_is_closed_when_the_last_sender_of_a_finished_blob_has_ended(self) -> None:
+        reader = Reader(appetite=10)
+        sending = self.send(reader)
+        self.write(SIZE)
+        self.blob.finish(None)
         self.assertTrue(self.is_open())
+        reader.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
+        self.assertFalse(self.is_open())
+
+    def test_the_file_of_a_finished_blob_without_senders_is_closed(self) -> None:
+        self.write(SIZE)
+        self.blob.finish(None)
+        self.assertFalse(self.is_open())
 
     def test_read_waits_for_the_end(self) -> None:
         reading = Deferred.fromCoroutine(self.blob.read())
         self.write(SIZE)
         self.assertNoResult(reading)
-        self.blob.finish()
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         self.assertEqual(self.successResultOf(reading), DATA)
 
     def test_read_refuses_what_is_no_document(self) -> None:
@@ -174,7 +194,7 @@ class ArrivingBlobTests(SynchronousTestCase):
                 assert DATA.startswith(reader.received, start)
                 assert start + len(reader.received) <= max(start, min(total, SIZE - 1))
         self.write(SIZE)
-        self.blob.finish()
+        self.blob.finish(MemoryBlob(Digest.of(DATA), DATA))
         for reader, sending, (start, _) in zip(readers, sendings, starts, strict=True):
             reader.eat(None)
             self.successResultOf(sending)

@@ -73,12 +73,20 @@ class LocalFilesTests(SynchronousTestCase):
     def test_a_blob_of_another_size_is_refused(self) -> None:
         self.fails(self.files.blob(str(self.path), DIGEST, len(DATA) + 1), ContentError)
 
-    def test_a_blob_that_the_engine_removes_is_still_sent(self) -> None:
+    def test_a_blob_that_the_engine_removes_while_it_is_sent_is_sent_to_its_end(self) -> None:
+        blob = self.result(self.files.blob(str(self.path), DIGEST))
+        reader = Reader(appetite=1)
+        sending = Deferred.fromCoroutine(blob.send(reader, 0, blob.size))
+        self.path.unlink()
+        reader.eat(None)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
+
+    def test_a_blob_that_the_engine_removes_before_it_is_sent_is_gone(self) -> None:
         blob = self.result(self.files.blob(str(self.path), DIGEST))
         self.path.unlink()
-        reader = Reader()
-        self.result(blob.send(reader, 0, blob.size))
-        self.assertEqual(reader.received, DATA)
+        self.fails(blob.send(Reader(), 0, blob.size), ContentGone)
+        self.fails(blob.read(), ContentGone)
 
     def test_a_blob_that_becomes_shorter_is_never_sent_whole(self) -> None:
         blob = self.result(self.files.blob(str(self.path), DIGEST))

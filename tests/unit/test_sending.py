@@ -233,13 +233,6 @@ class FileHandleTests(SynchronousTestCase):
                 os.close(descriptor)
         self.assertEqual(wrong, [])
 
-    def test_one_that_is_dropped_closes_its_file(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        handle = FileHandle(descriptor=descriptor)
-        del handle
-        with self.assertRaises(OSError):
-            os.fstat(descriptor)
-
     def test_a_cancelled_sending_may_close_the_file_though_a_thread_still_reads_it(self) -> None:
         workers = ManualWorkers()
         handle = FileHandle(self.path)

@@ -44,22 +44,27 @@ SIZE = 9_000_001
 class Watched(FileHandle):
     """Counts the bytes that were read from it, and those that the kernel sent by itself."""
 
-    def __init__(self, path: str, refusal: OSError | None = None) -> None:
+    def __init__(self, path: str, refusal: OSError | None = None, counts: Watched | None = None) -> None:
         super().__init__(path)
         self.was_read = 0
         self.was_sent = 0
         self._refusal = refusal
+        self._counts = counts or self
+
+    def again(self) -> Watched:
+        """Another handle of the same file, whose bytes count here."""
+        return Watched(self._path, self._refusal, self)
 
     def read(self, offset: int, length: int) -> bytes:
         data = super().read(offset, length)
-        self.was_read += len(data)
+        self._counts.was_read += len(data)
         return data
 
     def send(self, socket: Handle, offset: int, length: int) -> int:
         if self._refusal is not None:
             raise self._refusal
         sent = super().send(socket, offset, length)
-        self.was_sent += sent
+        self._counts.was_sent += sent
         return sent
 
 
@@ -84,7 +89,7 @@ class SocketCase(WireTestCase):
         """The file is a blob of the registry's: its path there."""
         self.handle = Watched(self.path, refusal)
         digest = Digest.of(self.data)
-        return f"/v2/x/blobs/{self.registry.put(LocalBlob(self.workers, self.handle, digest, SIZE))}"
+        return f"/v2/x/blobs/{self.registry.put(LocalBlob(self.workers, self.handle.again, digest, SIZE))}"
 
     async def lazy(self) -> Wire:
         """A client that reads nothing until it is resumed."""
@@ -179,7 +184,7 @@ class InTwoWays(LocalBlob):
     """Sent straight until the client takes no more, and in another way then."""
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        paused = False
+        paused, handle = False, self._open_file()
 
         class Straight(Sender):
             def pauseProducing(self) -> None:
@@ -190,10 +195,11 @@ class InTwoWays(LocalBlob):
         def read(offset: int, limit: int) -> Deferred[bytes]:
             nonlocal start
             start = offset
-            return fail(Switched()) if paused else succeed(self._handle.read(offset, min(limit, CHUNK)))
+            return fail(Switched()) if paused else succeed(handle.read(offset, min(limit, CHUNK)))
 
         with contextlib.suppress(Switched):
             await Straight(consumer, self._workers.clock).run(read, start, stop)
+        handle.close()
         await super().send(consumer, start, stop)
 
 
@@ -218,7 +224,7 @@ class TlsTests(SocketCase):
         self.assertEqual((self.handle.was_read, self.handle.was_sent), (SIZE, 0))
 
     async def test_who_goes_on_in_another_way_goes_on_at_the_client_s_pace(self) -> None:
-        blob = InTwoWays(self.workers, self.handle, Digest.of(self.data), SIZE)
+        blob = InTwoWays(self.workers, self.handle.again, Digest.of(self.data), SIZE)
         wire = await self.encrypted()
         await wire.ask("GET", "/v2/")  # with which the handshake is over
         wire.transport.pauseProducing()
@@ -256,7 +262,7 @@ class GrowingTests(SocketCase):
             await self.sent(size)
         self.growing.advance(SIZE)
         await self.sent(SIZE - 1)
-        self.growing.finish()
+        self.growing.finish(None)
         self.assertTrue((await wire.response()).body == self.data)
         self.assertEqual(self.handle.was_read, 0)
 
@@ -386,7 +392,7 @@ def file_of(descriptor: int) -> str:
 
 class CancellingTests(SocketCase):
     async def test_cancelling_leaves_nothing_behind(self) -> None:
-        blob = Cancellable(self.workers, self.handle, Digest.of(self.data), SIZE)
+        blob = Cancellable(self.workers, self.handle.again, Digest.of(self.data), SIZE)
         wire = await self.lazy()
         wire.transport.write(request("GET", f"/v2/x/blobs/{self.registry.put(blob)}"))
         await self.stuck()
@@ -397,7 +403,7 @@ class CancellingTests(SocketCase):
         self.assertIn("the sending was cancelled", (await self.logged())[0])
 
     async def test_its_descriptor_is_its_own_for_as_long_as_the_reactor_may_tell_of_it(self) -> None:
-        blob = Cancellable(self.workers, self.handle, Digest.of(self.data), SIZE)
+        blob = Cancellable(self.workers, self.handle.again, Digest.of(self.data), SIZE)
         wire = await self.lazy()
         wire.transport.write(request("GET", f"/v2/x/blobs/{self.registry.put(blob)}"))
         await self.stuck()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
-from k3dreg.interfaces import IBlob
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, DigestMismatch, StoreError
 from k3dreg.store.blobs import SETTLING, open_store
 from k3dreg.store.index import SMALL
+from k3dreg.streaming.producing import ConsumerGone
 from tests.fakes.consumers import Reader
 from tests.fakes.stores import LIMIT, StoreTestCase, layer
 from tests.fakes.workers import InlineWorkers, ManualWorkers
@@ -70,12 +70,6 @@ class BlobStoreTests(StoreTestCase):
         digest = committed.commit()
         committed.abort()
         self.assertTrue(self.store.has(digest))
-
-    def test_a_writer_that_is_dropped_leaves_nothing(self) -> None:
-        writer = self.store.writer()
-        writer.write(b"content")
-        del writer
-        self.assertEqual(self.staged(), [])
 
     def test_a_reader_of_the_staging_file_outlives_commit_and_removal(self) -> None:
         writer = self.store.writer()
@@ -233,27 +227,26 @@ class EvictionTests(StoreTestCase):
         self.successResultOf(sending)
         self.assertEqual(reader.received, layer(0))
 
-    def test_what_somebody_is_about_to_send_stays_and_goes_when_he_has_done_so(self) -> None:
+    def test_a_blob_is_held_only_while_it_is_sent_however_the_sending_ends(self) -> None:
         digest = self.put(layer(0))
-        blob: IBlob | None = self.blob(digest)
-        others = [self.put(layer(number)) for number in range(1, 7)]
-        self.assertEqual(self.has(digest, others[0]), [True, False])
-        reader = Reader()
-        self.result(cast(IBlob, blob).send(reader, 0, 2 * SMALL))
-        self.assertEqual(reader.received, layer(0))
-        blob = None
-        self.put(layer(7))
-        self.assertEqual(self.has(digest), [False])
-        self.assertIsNone(blob)
+        blob = self.blob(digest)  # which stays referred to
+        leaving, cancelled = Reader(appetite=0), Reader(appetite=0)
+        sendings = [Deferred.fromCoroutine(cast(Any, blob.send(each, 0, 2 * SMALL))) for each in (leaving, cancelled)]
+        leaving.leave()
+        self.failureResultOf(sendings[0], ConsumerGone)
+        self.assertFalse(self.result(self.store.drop(digest)))
+        sendings[1].cancel()
+        self.failureResultOf(sendings[1], CancelledError)
+        self.assertTrue(self.result(self.store.drop(digest)))
 
-    def test_what_somebody_had_goes_at_once_when_there_is_too_much(self) -> None:
-        digest = self.put(layer(0, 2 * LIMIT), settle=False)
-        blob: IBlob | None = self.blob(digest)
-        self.clock.advance(SETTLING)
-        self.assertEqual(self.has(digest), [True])
-        blob = None
+    def test_a_blob_that_was_evicted_before_it_was_sent_is_gone(self) -> None:
+        digest = self.put(layer(0))
+        blob = self.blob(digest)
+        for number in range(1, 7):
+            self.put(layer(number))
         self.assertEqual(self.has(digest), [False])
-        self.assertIsNone(blob)
+        error = self.failureResultOf(Deferred.fromCoroutine(cast(Any, blob.send(Reader(), 0, 1))), ContentGone)
+        self.assertIn("not there", str(error.value))
 
     def test_what_is_pinned_stays(self) -> None:
         self.result(self.store.close())
