@@ -32,7 +32,10 @@ class Door:
     """
 
     def __init__(self, config: Config, workers: Workers) -> None:
-        self.access = Access()
+        """`workers` check passwords, and should do nothing else: a check takes a thread for up to seconds."""
+        # Of all users since the start, of whichever file.  Only who writes these files can make it grow.
+        self._names: set[str] = set()
+        self.access = Access(own_names=self._names)
         self._workers = workers
         # By their files: a file that was used before may be used again.
         self._passwords: dict[Path, Passwords] = {}
@@ -51,7 +54,7 @@ class Door:
             self._warn_if_open()
             return
         if config.htpasswd not in self._passwords:
-            self._passwords[config.htpasswd] = Passwords(config.htpasswd, self._workers)
+            self._passwords[config.htpasswd] = Passwords(config.htpasswd, self._workers, self._names)
         self.access.change(self._passwords[config.htpasswd], anonymous_pull=config.anonymous_pull)
 
     async def listen(
@@ -84,10 +87,10 @@ class Door:
         self._warn_if_open()
         return numbers
 
-    async def shutdown(self) -> None:
+    def shutdown(self) -> None:
         """Check no more passwords."""
         for passwords in self._passwords.values():
-            await passwords.shutdown()
+            passwords.shutdown()
 
     def _warn_if_open(self) -> None:
         if self._exposed and self.access.is_open:

@@ -16,6 +16,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from k3dreg import __version__
+from k3dreg.access.passwords import THREADS as PASSWORD_THREADS
 from k3dreg.ahead import Ahead
 from k3dreg.assembly import make_files, make_images, make_sources, make_warming
 from k3dreg.config import Config, Options
@@ -113,7 +114,9 @@ class Daemon(MultiService):
         self._closing.append(resolver.shutdown)
         made = make_sources(files, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer)
         self._closing += made.closing
-        credentials = make_chain(self._reactor, self._workers, os.environ, config.remote)
+        lookups = self._own_workers(2, "credentials")
+        aws = self._own_workers(4, "aws")
+        credentials = make_chain(self._reactor, lookups, os.environ, config.remote, aws=aws)
         upstream = make_upstream(
             self._engine, made.sources[:1], store, credentials, names, self._workers, self._reactor
         )
@@ -131,7 +134,7 @@ class Daemon(MultiService):
         collector = Collector(pushed, store, behind.knows, self._reactor)
         collector.start()
         self._closing.append(collector.stop)
-        door = Door(config, self._workers)
+        door = Door(config, self._own_workers(PASSWORD_THREADS, "passwords"))
         self._closing.append(door.shutdown)
         await door.start()
         discovery = Discovery(pushed, names, EngineImageNames(self._engine))
@@ -173,6 +176,13 @@ class Daemon(MultiService):
         self._manager.ready()
         if self._reload_wanted:
             self._reload()
+
+    def _own_workers(self, threads: int, name: str) -> Workers:
+        """Start threads for work that others can make slow: blobs and pushes must not wait for it."""
+        workers = Workers(self._reactor, threads, name=f"k3dreg-{name}", abandoning=True)
+        workers.start()
+        self._closing.append(workers.stop)
+        return workers
 
     def _reload(self) -> None:
         """Read the settings again; during the start, at its end."""

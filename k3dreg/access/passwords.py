@@ -1,7 +1,7 @@
 """The users of this registry, out of a password file (`--htpasswd`).
 
-A bcrypt hash takes from 2 ms (htpasswd's default) to seconds to check, on purpose.  So it is checked in a worker
-thread, a few at a time, and the outcome is kept for a while in memory, under a keyed hash of what was shown.
+A bcrypt hash takes from 2 ms (htpasswd's default) to seconds to check, on purpose.  So it is checked in worker threads
+that do nothing else, a few at a time, and the outcome is kept in memory, under a keyed hash of what was shown.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bcrypt
-from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from k3dreg.access.checks import Checks
 from k3dreg.interfaces import IUsers
 from k3dreg.log import make_logger
 from k3dreg.model.credentials import BasicAuth
-from k3dreg.model.errors import NotYet, UsageError
+from k3dreg.model.errors import UsageError
 from k3dreg.protocol.htpasswd import parse_htpasswd
 from k3dreg.streaming.flights import Flights
 from k3dreg.streaming.workers import Workers
@@ -33,28 +34,25 @@ log = make_logger()
 _LARGEST_FILE = 1024 * 1024
 # Seconds between two looks whether the file has changed.
 LOOK_EVERY = 1.0
-# Seconds for which an outcome is kept, and how many of them.
+# Seconds for which it is kept that a password is wrong, and how many outcomes of either kind are kept.
 KEPT_FOR = 60.0
 _MOST_KEPT = 4096
-# Passwords that are checked at once: of the worker threads most are left for pulls, whatever is thrown at the door.
-_AT_ONCE = 2
-# Passwords that wait for their turn.  Beyond that the asking is refused for now.
-_MOST_WAITING = 200
+# Passwords that are checked at once.
+AT_ONCE = 2
+# Threads: one more reads the file.
+THREADS = AT_ONCE + 1
 # bcrypt looks at so many bytes and no more, and so do htpasswd and the official registry image.
 _LONGEST_PASSWORD = 72
 
 _State = tuple[int, int, int]
 
 
-@define(eq=False)
+@frozen
 class _Known:
-    """What the file said, and what has come of it.  `state` is its modification time in ns, inode and size."""
+    """What the file said.  `state` is its modification time in ns, inode and size."""
 
     state: _State | None = None
     hashes: Mapping[str, bytes] = field(factory=dict)
-    # Each with the time at which it was found.
-    outcomes: OrderedDict[bytes, tuple[float, bool]] = field(factory=OrderedDict)
-    checks: Flights[bytes, bool] = field(factory=Flights)
 
 
 @implementer(IUsers)
@@ -65,74 +63,90 @@ class Passwords:
     line, and what it said before goes on to count.
     """
 
-    def __init__(self, path: Path, workers: Workers) -> None:
+    def __init__(self, path: Path, workers: Workers, names: set[str] | None = None) -> None:
+        """`names` gets the names of all users that the file ever has."""
         self._path = path
         self._workers = workers
+        self._names = set() if names is None else names
         self._known = _Known()
         self._key = secrets.token_bytes(32)
-        self._turns = DeferredSemaphore(_AT_ONCE)
+        self._checks = Checks(workers.clock, AT_ONCE)
+        self._looks: Flights[None, _Known] = Flights()
         self._looked: float | None = None
         self._complaint = ""
+        # By a keyed hash of name, password and the user's line of the file: a changed line makes another.
+        self._right: OrderedDict[bytes, None] = OrderedDict()
+        # Each with the time at which it was found to be wrong.
+        self._wrong: OrderedDict[bytes, float] = OrderedDict()
 
     async def start(self) -> None:
         """Read the file.  Raises `UsageError`."""
-        self._known = await self._workers.run(_read, self._path)
+        self._learn(await self._workers.run(_read, self._path))
         self._looked = self._workers.clock.seconds()
 
-    async def knows(self, shown: BasicAuth) -> bool:
-        """See `IUsers`.  Raises `NotYet` when too many ask at once, and `StoreError` when k3dreg is stopping."""
-        known = await self._current()
-        key = hmac.digest(self._key, f"{shown.username}:{shown.password}".encode(), "sha256")
+    async def knows(self, shown: BasicAuth, client: str = "") -> bool:
+        """See `IUsers`.  Raises `NotYet` when too many ask at once, and `CancelledError` when k3dreg is stopping."""
         now = self._workers.clock.seconds()
-        found = known.outcomes.get(key)
-        if found is not None and 0 <= now - found[0] < KEPT_FOR:
-            known.outcomes.move_to_end(key)
-            return found[1]
-        if len(known.checks) >= _MOST_WAITING:
-            raise NotYet("too many passwords are being checked", after=1)
-        return await known.checks.join(key, lambda: self._check(known, key, shown))
+        # A name that is not in the file may have been added a moment ago.
+        if self._looked is None or not 0 <= now - self._looked < LOOK_EVERY or shown.username not in self._known.hashes:
+            await self._looks.join(None, self._look)
+        hashed = self._known.hashes.get(shown.username)
+        key = self._digest(f"{shown.username}:{shown.password}\n".encode() + (hashed or b""))
+        if key in self._right:
+            self._right.move_to_end(key)
+            return True
+        found = self._wrong.get(key)
+        if found is not None and 0 <= now - found < KEPT_FOR:
+            self._wrong.move_to_end(key)
+            return False
+        return await self._checks.ask(key, client, lambda: self._check(key, shown, hashed))
 
-    def shutdown(self) -> Deferred[None]:
-        """Check nothing more."""
-        return self._known.checks.shutdown()
+    def shutdown(self) -> None:
+        """Check nothing more.  Requests that wait for a check fail with `CancelledError`."""
+        self._checks.close()
 
-    async def _check(self, known: _Known, key: bytes, shown: BasicAuth) -> bool:
-        hashed = known.hashes.get(shown.username)
-        # A name that is nobody's takes as long: it is checked against somebody's hash, always the same one.
-        against = hashed or self._stand_in(known, shown.username)
-        await self._turns.acquire()
-        try:
-            fits = await self._workers.run(_fits, shown.password.encode(), against)
-        finally:
-            self._turns.release()
-        outcome = fits and hashed is not None
-        known.outcomes[key] = (self._workers.clock.seconds(), outcome)
-        while len(known.outcomes) > _MOST_KEPT:
-            known.outcomes.popitem(last=False)
-        return outcome
+    def _check(self, key: bytes, shown: BasicAuth, hashed: bytes | None) -> Deferred[bool]:
+        # A name that is nobody's takes as long: it is checked against some user's hash, always the same one.
+        against = hashed or self._stand_in(shown.username)
 
-    def _stand_in(self, known: _Known, username: str) -> bytes:
-        hashes = list(known.hashes.values())
-        number = int.from_bytes(hmac.digest(self._key, username.encode(), "sha256"), "big")
+        def checked(fits: bool) -> bool:
+            if fits and hashed is not None:
+                self._right[key] = None
+            else:
+                self._wrong[key] = self._workers.clock.seconds()
+            for kept in (self._right, self._wrong):
+                while len(kept) > _MOST_KEPT:
+                    kept.popitem(last=False)
+            return fits and hashed is not None
+
+        return self._workers.run(_fits, shown.password.encode(), against).addCallback(checked)
+
+    def _stand_in(self, username: str) -> bytes:
+        hashes = list(self._known.hashes.values())
+        number = int.from_bytes(self._digest(username.encode()), "big")
         return hashes[number % len(hashes)] if hashes else b""
 
-    async def _current(self) -> _Known:
-        now = self._workers.clock.seconds()
-        if self._looked is not None and 0 <= now - self._looked < LOOK_EVERY:
-            return self._known
-        self._looked = now
+    def _digest(self, data: bytes) -> bytes:
+        return hmac.digest(self._key, data, "sha256")
+
+    async def _look(self) -> _Known:
+        self._looked = self._workers.clock.seconds()
         try:
             read = await self._workers.run(_read, self._path, self._known)
         except UsageError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                log.warn("the password file counts as it was before: {error}", error=error)
+                log.warn("the password file cannot be used, so what it said before counts: {error}", error=error)
             return self._known
         self._complaint = ""
         if read is not self._known:
             log.info("the password file has changed: it has {count} users", count=len(read.hashes))
-            self._known = read
+            self._learn(read)
         return self._known
+
+    def _learn(self, known: _Known) -> None:
+        self._known = known
+        self._names.update(known.hashes)
 
 
 def check_file(path: Path) -> None:
@@ -152,7 +166,11 @@ def _read(path: Path, before: _Known | None = None) -> _Known:
                 return before
             if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE:
                 raise UsageError("it is not a file of a sensible size")
-            return _Known(state, parse_htpasswd(file.read(_LARGEST_FILE)))
+            hashes = parse_htpasswd(file.read(_LARGEST_FILE))
+            if not hashes:
+                # A file is empty for a moment while an editor or a script writes it.
+                raise UsageError("it has no users")
+            return _Known(state, hashes)
     except OSError as error:
         raise UsageError(f"it cannot be read ({error.strerror})") from error
 

@@ -63,16 +63,25 @@ class CredentialChain:
 
 
 def make_chain(
-    reactor: Any, workers: Workers, environment: Mapping[str, str], remote: Remote | None = None
+    reactor: Any,
+    workers: Workers,
+    environment: Mapping[str, str],
+    remote: Remote | None = None,
+    *,
+    aws: Workers | None = None,
 ) -> CredentialChain:
     """Those that k3dreg was started with (`remote`), AWS's ECR for its own hosts, then what Docker's client would use.
 
-    `reactor` runs helpers and tells the time; `environment` is this process's.
+    `reactor` runs helpers and tells the time; `environment` is this process's.  `workers` read files; `aws` wait for
+    AWS, and are `workers` when None.
     """
-    helpers = HelperRunner(reactor, workers, environment)
     given = [] if remote is None or remote.login is None else [GivenCredentials(remote.login_for, remote.login)]
-    ecr = EcrCredentials(fetch_token, helpers, workers, reactor)
-    return CredentialChain([*given, ecr, *_docker_logins(workers, environment, helpers)])
+    # A runner of its own: helpers that wait for a silent AWS leave Docker's their turns.
+    ecr_helpers = HelperRunner(reactor, workers, environment)
+    ecr = EcrCredentials(fetch_token, ecr_helpers, workers if aws is None else aws, reactor)
+    return CredentialChain(
+        [*given, ecr, *_docker_logins(workers, environment, HelperRunner(reactor, workers, environment))]
+    )
 
 
 def make_docker_logins(reactor: Any, workers: Workers, environment: Mapping[str, str]) -> CredentialChain:

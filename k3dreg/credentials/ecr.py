@@ -30,13 +30,15 @@ _MARGIN = 900.0
 # Seconds in which a failure is not tried again.  Where there is no AWS at all, the search for an instance's role takes
 # two seconds, and a node that is refused comes back at once.
 _FAILED_FOR = 30.0
-# Any client can name hosts; nobody uses this many.
-_HOSTS_REMEMBERED = 200
+# Any client can name hosts, in regions that do not exist, too.  AWS has some forty (botocore, `endpoints.json`).
+_ENDPOINTS_REMEMBERED = 200
+# Endpoints that are asked at once.
+_MOST_ASKED = 16
 
 
 @frozen
 class _Held:
-    """What is known for a host until some time; None: there is nothing to be had."""
+    """What is known for an endpoint until some time; None: there is nothing to be had."""
 
     credentials: Credentials | None
     until: float
@@ -45,8 +47,8 @@ class _Held:
 class EcrCredentials:
     """Get tokens from `docker-credential-ecr-login` where it is installed, and from AWS's API when it has none.
 
-    Tokens are kept in memory until shortly before they expire.  When neither source has a token, the log says why and
-    the pull goes on without.
+    A token serves every account of its endpoint, and is kept in memory until shortly before it expires.  When neither
+    source has a token, the log says why and the pull goes on without.
     """
 
     name = "AWS ECR"
@@ -58,7 +60,10 @@ class EcrCredentials:
         workers: Workers,
         clock: IReactorTime,
     ) -> None:
-        """`fetch` blocks, and raises `TokenFailed`.  `clock` tells seconds since the epoch."""
+        """`fetch` blocks, and raises `TokenFailed`.  `clock` tells seconds since the epoch.
+
+        `workers` do nothing else: where AWS is silent, `fetch` takes half a minute.
+        """
         self._fetch = fetch
         self._helpers = helpers
         self._workers = workers
@@ -67,14 +72,25 @@ class EcrCredentials:
         self._flights: Flights[EcrHost, Credentials | None] = Flights()
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """For a host of AWS; None for every other.  Cancelling leaves the asking running for the next who asks."""
+        """For a host of AWS; None for every other.  Cancelling leaves the asking running for the next who asks.
+
+        Also None while `_MOST_ASKED` other endpoints are being asked.
+        """
         host = EcrHost.parse(registry)
         if host is None:
             return None
-        held = self._held.get(host)
+        endpoint = host.endpoint
+        held = self._held.get(endpoint)
         if held is not None and self._clock.seconds() < held.until:
             return held.credentials
-        return await self._flights.join(host, lambda: self._ask(host, registry))
+        if len(self._flights) >= _MOST_ASKED and endpoint not in self._flights:
+            log.warn(
+                "no credentials for {registry} from AWS, so it is asked without: AWS is being asked for {count} others",
+                registry=registry,
+                count=_MOST_ASKED,
+            )
+            return None
+        return await self._flights.join(endpoint, lambda: self._ask(endpoint, registry))
 
     def refused(self, registry: str) -> None:
         """A token that the registry does not take is not shown again: the next may be another account's or role's.
@@ -82,17 +98,17 @@ class EcrCredentials:
         A failure to get one is still remembered for its time.
         """
         host = EcrHost.parse(registry)
-        held = None if host is None else self._held.get(host)
+        held = None if host is None else self._held.get(host.endpoint)
         if host is not None and held is not None and held.credentials is not None:
-            del self._held[host]
+            del self._held[host.endpoint]
 
-    async def _ask(self, host: EcrHost, registry: str) -> Credentials | None:
+    async def _ask(self, endpoint: EcrHost, registry: str) -> Credentials | None:
         """Ask one source after the other until one has a token."""
         troubles: list[str] = []
         found: EcrToken | None = None
         for ask in (self._from_helper, self._from_api):
             try:
-                found = await ask(host, registry)
+                found = await ask(endpoint, registry)
             except (HelperFailed, TokenFailed) as error:
                 troubles.append(str(error))
             if found is not None:
@@ -106,13 +122,13 @@ class EcrCredentials:
             )
         else:
             held = _Held(found.credentials, found.expires - _MARGIN)
-        self._held[host] = held
-        self._held.move_to_end(host)
-        while len(self._held) > _HOSTS_REMEMBERED:
+        self._held[endpoint] = held
+        self._held.move_to_end(endpoint)
+        while len(self._held) > _ENDPOINTS_REMEMBERED:
             self._held.popitem(last=False)
         return held.credentials
 
-    async def _from_helper(self, host: EcrHost, registry: str) -> EcrToken | None:
+    async def _from_helper(self, endpoint: EcrHost, registry: str) -> EcrToken | None:
         """Return the helper's token; None if it is not installed.  Raises `HelperFailed`.
 
         A helper that is older than a host's name has nothing for that host, and says no more than that.
@@ -124,6 +140,6 @@ class EcrCredentials:
             raise HelperFailed(f"docker-credential-{_HELPER} has none; its log is in ~/.ecr")
         return EcrToken(credentials, self._clock.seconds() + _HELPER_TOKEN_AGE)
 
-    async def _from_api(self, host: EcrHost, registry: str) -> EcrToken | None:
+    async def _from_api(self, endpoint: EcrHost, registry: str) -> EcrToken | None:
         """Return AWS's token.  Raises `TokenFailed`."""
-        return await self._workers.run(self._fetch, host)
+        return await self._workers.run(self._fetch, endpoint)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol, connectionDone
@@ -26,6 +26,9 @@ from k3dreg.streaming.workers import Workers
 TIME_LIMIT = 15.0
 # Bytes.  Identity tokens of clouds have some KiB.
 LARGEST_ANSWER = 256 * 1024
+# Helpers that run at once, and that wait for their turn: any client can name registries.
+AT_ONCE = 4
+MOST_WAITING = 32
 # A helper's name becomes a part of a program's name: nothing in it may lead out of the PATH.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # What helpers of every platform say when they know no credentials: no failure.
@@ -37,7 +40,7 @@ class HelperFailed(Exception):
 
 
 class HelperRunner:
-    """Runs helpers.  `reactor` spawns processes and tells the time; `environment` is theirs."""
+    """Run helpers, a few at once.  `reactor` spawns processes and tells the time; `environment` is theirs."""
 
     def __init__(
         self, reactor: Any, workers: Workers, environment: Mapping[str, str], *, time_limit: float = TIME_LIMIT
@@ -47,6 +50,7 @@ class HelperRunner:
         self._workers = workers
         self._environment = dict(environment)
         self._time_limit = time_limit
+        self._turns = DeferredSemaphore(AT_ONCE)
 
     async def is_installed(self, name: str) -> bool:
         """Whether there is such a program."""
@@ -62,13 +66,22 @@ class HelperRunner:
         path = await self._find(name)
         if path is None:
             raise HelperFailed(f"docker-credential-{name} is not on the PATH")
+        if len(self._turns.waiting) >= MOST_WAITING:
+            raise HelperFailed(f"docker-credential-{name} was not asked: too many helpers are being asked")
+        await self._turns.acquire()
+        try:
+            return await self._run(name, path, registry, extra or {})
+        finally:
+            self._turns.release()
+
+    async def _run(self, name: str, path: str, registry: str, extra: Mapping[str, str]) -> Credentials | None:
         run = _Run(registry.encode("utf-8") + b"\n")
         # What it writes to its standard error is dropped: it may be anything, secrets included.
         self._reactor.spawnProcess(
             run,
             path,
             [path, "get"],
-            env=self._environment | dict(extra or {}),
+            env=self._environment | dict(extra),
             childFDs={0: "w", 1: "r", 2: "r"},
         )
         limit = self._clock.callLater(self._time_limit, run.kill, f"did not answer within {self._time_limit:.0f} s")

@@ -132,9 +132,10 @@ class IUploads(Interface):
 class IUsers(Interface):
     """Those who may use this registry."""
 
-    async def knows(shown: BasicAuth) -> bool:
+    async def knows(shown: BasicAuth, client: str = "") -> bool:
         """Whether it is the user and password of one of them.  Takes as long for a name that is nobody's.
 
+        `client` is the address it comes from: clients take turns.
         Raises `NotYet` when too many ask at once.
         """
 

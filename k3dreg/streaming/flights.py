@@ -39,6 +39,9 @@ class Flights(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._flights
+
     def keys(self) -> list[K]:
         """What is under way."""
         return list(self._flights)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -35,8 +37,17 @@ class _Pool(Protocol):
     def stop(self) -> None: ...
 
 
+class _AbandonedPool(ThreadPool):
+    """A pool whose threads do not keep the process alive."""
+
+    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+
+
 class Workers:
     """A bounded pool of threads of our own: the reactor's is also what name lookups wait in.
+
+    Work that may take long although nothing is wrong with the disk (it asks a server, or checks a password) has a pool
+    of its own, so that blobs never wait for it.
 
     `clock` is the reactor's, for those who are given workers and need the time too.
 
@@ -45,13 +56,18 @@ class Workers:
 
     clock: IReactorTime
 
-    def __init__(self, reactor: Any, threads: int = THREADS) -> None:
-        """`reactor` provides `IReactorFromThreads` and `IReactorTime`."""
+    def __init__(self, reactor: Any, threads: int = THREADS, *, name: str = "k3dreg", abandoning: bool = False) -> None:
+        """`reactor` provides `IReactorFromThreads` and `IReactorTime`.
+
+        `abandoning`: nothing depends on the end of the work but its answer, so `stop` does not wait for it.
+        """
         self.clock = reactor
         self._reactor: IReactorFromThreads = reactor
-        self._pool = cast(_Pool, ThreadPool(0, threads, name="k3dreg"))
+        self._abandoning = abandoning
+        self._pool = cast(_Pool, (_AbandonedPool if abandoning else ThreadPool)(0, threads, name=name))
         self._running = False
-        self._under_way = 0
+        # Answers to work that has not ended.
+        self._under_way: set[Deferred[Any]] = set()
         self._idle: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -63,15 +79,21 @@ class Workers:
     def stop(self) -> Deferred[None]:
         """Take no more work, and fire when the last piece has ended and every thread is gone.
 
-        Work cannot be interrupted: what runs is waited for.  Stopping what is not running is no error.
+        Work cannot be interrupted: what runs is waited for.  An `abandoning` pool leaves it running, does not begin
+        what waits, and answers both with `StoreError`.  Stopping what is not running is no error.
         """
         if not self._running:
             return succeed(None)
         self._running = False
+        if self._abandoning and self._under_way:
+            abandoned, self._under_way = self._under_way, set()
+            for answer in abandoned:
+                answer.errback(StoreError("k3dreg is stopping"))
+            return succeed(None)
         stopped: Deferred[None] = Deferred()
         # Joining the threads blocks, so it is done when they are idle and takes no time.
         stopped.addCallback(lambda _: self._pool.stop())
-        if self._under_way == 0:
+        if not self._under_way:
             stopped.callback(None)
         else:
             self._idle = stopped
@@ -89,13 +111,13 @@ class Workers:
         if not self._running:
             return fail(StoreError("k3dreg is stopping"))
         answer: Deferred[T] = Deferred()
-        self._under_way += 1
+        self._under_way.add(answer)
 
         def ended(success: bool, result: T | Failure) -> None:
             # In the worker thread.
             self._reactor.callFromThread(self._deliver, answer, result)
 
-        self._pool.callInThreadWithCallback(ended, function, *args, **kwargs)
+        self._pool.callInThreadWithCallback(ended, self._work, function, *args, **kwargs)
         return answer
 
     def acquire(
@@ -136,9 +158,17 @@ class Workers:
         """The way back: from a worker thread, call `function` in the reactor's, some time soon."""
         self._reactor.callFromThread(function, *args, **kwargs)
 
+    def _work(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do a piece of work.  In the worker thread."""
+        if self._abandoning and not self._running:
+            raise StoreError("k3dreg is stopping")
+        return function(*args, **kwargs)
+
     def _deliver(self, answer: Deferred[T], result: T | Failure) -> None:
-        self._under_way -= 1
-        if self._under_way == 0 and self._idle is not None:
+        if answer not in self._under_way:  # it was abandoned
+            return
+        self._under_way.remove(answer)
+        if not self._under_way and self._idle is not None:
             idle, self._idle = self._idle, None
             self._reactor.callFromThread(idle.callback, None)  # after whoever waits for this very answer
         if answer.called and isinstance(result, Failure):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 
 from k3dreg.interfaces import IUsers
 from k3dreg.model.credentials import BasicAuth
@@ -22,9 +22,16 @@ class Access:
     Without `users` everybody may do everything, and an `Authorization` is for the image's own registry.  With them,
     one that fits is for k3dreg and goes no further; one that does not fit is refused, or, where reading needs none
     (`anonymous_pull`), is for the image's own registry all the same: a node sends a pod's secret here.
+
+    Whatever fits or not: what a client shows with the name of a k3dreg user is never passed on to another registry.
+    It may be a password that was right a moment ago.
     """
 
-    def __init__(self, users: IUsers | None = None, *, anonymous_pull: bool = False) -> None:
+    def __init__(
+        self, users: IUsers | None = None, *, anonymous_pull: bool = False, own_names: Container[str] = frozenset()
+    ) -> None:
+        """`own_names` are the names of all users there are, and of those there were since the start."""
+        self._own_names = own_names
         self.change(users, anonymous_pull=anonymous_pull)
 
     def change(self, users: IUsers | None, *, anonymous_pull: bool = False) -> None:
@@ -37,19 +44,21 @@ class Access:
         """Whether nobody is asked for anything."""
         return self._users is None
 
-    async def admit(self, shown: BasicAuth | None, *, reading: bool, insist: bool = True) -> BasicAuth | None:
-        """Let a request in; returns what it brought for the image's own registry.
+    async def admit(
+        self, shown: BasicAuth | None, client: str, *, reading: bool, insist: bool = True
+    ) -> BasicAuth | None:
+        """Let a request of `client`, an address, in; returns what it brought for the image's own registry.
 
         `reading`: it changes nothing, and is none by which a client finds out whether it has to log in.  `insist`:
         who has shown something wrong is asked again, as a person can say something else.
         Raises `LoginRequired`, and what `IUsers.knows` raises.
         """
         if self._users is None:
-            return shown
-        if shown is not None and await self._users.knows(shown):
+            return self._for_others(shown)
+        if shown is not None and await self._users.knows(shown, client):
             return None
         if reading and self._anonymous_pull:
-            return shown
+            return self._for_others(shown)
         if shown is None:
             raise LoginRequired("k3dreg asks for a user and a password", advice=_HOW)
         raise LoginRequired("k3dreg does not know this user and password", challenge=insist, advice=_HOW)
@@ -57,6 +66,7 @@ class Access:
     async def answer(
         self,
         shown: BasicAuth | None,
+        client: str,
         *,
         reading: bool,
         insist: bool,
@@ -67,10 +77,13 @@ class Access:
         When the image's registry wants credentials and the client has shown those for k3dreg, it is not asked again:
         it would show the same.
         """
-        passed_on = await self.admit(shown, reading=reading, insist=insist)
+        passed_on = await self.admit(shown, client, reading=reading, insist=insist)
         try:
             return await handle(passed_on)
         except AuthenticationRequired as error:
             if not error.challenge or passed_on is shown:
                 raise
             raise AuthenticationRequired(str(error), challenge=False, advice=_ONE_HEADER) from error
+
+    def _for_others(self, shown: BasicAuth | None) -> BasicAuth | None:
+        return None if shown is not None and shown.username in self._own_names else shown

@@ -43,9 +43,11 @@ def render(request: Request, clock: IReactorTime, record: Record, answer: Callab
 def when_admitted(
     request: Request, clock: IReactorTime, record: Record, admission: Awaitable[object], go_on: Callable[[], int]
 ) -> int:
-    """Call `go_on`, which answers the request, once `admission` has ended well; else answer with what it raised."""
+    """Call `go_on`, which answers the request, once `admission` has ended well; else answer with what it raised.
+
+    `admission` is cancelled when the client goes away.
+    """
     gone: list[object] = []
-    request.notifyFinish().addErrback(gone.append)
 
     async def admit() -> None:
         failed: Exception | None = None
@@ -60,8 +62,16 @@ def when_admitted(
         else:
             render(request, clock, record, lambda: _raise(failed))
 
+    # Asked for first: it never fires on a request that is finished already.
+    finished = request.notifyFinish()
     work = Deferred.fromCoroutine(admit())
     work.addErrback(lambda failure: log.failure("a request's beginning went wrong", failure=failure))
+
+    def client_gone(failure: Failure) -> None:
+        gone.append(failure)
+        work.cancel()
+
+    finished.addErrback(client_gone)
     return NOT_DONE_YET
 
 

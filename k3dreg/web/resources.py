@@ -106,6 +106,7 @@ class RegistryApi(Resource):
         def answer() -> Awaitable[Answer]:
             return self._access.answer(
                 shown,
+                record.client,
                 reading=reading,
                 insist=at_door,
                 handle=lambda rest: handler(route, evolve(exchange, authorization=rest)),
@@ -167,7 +168,7 @@ class Root(Resource):
         record = _record(request, quoted(request.uri), self._observer)
         if self._access.is_open or request.path in HEALTH:
             return self._render(request, record)
-        admission = self._access.admit(authorization_of(request), reading=True)
+        admission = self._access.admit(authorization_of(request), record.client, reading=True)
         return when_admitted(request, self._clock, record, admission, lambda: self._render(request, record))
 
     def _render(self, request: Request, record: Record) -> int:

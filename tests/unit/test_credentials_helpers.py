@@ -9,6 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
+from k3dreg.credentials import helpers
 from k3dreg.credentials.helpers import LARGEST_ANSWER, HelperFailed, HelperRunner
 from k3dreg.model.credentials import Credentials
 from tests.fakes.workers import InlineWorkers
@@ -72,6 +73,30 @@ class HelperTests(TestCase):
     async def test_a_name_cannot_lead_to_any_other_program(self) -> None:
         for name in ("../../bin/sh", "/bin/sh", "", "a b", "A", "test\n", "a/../test", "x;y"):
             self.assertIn("is not the name of a credential helper", await self.failure(name=name))
+
+    async def test_a_few_run_at_once_and_a_few_wait_and_more_are_not_asked(self) -> None:
+        running = self.directory / "running"
+        running.mkdir()
+        count = f"touch {running.resolve()}/$$; ls {running.resolve()} | wc -l >>{self.directory.resolve()}/counts"
+        self.helper(f"{count}; sleep 0.1; rm {running.resolve()}/$$; echo '{ANSWER}'")
+        asked = [
+            Deferred.fromCoroutine(self.runner.get("test", f"{number}.io"))
+            for number in range(helpers.AT_ONCE + helpers.MOST_WAITING + 2)
+        ]
+        failures = [await self.failure_of(each) for each in asked[-2:]]
+        self.assertIn("too many helpers are being asked", failures[0])
+        for each in asked[:-2]:
+            self.assertEqual(await each, Credentials("user", SECRET))
+        counts = [int(word) for word in (self.directory / "counts").read_text().split()]
+        self.assertLessEqual(max(counts), helpers.AT_ONCE)
+        self.assertEqual(await self.runner.get("test", "ghcr.io"), Credentials("user", SECRET))
+
+    async def failure_of(self, asked: Deferred[Credentials | None]) -> str:
+        try:
+            await asked
+        except HelperFailed as error:
+            return str(error)
+        raise AssertionError("it did not fail")
 
     async def test_one_that_hangs_is_killed(self) -> None:
         self.helper("exec sleep 600")

@@ -139,9 +139,31 @@ class EcrTests(LoggingTestCase):
         self.find()
         self.assertEqual(len(self.fetched), 2)
 
-    def test_each_region_and_account_has_its_own(self) -> None:
-        hosts = [HOST, HOST.replace("eu-west-1", "us-east-1"), HOST.replace(ACCOUNT, "2" * 12), "public.ecr.aws"]
+    def test_each_endpoint_has_a_token_of_its_own_for_all_accounts(self) -> None:
+        hosts = [
+            HOST,
+            HOST.replace("eu-west-1", "us-east-1"),
+            HOST.replace("dkr.ecr", "dkr.ecr-fips"),
+            "public.ecr.aws",
+        ]
         self.assertEqual(len({str(self.find(host).password) for host in hosts}), 4)  # type: ignore[union-attr]
+        self.assertEqual(self.find(HOST.replace(ACCOUNT, "2" * 12)), self.find())
+        self.assertEqual(len(self.fetched), 4)
+        self.ecr.refused(HOST.replace(ACCOUNT, "2" * 12))
+        self.assertEqual(self.find(), Credentials("AWS", f"{SECRET}5"))
+
+    def test_no_more_than_a_few_endpoints_are_asked_at_once(self) -> None:
+        self.workers = workers = ManualWorkers(self.clock)
+        self.make()
+        regions = [f"xx-made-{number}" for number in range(30)]
+        asked = [Deferred.fromCoroutine(self.ecr.credentials(HOST.replace("eu-west-1", each))) for each in regions]
+        self.assertEqual(len(workers.waiting), 16)
+        self.assertEqual([self.successResultOf(each) for each in asked[16:]], [None] * 14)
+        # One that is being asked already has room for more who wait.
+        again = Deferred.fromCoroutine(self.ecr.credentials(HOST.replace("eu-west-1", regions[0])))
+        while workers.waiting:
+            workers.work()
+        self.assertIsNotNone(self.successResultOf(again))
 
     def test_many_who_ask_at_once_cost_one_call(self) -> None:
         self.workers = workers = ManualWorkers(self.clock)
@@ -204,5 +226,6 @@ class EcrTests(LoggingTestCase):
 
     def test_hosts_that_nobody_uses_do_not_pile_up(self) -> None:
         for number in range(300):
-            self.find(HOST.replace(ACCOUNT, f"{number:012}"))
+            self.find(HOST.replace("eu-west-1", f"xx-made-{number}"))
+        self.assertEqual(len(self.fetched), 300)
         self.assertLessEqual(len(self.ecr._held), 200)

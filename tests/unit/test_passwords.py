@@ -9,9 +9,9 @@ import bcrypt
 import pytest
 from twisted.internet.defer import Deferred
 
-from k3dreg.access.passwords import _AT_ONCE, _MOST_WAITING, KEPT_FOR, LOOK_EVERY, Passwords
+from k3dreg.access.passwords import KEPT_FOR, LOOK_EVERY, Passwords
 from k3dreg.model.credentials import BasicAuth
-from k3dreg.model.errors import NotYet, UsageError
+from k3dreg.model.errors import UsageError
 from tests.fakes.workers import InlineWorkers, ManualWorkers
 
 ANNA = BasicAuth("anna", "secret")
@@ -75,14 +75,40 @@ def test_a_user_is_known_by_their_own_password_alone(users: Users) -> None:
         assert not users.know(name, password)
 
 
-def test_an_outcome_is_kept_for_a_while(users: Users) -> None:
+def test_that_a_password_is_wrong_is_kept_for_a_while_and_that_it_is_right_until_the_file_changes(users: Users) -> None:
     for _ in range(5):
         assert users.know("anna", "secret")
         assert not users.know("anna", "wrong")
     assert users.workers.hashes == 2
     users.workers.clock.advance(KEPT_FOR)
     assert users.know("anna", "secret")
+    assert users.workers.hashes == 2
+    assert not users.know("anna", "wrong")
     assert users.workers.hashes == 3
+
+
+def test_wrong_passwords_do_not_push_a_right_one_out_of_memory(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("k3dreg.access.passwords._MOST_KEPT", 10)
+    assert users.know("anna", "secret")
+    for number in range(20):
+        assert not users.know("anna", str(number))
+    checked = users.workers.hashes
+    assert users.know("anna", "secret")
+    assert users.workers.hashes == checked
+    assert len(users.passwords._wrong) == 10
+
+
+def test_a_change_of_another_user_s_line_costs_no_new_check(users: Users) -> None:
+    anna = users.path.read_text().splitlines(keepends=True)[0]
+    assert users.know("anna", "secret")
+    users.change(anna, line("ben", "new"))
+    users.workers.clock.advance(LOOK_EVERY)
+    assert users.know("anna", "secret")
+    assert users.workers.hashes == 1
+    # The same line under another name is another user's.
+    users.change(anna.replace("anna", "carl"), line("ben", "new"))
+    users.workers.clock.advance(LOOK_EVERY)
+    assert not users.know("anna", "secret")
 
 
 def test_a_name_that_is_nobodys_costs_as_much_as_one_that_is(users: Users) -> None:
@@ -94,7 +120,9 @@ def test_a_name_that_is_nobodys_costs_as_much_as_one_that_is(users: Users) -> No
 
 def test_neither_passwords_nor_names_are_kept(users: Users) -> None:
     users.know("anna", "secret")
-    kept = repr(users.passwords._known.outcomes)
+    users.know("anna", "wr0ng")
+    kept = repr((users.passwords._right, users.passwords._wrong))
+    assert "wr0ng" not in kept
     assert "secret" not in kept
     assert "anna" not in kept
 
@@ -109,7 +137,7 @@ def test_a_changed_file_counts_and_what_was_found_before_does_not(users: Users) 
     assert not users.know("ben", "other")
 
 
-@pytest.mark.parametrize("broken", ["anna:plain\n", None])
+@pytest.mark.parametrize("broken", ["anna:plain\n", "", "# nobody\n", None])
 def test_a_file_that_breaks_counts_as_it_was_until_it_is_mended(users: Users, broken: str | None) -> None:
     if broken is None:
         users.path.rename(users.path.with_name("elsewhere"))
@@ -128,19 +156,39 @@ def test_a_long_password_is_cut_where_htpasswd_cuts_it(tmp_path: Path) -> None:
     assert not users.know("anna", "x" * 71)
 
 
-def test_a_file_of_nobody_lets_nobody_in(tmp_path: Path) -> None:
-    assert not Users(tmp_path / "htpasswd", "").know("anna", "")
+def test_a_user_who_was_added_a_moment_ago_is_known(users: Users) -> None:
+    assert users.know("ben", "other")
+    users.change(line("carl", "new"))
+    assert users.know("carl", "new")
+
+
+def test_the_names_of_all_users_since_the_start_are_kept(tmp_path: Path) -> None:
+    names: set[str] = set()
+    path = tmp_path / "htpasswd"
+    path.write_text(line("anna", "secret"))
+    workers = InlineWorkers()
+    passwords = Passwords(path, workers, names)
+    Deferred.fromCoroutine(passwords.start())
+    path.write_text(line("ben", "other"))
+    workers.clock.advance(LOOK_EVERY)
+    Deferred.fromCoroutine(passwords.knows(ANNA))
+    assert names == {"anna", "ben"}
 
 
 def test_a_file_that_is_not_there_or_none_is_told_of(tmp_path: Path) -> None:
-    for path, complaint in ((tmp_path / "gone", "No such file"), (tmp_path, "directory|sensible size")):
+    (tmp_path / "empty").write_text("# nobody\n\n")
+    for path, complaint in (
+        (tmp_path / "gone", "No such file"),
+        (tmp_path, "directory|sensible size"),
+        (tmp_path / "empty", "it has no users"),
+    ):
         failed: list[object] = []
         Deferred.fromCoroutine(Passwords(path, InlineWorkers()).start()).addErrback(failed.append)
         with pytest.raises(UsageError, match=complaint):
             failed[0].raiseException()  # type: ignore[attr-defined]
 
 
-def test_many_who_show_the_same_wait_for_one_check_and_guesses_wait_in_a_short_queue(tmp_path: Path) -> None:
+def test_many_who_show_the_same_wait_for_one_check(tmp_path: Path) -> None:
     path = tmp_path / "htpasswd"
     path.write_text(line("anna", "secret"))
     workers = ManualWorkers()
@@ -151,17 +199,5 @@ def test_many_who_show_the_same_wait_for_one_check_and_guesses_wait_in_a_short_q
     for _ in range(20):
         Deferred.fromCoroutine(passwords.knows(ANNA)).addCallback(found.append)
     assert len(workers.waiting) == 1
-    for number in range(_MOST_WAITING - 1):
-        Deferred.fromCoroutine(passwords.knows(BasicAuth("anna", str(number))))
-    assert len(workers.waiting) == _AT_ONCE
-    refused: list[object] = []
-    Deferred.fromCoroutine(passwords.knows(BasicAuth("anna", "one more"))).addErrback(refused.append)
-    with pytest.raises(NotYet):
-        refused[0].raiseException()  # type: ignore[attr-defined]
     workers.work()
     assert found == [True] * 20
-    while workers.waiting:
-        workers.work()
-    Deferred.fromCoroutine(passwords.knows(BasicAuth("anna", "one more"))).addErrback(refused.append)
-    workers.work()
-    assert len(refused) == 1

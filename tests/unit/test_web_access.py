@@ -44,11 +44,13 @@ class OneUser:
     """Knows anna."""
 
     asked: list[BasicAuth] = field(factory=list)
+    clients: list[str] = field(factory=list)
     gate: Deferred[None] | None = None
     busy: bool = False
 
-    async def knows(self, shown: BasicAuth) -> bool:
+    async def knows(self, shown: BasicAuth, client: str = "") -> bool:
         self.asked.append(shown)
+        self.clients.append(client)
         if self.busy:
             raise NotYet("too many passwords are being checked", after=1)
         if self.gate is not None:
@@ -67,7 +69,7 @@ class AccessCase(WireTestCase):
         self.uploads = FakeUploads()
         self.monitoring = FakeMonitoring()
         clock = Clock()
-        self.access = Access(self.users, anonymous_pull=self.anonymous_pull)
+        self.access = Access(self.users, anonymous_pull=self.anonymous_pull, own_names={"anna", "former"})
         site = make_site(
             self.registry,
             clock,
@@ -170,6 +172,25 @@ class LoginForEverythingTests(AccessCase):
             self.assertIn(" 499, 0 bytes", line)
             self.lines.clear()
 
+    async def test_a_check_is_given_up_when_its_client_leaves(self) -> None:
+        for path in ("/metrics", "/v2/"):
+            given_up: list[object] = []
+            self.users.gate = Deferred(given_up.append)
+            wire = await self.connect(self.port)
+            wire.transport.write(request("GET", path, Authorization=OURS))
+            while not self.users.asked:
+                await self.turn()
+            wire.transport.abortConnection()
+            await wire.closed()
+            self.users.asked.clear()
+            await self.turn()
+            self.assertEqual(len(given_up), 1, path)
+
+    async def test_the_check_is_told_where_the_client_is(self) -> None:
+        await self.ask("GET", "/v2/", OURS)
+        await self.ask("GET", "/metrics", OURS)
+        self.assertEqual(self.users.clients, ["127.0.0.1"] * 2)
+
     async def test_the_log_and_the_page_hold_no_password(self) -> None:
         await self.ask("GET", NGINX, OURS)
         await self.ask("GET", NGINX, PODS)
@@ -202,6 +223,22 @@ class AnonymousPullTests(AccessCase):
         await self.ask("HEAD", NGINX, OURS)
         await self.ask("HEAD", NGINX)
         self.assertEqual(self.registry.authorizations, [BasicAuth("pod", "pull-secret"), None, None])
+
+    async def test_a_password_of_ours_that_is_not_right_any_more_goes_nowhere(self) -> None:
+        for shown in (basic("anna", "changed"), basic("former", "secret")):
+            self.assertEqual((await self.ask("HEAD", NGINX, shown)).status, 200)
+        self.assertEqual(self.registry.authorizations, [None, None])
+        # Nor when no password is asked for any more.
+        self.access.change(None)
+        await self.ask("HEAD", NGINX, OURS)
+        self.assertEqual(self.registry.authorizations, [None, None, None])
+
+    async def test_who_has_shown_a_former_password_is_not_asked_for_the_image_registrys(self) -> None:
+        self.registry.before = wants_credentials
+        answer = await self.ask("GET", NGINX, basic("anna", "changed"))
+        self.assertEqual(answer.status, 401)
+        self.assertNotIn("www-authenticate", answer.headers)
+        self.assertIn("room for one", json.loads(answer.body)["errors"][0]["detail"]["advice"])
 
     async def test_a_node_is_asked_for_a_pods_secret_when_the_images_registry_wants_one(self) -> None:
         self.registry.before = wants_credentials

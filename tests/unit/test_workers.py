@@ -111,3 +111,34 @@ class WorkersTests(TestCase):
         arrived: Deferred[threading.Thread] = Deferred()
         await self.workers.run(self.workers.from_thread, lambda: arrived.callback(threading.current_thread()))
         self.assertIs(await arrived, threading.current_thread())
+
+
+class AbandoningWorkersTests(TestCase):
+    """Work whose end nothing depends on."""
+
+    async def test_stopping_waits_neither_for_what_runs_nor_for_what_waits(self) -> None:
+        workers = Workers(reactor, threads=1, abandoning=True)
+        workers.start()
+        began, go, late = threading.Event(), threading.Event(), threading.Event()
+
+        def work() -> None:
+            began.set()
+            go.wait(30)
+
+        answers = [workers.run(work), workers.run(late.set)]
+        began.wait(5)
+        await workers.stop()
+        for answer in answers:
+            with self.assertRaises(StoreError):
+                await answer
+        with self.assertRaises(StoreError):
+            await workers.run(work)
+        go.set()
+        self.assertFalse(late.wait(0.2))
+
+    async def test_stopping_when_nothing_runs_ends_the_threads(self) -> None:
+        workers = Workers(reactor, threads=1, name="k3dreg-ends", abandoning=True)
+        workers.start()
+        self.assertEqual(await workers.run(int, "7"), 7)
+        await workers.stop()
+        self.assertEqual([each for each in threading.enumerate() if "k3dreg-ends" in each.name], [])
