@@ -17,6 +17,9 @@ from k3dreg.model.errors import InvalidManifest
 
 # distribution-spec 1.1 asks registries to take manifests of at least 4 MiB; containerd refuses larger ones.
 LARGEST_MANIFEST = 4 * 1024 * 1024
+# Bytes of a config that is read whole.  Most are below 100 KiB, but labels may hold anything, and containerd nodes take
+# configs of 10 MB.
+LARGEST_CONFIG = 16 * 1024 * 1024
 
 
 @frozen

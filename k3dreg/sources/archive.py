@@ -11,9 +11,10 @@ from k3dreg.log import make_logger
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
-from k3dreg.model.errors import BlobUnknown, ImageNotInEngine, K3dregError
+from k3dreg.model.errors import BlobUnknown, ImageNotInEngine, K3dregError, ManifestUnknown
 from k3dreg.model.trace import Trace
 from k3dreg.observing import NOBODY
+from k3dreg.refused import Refusals
 from k3dreg.sources.contents import check_complete
 from k3dreg.sources.export import Export
 from k3dreg.streaming.workers import Workers
@@ -23,6 +24,9 @@ log = make_logger()
 # The engine has no limit of its own, and exports hold each other up: four at once took three times as long as one on
 # two processors (facts: engine, 9), and on the classic store each makes a full copy on the engine's disk.
 _EXPORTS_AT_ONCE = 2
+# Seconds for which an image whose whole export did not give it is not exported again.  Its content stays as it is; a
+# layer that was damaged on the engine's disk may be mended by pulling the image anew.
+_REFUSED_FOR = 3600.0
 
 
 @implementer(IImageSource)
@@ -52,6 +56,8 @@ class ArchiveSource:
         # Parts that the last export of an image did not bring, by fingerprint: asked for again, they are not there
         # until the engine holds more of the image.
         self._absent: dict[Digest, tuple[str, frozenset[Digest]]] = {}
+        # By an image's fingerprint and the engine's version, for another version writes another archive.
+        self._refused: Refusals[tuple[str, str]] = Refusals(clock)
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
         """The engine's own digest where it keeps manifests, else that of the manifest k3dreg makes of an export."""
@@ -59,7 +65,7 @@ class ArchiveSource:
         known = self._catalogue.root_of(image) or image.descriptor
         if known is not None:
             return known
-        export = self._join(image)
+        export = await self._join(image)
         contents = await export.contents()
         trace.step(f"export {export.seconds:.1f}s")
         return contents.root
@@ -80,7 +86,7 @@ class ArchiveSource:
                 raise BlobUnknown(f"Docker no longer has the image of {digest}") from None
             if self._is_absent(image, digest):
                 raise BlobUnknown(f"Docker does not hold {digest}, which is part of an image it has")
-            export = self._join(image)
+            export = await self._join(image)
         trace.source = "export"
         return await export.blob(digest)
 
@@ -95,24 +101,29 @@ class ArchiveSource:
         fingerprint, absent = self._absent.get(image.id, ("", frozenset()))
         return fingerprint == image.fingerprint and digest in absent
 
-    def _join(self, image: EngineImage) -> Export:
+    async def _join(self, image: EngineImage) -> Export:
+        """The export that is under way, or a new one.  Raises what an export that will not go otherwise ended with."""
+        key = (image.fingerprint, (await self._engine.info()).version)
         export = self._exports.get(image.id)
         if export is None:
+            self._refused.check(key)
             export = self._exports[image.id] = Export(
                 image, self._engine, self._store, self._workers, self._clock, self._slots, self._observer
             )
-            Deferred.fromCoroutine(self._watch(export)).addErrback(
+            Deferred.fromCoroutine(self._watch(export, key)).addErrback(
                 lambda failure: log.failure("an export ended in a way nobody foresaw", failure=failure)
             )
         return export
 
-    async def _watch(self, export: Export) -> None:
+    async def _watch(self, export: Export, key: tuple[str, str]) -> None:
         """Run the export and remember what it brought."""
         try:
             contents = await export.run()
             self._absent[export.image.id] = (export.image.fingerprint, contents.absent)
             # Before it counts as ended: who asks in between would start it anew.
             await self._catalogue.record(export.image, contents.root, contents.present)
+        except ManifestUnknown as error:
+            self._refused.remember(key, error, _REFUSED_FOR)
         except (K3dregError, CancelledError):
             pass  # told to those who wait for it, and logged by the export
         finally:

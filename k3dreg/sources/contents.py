@@ -12,14 +12,21 @@ from k3dreg.model import media_types
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, ImageStore
-from k3dreg.model.errors import ArchiveError, ImageIncomplete, InvalidManifest
-from k3dreg.model.manifest import Manifest, make_image_manifest
+from k3dreg.model.errors import ArchiveError, ImageIncomplete, InvalidManifest, ManifestUnknown
+from k3dreg.model.manifest import LARGEST_CONFIG, Manifest, make_image_manifest
 from k3dreg.protocol.archive import ArchiveImage, ArchiveIndex
 from k3dreg.sources.spool import Kept
+from k3dreg.streaming.workers import Workers
 
 MISSING_BLOBS_ADVICE = (
     "Docker's containerd image store has lost blobs of this image (moby#49473, moby#53615): "
     "`docker pull` it again with Docker 29.9 or later, or remove it and every image that shares layers with it and pull"
+)
+
+
+LARGE_CONFIG_ADVICE = (
+    f"k3dreg serves configs of up to {LARGEST_CONFIG // 1024**2} MiB, and nodes take less: build the image with fewer "
+    "or shorter labels, or keep what they hold in a file of the image"
 )
 
 
@@ -40,16 +47,19 @@ def check_complete(image: EngineImage) -> None:
 
 
 async def contents_of(
-    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
 ) -> Contents:
     """What the archive `index`, whose blobs are in `store`, holds of `image`.
 
-    Makes the manifest where the engine has none.  Raises `ArchiveError` for an archive that is not this image's, and
-    `ImageIncomplete` when no platform of it is whole.
+    Makes the manifest where the engine has none.  Raises `ImageIncomplete` when no platform of the image is whole, and
+    `ManifestUnknown` when the archive, though whole, does not give the image: the next one will not, either.
     """
-    if image.store is ImageStore.CONTAINERD:
-        return await _of_containerd_store(image, index, members, store)
-    return await _of_classic_store(image, index, members, store)
+    try:
+        if image.store is ImageStore.CONTAINERD:
+            return await _of_containerd_store(image, index, members, store)
+        return await _of_classic_store(image, index, members, store, workers)
+    except ArchiveError as error:
+        raise ManifestUnknown(f"Docker cannot give {image.id}: {error}") from error
 
 
 async def _of_containerd_store(
@@ -94,16 +104,20 @@ async def _read_manifest(described: Descriptor, store: IBlobStore) -> Manifest:
 
 
 async def _of_classic_store(
-    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
 ) -> Contents:
     for candidate in index.images:
         config = members.get(candidate.config)
         if config is not None and config.digest == image.id:
-            return await _made(candidate, config, members, store)
+            return await _made(candidate, config, members, store, workers)
     raise ArchiveError(f"Docker's export does not hold the config {image.id}")
 
 
-async def _made(exported: ArchiveImage, config: Kept, members: Mapping[str, Kept], store: IBlobStore) -> Contents:
+async def _made(
+    exported: ArchiveImage, config: Kept, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
+) -> Contents:
+    if config.size > LARGEST_CONFIG:
+        raise ManifestUnknown(f"the config {config.digest} has {config.size} bytes", advice=LARGE_CONFIG_ADVICE)
     try:
         layers = [members[name] for name in exported.layers]
     except KeyError as error:
@@ -111,7 +125,7 @@ async def _made(exported: ArchiveImage, config: Kept, members: Mapping[str, Kept
     blob = store.get(config.digest)
     if blob is None:
         raise ArchiveError(f"the config {config.digest} was evicted before it was read")
-    _check_diff_ids(await blob.read(), layers)
+    await workers.run(_check_diff_ids, await blob.read(), layers)
     root, data = make_image_manifest(_plain(config), [_plain(layer) for layer in layers])
     await store.put(data)
     return Contents(root, frozenset({root.digest, config.digest, *(layer.digest for layer in layers)}), frozenset())

@@ -134,7 +134,7 @@ class Export:
                         size=self.received / 1e6,
                         seconds=reported - started,
                     )
-            contents = await contents_of(self.image, spool.finish(), spool.members, self._store)
+            contents = await contents_of(self.image, spool.finish(), spool.members, self._store, self._workers)
             await self._drop_what_nobody_asks_for(spool, contents)
             return contents
         finally:

@@ -29,7 +29,7 @@ from k3dreg.model.errors import (
     ManifestUnknown,
     StoreError,
 )
-from k3dreg.model.manifest import make_image_manifest
+from k3dreg.model.manifest import LARGEST_CONFIG, make_image_manifest
 from k3dreg.model.trace import Trace
 from k3dreg.protocol.tar_split import tar_size, unzip_lines
 from k3dreg.sources.layer_assembly import LARGEST_TAR_SPLIT
@@ -41,8 +41,8 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Bytes.  Docker's configs are below 100 KiB, but labels may hold anything.
-_LARGEST_CONFIG = 8 * 1024 * 1024
+# Bytes of a config that is kept in memory with what else is known of its image.
+_LARGEST_REMEMBERED = 1024 * 1024
 # Tar-splits that are measured at once: it is memory that bounds this.
 _MEASURED_AT_ONCE = 2
 # Layers that are put together at once.  Two processors were busy with two; a node asks for three.
@@ -109,7 +109,9 @@ class LayerStoreSource:
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
         """A layer from the store, or while it is being put together."""
         held = await self._look_for_part(image)
-        document = held.documents.get(digest)
+        document: IBlob | None = held.documents.get(digest)
+        if document is None and digest == image.id:
+            document = await self._large_config(held.files, image.id)
         if document is not None:
             trace.source = self.name
             return document
@@ -180,10 +182,8 @@ class LayerStoreSource:
         raise ManifestUnknown(f"the layers of {image.id} cannot be read: {complaint}")
 
     async def _take(self, files: IEngineFiles, paths: LayerPaths, image: EngineImage) -> _Held:
-        config = await files.read(paths.config(image.id), _LARGEST_CONFIG)
-        if Digest.of(config, image.id.algorithm) != image.id:
-            raise DigestMismatch(f"the config {image.id} does not hash to its digest on the engine's disk")
-        diff_ids = _diff_ids(config)
+        config = await files.read(paths.config(image.id), LARGEST_CONFIG)
+        diff_ids = await self._workers.run(_diff_ids, image.id, config)
         chains = chain_ids(diff_ids)
         sizes = await all_of(self._size(files, paths, chain) for chain in chains)
         root, data = make_image_manifest(
@@ -193,9 +193,21 @@ class LayerStoreSource:
         # In the store too, for a node that asks for them after a restart.
         await self._store.put(config)
         await self._store.put(data)
-        documents = [MemoryBlob(root.digest, data, root.media_type), MemoryBlob(image.id, config)]
+        documents = [MemoryBlob(root.digest, data, root.media_type)]
+        if len(config) <= _LARGEST_REMEMBERED:
+            documents.append(MemoryBlob(image.id, config))
         layers = map(Layer, chains, diff_ids, sizes)
         return _Held(files, root, {blob.digest: blob for blob in documents}, {layer.diff_id: layer for layer in layers})
+
+    async def _large_config(self, files: IEngineFiles, identity: Digest) -> IBlob:
+        """A config that is not kept in memory: from the store, where it is put again if it was evicted."""
+        kept = self._store.get(identity)
+        if kept is None:
+            config = await files.read((await self._paths()).config(identity), LARGEST_CONFIG)
+            await self._workers.run(_diff_ids, identity, config)
+            await self._store.put(config)
+            kept = self._store.get(identity) or MemoryBlob(identity, config)
+        return kept
 
     async def _size(self, files: IEngineFiles, paths: LayerPaths, chain: Digest) -> int:
         """Bytes of a layer's tar, without reading any of its files."""
@@ -242,8 +254,10 @@ def _measure(tar_split: bytes) -> int:
     return tar_size(unzip_lines(tar_split))
 
 
-def _diff_ids(config: bytes) -> list[Digest]:
-    """image-spec 1.1, config.md, `rootfs.diff_ids`.  Raises `ContentError`."""
+def _diff_ids(identity: Digest, config: bytes) -> list[Digest]:
+    """image-spec 1.1, config.md, `rootfs.diff_ids`.  Raises `ContentError`.  Of a large config it takes a while."""
+    if Digest.of(config, identity.algorithm) != identity:
+        raise DigestMismatch(f"the config {identity} does not hash to its digest on the engine's disk")
     try:
         return [Digest.parse(text) for text in json.loads(config)["rootfs"]["diff_ids"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidDigest) as error:

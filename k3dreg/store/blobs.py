@@ -13,6 +13,7 @@ from k3dreg.interfaces import IBlob, IBlobStore, IBlobWriter
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, StoreError
+from k3dreg.model.manifest import LARGEST_CONFIG
 from k3dreg.store.disk import storage_errors
 from k3dreg.store.index import Index, Usage
 from k3dreg.store.shelf import Shelf
@@ -27,8 +28,6 @@ T = TypeVar("T")
 
 log = make_logger()
 
-# IBlob.read is for manifests and configs.
-_LARGEST_READ = 8 * 1024 * 1024
 # Seconds for which a committed blob is not evicted, whatever the limit: time for its writer to hold it, or serve it.
 SETTLING = 10.0
 # Seconds for which the time of last use on the disk may lag: it only matters for what is evicted after a restart.
@@ -204,8 +203,8 @@ class FileBlob:
         await self._with_file(lambda handle: FileSending(self._workers, handle, consumer).run(start, stop))
 
     async def read(self) -> bytes:
-        """All of it.  Raises `ContentGone` as `send`, and `ContentError` if it has more than 8 MiB."""
-        if self.size > _LARGEST_READ:
+        """All of a manifest or config.  Raises `ContentGone` as `send`, and `ContentError` for a larger blob."""
+        if self.size > LARGEST_CONFIG:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         return await self._with_file(self._read)
 

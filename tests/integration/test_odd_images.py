@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 
 from tests.integration.conftest import EXPORTS_ONLY, READERS_ONLY
-from tests.integration.support.artifacts import a_signature, an_artifact, load_layout, with_foreign_layer
+from tests.integration.support.artifacts import a_signature, an_artifact, load_classic, load_layout, with_foreign_layer
 from tests.integration.support.daemon import running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.puller import Puller
@@ -23,6 +23,7 @@ from tests.integration.support.scripted import Scripted, ScriptedImage, an_image
 from tests.integration.support.upstream import LAYER_TAR
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CLASSIC_STORES = ("docker28-classic", "docker26-classic", "docker20")
 CONTAINERD_STORES = ("docker28", "docker26")
 
 
@@ -109,3 +110,35 @@ def test_a_layer_that_may_not_be_distributed_need_not_be_here(engine: EngineAddr
             assert "trying to mend" not in daemon.log()
     finally:
         docker.remove(f"{name}:1")
+
+
+@pytest.mark.engines(*CLASSIC_STORES)
+@pytest.mark.parametrize("options", [READERS_ONLY, EXPORTS_ONLY], ids=["files", "exports"])
+def test_a_config_of_nine_megabytes_is_served_out_of_a_classic_store(
+    engine: EngineAddress, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """containerd nodes take configs of 10 MB."""
+    docker, path = Docker(engine.socket), f"config/{uuid.uuid4().hex}"
+    load_classic(docker, f"registry.example/{path}:1", {"config": {"Labels": {"large": "x" * 9_000_000}}})
+    try:
+        with running(engine, tmp_path, *options) as daemon:
+            assert Puller(daemon.host, "registry.example").image(path, "1") > 9_000_000
+    finally:
+        docker.remove(f"registry.example/{path}:1")
+
+
+@pytest.mark.engines(*CLASSIC_STORES)
+def test_what_an_export_cannot_give_costs_one_export_however_often_it_is_asked_for(
+    engine: EngineAddress, tmp_path: Path
+) -> None:
+    docker, path = Docker(engine.socket), f"config/{uuid.uuid4().hex}"
+    load_classic(docker, f"registry.example/{path}:1", {"history": [{"created_by": "x" * 17_000_000}]})
+    try:
+        with running(engine, tmp_path) as daemon:
+            puller = Puller(daemon.host, "registry.example")
+            answers = [puller.manifest(path, "1", method) for method in ("HEAD", "GET", "GET")]
+            assert [answer.status for answer in answers] == [404, 404, 404]
+            assert "labels" in answers[-1].json["errors"][0]["detail"]["advice"]
+            assert daemon.log().count(f"exporting registry.example/{path}:1 (") == 1
+    finally:
+        docker.remove(f"registry.example/{path}:1")

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, DigestMismatch, StoreError
+from k3dreg.model.manifest import LARGEST_CONFIG
 from k3dreg.store.blobs import SETTLING, open_store
 from k3dreg.store.index import SMALL
 from k3dreg.streaming.producing import ConsumerGone
@@ -135,8 +136,9 @@ class BlobStoreTests(StoreTestCase):
         self.assertEqual(self.result(self.blob(digest).read()), b"content")
 
     def test_large_content_is_no_document(self) -> None:
-        digest = self.put(bytes(8 * 1024 * 1024 + 1), settle=False)
-        self.failureResultOf(Deferred.fromCoroutine(cast(Any, self.blob(digest).read())), ContentError)
+        digest = self.put(bytes(LARGEST_CONFIG + 1), settle=False)
+        reading = Deferred.fromCoroutine(cast(Any, self.blob(digest).read())).addCallback(len)
+        self.failureResultOf(reading, ContentError)
 
     def test_nothing_is_added_after_the_close(self) -> None:
         writer = self.store.writer()

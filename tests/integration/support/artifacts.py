@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from tests.integration.support.docker_api import Docker, build_context
+from tests.integration.support.images import LayerMaker
 from tests.integration.support.scripted import ScriptedImage
 from tests.integration.support.upstream import CONFIG, MANIFEST, Json, digest_of, to_json
 
@@ -50,6 +51,18 @@ def load_layout(docker: Docker, name: str, image: ScriptedImage) -> None:
     files = {f"blobs/{digest.replace(':', '/')}": blob for digest, (_, blob) in image.contents.items()}
     files["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
     files["index.json"] = to_json({"schemaVersion": 2, "manifests": [root]})
+    docker.call("POST", "/images/load", body=build_context(files), content_type="application/x-tar")
+
+
+def load_classic(docker: Docker, name: str, config: Json) -> None:
+    """`docker load` of an image with a small layer and this config, as `docker save` of every engine writes it."""
+    maker = LayerMaker({})
+    maker.file("x", os.urandom(5000))
+    layer = maker.layer(None)
+    root_fs = {"type": "layers", "diff_ids": [layer.diff_id]}
+    data = to_json({"architecture": "amd64", "os": "linux", "rootfs": root_fs, **config})
+    image = {"Config": "config.json", "RepoTags": [name], "Layers": ["layer/layer.tar"]}
+    files = {"config.json": data, "layer/layer.tar": layer.data, "manifest.json": json.dumps([image]).encode()}
     docker.call("POST", "/images/load", body=build_context(files), content_type="application/x-tar")
 
 
