@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -68,9 +69,13 @@ class Program:
             # One build without a C library runs in every chroot.  No other toolchain is fetched than the one here.
             environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
             command = ["nice", *self._command(target)]
-            done = subprocess.run(
-                command, cwd=self.pins, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
-            )
+            # From a copy: a checkout may change in the minutes that this takes.
+            with tempfile.TemporaryDirectory() as pins:
+                for file in ("go.mod", "go.sum"):
+                    shutil.copy(self.pins / file, pins)
+                done = subprocess.run(
+                    command, cwd=pins, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+                )
             if done.returncode:
                 lines = done.stderr.decode(errors="replace").strip().splitlines()
                 raise Trouble(

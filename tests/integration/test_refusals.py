@@ -15,6 +15,8 @@ from tests.integration.support import rig
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.scripted import Reply, Scripted, an_image, refusal
 
+# containerd's, of the nodes that the document is about.
+VERSIONS = {"node23": "2.3", "node": "2.1", "node17": "1.7", "node16": "1.6"}
 DOCUMENT = rig.REPOSITORY / "docs/refusals.md"
 BASIC = {"WWW_Authenticate": 'Basic realm="tests"'}
 BEARER = {"WWW_Authenticate": 'Bearer realm="http://127.0.0.1:1/token",service="tests"'}
@@ -170,10 +172,12 @@ def _together(rows: dict[str, Row], column: str) -> str:
 
 
 def _version(node: str) -> str:
-    return {"node": "2.1", "node17": "1.7", "node16": "1.6"}.get(node, node)
+    return VERSIONS.get(node, node)
 
 
 def test_the_document_has_what_nodes_do(observed: dict[str, dict[str, Row]]) -> None:
+    if missing := VERSIONS.keys() - observed.keys():
+        rig.unavailable(f"{', '.join(sorted(missing))} not in K3DREG_TEST_NODES:")
     table = as_table(observed)
     print(table)
     assert table in DOCUMENT.read_text(), f"{DOCUMENT} is to have this table:\n{table}"
@@ -214,11 +218,14 @@ def test_each_status_that_k3dreg_refuses_a_pull_with_sends_nodes_to_their_next_h
         found = [row for name, row in rows.items() if name.startswith(f"{status}") and "again" not in name]
         assert found, f"{status} is not among the answers that are tried"
         for row in found:
-            assert (row.tag, row.manifest, row.layer) == (NEXT, NEXT, NEXT), (node, row)
+            # containerd 2.3 repeats a GET of a manifest once after 403.
+            manifest = f"asks 2 times, then {NEXT}" if (node, status) == ("node23", 403) else NEXT
+            assert (row.tag, row.manifest, row.layer) == (NEXT, manifest, NEXT), (node, row)
 
 
 def test_a_second_challenge_would_be_a_loop(observed: dict[str, dict[str, Row]]) -> None:
     """Why credentials that were refused are answered without one."""
-    for rows in observed.values():
-        assert rows["401, Basic challenge, again to the pod's credentials"].tag == f"asks 5 times, then {NEXT}"
+    for node, rows in observed.items():
+        times = 4 if node == "node23" else 5
+        assert rows["401, Basic challenge, again to the pod's credentials"].tag == f"asks {times} times, then {NEXT}"
         assert rows["401, no challenge, to the pod's credentials"].tag == NEXT

@@ -13,6 +13,7 @@ from tests.integration.conftest import EXPORTS_ONLY, Push
 from tests.integration.support import images
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
 from tests.integration.support.slow import slowly
@@ -22,6 +23,8 @@ MB = 1000 * 1000
 # The large layer takes half a minute: longer than an impatient node waits for the head of an answer.
 SIZE, RATE = 30 * MB, 1 * MB
 IMPATIENT = 20
+# containerd 2.3's ResponseHeaderTimeout (core/remotes/docker/registry.go), and a rate at which the image takes longer.
+NODE_DEADLINE, DEADLINE_RATE = 30, 0.8 * MB
 
 
 @pytest.mark.engines("docker28")
@@ -82,3 +85,34 @@ def test_an_engine_that_is_slow_costs_one_export_whatever_its_clients_give_up(
 def _fetch(puller: Puller, repository: str, digest: str) -> str:
     answer = puller.open_blob(repository, digest)
     return "sha256:" + hashlib.sha256(answer.read()).hexdigest()
+
+
+@pytest.mark.engines("docker29", "docker29-classic")
+@pytest.mark.nodes("node23")
+def test_a_node_that_waits_thirty_seconds_for_headers_gets_an_image_that_takes_docker_longer(
+    engine: EngineAddress, daemon: Daemon, node: Node, upstream: Upstream, push: Push, busybox: bytes
+) -> None:
+    """containerd 2.3 gives a host up after 30 s without response headers.  A kubelet tries a failed pull again."""
+    message, sums = f"slow for {engine.name}", dict[str, str]()
+    large = images.LayerMaker(sums)
+    large.file("large", images.noise(SIZE, message))
+    layers = [*images.small_layers(busybox, message), large.layer(None)]
+    pushed = push(f"k3dreg-test/slow-for-{engine.name}", layers, message)
+    with slowly(upstream.address, DEADLINE_RATE) as detour:
+        image = evolve(pushed, registry=detour)
+        image.remove_from(engine)
+        node.use_mirror(daemon.host)
+        began, tries = time.monotonic(), list[str]()
+        while len(tries) < 5:
+            try:
+                node.pull(image.name)
+                break
+            except PullFailed as failed:
+                tries.append(str(failed))
+        assert time.monotonic() - began > NODE_DEADLINE, "the pull was not slow"
+        # k3dreg answered every try: the node gave up on none.
+        assert [said for said in tries if "503 Service Unavailable" not in said] == []
+        assert node.run(image.name).split("\n")[0] == message
+        image.remove_from(engine)
+    Docker(engine.socket).remove(pushed.name)
+    daemon.check_log()
