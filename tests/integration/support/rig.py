@@ -125,3 +125,11 @@ def mirrors(engine: EngineAddress, *urls: str) -> Generator[None]:
 def start_engine(engine: EngineAddress) -> None:
     """Bring it up again; returns when it answers."""
     subprocess.run([REPOSITORY / ".ci/engines", "up", engine.name], check=True, timeout=90, stdout=subprocess.DEVNULL)
+
+
+def program(name: str) -> Path:
+    """A command that `.ci/engines` built; where there is none, the test is skipped."""
+    path = dict(_pairs("K3DREG_TEST_PROGRAMS")).get(name)
+    if path is None:
+        unavailable(f"{name} is not in K3DREG_TEST_PROGRAMS, since it was not built (.ci/engines build):")
+    return Path(path)
