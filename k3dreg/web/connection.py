@@ -8,18 +8,24 @@ from __future__ import annotations
 from typing import Any, cast
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer, ISSLTransport
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 from zope.interface import implementer
 
 from k3dreg.interfaces import ISocketConsumer, ITaking
+from k3dreg.log import make_logger
 from k3dreg.model.errors import BadRequest
 from k3dreg.protocol.chunked import ChunkedDecoder
 from k3dreg.protocol.counted import CountedDecoder
+from k3dreg.protocol.request_target import resolve_target
 from k3dreg.streaming.handles import Handle
 from k3dreg.streaming.sockets import duplicate_descriptor
 from k3dreg.streaming.taken import Decoder, Taking
 from k3dreg.web.bodies import RequestBody
+from k3dreg.web.errors import unexpected_answer
+
+log = make_logger()
 
 # Seconds for which a connection that is to be closed is still read from.  Closing it with bytes unread resets it, and
 # the reset may overtake the answer.  A client that has read `Connection: close` closes it before.
@@ -39,6 +45,7 @@ class BodyRequest(Request):
     """A request that is rendered as soon as its head is complete."""
 
     body: RequestBody
+    fault: BadRequest | None = None  # why the request is no proper one; it has to be answered with that
     _begun = False
 
     def gotLength(self, length: int | None) -> None:
@@ -61,7 +68,28 @@ class BodyRequest(Request):
             self.body.end()
         else:
             self._begun = True
+            hosts = self.requestHeaders.getRawHeaders(b"Host", [])
+            try:
+                path, host = resolve_target(path, hosts, version)
+            except BadRequest as error:
+                self.fault = error
+            else:
+                self.requestHeaders.setRawHeaders(b"Host", [host])
             super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Answer what is a fault of k3dreg in the form of every error: Twisted would write a page of HTML."""
+        log.failure("no answer to a request", failure=reason)
+        if self.startedWriting or self.finished:
+            cast(Any, self.transport).abortConnection()
+            return reason
+        answer = unexpected_answer()
+        self.setResponseCode(answer.status)
+        for name, value in (*answer.headers, ("Content-Length", str(answer.length))):
+            self.responseHeaders.setRawHeaders(name, [value])
+        self.write(answer.body)
+        self.finish()  # type: ignore[no-untyped-call]
+        return reason
 
     def write(self, data: bytes) -> None:
         """With the first bytes of the answer it is decided whether the connection lives on."""

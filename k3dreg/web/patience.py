@@ -6,7 +6,8 @@ import re
 
 from k3dreg.model.trace import PATIENCE
 
-_CONTAINERD = re.compile(r"containerd/v?(\d+)\.(\d+)")
+# Of more digits `int` may refuse to make a number.
+_CONTAINERD = re.compile(r"containerd/v?([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 # The first containerd that gives up waiting for the head of an answer (facts: clients, 0.1 and 3.5).
 _FIRST_IMPATIENT = (2, 3)
 # Seconds.  Earlier ones wait for as long as it takes, but end a whole pull after five minutes without a byte.

@@ -89,8 +89,9 @@ class RegistryApi(Resource):
             return render(request, self._clock, record, _at_once(error_answer(error)))
         record.subject, record.route = name_of(route), kind_of(route)
         record.quiet = isinstance(route, Base)
-        record.trace.patience = patience_of(request.getHeader("User-Agent"))
-        record.trace.circular = is_on_our_behalf(request.getHeader("User-Agent"))
+        user_agent = _joined(request, "User-Agent")
+        record.trace.patience = patience_of(user_agent)
+        record.trace.circular = is_on_our_behalf(user_agent)
         if isinstance(route, ManifestRoute):
             record.trace.may_decide_a_push = may_decide_a_push(method, _joined(request, "Accept"))
         methods = self._methods(route)
@@ -152,7 +153,10 @@ class Root(Resource):
         self.putChild(b"v2", RegistryApi(registry, clock, more, observer, self._access))
 
     def getChildWithDefault(self, path: bytes, request: Request) -> Resource:
-        """Refuse what a browser asks for another site's page, before anything else is done with it."""
+        """Refuse what is no proper request, and what a browser asks for another site's page, before anything else."""
+        fault = cast(BodyRequest, request).fault
+        if fault is not None:
+            return _Refusal(fault, self._clock, self._observer)
         try:
             check_browser(request.requestHeaders, request.method, request.path, self._is_own_host)
         except BrowserRefused as error:

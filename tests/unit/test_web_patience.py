@@ -5,7 +5,18 @@ import pytest
 from k3dreg.web.patience import patience_of
 
 
-@pytest.mark.parametrize("agent", ["containerd/2.3.2-k3s2", "containerd/v2.3.0", "containerd/3.0", "curl/8", "", None])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "containerd/2.3.2-k3s2",
+        "containerd/v2.3.0",
+        "containerd/3.0",
+        "curl/8",
+        "",
+        None,
+        "containerd/" + "9" * 5000 + ".1",
+    ],
+)
 def test_who_may_give_up_is_answered_within_twenty_seconds(agent: str | None) -> None:
     assert patience_of(agent) < 20
 
