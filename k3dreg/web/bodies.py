@@ -7,14 +7,15 @@ comes, no faster than the disk takes it.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from k3dreg.interfaces import ITakenStream, ITaking
-from k3dreg.model.errors import TooLarge
+from k3dreg.model.errors import NotYet, TooLarge
 
 # Bytes above which pieces that have arrived are not joined for one `read`: a trip to a worker thread takes about
 # 0.1 ms, hashing and writing so much two or three times that.  Pieces as large as these are passed on as they came.
@@ -24,6 +25,15 @@ BATCH = 256 * 1024
 HIGH_WATER = 512 * 1024
 LOW_WATER = HIGH_WATER // 2
 
+# Bytes that may arrive before the first is wanted, while the request waits for its turn: for a password's check, or for
+# another request to the same upload session.
+_UNWANTED = 64 * 1024
+
+# Bytes of whole bodies that are in memory at a time, of all requests, and bytes of each that do not count.  Nearly all
+# manifests are smaller than the latter, so large ones that are sent slowly do not keep them out.
+MOST_HELD = 32 * 1024 * 1024
+NOT_COUNTED = 16 * 1024
+
 # Bytes of a body that are read and thrown away, after an answer that did not wait for them, to keep the connection.
 # Reading so much takes no time; a layer is cheaper to cut off with its connection.
 _SMALL_REST = 1024 * 1024
@@ -31,6 +41,39 @@ _SMALL_REST = 1024 * 1024
 
 # Bytes that must still be to come for a body to be taken over: less than a few pieces is not worth it.
 _WORTH_TAKING = 1024 * 1024
+
+
+class BodyMemory:
+    """A bound for the bodies that are in memory as a whole, of all requests together."""
+
+    def __init__(self, most: int = MOST_HELD) -> None:
+        """`most` in bytes."""
+        self._left = most
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Within the block a body is in memory.  Call what it gives with the size of the body whenever that grows.
+
+        That raises `NotYet` when there is no room.
+        """
+        held = 0
+
+        def grow(size: int) -> None:
+            nonlocal held
+            more = max(size - NOT_COUNTED, 0) - held
+            if more > self._left:
+                raise NotYet("too many large manifests are being pushed", after=1)
+            self._left -= more
+            held += more
+
+        try:
+            yield grow
+        finally:
+            self._left += held
+
+
+def _free(size: int) -> None:
+    """Take any size."""
 
 
 @implementer(ITakenStream)
@@ -97,18 +140,21 @@ class RequestBody:
                 self._flow(False)
         return taking
 
-    async def read_whole(self, limit: int) -> bytes:
-        """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them."""
+    async def read_whole(self, limit: int, grow: Callable[[int], None] = _free) -> bytes:
+        """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them.
+
+        `grow` is called with the number of bytes that have come, before more are waited for, and may raise.
+        """
         if self.length is not None and self.length > limit:
             raise TooLarge(f"a body of {self.length} bytes; at most {limit} are taken here")
-        parts: list[bytes] = []
-        size = 0
+        # In one piece: a body that comes byte by byte would weigh forty times as much in a list.
+        whole = bytearray()
         while data := await self.read():
-            parts.append(data)
-            size += len(data)
-            if size > limit:
+            whole += data
+            if len(whole) > limit:
                 raise TooLarge(f"a body of more than {limit} bytes, which is what is taken here")
-        return b"".join(parts)
+            grow(len(whole))
+        return bytes(whole)
 
     @property
     def is_small(self) -> bool:
@@ -144,7 +190,7 @@ class RequestBody:
             return
         self._chunks.append(data)
         self._unread += len(data)
-        if self._unread > HIGH_WATER and not self._stopped:
+        if self._unread > (HIGH_WATER if self._wanted is None else _UNWANTED) and not self._stopped:
             self._stopped = True
             self._flow(False)
 

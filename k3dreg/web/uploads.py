@@ -14,6 +14,7 @@ from k3dreg.model.reference import Repository, Tag
 from k3dreg.protocol.routes import ManifestRoute, Route, UploadRoute, UploadsRoute
 from k3dreg.protocol.upload import parse_content_range, received_range
 from k3dreg.web.answers import Answer, Headers
+from k3dreg.web.bodies import BodyMemory
 from k3dreg.web.errors import error_answer
 from k3dreg.web.exchange import Exchange, Methods, location
 
@@ -26,6 +27,7 @@ class PushHandlers:
 
     def __init__(self, uploads: IUploads) -> None:
         self._uploads = uploads
+        self._memory = BodyMemory()
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
@@ -122,10 +124,11 @@ class PushHandlers:
         tags = [Tag.parse(name) for name in names]
         if isinstance(route.reference.target, Tag):
             tags.insert(0, route.reference.target)
-        data = await exchange.content.body.read_whole(LARGEST_MANIFEST)
-        pushed = await self._uploads.push_manifest(
-            route.repository, data, exchange.content.media_type, digest, tags, exchange.trace
-        )
+        with self._memory.holding() as grow:
+            data = await exchange.content.body.read_whole(LARGEST_MANIFEST, grow)
+            pushed = await self._uploads.push_manifest(
+                route.repository, data, exchange.content.media_type, digest, tags, exchange.trace
+            )
         headers = [
             ("Location", location(route.repository, f"manifests/{pushed.digest}")),
             ("Docker-Content-Digest", str(pushed.digest)),

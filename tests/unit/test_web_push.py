@@ -16,7 +16,7 @@ from k3dreg.model.errors import DigestNotMatched, UploadUnknown
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.model.trace import Trace
 from k3dreg.protocol.upload import ContentRange
-from k3dreg.web.bodies import BATCH, HIGH_WATER, RequestBody
+from k3dreg.web.bodies import BATCH, HIGH_WATER, MOST_HELD, RequestBody
 from k3dreg.web.connection import LINGER
 from k3dreg.web.site import IDLE_SECONDS, make_site
 from tests.fakes.registry import FakeRegistry
@@ -287,6 +287,32 @@ class RefusalTests(PushCase):
         unlock()
         self.assertEqual((await wire.response()).status, 100)
 
+    async def test_all_manifests_that_are_being_sent_have_a_largest_size_together(self) -> None:
+        head = request("PUT", "/v2/app/manifests/t", Content_Length=str(4 * MIB))
+        slow = []
+        for _ in range(MOST_HELD // (4 * MIB) + 1):
+            wire = await self.connect(self.port)
+            wire.transport.write(head + bytes(4 * MIB - 1))
+            slow.append(wire)
+        while not (refused := [wire for wire in slow if wire.received]):
+            await self.turn()
+        answer = await refused[0].response()
+        self.assertEqual((answer.status, answer.headers["retry-after"]), (503, "1"))
+        # Manifests as they are take no part in it.
+        small = await self.connect(self.port)
+        small.transport.write(request("PUT", "/v2/app/manifests/t", Content_Length="10000") + bytes(10000))
+        self.assertEqual((await small.response()).status, 201)
+        # And the room comes back, whichever way a request ends.
+        slow.remove(refused[0])
+        slow[0].transport.abortConnection()
+        slow[1].transport.write(b"x")
+        self.assertEqual((await slow[1].response()).status, 201)
+        await self.logged(4)
+        for _ in range(2):
+            wire = await self.connect(self.port)
+            wire.transport.write(head + bytes(4 * MIB))
+            self.assertEqual((await wire.response()).status, 201)
+
     async def test_a_manifest_has_a_largest_size(self) -> None:
         wire = await self.wire()
         wire.transport.write(request("PUT", "/v2/app/manifests/t", Content_Length=str(4 * MIB + 1)))
@@ -330,6 +356,15 @@ class BodyTests(WireTestCase):
         self.assertEqual(flow, [False, True])
         body.end()
         self.assertEqual([len(await body.read()), await body.read()], [HIGH_WATER // 2, b""])
+
+    async def test_little_is_taken_before_the_first_byte_is_wanted(self) -> None:
+        flow: list[bool] = []
+        body = RequestBody(None, flow.append, lambda: None)
+        for _ in range(2):
+            body.write(bytes(50_000))
+        self.assertEqual(flow, [False])
+        self.assertEqual(len(await body.read()), 100_000)
+        self.assertEqual(flow, [False, True])
 
     async def test_small_pieces_are_joined_and_large_ones_are_not(self) -> None:
         body = RequestBody(None, lambda on: None, lambda: None)
