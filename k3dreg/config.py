@@ -32,6 +32,7 @@ from k3dreg.settings import (
     check_endpoint,
     check_htpasswd,
     check_patterns,
+    check_registries,
     check_remote,
     check_switch,
     default_state_dir,
@@ -56,7 +57,7 @@ class Config:
     never run.  `status_page` is whether `/` is one; `log_format` is one of `LOG_FORMATS`.  `htpasswd` is the file of
     those who may use this registry, None for everybody; with `anonymous_pull` the others may read.  `remote` is which
     registries' images are given.  `warm` are patterns of names of images that are made ready before anybody asks for
-    them.
+    them; `allow_registries` are patterns of registries that may be asked, none for every one.
     """
 
     listen: tuple[str, ...]
@@ -76,6 +77,7 @@ class Config:
     anonymous_pull: bool = False
     remote: Remote = Remote()  # noqa: RUF009  (it is frozen)
     warm: tuple[str, ...] = ()
+    allow_registries: tuple[str, ...] = ()
 
 
 class Options(CommandLine):
@@ -136,6 +138,7 @@ class Options(CommandLine):
         self._listen: list[str] = []
         self._aliases: list[str] = []
         self._warm: list[str] = []
+        self._allow_registries: list[str] = []
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line, by default this process's.  Raises `usage.UsageError`."""
@@ -177,10 +180,15 @@ class Options(CommandLine):
         """Make images of such names ready as soon as Docker has them, as 'my-app:*'; may be repeated"""
         self._warm.append(pattern)
 
+    def opt_allow_registry(self, pattern: str) -> None:
+        """A registry that may be asked, such as ghcr.io; may be repeated [*, which is all but this machine's own]"""
+        self._allow_registries.append(pattern)
+
     def postOptions(self) -> None:
         """Check everything.  Raises `usage.UsageError`, which names the setting."""
         path = self["config"] or self._environment.get("K3DREG_CONFIG") or None
-        names = {*self, "listen", "alias", "warm", *_NOT_FOR_THE_COMMAND_LINE} - {"config", "help", "version"}
+        repeated = ("listen", "alias", "warm", "allow-registry")
+        names = {*self, *repeated, *_NOT_FOR_THE_COMMAND_LINE} - {"config", "help", "version"}
         try:
             environment, self.settings_environment = with_settings(self._environment, path, names)
         except UsageError as error:
@@ -229,5 +237,8 @@ class Options(CommandLine):
                 setting("proxy-password", "REGISTRY_PROXY_PASSWORD", default=""),
             ),
             warm=check_patterns(self._warm or environment.get("K3DREG_WARM", "").split()),
+            allow_registries=check_registries(
+                self._allow_registries or environment.get("K3DREG_ALLOW_REGISTRY", "").split()
+            ),
             deleting=check_deleting(environment.get("REGISTRY_STORAGE_DELETE_ENABLED", "")),
         )

@@ -108,7 +108,12 @@ def _of_others(environment: Mapping[str, str]) -> Mapping[str, str]:
 
 def _listed(fields: set[str], *others: str) -> str:
     """As the settings file calls them."""
-    called = {"aliases": "alias", "deleting": "REGISTRY_STORAGE_DELETE_ENABLED", "remote": "proxy-remote-url"}
+    called = {
+        "aliases": "alias",
+        "allow_registries": "allow-registry",
+        "deleting": "REGISTRY_STORAGE_DELETE_ENABLED",
+        "remote": "proxy-remote-url",
+    }
     return ", ".join(sorted([*(called.get(field, field.replace("_", "-")) for field in fields), *others]))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.interfaces import IEngine, IObserver
+from k3dreg.interfaces.asking import MayAsk, every_registry
 from k3dreg.log import make_logger
 from k3dreg.model.activity import Activity, Progress
 from k3dreg.model.engine import EngineImage, ImageStore, PullProgress
@@ -63,14 +64,21 @@ class Resolver:
         names: OwnNames | None = None,
         observer: IObserver = NOBODY,
         images: Images | None = None,
+        may_ask: MayAsk = every_registry,
+        is_known: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         """`names` are what this registry is called; `observer` is told of pulls; `images`, or else the engine, says
-        what a name means.
+        what a name means.  `may_ask` is called before a pull.
+
+        `is_known` tells registries that the user has to do with; None for all.  What is wrong at another one is for the
+        log alone, or a client could find out what listens at any address.
         """
         self._images = engine if images is None else images
         self._observer = observer
         self._names = OwnNames() if names is None else names
         self._engine = engine
+        self._may_ask = may_ask
+        self._is_known = is_known
         self._clock = clock
         self._pulls: Flights[tuple[Reference, str], float] = Flights()
         # With the credentials in the key: one caller's refusal is never another's.
@@ -87,9 +95,9 @@ class Resolver:
         names, or none, nothing is pulled: the engine would have to ask here, and a client that pushes looks first
         whether the name is taken.
 
-        Raises what `IEngine.inspect` and `IEngine.pull` raise (a refusal for some seconds again, without asking), and
-        `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a repository
-        it has just failed to pull from.  Cancelling leaves a pull running for whoever asks next.
+        Raises what `may_ask`, `IEngine.inspect` and `IEngine.pull` raise (a refusal for some seconds again, without
+        asking), and `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a
+        repository it has just failed to pull from.  Cancelling leaves a pull running for whoever asks next.
         """
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
@@ -101,16 +109,30 @@ class Resolver:
             raise ManifestUnknown(f"Docker has no {reference}, and it was not pushed here", advice=_OWN_NAME_ADVICE)
         if reference.digest is not None and store is not ImageStore.CONTAINERD:
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(store))
+        await self._may_ask(str(reference.repository.registry))
         auth = await registry_auth()
-        self._refused.check((reference, auth))
-        if reference.digest is not None:
-            self._failed.check((reference.repository, auth))
-        seconds = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth))
+        try:
+            self._refused.check((reference, auth))
+            if reference.digest is not None:
+                self._failed.check((reference.repository, auth))
+            seconds = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth))
+        except (NotFound, UpstreamFailed) as error:
+            raise await self._for_client(error, reference) from error
         trace.step(f"pull {seconds:.1f}s")
         try:
             return await self._engine.inspect(str(reference))
         except ImageNotInEngine as error:
             raise ManifestUnknown(f"Docker pulled {reference} and does not have it all the same") from error
+
+    async def _for_client(self, error: K3dregError, reference: Reference) -> K3dregError:
+        """A pull's failure as the client is told of it: without what happened, if the registry is not known."""
+        if self._is_known is None or await self._is_known(str(reference.repository.registry)):
+            return error
+        log.warn("Docker could not pull {reference}: {error}", reference=reference, error=error)
+        return ManifestUnknown(
+            f"Docker could not pull {reference}",
+            advice="k3dreg's log says why, and nothing else does: Docker has no other image of that registry",
+        )
 
     def is_pulling(self, reference: Reference) -> bool:
         """Whether the engine pulls it now, for whomever."""

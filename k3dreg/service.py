@@ -31,6 +31,8 @@ from k3dreg.log import make_logger, set_level
 from k3dreg.model.errors import K3dregError
 from k3dreg.names import OwnNames
 from k3dreg.one_remote import restricted
+from k3dreg.origin.names import make_resolve
+from k3dreg.permitted import PermittedRegistries
 from k3dreg.prompt import Prompt
 from k3dreg.pushed_first import PushedFirst
 from k3dreg.registry import Registry
@@ -110,7 +112,16 @@ class Daemon(MultiService):
         self._closing += files.closing
         monitor = make_monitor(config, self._engine, files, store, pushed, self._reactor)
         images = make_images(files, self._engine)
-        resolver = Resolver(self._engine, self._reactor, names, monitor.observer, images)
+        permitted = PermittedRegistries(
+            config.allow_registries,
+            self._engine,
+            EngineImageNames(self._engine),
+            make_resolve(self._reactor),
+            remote=config.remote.only,
+        )
+        resolver = Resolver(
+            self._engine, self._reactor, names, monitor.observer, images, permitted.check, permitted.is_known
+        )
         self._closing.append(resolver.shutdown)
         made = make_sources(files, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer)
         self._closing += made.closing
@@ -118,7 +129,7 @@ class Daemon(MultiService):
         aws = self._own_workers(4, "aws")
         credentials = make_chain(self._reactor, lookups, os.environ, config.remote, aws=aws)
         upstream = make_upstream(
-            self._engine, made.sources[:1], store, credentials, names, self._workers, self._reactor
+            self._engine, made.sources[:1], store, credentials, names, self._workers, self._reactor, permitted.check
         )
         self._closing += upstream.closing
         behind = Registry(resolver, made.sources, store, catalogue, credentials, upstream.repair, self._reactor)
@@ -155,13 +166,16 @@ class Daemon(MultiService):
             set_level(new.log_level)
             store.set_limit(new.cache_size)
             names.tell(new.aliases)
+            permitted.change(new.allow_registries)
             uploads.deleting = new.deleting
             falling_back.wanted = new.origin_fallback
             operations.has_page = new.status_page
             warming.change(new.warm)
 
         self._reloader.on_change(
-            use, "log_level", "cache_size", "aliases", "deleting", "origin_fallback", "status_page", "warm"
+            use,
+            *("log_level", "cache_size", "aliases", "deleting", "origin_fallback", "status_page", "warm"),
+            "allow_registries",
         )
         self._reloader.on_change(door.use, "htpasswd", "anonymous_pull")
         ports = await door.listen(

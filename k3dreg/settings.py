@@ -25,6 +25,8 @@ from k3dreg.names import OwnNames
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 # Below this a single image would not fit and every pull would export again.
+# A host with an optional port, with `*` for any text and `?` for any character.
+_REGISTRIES = re.compile(r"[A-Za-z0-9.:*?\[\]_-]{1,255}")
 _SMALLEST_CACHE = 64 * 1024 * 1024
 
 
@@ -123,6 +125,25 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
         if not pattern or any(character.isspace() for character in pattern):
             raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
     return tuple(dict.fromkeys(patterns))
+
+
+def check_registries(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of registries' hosts.  Raises `usage.UsageError`."""
+    for pattern in patterns:
+        if not _REGISTRIES.fullmatch(pattern):
+            raise usage.UsageError(
+                f"--allow-registry {pattern!r} is neither a registry, such as ghcr.io or localhost:5001, "
+                "nor a pattern, such as *.example.com"
+            )
+    return tuple(dict.fromkeys(map(_as_asked_for, patterns)))
+
+
+def _as_asked_for(pattern: str) -> str:
+    """A registry as the names of images have it: Docker Hub has several spellings."""
+    try:
+        return str(Repository.parse("x", pattern).registry).lower()
+    except InvalidName:
+        return pattern.lower()
 
 
 def check_switch(name: str, value: str) -> bool:

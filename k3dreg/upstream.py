@@ -10,6 +10,7 @@ from attrs import frozen
 from k3dreg.engine.client import Engine
 from k3dreg.falling_back import FallingBack
 from k3dreg.interfaces import IBlobStore, ICredentialSource, IFallback, IImageSource, IRegistry, IRepair
+from k3dreg.interfaces.asking import MayAsk
 from k3dreg.names import OwnNames
 from k3dreg.origin.client import Origin
 from k3dreg.origin.fallback import OriginFallback
@@ -39,6 +40,7 @@ def make_upstream(
     names: OwnNames,
     workers: Workers,
     reactor: Any,
+    may_ask: MayAsk,
 ) -> Upstream:
     """`probes` are sources that know of single blobs whether the engine holds them: the content store's.
 
@@ -46,8 +48,8 @@ def make_upstream(
     """
     pool = make_origin_pool(reactor)
     origin = Origin(make_origin_agent(reactor, pool=pool), store, workers, reactor)
-    repair = Repair(engine, engine, origin, credentials, probes, store, reactor)
-    fallback = OriginFallback(origin, credentials, reactor, names.is_own)
+    repair = Repair(engine, engine, origin, credentials, probes, store, reactor, may_ask)
+    fallback = OriginFallback(origin, credentials, reactor, names.is_own, may_ask)
     return Upstream(
         repair, fallback, (pool.closeCachedConnections, origin.shutdown, repair.shutdown, fallback.shutdown)
     )

@@ -96,7 +96,20 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
         driver=_text(info, "Driver"),
         root_dir=_text(info, "DockerRootDir"),
         os_type=_text(info, "OSType") or "linux",
+        insecure_registries=_insecure_registries(info.get("RegistryConfig")),
         containerd_address=_text(containerd, "Address") if isinstance(containerd, dict) else "",
+    )
+
+
+def _insecure_registries(settings: object) -> frozenset[str]:
+    """Those that Docker's settings name.  Networks (127.0.0.0/8 is always among them) are in another member."""
+    configs = settings.get("IndexConfigs") if isinstance(settings, dict) else None
+    if not isinstance(configs, dict):
+        return frozenset()
+    return frozenset(
+        name.lower()
+        for name, config in configs.items()
+        if isinstance(name, str) and isinstance(config, dict) and config.get("Secure") is False
     )
 
 

@@ -24,7 +24,8 @@ class EngineInfo:
     """An engine, as of the last time it was asked.
 
     `id` is the engine's own (`/info` ID), "" where it has none that lasts.
-    `root_dir` is a path on the *engine's* host.
+    `root_dir` is a path on the *engine's* host.  `insecure_registries` are hosts, with their ports, that its settings
+    name as such.
     """
 
     id: str
@@ -35,6 +36,7 @@ class EngineInfo:
     root_dir: str
     os_type: str = "linux"
     containerd_address: str = ""
+    insecure_registries: frozenset[str] = frozenset()
 
 
 @frozen

@@ -95,6 +95,10 @@ class BrowserRefused(K3dregError):
     """A browser sent the request on behalf of a page that is not k3dreg's own."""
 
 
+class RegistryNotAllowed(K3dregError):
+    """A registry that a client names may not be asked for images (`--allow-registry`)."""
+
+
 class NotOurs(K3dregError):
     """A push under the name of another registry, whose images nodes would then be given it for."""
 
@@ -171,6 +175,10 @@ class RateLimited(Refused):
 
 class UpstreamFailed(Refused):
     """The image's registry could not be reached, or failed."""
+
+
+class RedirectRefused(UpstreamFailed):
+    """The image's registry sent us to a place where we do not go; asking it again does not help."""
 
 
 # -- the engine ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from k3dreg.interfaces import IBlob, IBlobStore, IBlobWriter, IByteStream
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import DigestMismatch, EngineError, K3dregError, StoreError, UpstreamFailed
+from k3dreg.model.errors import DigestMismatch, EngineError, K3dregError, RedirectRefused, StoreError, UpstreamFailed
 from k3dreg.origin.requests import Answer
 from k3dreg.streaming.arriving import ArrivingBlob
 from k3dreg.streaming.outcome import Outcome
@@ -88,6 +88,8 @@ class Download:
             try:
                 await self._attempt()
                 break
+            except RedirectRefused:
+                raise
             except (EngineError, UpstreamFailed) as error:
                 # An `EngineError` is what a broken body is called in the streaming room.
                 fruitless = 0 if self._writer.written > before else fruitless + 1

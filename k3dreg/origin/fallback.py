@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from k3dreg.interfaces import IBlob, ICredentialSource, IFallback, IOrigin, ServedManifest
+from k3dreg.interfaces.asking import MayAsk, every_registry
 from k3dreg.log import make_logger
 from k3dreg.model.credentials import Credentials
 from k3dreg.model.descriptor import Descriptor
@@ -47,11 +48,16 @@ class OriginFallback:
         credentials: ICredentialSource,
         clock: IReactorTime,
         is_own: Callable[[str | None], bool] = lambda registry: registry is None,
+        may_ask: MayAsk = every_registry,
     ) -> None:
-        """`is_own` says whether a registry (None: none was named) is k3dreg itself: that one is never asked."""
+        """`is_own` says whether a registry (None: none was named) is k3dreg itself: that one is never asked.
+
+        `may_ask` is called before any other is asked, and before credentials for it are looked for.
+        """
         self._origin = origin
         self._credentials = credentials
         self._is_own = is_own
+        self._may_ask = may_ask
         self._parts: OrderedDict[tuple[Repository, Digest], _Part] = OrderedDict()
         self._refused: Refusals[tuple[str, Reference, Credentials | None]] = Refusals(clock)
         # Registries count what they are asked for, so nodes that all want the same ask once.
@@ -61,7 +67,7 @@ class OriginFallback:
         """Only by digest: what a tag means is Docker's to say."""
         if reference.digest is None:
             raise ManifestUnknown(f"{reference} is not asked for by digest")
-        repository = self._upstream(reference.repository)
+        repository = await self._upstream(reference.repository)
         key = ("manifest", reference, shown)
         self._refused.check(key)
         credentials = shown or await self._of_host(repository)
@@ -90,7 +96,7 @@ class OriginFallback:
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
         """With the credentials that its manifest was found with, if it was found here; else with this host's."""
-        repository = self._upstream(repository)
+        repository = await self._upstream(repository)
         part = self._parts.get((repository, digest))
         if part is None:
             key = ("blob", Reference(repository, digest), None)
@@ -106,10 +112,12 @@ class OriginFallback:
         trace.source = "registry"
         return blob
 
-    def _upstream(self, repository: Repository) -> Repository:
+    async def _upstream(self, repository: Repository) -> Repository:
         if self._is_own(repository.registry) or self._is_own(repository.upstream.registry):
             raise BlobUnknown(f"{repository} is one of k3dreg's own names")
-        return repository.upstream
+        upstream = repository.upstream
+        await self._may_ask(str(upstream.registry))
+        return upstream
 
     async def _of_host(self, repository: Repository) -> Credentials | None:
         assert repository.registry is not None

@@ -30,7 +30,8 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from k3dreg.interfaces import IByteStream
-from k3dreg.model.errors import EngineError, UpstreamFailed
+from k3dreg.model.addresses import hostname_of, is_local_host
+from k3dreg.model.errors import EngineError, RedirectRefused, UpstreamFailed
 from k3dreg.model.reference import DOCKER_HUB
 from k3dreg.streaming.bodies import ResponseBody, read_whole
 
@@ -39,8 +40,9 @@ CONNECT_TIMEOUT = 10.0
 HEAD_TIMEOUT = 15.0
 # Seconds without a byte after which a body is given up, to be resumed.
 SILENCE = 30.0
-# A registry sends a client to its storage, and that perhaps to a mirror of it.
-_REDIRECTS = 5
+# A registry sends a client to its storage, and that perhaps to a mirror of it.  A request of a client may take three of
+# ours (refused, a token, the answer), and each redirect is one more, at an address that the registry chooses.
+_REDIRECTS = 2
 # Bytes of an error answer, of which one sentence is kept.
 _LARGEST_COMPLAINT = 64 * 1024
 # Docker Hub's registry is not where its name says (docker/cli, and every client since).
@@ -105,9 +107,18 @@ def base_url(registry: str) -> str:
     return f"{'http' if is_loopback(host) else 'https'}://{host}"
 
 
+def check_is_elsewhere(host: str, asked: str) -> None:
+    """Raise `RedirectRefused` if the registry `asked` sends us to a local `host`, unless that is its own.
+
+    What listens on this machine and its link is not for a registry elsewhere to reach through us.
+    """
+    if is_local_host(host) and hostname_of(host) != hostname_of(asked):
+        raise RedirectRefused(f"{asked} sends us to an address of this machine or its link")
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, with or without a port, is this machine by its very name."""
-    name = urlsplit(f"//{host}").hostname or ""
+    name = hostname_of(host)
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
@@ -138,8 +149,8 @@ class Requests:
                 return answer
             self.body(answer, "a redirect").close()
             url = urljoin(url, location)
-            _check_redirect(parts, urlsplit(url))
-        raise UpstreamFailed(f"{first.netloc} redirects for ever")
+            _check_redirect(parts, urlsplit(url), first.netloc)
+        raise RedirectRefused(f"{first.netloc} redirects for ever")
 
     async def post(self, url: str, form: Mapping[str, str]) -> Answer:
         """The answer to a form that is posted.  Redirects are not followed: a form may hold a secret."""
@@ -229,10 +240,12 @@ def _same_server(one: SplitResult, other: SplitResult) -> bool:
     return (one.scheme, one.netloc.lower()) == (other.scheme, other.netloc.lower())
 
 
-def _check_redirect(before: SplitResult, after: SplitResult) -> None:
+def _check_redirect(before: SplitResult, after: SplitResult, asked: str) -> None:
+    """Raise `RedirectRefused` for a redirect to a place without TLS, or to one that only this machine reaches."""
+    check_is_elsewhere(after.netloc.rpartition("@")[2], asked)
     if after.scheme == "https" or (after.scheme == "http" and before.scheme == "http" and is_loopback(after.netloc)):
         return
-    raise UpstreamFailed(f"{before.netloc} redirects to a place that is not protected by TLS")
+    raise RedirectRefused(f"{before.netloc} redirects to a place that is not protected by TLS")
 
 
 def _words(body: bytes) -> str:

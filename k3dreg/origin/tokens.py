@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.model.credentials import Credentials
 from k3dreg.model.errors import AuthenticationRequired, UpstreamFailed
 from k3dreg.model.reference import Repository
-from k3dreg.origin.requests import Requests, is_loopback
+from k3dreg.origin.requests import Requests, check_is_elsewhere, is_loopback
 from k3dreg.protocol.challenge import Challenge
 
 # Seconds for which a token counts when its server does not say (Token Authentication Specification, `expires_in`).
@@ -95,6 +95,7 @@ class Authorizer:
         )
         held = self._tokens.get(asked)
         if held is None or fresh or held.expires <= self._clock.seconds():
+            check_is_elsewhere(urlsplit(asked.realm).netloc.rpartition("@")[2], str(repository.registry))
             held = await self._fetch(asked)
             _keep(self._tokens, asked, held)
         return f"Bearer {held.value}"

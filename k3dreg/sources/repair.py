@@ -24,6 +24,7 @@ from k3dreg.interfaces import (
     IOrigin,
     IRepair,
 )
+from k3dreg.interfaces.asking import MayAsk, every_registry
 from k3dreg.log import make_logger
 from k3dreg.model import media_types
 from k3dreg.model.credentials import Credentials
@@ -38,6 +39,7 @@ from k3dreg.model.errors import (
     InvalidName,
     K3dregError,
     NotFound,
+    RegistryNotAllowed,
 )
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.platform import Platform
@@ -101,8 +103,9 @@ class Repair:
         probes: Sequence[IImageSource],
         store: IBlobStore,
         clock: IReactorTime,
+        may_ask: MayAsk = every_registry,
     ) -> None:
-        """`engine` and `requests` are the same engine.
+        """`engine` and `requests` are the same engine.  `may_ask` is called before Docker or `origin` ask a registry.
 
         `probes` are sources that can tell of single blobs whether the engine holds them; without one, all blobs of the
         broken platform are fetched.
@@ -114,6 +117,7 @@ class Repair:
         self._probes = probes
         self._store = store
         self._clock = clock
+        self._may_ask = may_ask
         self._repairs: Flights[_Case, None] = Flights()
         self._failed: OrderedDict[_Case, _Failed] = OrderedDict()
         self._mended: set[_Case] = set()
@@ -185,6 +189,11 @@ class Repair:
         reasons: list[str] = []
         denied: AuthenticationRequired | None = None
         for repository in _repositories(image, reference):
+            try:
+                await self._may_ask(str(repository.registry))
+            except RegistryNotAllowed as error:
+                reasons.append(str(error))
+                continue
             try:
                 await self._rebuild(repository, image)
             except EngineError as error:

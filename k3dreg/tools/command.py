@@ -19,9 +19,12 @@ from k3dreg.config import Config
 from k3dreg.credentials.chain import make_chain, make_docker_logins
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent
+from k3dreg.learning import EngineImageNames
 from k3dreg.model.errors import EngineError, K3dregError
 from k3dreg.model.reference import Reference
 from k3dreg.names import OwnNames
+from k3dreg.origin.names import make_resolve
+from k3dreg.permitted import PermittedRegistries
 from k3dreg.store.pushed import LEDGER_NAME
 from k3dreg.streaming.workers import Workers
 from k3dreg.tools.checks import as_json, as_text, status_of
@@ -101,6 +104,13 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
             pushed=await workers.run(pushed_in, config.state_dir / LEDGER_NAME),
             origin_fallback=config.origin_fallback,
             only=config.remote.only,
+            may_ask=PermittedRegistries(
+                config.allow_registries,
+                engine,
+                EngineImageNames(engine),
+                make_resolve(reactor),
+                remote=config.remote.only,
+            ).check,
         ):
             say(step.says)
             answer = step.answer

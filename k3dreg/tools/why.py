@@ -10,9 +10,10 @@ from urllib.parse import quote
 from attrs import frozen
 
 from k3dreg.interfaces import ICredentialSource, IEngine
+from k3dreg.interfaces.asking import MayAsk, every_registry
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, ImageStore
-from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, K3dregError
+from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, K3dregError, RegistryNotAllowed
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.names import OwnNames
 from k3dreg.resolving import digest_advice
@@ -54,11 +55,12 @@ async def walk(
     pushed: Callable[[Reference], Digest | None],
     origin_fallback: bool = False,
     only: str | None = None,
+    may_ask: MayAsk = every_registry,
 ) -> AsyncIterator[Step]:
     """The steps, as they are taken.  The image's registry may be asked, by the engine, which pulls nothing.
 
     `pushed` tells what was pushed here under a name; `origin_fallback` is the daemon's option; `only` is the one
-    registry whose images are given, None for all of them.
+    registry whose images are given, None for all of them; `may_ask` is called before a registry is asked.
     """
     repository = reference.repository
     ns = quote(repository.registry or "", safe="")
@@ -91,7 +93,7 @@ async def walk(
         said = f"{error}. {error.advice}".rstrip(". ")
         yield Step(f"the engine cannot be asked: {said}; the answer is {status_and_code(error)[0]}", False)
         return
-    ask = _Asking(engine, credentials, reference)
+    ask = _Asking(engine, credentials, reference, may_ask)
     if image is not None and (reference.digest is None or image.id == reference.digest):
         async for step in _held(image, ask):
             yield step
@@ -135,10 +137,17 @@ class _Asking:
     _engine: IEngine
     _credentials: ICredentialSource
     _reference: Reference
+    _may_ask: MayAsk
 
     async def steps(self, then: str) -> AsyncIterator[Step]:
         """`then` is what happens if the registry has it."""
         registry = self._reference.repository.registry or ""
+        try:
+            await self._may_ask(registry)
+        except RegistryNotAllowed as error:
+            yield Step(f"{error}: {error.advice}")
+            yield Step(f"the answer is {status_and_code(error)[0]}, and the node asks {registry} itself", False)
+            return
         auth = await self._credentials.registry_auth(registry)
         yield Step(
             f"k3dreg has credentials for {registry}: DOCKER_AUTH_CONFIG's, config.json's, a helper's, or ECR's"

@@ -46,6 +46,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.LoginRequired: (401, "UNAUTHORIZED"),
     errors.BrowserRefused: (403, "DENIED"),
     errors.NotOurs: (403, "DENIED"),
+    errors.RegistryNotAllowed: (403, "DENIED"),
     errors.UnsupportedOperation: (405, "UNSUPPORTED"),
     errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),
     # Not here: a node asks its next host.
@@ -63,6 +64,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.Denied: (403, "DENIED"),
     errors.RateLimited: (503, "TOOMANYREQUESTS"),
     errors.UpstreamFailed: (502, "UNAVAILABLE"),
+    errors.RedirectRefused: (502, "UNAVAILABLE"),
     # The engine.
     errors.EngineError: (502, "UNAVAILABLE"),
     errors.EngineUnavailable: (503, "UNAVAILABLE"),

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from tests.fakes.certificates import Authority
 from tests.integration.support import rig
-from tests.integration.support.daemon import Daemon
+from tests.integration.support.daemon import REGISTRIES, Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.private import basic, request
 from tests.integration.support.rig import EngineAddress
@@ -99,6 +99,14 @@ CASES = [
 def registry() -> Iterator[Scripted]:
     with Scripted() as registry:
         yield registry
+
+
+@pytest.fixture(scope="module")
+def daemon(engine: EngineAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that may ask every registry of these tests, and tells clients what is wrong there."""
+    listed = f"{REGISTRIES} {own_address()}:* registry.onion"
+    with running(engine, tmp_path_factory.mktemp("words"), registries=listed) as daemon:
+        yield daemon
 
 
 @pytest.fixture

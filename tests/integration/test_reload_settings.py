@@ -122,6 +122,18 @@ def test_names_of_this_registry(daemon: Reloaded) -> None:
     daemon.check("alias", 'alias = ["other.invalid:5000"]', "", is_on)
 
 
+def test_registries_that_may_be_asked(engine: EngineAddress, tmp_path: Path) -> None:
+    file = tmp_path / "k3dreg.toml"
+    file.write_text("")
+    with running(engine, tmp_path, "--config", str(file), *EXPORTS_ONLY, log_level="", registries="") as daemon:
+        reloaded = Reloaded(daemon, file, RegistryClient(daemon.host))
+
+        def is_on() -> bool:
+            return reloaded.client.ask("GET", "/v2/app/manifests/1?ns=other.invalid:5000").status == 403
+
+        reloaded.check("allow-registry", 'allow-registry = ["ghcr.io"]', "", is_on)
+
+
 def test_the_fallback_to_the_origin(daemon: Reloaded, upstream: Upstream) -> None:
     def is_on() -> bool:
         # Another one each time: what was fetched is kept.

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support import rig
-from tests.integration.support.daemon import Daemon, running
+from tests.integration.support.daemon import REGISTRIES, Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.losing import lose_blobs
 from tests.integration.support.private import PrivateUpstream, push_small_image
@@ -49,7 +49,7 @@ def k3dreg(*arguments: str, before: Sequence[str] = (), **environment: str) -> S
             text=True,
             timeout=60,
             check=False,
-            env={**clean, "HOME": home, **environment},
+            env={**clean, "HOME": home, "K3DREG_ALLOW_REGISTRY": REGISTRIES, **environment},
             # What is installed is what runs.
             cwd="/",
         )

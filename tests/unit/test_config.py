@@ -49,6 +49,20 @@ def test_listen_may_be_repeated() -> None:
     assert parse("--listen", "tcp:3", K3DREG_LISTEN="tcp:1", REGISTRY_HTTP_ADDR=":7").listen == ("tcp:3",)
 
 
+def test_registries_that_may_be_asked_may_be_repeated_and_are_patterns() -> None:
+    assert parse().allow_registries == ()
+    listed = parse("--allow-registry", "*.Example.com", "--allow-registry", "index.docker.io").allow_registries
+    assert listed == ("*.example.com", "docker.io")
+    assert parse(K3DREG_ALLOW_REGISTRY="* localhost:5001 [::1]:*").allow_registries == (
+        "*",
+        "localhost:5001",
+        "[::1]:*",
+    )
+    for wrong in ("", "two words", "https://ghcr.io", "ghcr.io/team"):
+        with pytest.raises(usage.UsageError, match="--allow-registry"):
+            parse("--allow-registry", wrong)
+
+
 def test_what_is_to_be_made_ready_may_be_repeated_and_is_a_pattern() -> None:
     assert parse().warm == ()
     assert parse("--warm", "my-app:*", "--warm", "team/*", "--warm", "my-app:*").warm == ("my-app:*", "team/*")

@@ -46,6 +46,19 @@ def test_the_id_that_podman_makes_up_for_each_answer_is_none() -> None:
     assert parse_info({"ID": "one-of-many"}, {"Components": [{"Name": "Podman Engine"}]}, (1, 44)).id == ""
 
 
+def test_insecure_registries_are_those_that_settings_name() -> None:
+    configs = {
+        "docker.io": {"Name": "docker.io", "Secure": True},
+        "Registry.corp:5000": {"Name": "registry.corp:5000", "Secure": False},
+        "nonsense": None,
+    }
+    settings = {"IndexConfigs": configs, "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"]}
+    assert parse_info({"RegistryConfig": settings}, {}, (1, 51)).insecure_registries == {"registry.corp:5000"}
+    nothings: list[Any] = [None, [], {"IndexConfigs": None}]
+    for nothing in nothings:
+        assert parse_info({"RegistryConfig": nothing}, {}, (1, 51)).insecure_registries == frozenset()
+
+
 def test_a_digest_that_podman_lists_as_a_tag_is_none() -> None:
     value = {"Id": _ID, "RepoTags": [f"h.io/app@{_ID}", "h.io/app:1"], "RepoDigests": [f"h.io/app@{_ID}"]}
     image = parse_image(value, ImageStore.PODMAN)

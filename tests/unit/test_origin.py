@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -28,10 +29,13 @@ from k3dreg.model.errors import (
 )
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.origin.client import Origin
-from k3dreg.origin.requests import make_origin_agent, make_origin_pool
+from k3dreg.origin.requests import check_is_elsewhere, make_origin_agent, make_origin_pool
+from k3dreg.origin.tokens import Authorizer
+from k3dreg.protocol.challenge import parse_challenges
 from k3dreg.store.blobs import open_store
 from k3dreg.streaming.workers import Workers
 from tests.fakes.upstream import FakeUpstream
+from tests.unit.test_addresses import LOCAL
 
 BLOB = bytes(range(256)) * 8000  # 2 MB: several reads
 LOGIN = Credentials("user", "Pa55-w0rd")
@@ -317,6 +321,25 @@ class CredentialsTests(OriginTestCase):
         error = await self.failure(self.fetch(self.upstream.add_blob(BLOB), None, LOGIN))
         self.assertIn("not protected by TLS", str(error))
 
+    async def test_a_token_server_on_this_machine_is_only_asked_for_a_registry_on_it(self) -> None:
+        asked: list[str] = []
+        authorizer = Authorizer(cast(Any, Counting(asked)), Clock())
+        challenge = parse_challenges('Bearer realm="https://169.254.169.254/latest/meta-data"')
+        with self.assertRaises(UpstreamFailed):
+            await authorizer.answer(challenge, Repository.parse("x", "registry.example"), None)
+        self.assertEqual(asked, [])
+
+
+class Counting:
+    """Requests that are only counted."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self._asked = asked
+
+    async def get(self, url: str, headers: Mapping[str, str], authorization: str = "") -> NoReturn:
+        self._asked.append(url)
+        raise UpstreamFailed("it refuses connections")
+
 
 class RedirectTests(OriginTestCase):
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
@@ -345,6 +368,25 @@ class RedirectTests(OriginTestCase):
         error = await self.failure(self.fetch(self.digest, None, LOGIN))
         self.assertIsInstance(error, AuthenticationRequired)
         self.assertEqual([seen.authorization for seen in self.storage.seen], [""])
+
+    async def test_a_registry_elsewhere_sends_us_to_no_address_of_this_machine(self) -> None:
+        for host in (each for each in LOCAL if not each.startswith("127.0.0.1")):
+            for scheme in ("http", "https"):
+                with self.assertRaises(UpstreamFailed):
+                    check_is_elsewhere(host, "registry.example")
+                self.upstream.redirect = f"{scheme}://user@{host}/v2/?"
+                asked = len(self.upstream.seen)
+                with self.assertRaisesRegex(UpstreamFailed, "to an address of this machine or its link"):
+                    # Another name of this machine than the one that it is asked by.
+                    await self.fetch(self.digest, None, LOGIN)
+                # Its refusal, and the redirect.
+                self.assertLessEqual(len(self.upstream.seen) - asked, 2)
+        self.assertEqual(self.storage.seen, [])
+
+    async def test_a_redirect_for_ever_costs_a_handful_of_requests(self) -> None:
+        self.upstream.redirect = f"http://{self.upstream.host}/v2/team/app/blobs/{self.digest}?"
+        self.assertIn("for ever", str(await self.failure(self.fetch(self.digest, None, LOGIN))))
+        self.assertLess(len(self.upstream.seen), 6)
 
     async def test_redirects_to_an_unprotected_place_or_for_ever_are_not_followed(self) -> None:
         self.upstream.redirect = "http://storage.example"

@@ -17,7 +17,7 @@ from k3dreg.model.credentials import Credentials
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import ImageStore
-from k3dreg.model.errors import K3dregError
+from k3dreg.model.errors import K3dregError, RegistryNotAllowed
 from k3dreg.model.reference import Reference, Repository, Tag
 from k3dreg.names import OwnNames
 from k3dreg.store.pushed import LEDGER_NAME, open_pushed
@@ -49,6 +49,18 @@ class WhyTests(SynchronousTestCase):
         self.state = Path(self.mktemp())
         self.state.mkdir(parents=True)
 
+    async def may_ask(self, registry: str) -> None:
+        if registry.startswith("localhost"):
+            raise RegistryNotAllowed(f"k3dreg may not ask {registry} for images", advice="--allow-registry it")
+
+    def test_a_registry_that_may_not_be_asked_is_not(self) -> None:
+        steps = self.why("localhost:5001/app:1")
+        self.assertIn(
+            "k3dreg may not ask localhost:5001 for images: --allow-registry it", [step.says for step in steps]
+        )
+        self.assertEqual(steps[-1].says, "the answer is 403, and the node asks localhost:5001 itself")
+        self.assertIs(steps[-1].answer, False)
+
     def why(self, image: str, *, fallback: bool = False, only: str | None = None) -> Sequence[Step]:
         engine = self.fake.client(Clock())
         steps: list[Step] = []
@@ -62,6 +74,7 @@ class WhyTests(SynchronousTestCase):
                 pushed=pushed_in(self.state / LEDGER_NAME),
                 origin_fallback=fallback,
                 only=only,
+                may_ask=self.may_ask,
             )
             steps.extend([step async for step in walked])
 

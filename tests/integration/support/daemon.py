@@ -16,6 +16,8 @@ from pathlib import Path
 from tests.integration.support.rig import EngineAddress
 
 _LISTENING = re.compile(r"listening on (\S+:\d+)")
+# The rig's registries listen on this machine's loopback, which is asked for nothing unless it is listed.
+REGISTRIES = "* 127.0.0.1:* localhost:*"
 # Words in the log that mean a defect, whatever else happened.
 _DEFECTS = ("Traceback (most recent call last)", "Unhandled error in Deferred", "was never awaited")
 
@@ -31,8 +33,12 @@ class Daemon:
         *options: str,
         before: Sequence[str] = (),
         log_level: str = "debug",
+        registries: str = REGISTRIES,
     ) -> None:
-        """`before` is to be put before its command.  With an empty `log_level`, the settings say it."""
+        """`before` is to be put before its command; `registries` are those that may be asked.
+
+        With an empty `log_level` or empty `registries`, the settings say it.
+        """
         self._command = [
             *before,
             *program(),
@@ -45,7 +51,7 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self.host = ""
         # More than it inherits.
-        self.environment: dict[str, str] = {}
+        self.environment: dict[str, str] = {"K3DREG_ALLOW_REGISTRY": registries} if registries else {}
 
     def start(self) -> None:
         """Returns when it listens."""
@@ -152,10 +158,12 @@ def running(
     state: Path | None = None,
     before: Sequence[str] = (),
     log_level: str = "debug",
+    registries: str = REGISTRIES,
 ) -> Iterator[Daemon]:
     """A daemon for the time of a `with`.  Its state and its log go into `directory`; the rest is as of `Daemon`."""
-    log = directory / "log"
-    daemon = Daemon(engine, state or directory / "state", log, *options, before=before, log_level=log_level)
+    state = state or directory / "state"
+    more = {"log_level": log_level, "registries": registries}
+    daemon = Daemon(engine, state, directory / "log", *options, before=before, **more)
     daemon.start()
     try:
         yield daemon

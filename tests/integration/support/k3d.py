@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tests.integration.support.daemon import REGISTRIES
 from tests.integration.support.docker_api import Docker
 
 # Where k3d's users mount the engine's socket.
@@ -140,6 +141,8 @@ class Container:
 @contextlib.contextmanager
 def container(docker: Docker, name: str, body: Mapping[str, Any]) -> Iterator[Container]:
     """Made, and in the end removed with its anonymous volumes, as k3d removes it."""
+    allowed = f"K3DREG_ALLOW_REGISTRY={REGISTRIES}"
+    body = {**body, "Env": [*body.get("Env", ()), allowed]}
     made = docker.ask("POST", "/containers/create", body, name=name)["Id"]
     try:
         yield Container(docker, made)
