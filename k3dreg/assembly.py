@@ -24,12 +24,12 @@ from k3dreg.interfaces import (
     IBlobStore,
     ICatalogue,
     IEngineFiles,
+    IImageNames,
     IImageSource,
     ILooseContent,
     IMonitoring,
     IObserver,
 )
-from k3dreg.learning import EngineImageNames
 from k3dreg.observing import NOBODY
 from k3dreg.remembering import Images, RememberedImages
 from k3dreg.sources.archive import ArchiveSource
@@ -117,6 +117,7 @@ def make_sources(
 def make_warming(
     config: Config,
     engine: Engine,
+    names: IImageNames,
     sources: Sequence[IImageSource],
     store: IBlobStore,
     monitoring: IMonitoring,
@@ -127,7 +128,7 @@ def make_warming(
     def is_busy() -> bool:
         return bool(monitoring.live().running)
 
-    return Warming(config.warm, engine, engine, EngineImageNames(engine), sources, store, is_busy, clock)
+    return Warming(config.warm, engine, engine, names, sources, store, is_busy, clock)
 
 
 def identity(state_dir: Path) -> str:

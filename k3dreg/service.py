@@ -21,7 +21,7 @@ from k3dreg.ahead import Ahead
 from k3dreg.assembly import make_files, make_images, make_sources, make_warming
 from k3dreg.config import Config, Options
 from k3dreg.credentials.chain import make_chain
-from k3dreg.discovery import Discovery
+from k3dreg.discovery import Discovery, EngineLists
 from k3dreg.door import Door
 from k3dreg.engine.client import Engine
 from k3dreg.engine.endpoint import make_agent, make_pool
@@ -148,7 +148,10 @@ class Daemon(MultiService):
         door = Door(config, self._own_workers(PASSWORD_THREADS, "passwords"))
         self._closing.append(door.shutdown)
         await door.start()
-        discovery = Discovery(pushed, names, EngineImageNames(self._engine))
+        image_names = EngineImageNames(self._engine, self._workers)
+        lists = EngineLists(image_names, self._workers, self._reactor)
+        self._closing.append(lists.shutdown)
+        discovery = Discovery(pushed, names, lists)
         operations = Operations(monitor, self._reactor, status_page=config.status_page)
         site = make_site(
             Prompt(registry, self._reactor),
@@ -160,7 +163,7 @@ class Daemon(MultiService):
             access=door.access,
             is_own_host=names.is_own_host,
         )
-        warming = make_warming(config, self._engine, made.sources, store, monitor, self._reactor)
+        warming = make_warming(config, self._engine, image_names, made.sources, store, monitor, self._reactor)
 
         def use(new: Config) -> None:
             set_level(new.log_level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from attrs import field, frozen
@@ -11,6 +12,7 @@ from zope.interface import Interface
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.reference import Repository, Tag
+from k3dreg.protocol.listing import Names
 
 
 @frozen
@@ -46,8 +48,11 @@ class IPushed(Interface):
     def has(repository: Repository) -> bool:
         """Whether anything was pushed there."""
 
-    def tags(repository: Repository) -> Sequence[str]:
-        """In lexical order."""
+    def own_names() -> Names:
+        """Return the paths of the repositories of this registry's own.  The caller does not change them."""
+
+    def tags(repository: Repository) -> Names:
+        """Return the names of the tags.  The caller does not change them."""
 
     def tagged(repository: Repository, tag: Tag) -> PushedManifest | None:
         """The manifest that a tag names."""
@@ -67,8 +72,10 @@ class IPushed(Interface):
     def has_blob(repository: Repository, digest: Digest) -> bool:
         """Whether the blob was pushed, or mounted, there.  Counts as a use: see `blobs`."""
 
-    def referrers(repository: Repository, subject: Digest) -> Sequence[PushedManifest]:
-        """The manifests whose subject it is, ordered by digest."""
+    def referrers(
+        repository: Repository, subject: Digest, last: str | None = None, limit: int = sys.maxsize
+    ) -> Sequence[PushedManifest]:
+        """Return the manifests whose subject it is, ordered by digest: at most `limit` behind the digest `last`."""
 
     def keeps(digest: Digest) -> bool:
         """Whether any repository holds it, as a blob or as a manifest.  Such content is never evicted."""

@@ -16,6 +16,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.overview import Live, Overview
 from k3dreg.model.reference import Reference, Repository, Tag
 from k3dreg.model.trace import Trace
+from k3dreg.protocol.listing import Names
 from k3dreg.protocol.upload import ContentRange
 
 
@@ -36,14 +37,20 @@ class IRegistry(Interface):
 class IDiscovery(Interface):
     """The use case of finding out what is here, as the web room calls it."""
 
-    async def tags(repository: Repository) -> Sequence[str]:
-        """The tags of a repository in lexical order.  Raises `NameUnknown`."""
+    async def tags(repository: Repository, *, next_page: bool = False) -> Sequence[Names]:
+        """Return the tags of a repository, in one or more lists that belong together.  Raises `NameUnknown`.
 
-    async def repositories() -> Sequence[str]:
-        """The names of this registry's own repositories in lexical order."""
+        `next_page`: the client has had a page of them, so Docker is not asked again if it was a moment ago.
+        """
 
-    def referrers(repository: Repository, subject: Digest) -> Sequence[PushedManifest]:
-        """The manifests that refer to a subject, which need not be here."""
+    async def repositories(*, next_page: bool = False) -> Sequence[Names]:
+        """Return the names of this registry's own repositories; as `tags`."""
+
+    def referrers(repository: Repository, subject: Digest, last: str | None, limit: int) -> Sequence[PushedManifest]:
+        """Return at most `limit` manifests that refer to a subject, which need not be here, ordered by digest.
+
+        They are those behind the digest `last`; None is before all.
+        """
 
 
 @frozen

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
@@ -23,6 +23,39 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=_lexical)
 
 
+class Names:
+    """Names without repetitions, kept in the order in which they are listed.
+
+    A change and a page touch as many names as binary search needs, and those of the page: not all of them.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = in_order(names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def add(self, name: str) -> None:
+        """Add `name`, unless it is there."""
+        place = bisect_left(self._names, _lexical(name), key=_lexical)
+        if self._names[place : place + 1] != [name]:
+            self._names.insert(place, name)
+
+    def discard(self, name: str) -> None:
+        """Remove `name`, if it is there."""
+        place = bisect_left(self._names, _lexical(name), key=_lexical)
+        if self._names[place : place + 1] == [name]:
+            del self._names[place]
+
+    def after(self, last: str | None, limit: int) -> list[str]:
+        """Return at most `limit` names that come after `last`, which need not be there; None is before all."""
+        first = 0 if last is None else bisect_right(self._names, _lexical(last), key=_lexical)
+        return self._names[first : first + limit]
+
+
 @frozen
 class Page:
     """A part of a list.  `more`: whether there is something after it."""
@@ -32,16 +65,16 @@ class Page:
     more: bool
 
 
-def page_of(names: Sequence[str], n: str | None, last: str | None) -> Page:
-    """What comes after `last`, which need not be in the list, and at most `n`, of names that are `in_order`.
+def page_of(lists: Sequence[Names], n: str | None, last: str | None) -> Page:
+    """Return at most `n` names after `last`, which need not be there, of all the `lists` together.
 
     `n` and `last` are the parameters of the query.  Raises `BadRequest` for an `n` that is no number.
     """
     limit = LARGEST_PAGE if n is None else _number(n)
-    first = 0 if last is None else bisect_right(names, _lexical(last), key=_lexical)
-    page = names[first : first + limit]
+    found = in_order(name for names in lists for name in names.after(last, limit + 1))
+    page = found[:limit]
     # None were asked for: none come next, or the client would go on forever.
-    return Page(page, limit, bool(page) and first + limit < len(names))
+    return Page(page, limit, bool(page) and len(found) > limit)
 
 
 def _number(text: str) -> int:

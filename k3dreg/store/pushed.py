@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from zope.interface import implementer
 from k3dreg.interfaces import IPushed, PushedManifest
 from k3dreg.model.digest import Digest
 from k3dreg.model.reference import Repository, Tag
+from k3dreg.protocol.listing import Names
 from k3dreg.store import ledger
 from k3dreg.store.changes import Change, Changes
 from k3dreg.store.ledger import Ledger, Row
@@ -32,10 +34,23 @@ class _Contents:
     blobs: dict[Digest, float] = field(factory=dict)
     manifests: dict[Digest, PushedManifest] = field(factory=dict)
     tags: dict[str, Digest] = field(factory=dict)
-    referrers: dict[Digest, dict[Digest, None]] = field(factory=dict)
+    tag_names: Names = field(factory=Names)
+    # By subject, the digests of what refers to it.
+    referrers: dict[Digest, Names] = field(factory=dict)
+
+    def tag(self, name: str, digest: Digest) -> None:
+        """Let `name` mean `digest`."""
+        self.tags[name] = digest
+        self.tag_names.add(name)
+
+    def untag(self, name: str) -> None:
+        """Remove a tag, if it is there."""
+        if self.tags.pop(name, None) is not None:
+            self.tag_names.discard(name)
 
 
 _NOTHING = _Contents()
+_NO_NAMES = Names()
 
 
 @implementer(IPushed)
@@ -47,6 +62,7 @@ class PushedContent:
         self._changes = Changes(file, workers)
         self._clock = clock
         self._shelves: dict[Repository, _Contents] = {}
+        self._own_names = Names()
         self._kept: Counter[Digest] = Counter()
         # What was here and may still be on the disk, as content of nobody's.
         self._let_gone: set[Digest] = set()
@@ -61,8 +77,11 @@ class PushedContent:
     def has(self, repository: Repository) -> bool:
         return repository in self._shelves
 
-    def tags(self, repository: Repository) -> Sequence[str]:
-        return sorted(self._shelf(repository).tags)
+    def own_names(self) -> Names:
+        return self._own_names
+
+    def tags(self, repository: Repository) -> Names:
+        return self._shelf(repository).tag_names
 
     def tagged(self, repository: Repository, tag: Tag) -> PushedManifest | None:
         shelf = self._shelf(repository)
@@ -89,9 +108,12 @@ class PushedContent:
         blobs[digest] = self._clock.seconds()
         return True
 
-    def referrers(self, repository: Repository, subject: Digest) -> Sequence[PushedManifest]:
+    def referrers(
+        self, repository: Repository, subject: Digest, last: str | None = None, limit: int = sys.maxsize
+    ) -> Sequence[PushedManifest]:
         shelf = self._shelf(repository)
-        return [shelf.manifests[digest] for digest in sorted(shelf.referrers.get(subject, ()))]
+        found = shelf.referrers.get(subject, _NO_NAMES).after(last, limit)
+        return [shelf.manifests[Digest.parse(digest)] for digest in found]
 
     def keeps(self, digest: Digest) -> bool:
         return digest in self._kept
@@ -121,7 +143,7 @@ class PushedContent:
         def apply() -> None:
             self._put_manifest(repository, manifest)
             for name in names:
-                self._shelves[repository].tags[name] = manifest.digest
+                self._shelves[repository].tag(name, manifest.digest)
 
         await self._changes.make(Change(statements, apply))
 
@@ -162,6 +184,15 @@ class PushedContent:
         """To read: nothing may be put on it."""
         return self._shelves.get(repository, _NOTHING)
 
+    def _made(self, repository: Repository) -> _Contents:
+        """Return the contents of a repository to be changed; new ones where there are none."""
+        shelf = self._shelves.get(repository)
+        if shelf is None:
+            shelf = self._shelves[repository] = _Contents()
+            if repository.registry is None:
+                self._own_names.add(repository.path)
+        return shelf
+
     def _read(self, row: Row) -> None:
         if row.blob is not None:
             self._put_blob(row.repository, row.blob, row.since)
@@ -169,10 +200,10 @@ class PushedContent:
             self._put_manifest(row.repository, row.manifest)
         if row.tag is not None:
             name, digest = row.tag
-            self._shelves.setdefault(row.repository, _Contents()).tags[name] = digest
+            self._made(row.repository).tag(name, digest)
 
     def _put_blob(self, repository: Repository, digest: Digest, since: float) -> None:
-        blobs = self._shelves.setdefault(repository, _Contents()).blobs
+        blobs = self._made(repository).blobs
         if digest not in blobs:
             self._keep(digest)
         blobs[digest] = since
@@ -184,15 +215,15 @@ class PushedContent:
                 self._put_blob(repository, digest, since)
 
     def _put_manifest(self, repository: Repository, manifest: PushedManifest) -> None:
-        shelf = self._shelves.setdefault(repository, _Contents())
+        shelf = self._made(repository)
         if manifest.digest not in shelf.manifests:
             self._keep(manifest.digest)
         shelf.manifests[manifest.digest] = manifest
         if manifest.subject is not None:
-            shelf.referrers.setdefault(manifest.subject, {})[manifest.digest] = None
+            shelf.referrers.setdefault(manifest.subject, Names()).add(str(manifest.digest))
 
     def _drop_tag(self, repository: Repository, name: str) -> None:
-        self._shelf(repository).tags.pop(name, None)
+        self._shelf(repository).untag(name)
         self._tidy(repository)
 
     def _drop_manifest(self, repository: Repository, digest: Digest) -> None:
@@ -202,10 +233,10 @@ class PushedContent:
             return
         self._let_go(digest)
         for name in [name for name, named in shelf.tags.items() if named == digest]:
-            del shelf.tags[name]
+            shelf.untag(name)
         if manifest.subject is not None:
             referrers = shelf.referrers[manifest.subject]
-            del referrers[digest]
+            referrers.discard(str(digest))
             if not referrers:
                 del shelf.referrers[manifest.subject]
         self._tidy(repository)
@@ -231,6 +262,8 @@ class PushedContent:
         shelf = self._shelf(repository)
         if not (shelf.blobs or shelf.manifests or shelf.tags):
             self._shelves.pop(repository, None)
+            if repository.registry is None:
+                self._own_names.discard(repository.path)
 
 
 async def open_pushed(

@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
 from k3dreg.interfaces import IDiscovery
 from k3dreg.model import media_types
 from k3dreg.model.manifest import LARGEST_MANIFEST
-from k3dreg.protocol.listing import page_of
+from k3dreg.protocol.listing import Names, page_of
 from k3dreg.protocol.routes import CatalogRoute, Query, ReferrersRoute, Route, TagsRoute
 from k3dreg.web.answers import Answer
 from k3dreg.web.exchange import Exchange, Methods, location
@@ -17,13 +20,17 @@ from k3dreg.web.exchange import Exchange, Methods, location
 # Bytes of a list of referrers, beyond which the rest is on the next page: clients read no more of an index than of a
 # manifest, and annotations make a descriptor as large as that.
 _LARGEST_INDEX = LARGEST_MANIFEST - 1024
+# Referrers that are looked at in one turn of the reactor: about 3 ms.
+_AT_ONCE = 50
 
 
 class DiscoveryHandlers:
     """Handlers of the lists."""
 
-    def __init__(self, discovery: IDiscovery) -> None:
+    def __init__(self, discovery: IDiscovery, clock: IReactorTime) -> None:
+        """`clock` gives other requests their turn while a long list is written."""
         self._discovery = discovery
+        self._clock = clock
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
@@ -36,32 +43,37 @@ class DiscoveryHandlers:
 
     async def tags(self, route: TagsRoute, exchange: Exchange) -> Answer:
         """end-8a, end-8b."""
-        names = await self._discovery.tags(route.repository)
+        names = await self._discovery.tags(route.repository, next_page=_is_next(exchange.query))
         page, link = _page(names, exchange.query, location(route.repository, "tags/list"))
         return _json({"name": route.repository.path, "tags": page}, link)
 
     async def catalog(self, route: CatalogRoute, exchange: Exchange) -> Answer:
         """Not in the specification, but every registry has it."""
-        page, link = _page(await self._discovery.repositories(), exchange.query, "/v2/_catalog")
+        page, link = _page(
+            await self._discovery.repositories(next_page=_is_next(exchange.query)), exchange.query, "/v2/_catalog"
+        )
         return _json({"repositories": page}, link)
 
     async def referrers(self, route: ReferrersRoute, exchange: Exchange) -> Answer:
         """end-12a, end-12b.  No referrers is an empty index: only a registry without this API says 404."""
         wanted, last = exchange.query.one("artifactType"), exchange.query.one("last")
-        found = [
-            manifest.descriptor
-            for manifest in self._discovery.referrers(route.repository, route.digest)
-            if (wanted is None or manifest.descriptor.artifact_type == wanted)
-            and (last is None or str(manifest.digest) > last)
-        ]
         entries: list[bytes] = []
-        size = 0
-        for descriptor in found:
-            entry = json.dumps(descriptor.to_json()).encode("ascii")
-            size += len(entry) + 1
-            if size > _LARGEST_INDEX and entries:
+        size, more_from = 0, ""
+        while not more_from:
+            # Between two steps the list may change: each begins behind the last digest of the one before.
+            step = self._discovery.referrers(route.repository, route.digest, last, _AT_ONCE)
+            for manifest in step:
+                if wanted is None or manifest.descriptor.artifact_type == wanted:
+                    entry = json.dumps(manifest.descriptor.to_json()).encode("ascii")
+                    size += len(entry) + 1
+                    if size > _LARGEST_INDEX and entries:
+                        more_from = last or ""
+                        break
+                    entries.append(entry)
+                last = str(manifest.digest)
+            if len(step) < _AT_ONCE:
                 break
-            entries.append(entry)
+            await deferLater(self._clock, 0)
         body = b'{"schemaVersion": 2, "mediaType": "%s", "manifests": [%s]}' % (
             media_types.OCI_INDEX.encode("ascii"),
             b",".join(entries),
@@ -69,13 +81,18 @@ class DiscoveryHandlers:
         headers = [("Content-Type", media_types.OCI_INDEX)]
         if wanted is not None:
             headers.append(("OCI-Filters-Applied", "artifactType"))
-        if len(entries) < len(found):
-            more = {"last": str(found[len(entries) - 1].digest), **({} if wanted is None else {"artifactType": wanted})}
+        if more_from:
+            more = {"last": more_from, **({} if wanted is None else {"artifactType": wanted})}
             headers.append(("Link", _next(location(route.repository, f"referrers/{route.digest}"), more)))
         return Answer(200, tuple(headers), len(body), body)
 
 
-def _page(names: Sequence[str], query: Query, path: str) -> tuple[Sequence[str], str]:
+def _is_next(query: Query) -> bool:
+    """Whether the client has had a page already."""
+    return query.one("last") is not None
+
+
+def _page(names: Sequence[Names], query: Query, path: str) -> tuple[Sequence[str], str]:
     """The names that were asked for, and the value of `Link` where there are more (RFC 5988)."""
     page = page_of(names, query.one("n"), query.one("last"))
     if not page.more:

@@ -111,7 +111,7 @@ def make_site(
     if uploads is not None:
         more += [PushHandlers(uploads), ManagementHandlers(uploads)]
     if discovery is not None:
-        more.append(DiscoveryHandlers(discovery))
+        more.append(DiscoveryHandlers(discovery, reactor))
     return RegistrySite(  # type: ignore[no-untyped-call]
         Root(registry, reactor, more, observer, operations, access, is_own_host),
         timeout=IDLE_SECONDS,

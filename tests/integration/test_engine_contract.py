@@ -54,6 +54,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.images import FakeImage, familiar, make_image, make_layer
 from tests.fakes.moody_registry import Answer, MoodyRegistry
 from tests.fakes.tunnel import Tunnel
+from tests.fakes.workers import InlineWorkers
 from tests.integration.support.loading import load
 
 _VARIABLE = "K3DREG_TEST_ENGINES"
@@ -354,7 +355,8 @@ class _RealContract(_Contract):
         listed = 0
         going = DeferredList([Deferred.fromCoroutine(come_and_go()) for _ in range(count)], fireOnOneErrback=True)
         while not going.called:
-            names = [str(repository) for repository, _ in await EngineImageNames(self.engine).names()]
+            found = await EngineImageNames(self.engine, InlineWorkers()).names()
+            names = [str(repository) for repository, _ in found]
             self.case.assertIn(familiar(image.name).partition(":")[0], " ".join(names))
             listed += 1
         await going

@@ -16,6 +16,7 @@ from k3dreg.model.errors import EngineError, EngineUnavailable
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.names import OwnNames
 from tests.fakes.body import FakeBody
+from tests.fakes.workers import InlineWorkers
 
 CONTAINER = {
     "Name": "/k3d-reg",
@@ -90,7 +91,7 @@ class LearningTests(SynchronousTestCase):
 
     def test_the_engines_images_by_name(self) -> None:
         images = [{"RepoTags": ["app:t", "localhost:5005/app:u", "<none>:<none>"]}, {"RepoTags": None}, {}, 5]
-        listing = EngineImageNames(cast(Any, Requests(images=images)))
+        listing = EngineImageNames(cast(Any, Requests(images=images)), InlineWorkers())
         self.assertEqual(
             self.successResultOf(Deferred.fromCoroutine(listing.names())),
             [(Repository(None, "app"), Tag("t")), (Repository("localhost:5005", "app"), Tag("u"))],
@@ -106,7 +107,9 @@ class LearningTests(SynchronousTestCase):
         requests = Requests(images=[{"RepoTags": tags}])
         requests.store = ImageStore.PODMAN
         self.assertEqual(
-            self.successResultOf(Deferred.fromCoroutine(EngineImageNames(cast(Any, requests)).names())),
+            self.successResultOf(
+                Deferred.fromCoroutine(EngineImageNames(cast(Any, requests), InlineWorkers()).names())
+            ),
             [
                 (Repository(None, "app"), Tag("t")),
                 (Repository(None, "app"), Tag("u")),
@@ -115,5 +118,5 @@ class LearningTests(SynchronousTestCase):
         )
 
     def test_an_answer_that_makes_no_sense_is_the_engines_error(self) -> None:
-        listing = EngineImageNames(cast(Any, Requests(images=b"<html>")))
+        listing = EngineImageNames(cast(Any, Requests(images=b"<html>")), InlineWorkers())
         self.failureResultOf(Deferred.fromCoroutine(listing.names()), EngineError)

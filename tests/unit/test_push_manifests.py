@@ -83,7 +83,7 @@ class ManifestTests(UploadsCase):
         )
         self.assertIn(str(Digest.of(b"missing")), str(error))
         self.assertFalse(self.store.has(Digest.of(manifest)))
-        self.assertEqual(self.pushed.tags(APP), [])
+        self.assertEqual(list(self.pushed.tags(APP)), [])
 
     def test_an_index_needs_its_manifests(self) -> None:
         whole = index(self.image)
@@ -167,7 +167,7 @@ class AdoptingTests(UploadsCase):
         self.engines.put(blob)
         push = self.uploads.push_manifest(APP, image(b"what was asked for"), "", None, [Tag("t")], Trace())
         self.failed(push, K3dregError)
-        self.assertEqual((self.pushed.tags(APP), self.staged()), ([], []))
+        self.assertEqual((list(self.pushed.tags(APP)), self.staged()), ([], []))
 
     def test_an_index_adopts_a_manifest_with_all_its_parts(self) -> None:
         for data in (CONFIG, b"layer", image(b"layer")):

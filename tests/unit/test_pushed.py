@@ -140,7 +140,7 @@ class AnswersTests(PushedCase):
         self.assertTrue(self.done(self.pushed.remove_manifest(APP, digest(1))))
         self.assertFalse(self.done(self.pushed.remove_manifest(APP, digest(1))))
         for _ in range(2):
-            self.assertEqual(self.pushed.tags(APP), ["c"])
+            self.assertEqual(list(self.pushed.tags(APP)), ["c"])
             self.assertFalse(self.pushed.keeps(digest(1)))
             self.assertEqual(len(self.pushed.referrers(APP, digest(1))), 1)
             self.restart()

@@ -119,7 +119,7 @@ class WarmingTests(StoreTestCase):
         return ArchiveSource(self.engine, self.store, catalogue, workers, self.clock)
 
     def warm(self, *patterns: str, sources: Sequence[IImageSource] | None = None) -> Warming:
-        names, chosen = EngineImageNames(self.engine), [self.archive()] if sources is None else sources
+        names, chosen = EngineImageNames(self.engine, InlineWorkers()), [self.archive()] if sources is None else sources
         warming = Warming(patterns, self.engine, self.engine, names, chosen, self.store, lambda: self.busy, self.clock)
         warming.start()
         self.addCleanup(warming.stop)
