@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def test_a_node_needs_no_secret_for_the_registry_and_another_is_not_asked(
     with pytest.raises(PullFailed):
         one_node.pull(small_image.name)
     proxy.wait_for(f"{small_image.registry}/{small_image.repository}:1 404, .* images of {image.registry} alone")
+    # Nor by its name in the path, though Docker holds it.
+    path = f"{small_image.registry}/{small_image.repository}"
+    assert RegistryClient(proxy.host).get(f"/v2/{path}/manifests/1").status == 404
+    host, docker = f"{uuid.uuid4().hex}.example", Docker(engine.socket)
+    docker.tag(small_image.name, f"{host}/app", "1")
+    try:
+        assert RegistryClient(proxy.host).get(f"/v2/{host}/app/manifests/1").status == 404
+    finally:
+        docker.remove(f"{host}/app:1")
 
 
 def test_who_names_no_registry_means_that_one(engine: EngineAddress, proxy: Daemon, image: SmallImage) -> None:

@@ -7,7 +7,6 @@ nothing pushed, and the image would be gone with the next `docker rmi`.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import os
 import shlex
@@ -23,8 +22,8 @@ from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
-from tests.integration.support.one_file import archive, content_of, from_registry
-from tests.integration.support.registry_client import MANIFEST, RegistryClient, descriptor, digest_of, index, manifest
+from tests.integration.support.one_file import content_of, from_registry, publish
+from tests.integration.support.registry_client import MANIFEST, RegistryClient
 from tests.integration.support.rig import EngineAddress
 
 
@@ -41,22 +40,6 @@ class Held:
     digest: str
     child: str
     names: tuple[str, ...]
-
-
-def publish(registry: str, repository: str, content: bytes) -> tuple[str, str]:
-    """Push an index with one image to the upstream registry, tagged `t`; return both digests."""
-    client, layer = RegistryClient(registry), archive(content)
-    rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
-    packed = gzip.compress(layer, mtime=0)
-    for data in (config, packed):
-        client.push_blob(repository, data)
-    image = manifest(config, [packed])
-    entry = descriptor(MANIFEST, image, platform={"architecture": "amd64", "os": "linux"})
-    top = index([], manifests=[entry])
-    for name, data in ((digest_of(image), image), ("t", top)):
-        assert client.push_manifest(repository, name, data).status == 201
-    return digest_of(top), digest_of(image)
 
 
 @contextlib.contextmanager
@@ -143,20 +126,43 @@ COPIES = {
 }
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker26")
+# At their current releases; they are no chroot's.
+CURRENT = {
+    "crane": "{program} copy --insecure {source} {target}",
+    "regctl": "{program} --host reg={host},tls=disabled --host reg={upstream},tls=disabled"
+    " image copy {source} {target}",
+}
+
+
+@pytest.mark.engines("docker29", "docker28", "docker28-classic", "docker26")
 @pytest.mark.parametrize("program", COPIES)
 def test_clients_push_what_docker_holds(engine: EngineAddress, daemon: Daemon, tools: list[str], program: str) -> None:
     if subprocess.run([*tools, "which", program], capture_output=True, check=False).returncode != 0:
         rig.unavailable(f"{program} is not installed:")
+    check_copy(engine, daemon, [*tools, "sh", "-ec"], COPIES[program])
+
+
+@pytest.mark.engines("docker29", "docker28")
+@pytest.mark.parametrize("program", CURRENT)
+def test_current_clients_push_what_docker_holds(engine: EngineAddress, daemon: Daemon, program: str) -> None:
+    check_copy(engine, daemon, ["sh", "-ec"], CURRENT[program], str(rig.program(program)))
+
+
+def check_copy(engine: EngineAddress, daemon: Daemon, shell: list[str], command: str, program: str = "") -> None:
+    """Copy an image that the engine holds from the upstream registry to k3dreg, and see that it is kept."""
     with held(engine, daemon) as image:
-        command = COPIES[program].format(source=image.source, target=f"{daemon.host}/{image.repository}:t")
-        done = subprocess.run([*tools, "sh", "-ec", command], capture_output=True, timeout=120, check=False)
+        upstream = image.source.partition("/")[0]
+        target = f"{daemon.host}/{image.repository}:t"
+        command = command.format(
+            program=program, source=image.source, target=target, host=daemon.host, upstream=upstream
+        )
+        done = subprocess.run([*shell, command], capture_output=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
         check_kept(engine, daemon, image)
 
 
 # The Docker client of the tests, which has BuildKit's, lives with these engines.
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker28", "docker28-classic")
 def test_buildx_builds_loads_and_pushes(engine: EngineAddress, daemon: Daemon) -> None:
     docker, content = Docker(engine.socket), os.urandom(300_000)
     repository = f"push-from-docker/{uuid.uuid4().hex[:12]}"

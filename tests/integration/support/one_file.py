@@ -38,6 +38,22 @@ def layout(content: bytes) -> bytes:
     return build_context(files)
 
 
+def publish(registry: str, repository: str, content: bytes) -> tuple[str, str]:
+    """Push an index with one image to the upstream registry, tagged `t`; return both digests."""
+    client, layer = RegistryClient(registry), archive(content)
+    rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
+    packed = gzip.compress(layer, mtime=0)
+    for data in (config, packed):
+        client.push_blob(repository, data)
+    image = manifest(config, [packed])
+    entry = descriptor(MANIFEST, image, platform={"architecture": "amd64", "os": "linux"})
+    top = index([], manifests=[entry])
+    for name, data in ((digest_of(image), image), ("t", top)):
+        assert client.push_manifest(repository, name, data).status == 201
+    return digest_of(top), digest_of(image)
+
+
 Fetch = Callable[[str, str], bytes]
 
 
