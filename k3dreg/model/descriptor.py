@@ -28,22 +28,19 @@ class Descriptor:
         """From a parsed JSON value.  Raises `InvalidManifest` or `InvalidDigest`."""
         if not isinstance(value, dict):
             raise InvalidManifest("a descriptor is not an object")
-        media_type, digest, size = value.get("mediaType", ""), value.get("digest"), value.get("size")
-        annotations, artifact_type = value.get("annotations") or {}, value.get("artifactType") or ""
-        if not isinstance(media_type, str) or not isinstance(digest, str) or not isinstance(artifact_type, str):
-            raise InvalidManifest("a descriptor lacks mediaType or digest")
+        digest, size = value.get("digest"), value.get("size")
+        if not isinstance(digest, str):
+            raise InvalidManifest("a descriptor lacks its digest")
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise InvalidManifest("a descriptor's size is not a number of bytes")
-        if not isinstance(annotations, dict):
-            raise InvalidManifest("a descriptor's annotations are not an object")
         platform = value.get("platform")
         return cls(
-            media_type,
+            read_text(value, "mediaType", "a descriptor"),
             Digest.parse(digest),
             size,
             Platform.from_json(platform) if isinstance(platform, dict) else None,
-            artifact_type,
-            {str(k): str(v) for k, v in annotations.items()},
+            read_text(value, "artifactType", "a descriptor"),
+            read_annotations(value, "a descriptor"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -56,3 +53,36 @@ class Descriptor:
         if self.artifact_type:
             out["artifactType"] = self.artifact_type
         return out
+
+
+def read_text(value: Mapping[str, object], key: str, what: str) -> str:
+    """Return a member of a JSON object that is text; "" for one that is absent or null.
+
+    Raises `InvalidManifest`, which calls the object `what`.
+    """
+    return _text(value.get(key), f"{what}'s {key}")
+
+
+def read_annotations(value: Mapping[str, object], what: str) -> dict[str, str]:
+    """Return the annotations of a JSON object: text by text (image-spec 1.1, annotations.md).
+
+    Programs in Go write none as null.  Raises `InvalidManifest`, which calls the object `what`.
+    """
+    found = value.get("annotations")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidManifest(f"{what}'s annotations are not an object")
+    return {_text(key, f"{what}'s annotation"): _text(each, f"{what}'s annotation") for key, each in found.items()}
+
+
+def _text(value: object, what: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidManifest(f"{what} is not text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # half of a pair of surrogates (RFC 8259, 8.2)
+        raise InvalidManifest(f"{what} is not text") from error
+    return value

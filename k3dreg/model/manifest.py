@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from attrs import evolve, field, frozen
 
 from k3dreg.model import media_types
-from k3dreg.model.descriptor import Descriptor
+from k3dreg.model.descriptor import Descriptor, read_annotations, read_text
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import InvalidManifest
 
@@ -60,26 +60,25 @@ class Manifest:
         if len(data) > LARGEST_MANIFEST:
             raise InvalidManifest(f"a manifest of {len(data)} bytes is larger than {LARGEST_MANIFEST}")
         try:
-            value = json.loads(data)
+            # RFC 8259, 8.1: UTF-8 without a byte order mark.  By itself `loads` takes UTF-16 and UTF-32, too.
+            value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise InvalidManifest("a manifest is not JSON") from error
         if not isinstance(value, dict):
             raise InvalidManifest("a manifest is not a JSON object")
         known = media_type in media_types.MANIFESTS | media_types.INDEXES
-        own = str(value.get("mediaType") or (media_type if known else ""))
+        own = read_text(value, "mediaType", "a manifest") or (media_type if known else "")
         # Programs in Go write an empty list as null.
         manifests, layers = (_list(value, key) for key in ("manifests", "layers"))
-        annotations = value.get("annotations") or {}
-        if not isinstance(annotations, dict):
-            raise InvalidManifest("a manifest's annotations are not an object")
+        annotations = read_annotations(value, "a manifest")
         if not own:
             own = media_types.OCI_INDEX if isinstance(manifests, list) else media_types.OCI_MANIFEST
         subject = value.get("subject")
         read = cls(
             own,
             subject=None if subject is None else Descriptor.from_json(subject),
-            artifact_type=str(value.get("artifactType") or ""),
-            annotations={str(k): str(v) for k, v in annotations.items()},
+            artifact_type=read_text(value, "artifactType", "a manifest"),
+            annotations=annotations,
         )
         if own in media_types.INDEXES:
             if not isinstance(manifests, list):
@@ -91,6 +90,10 @@ class Manifest:
             config = Descriptor.from_json(value.get("config"))
             return evolve(read, config=config, layers=tuple(map(Descriptor.from_json, layers)))
         raise InvalidManifest(f"not the media type of a manifest or an index: {own[:150]!r}")
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _list(value: Mapping[str, object], key: str) -> object:

@@ -156,3 +156,44 @@ def test_no_query_makes_a_fault(daemon: Daemon, query: str) -> None:
         status, head, _ = ask(daemon, f"{line}?{query} HTTP/1.1\r\nHost: localhost".encode())
         assert status < 500 or status == 503, (line, head)
     assert "Traceback" not in daemon.log()[since:]
+
+
+def variants(image: bytes) -> Iterator[tuple[str, bytes]]:
+    """Manifests that are not as the specification says, and that Docker and nodes would fail on."""
+    document = json.loads(image)
+    for encoding in ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "latin-1"):
+        spoiled = {**document, "annotations": {"a": "\xe4"}}
+        yield encoding, json.dumps(spoiled, ensure_ascii=False).encode(encoding)
+    for name, value in {
+        "nan": float("nan"),
+        "infinity": {"deep": [float("-inf")]},
+    }.items():
+        yield name, json.dumps({**document, "x": value}).encode()
+    for name, odd in {
+        "list": ["a"],
+        "empty list": [],
+        "text": "a",
+        "false": False,
+        "a list in it": {"a": ["b"]},
+        "a number in it": {"a": 1},
+        "half a pair": {"a": "\ud800"},
+        "half a pair as its name": {"\udfff": "a"},
+    }.items():
+        yield f"annotations: {name}", json.dumps({**document, "annotations": odd}).encode()
+        layer = {**document["layers"][0], "annotations": odd}
+        yield f"a layer's annotations: {name}", json.dumps({**document, "layers": [layer]}).encode()
+    for key, value in {"artifactType": "\ud800", "mediaType": ["a"]}.items():
+        yield f"{key}: {value!a}", json.dumps({**document, key: value}).encode()
+    yield "artifactType: a list", json.dumps({**document, "artifactType": ["a"]}).encode()
+
+
+def test_manifests_that_are_not_as_specified_are_refused(daemon: Daemon) -> None:
+    client = RegistryClient(daemon.host)
+    image = client.push_image("manifests", "t", b"a layer")
+    headers = {"Content_Type": json.loads(image)["mediaType"]}
+    for name, data in variants(image):
+        answer = client.ask("PUT", "/v2/manifests/manifests/u", data, **headers)
+        assert (answer.status, answer.code) == (400, "MANIFEST_INVALID"), (name, answer)
+    for more in {"annotations": None}, {"annotations": {"a": None}}, {"annotations": {"a": "\xe4"}}:
+        data = json.dumps({**json.loads(image), **more}, ensure_ascii=False).encode()
+        assert client.ask("PUT", "/v2/manifests/manifests/u", data, **headers).status == 201
