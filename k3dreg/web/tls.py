@@ -11,6 +11,9 @@ from zope.interface import implementer
 from k3dreg.web.answers import plain_refusal
 from k3dreg.web.site import TLS_HANDSHAKE
 
+# OpenSSL's names of what TLS 1.2 may use: keys of one session, and encryption that authenticates (RFC 9325, 4.2).  All
+# that TLS 1.3 has is so, and has a list of its own.
+_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:!aNULL"
 _ANSWER_TO_HTTP = plain_refusal(b"This port speaks HTTPS, not HTTP.\n")
 
 
@@ -51,6 +54,7 @@ class TlsReactor:
         self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """See `IReactorSSL`."""
+        contextFactory.getContext().set_cipher_list(_CIPHERS)  # it makes one context, and keeps it
         made = TlsFactory(contextFactory, False, factory, self._reactor)
         listening: IListeningPort = self._reactor.listenTCP(port, made, backlog, interface)
         return listening

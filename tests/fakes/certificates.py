@@ -9,9 +9,10 @@ from pathlib import Path
 from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _DAY = datetime.timedelta(days=1)
 
 
@@ -42,7 +43,7 @@ class Authority:
         self.certificate = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     @staticmethod
-    def _builder(name: x509.Name, key: ec.EllipticCurvePrivateKey, begins: int, ends: int) -> x509.CertificateBuilder:
+    def _builder(name: x509.Name, key: PrivateKey, begins: int, ends: int) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -53,9 +54,9 @@ class Authority:
             .not_valid_after(now + ends * _DAY)
         )
 
-    def sign(self, *names: str, begins: int = -1, ends: int = 1) -> Pair:
+    def sign(self, *names: str, begins: int = -1, ends: int = 1, is_rsa: bool = False) -> Pair:
         """A certificate for names and IP addresses, valid from `begins` to `ends`, in days from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key: PrivateKey = rsa.generate_private_key(65537, 2048) if is_rsa else ec.generate_private_key(ec.SECP256R1())
         alternatives: list[x509.GeneralName] = []
         for name in names:
             try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import socket
+import ssl
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +45,10 @@ class Https:
 
 
 @contextlib.contextmanager
-def serving(engine: rig.EngineAddress, directory: Path, *options: str) -> Iterator[Https]:
-    """A daemon for the time of a `with`."""
+def serving(engine: rig.EngineAddress, directory: Path, *options: str, is_rsa: bool = False) -> Iterator[Https]:
+    """A daemon for the time of a `with`; `is_rsa` is about the key of its certificate."""
     authority = Authority()
-    pair = authority.sign("localhost", "127.0.0.1")
+    pair = authority.sign("localhost", "127.0.0.1", is_rsa=is_rsa)
     for name, text in (("cert", pair.certificate), ("key", pair.key)):
         (directory / f"{name}.pem").write_bytes(text)
     endpoint = f"ssl:0:interface=127.0.0.1:privateKey={directory}/key.pem:certKey={directory}/cert.pem"
@@ -150,6 +152,31 @@ def test_tools_copy_over_https(pushes: Https, tools: list[str], program: str, co
         assert client.get(f"/v2/{name}-copy/manifests/t").status == 200
     finally:
         run_tool(tools, f"rm -r {directory}")
+
+
+def test_tls_1_2_has_keys_of_one_session_and_authenticated_encryption_alone(tmp_path: Path) -> None:
+    """RFC 9325, 4.1 and 4.2: no RSA key exchange, and no CBC."""
+    with serving(NOBODY, tmp_path, is_rsa=True) as https:
+        host, _, port = https.host.partition(":")
+
+        def handshake(ciphers: str) -> str:
+            context = ssl.create_default_context(cadata=https.ca.decode())
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(ciphers)
+            with (
+                socket.create_connection((host, int(port)), timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                agreed = connection.cipher()
+                assert agreed is not None
+                return agreed[0]
+
+        for ciphers in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "ECDHE-RSA-AES128-SHA", "kRSA"):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                handshake(ciphers)
+        for ciphers in ("ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305"):
+            assert handshake(ciphers) == ciphers
+        assert handshake("DEFAULT").startswith("ECDHE-RSA-")
 
 
 def test_plain_http_at_the_https_port_is_told_so(https: Https, node: Node, small_image: PushedImage) -> None:
