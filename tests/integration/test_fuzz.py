@@ -7,7 +7,7 @@ import os
 import random
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +84,26 @@ BODIES = [
 ]  # fmt: skip
 
 
+# Headers that k3dreg or Twisted looks at: the name, and what comes before and after the odd byte of the value.
+VALUES = [
+    (b"User-Agent", b"", b""), (b"User-Agent", b"containerd/", b".1"), (b"User-Agent", b"containerd/2.", b""),
+    (b"User-Agent", b"UpstreamClient(", b""), (b"Accept", b"text/html", b""), (b"Host", b"x", b""),
+    (b"Authorization", b"Basic ", b""), (b"Authorization", b"", b" QTpC"), (b"Range", b"bytes=", b"-"),
+    (b"Range", b"bytes=0-", b",1-2"), (b"If-Range", b'"', b'"'), (b"If-None-Match", b'"', b'"'),
+    (b"Content-Range", b"0-", b""), (b"Content-Type", b"a/b;", b""), (b"Content-Length", b"", b""),
+    (b"Transfer-Encoding", b"", b""), (b"Expect", b"", b""), (b"Connection", b"", b""), (b"Cookie", b"a", b"=b"),
+    (b"traceparent", b"00-", b"-01"), (b"Origin", b"http://", b""), (b"Referer", b"http://[", b""),
+    (b"Accept-Language", b"", b""), (b"Sec-Fetch-Site", b"", b""), (b"Last-Event-ID", b"", b""), (b"X", b"", b""),
+]  # fmt: skip
+LONG = b'09aA-,.:;=/ "(\xff\x80'
+PARAMETERS = {
+    b"/v2/app/manifests/t": [b"ns", b"", b"other"],
+    b"/v2/app/tags/list": [b"n", b"last"],
+    b"/v2/_catalog": [b"n", b"last"],
+    b"/v2/app/referrers/sha256:" + b"0" * 64: [b"artifactType"],
+    b"/": [b"x"],
+}
+
 LAYER, CONFIG = b"a layer", b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}'
 IMAGE = manifest(CONFIG, [LAYER])
 
@@ -126,12 +146,42 @@ def spoiled(chance: random.Random, data: bytes) -> bytes:
     return data
 
 
-def request(chance: random.Random, session: bytes) -> tuple[bytes, bool]:
+def odd_bytes(chance: random.Random) -> Iterator[bytes]:
+    """Requests that have an odd byte in a header's value, in a header's name, or in the value of a parameter.
+
+    Each byte in each place, again and again; of some of them also more than `int` and regular expressions may like.
+    """
+    order = [bytes([number]) for number in range(256)]
+    chance.shuffle(order)
+    parameters = [(path, name) for path, names in PARAMETERS.items() for name in names]
+    while True:
+        for byte in order:
+            for many in (byte, byte * 5000) if byte in LONG else (byte,):
+                for name, before, after in VALUES:
+                    yield odd_request(path_for(name), name + b": " + before + many + after)
+            yield odd_request(b"/v2/app/manifests/t", b"X" + byte + b": y")
+            for path, name in parameters:
+                yield odd_request(path + b"?" + name + b"=" + byte)
+                yield odd_request(path + b"?" + name + b"=a%%%02xb" % byte[0])
+
+
+def path_for(name: bytes) -> bytes:
+    return b"/" if name in (b"Host", b"Accept") else b"/v2/app/blobs/" + digest_of(LAYER).encode()
+
+
+def odd_request(target: bytes, header: bytes = b"X: y") -> bytes:
+    host = b"" if header.startswith(b"Host:") else b"Host: x\r\n"
+    return b"GET " + target + b" HTTP/1.1\r\n" + host + header + b"\r\nConnection: close\r\n\r\n"
+
+
+def request(chance: random.Random, session: bytes, odd: Iterator[bytes]) -> tuple[bytes, bool]:
     """Bytes that are a request, or nearly one, or not at all; and whether an answer is sure to come."""
     kind = chance.random()
     if kind < 0.15:
         return right(chance, session), True
-    return spoiled(chance, right(chance, session)) if kind < 0.4 else malformed(chance, session), False
+    if kind > 0.7:
+        return next(odd), False
+    return spoiled(chance, right(chance, session)) if kind < 0.35 else malformed(chance, session), False
 
 
 def malformed(chance: random.Random, session: bytes) -> bytes:
@@ -192,6 +242,7 @@ def run(directory: Path, check: Callable[[bytes, bytes], None]) -> None:
     seed = int(os.environ.get("K3DREG_SEED", str(random.randrange(1 << 30))))
     print(f"K3DREG_SEED={seed}")
     chance = random.Random(seed)
+    odd = odd_bytes(chance)
     with running(NOBODY, directory) as daemon:
         client = RegistryClient(daemon.host)
         client.push_image("app", "t", b"a layer")
@@ -199,7 +250,7 @@ def run(directory: Path, check: Callable[[bytes, bytes], None]) -> None:
         with ThreadPoolExecutor(CLIENTS) as clients:
             for number in range(0, REQUESTS, BATCH):
                 session = client.begin("app").location.encode()
-                batch = [request(chance, session) for _ in range(BATCH)]
+                batch = [request(chance, session, odd) for _ in range(BATCH)]
                 sent = [
                     clients.submit(send, daemon.host, data, is_whole, is_whole or chance.random() < 0.9)
                     for data, is_whole in batch
@@ -226,6 +277,7 @@ def test_no_request_makes_a_fault_or_a_file_elsewhere(tmp_path: Path) -> None:
             assert answered.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), (data, answered[:200])
             status = answered[9:12]
             statuses[status] = statuses.get(status, 0) + 1
+            assert b"<html" not in answered.lower() or status == b"200", (data[:2000], answered[:2000])
             # 503 is for what only an engine could have.
             assert not status.startswith(b"5") or status == b"503", (data[:2000], answered[:2000])
 
