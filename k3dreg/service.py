@@ -112,10 +112,11 @@ class Daemon(MultiService):
         self._closing += files.closing
         monitor = make_monitor(config, self._engine, files, store, pushed, self._reactor)
         images = make_images(files, self._engine)
+        image_names = EngineImageNames(self._engine, self._workers)
         permitted = PermittedRegistries(
             config.allow_registries,
             self._engine,
-            EngineImageNames(self._engine),
+            image_names,
             make_resolve(self._reactor),
             remote=config.remote.only,
         )
@@ -148,7 +149,6 @@ class Daemon(MultiService):
         door = Door(config, self._own_workers(PASSWORD_THREADS, "passwords"))
         self._closing.append(door.shutdown)
         await door.start()
-        image_names = EngineImageNames(self._engine, self._workers)
         lists = EngineLists(image_names, self._workers, self._reactor)
         self._closing.append(lists.shutdown)
         discovery = Discovery(pushed, names, lists)

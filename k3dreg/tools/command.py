@@ -107,7 +107,7 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
             may_ask=PermittedRegistries(
                 config.allow_registries,
                 engine,
-                EngineImageNames(engine),
+                EngineImageNames(engine, workers),
                 make_resolve(reactor),
                 remote=config.remote.only,
             ).check,

@@ -19,6 +19,7 @@ from k3dreg.permitted import PermittedRegistries
 from k3dreg.resolving import Resolver
 from tests.fakes.engine import FakeEngine, PullError
 from tests.fakes.images import make_image
+from tests.fakes.workers import InlineWorkers
 from tests.unit.test_addresses import LOCAL
 
 ADDRESSES = {
@@ -126,7 +127,7 @@ class PullTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.engine, self.clock = FakeEngine(ImageStore.CONTAINERD), Clock()
         client = self.engine.client(self.clock)
-        permitted = PermittedRegistries((), client, EngineImageNames(client), resolve)
+        permitted = PermittedRegistries((), client, EngineImageNames(client, InlineWorkers()), resolve)
         self.resolver = Resolver(client, self.clock, may_ask=permitted.check, is_known=permitted.is_known)
         self.auths = 0
 
