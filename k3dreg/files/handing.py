@@ -9,6 +9,7 @@ both.  It hands the directories over and ends, after some 0.3 seconds, and the e
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.files.asking import OWNER, ROLE, ask, containers_of, create, mounts, remove
+from k3dreg.files.hand_over import HALF, SECRET
 from k3dreg.files.helping import Helper, Helpers
 from k3dreg.files.own_image import own_container
 from k3dreg.interfaces import IEngineRequests
@@ -41,6 +43,8 @@ log = make_logger()
 _ROLE = "handing-over"
 # Seconds in which a container has started and done its work: tenths of one, but the machine may be busy.
 _PATIENCE = 20.0
+# Seconds in which a process that has connected says what it has to.  The next one waits meanwhile.
+_ANSWER = 2.0
 # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7)), as bits of a set of them.
 _READS_ALL = 1 << 1 | 1 << 2
 
@@ -102,7 +106,7 @@ class Handing:
         as every end does.
         """
         await self._remove_earlier()
-        name = f"k3dreg-{secrets.token_hex(16)}"
+        name, secret = f"k3dreg-{secrets.token_hex(16)}", secrets.token_hex(HALF)
         async with self._helpers.ready() as helper:
             with ExitStack() as opened:
                 door = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -112,19 +116,19 @@ class Handing:
                     self._engine,
                     f"k3dreg-hands-over-{self._owner[:8]}-{secrets.token_hex(3)}",
                     alternatives,
-                    lambda directories: _description(helper, self._owner, name, directories),
+                    lambda directories: _description(helper, self._owner, name, secret, directories),
                 )
                 watching: Deferred[None] | None = None
                 handles: Sequence[Handle] = ()
                 try:
                     await self._start(made, helper)
-                    watching = Deferred.fromCoroutine(self._knock_when_over(made, name))
+                    watching = Deferred.fromCoroutine(self._knock_when_over(made, name, secret))
                     opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
-                    handles = await self._workers.acquire(_receive, _close_all, door, len(directories))
+                    handles = await self._workers.acquire(_receive, _close_all, door, secret, len(directories))
                 finally:
                     if watching is not None:
                         watching.cancel()
-                    _knock(name)
+                    _knock(name, secret)
                     try:
                         await remove(self._engine, made)
                     except BaseException:
@@ -139,7 +143,7 @@ class Handing:
             await ask(self._engine, "PUT", where, params={"path": "/"}, data=data, headers=headers)
         await ask(self._engine, "POST", f"/containers/{container}/start")
 
-    async def _knock_when_over(self, container: str, name: str) -> None:
+    async def _knock_when_over(self, container: str, name: str, secret: str) -> None:
         """When it has ended, whatever it was to hand over has come, or never will."""
         try:
             await ask(self._engine, "POST", f"/containers/{container}/wait")
@@ -147,7 +151,7 @@ class Handing:
             return
         except EngineError as error:
             log.debug("a container is not waited for: {error}", error=error)
-        _knock(name)
+        _knock(name, secret)
 
     async def _remove_earlier(self) -> None:
         """What a k3dreg that was killed has left."""
@@ -155,8 +159,8 @@ class Handing:
             await remove(self._engine, container["Id"])
 
 
-def _description(helper: Helper, owner: str, name: str, directories: tuple[str, ...]) -> dict[str, Any]:
-    """Of a container that may do nothing."""
+def _description(helper: Helper, owner: str, name: str, secret: str, directories: tuple[str, ...]) -> dict[str, Any]:
+    """Describe a container that may do nothing.  What is in its environment, only its own user and root can read."""
     host = {
         **helper.host,
         "Mounts": mounts(directories),
@@ -165,33 +169,31 @@ def _description(helper: Helper, owner: str, name: str, directories: tuple[str, 
         "SecurityOpt": ["no-new-privileges", *helper.host["SecurityOpt"]],
         "LogConfig": {"Type": "none"},
     }
-    command = [*helper.command, name, *(f"/{number}" for number in range(len(directories)))]
+    command = [*helper.command, name, str(os.geteuid()), *(f"/{number}" for number in range(len(directories)))]
     labels = {ROLE: _ROLE, OWNER: owner}
-    return {**helper.container, "Entrypoint": command[:1], "Cmd": command[1:], "Labels": labels, "HostConfig": host}
+    environment = [*helper.container.get("Env", ()), f"{SECRET}={secret}"]
+    called = {"Entrypoint": command[:1], "Cmd": command[1:], "Env": environment}
+    return {**helper.container, **called, "Labels": labels, "HostConfig": host}
 
 
-def _receive(door: socket.socket, count: int) -> list[Handle]:
-    """The descriptors that come with the first connection that root, or this process's own user, makes.
+def _receive(door: socket.socket, secret: str, count: int) -> list[Handle]:
+    """Return the descriptors that come with the first connection whose process knows the secret.
 
     Waits for it, and closes the door: for a worker thread.  Raises `FilesUnreachable`.
     """
     end = time.monotonic() + _PATIENCE
-    descriptors: list[int] = []
+    descriptors: list[int] | None = None
     try:
         with door:
-            while not descriptors:
+            while descriptors is None:
                 door.settimeout(max(0.001, end - time.monotonic()))
                 connection, _ = door.accept()
                 with connection:
-                    # In the host's own network namespace everybody may connect who has found the name out.
-                    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-                    if struct.unpack("3i", told)[1] in (0, os.geteuid()):
-                        connection.settimeout(_PATIENCE)
-                        _, descriptors, _, _ = socket.recv_fds(connection, 1, count)
-                        if not descriptors:
-                            raise FilesUnreachable("the container that was to hand Docker's directories over gave none")
+                    descriptors = _received(connection, secret, count)
     except OSError as error:
         raise FilesUnreachable(f"the container that was to hand Docker's directories over did not: {error}") from error
+    if not descriptors:
+        raise FilesUnreachable("the container that was to hand Docker's directories over gave none")
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     handles = [Handle(descriptor) for descriptor in descriptors]
@@ -208,7 +210,32 @@ def _close_all(handles: Iterable[Handle]) -> None:
         handle.close()
 
 
-def _knock(name: str) -> None:
+def _received(connection: socket.socket, secret: str, count: int) -> list[int] | None:
+    """Return what a process hands over, maybe nothing; None if it is not the container.
+
+    In the host's own network namespace every process may connect that has found the name out: the user is looked at
+    first, and nothing of the secret is shown to a process that does not know its own half.
+    """
+    try:
+        told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", told)[1] not in (0, os.geteuid()):
+            return None
+        connection.settimeout(_ANSWER)
+        shown = b""
+        while len(shown) < HALF and (more := connection.recv(HALF - len(shown))):
+            shown += more
+        if not hmac.compare_digest(shown, secret[:HALF].encode("ascii")):
+            return None
+    except OSError:
+        return None
+    try:
+        connection.sendall(secret[HALF:].encode("ascii"))
+        return socket.recv_fds(connection, 1, count)[1]
+    except OSError:
+        return []
+
+
+def _knock(name: str, secret: str) -> None:
     """End a `_receive` that waits there, or will, by giving it nothing.
 
     A socket that is shut down does not: Python goes on asking it for connections until its timeout.
@@ -216,6 +243,7 @@ def _knock(name: str) -> None:
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
         knocking.setblocking(False)
         knocking.connect(f"\0{name}")
+        knocking.send(secret[:HALF].encode("ascii"))
 
 
 def _check_are_usable(handles: Sequence[Handle], count: int) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
+from unittest import mock, skipUnless
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
@@ -94,7 +98,7 @@ class HandingTests(SynchronousTestCase):
             Path(directory).mkdir(parents=True)
             Path(directory, DIGEST.hex).write_bytes(DATA)
         self.engine.directories = set(self.directories)
-        self.engine.run = self.run_container
+        self.engine.run, self.engine.runs_on = self.run_container, True
         self.started: list[dict[str, Any]] = []
         self.workers: InlineWorkers = InlineWorkers()
 
@@ -102,9 +106,27 @@ class HandingTests(SynchronousTestCase):
         """As the engine would: only that everything is where it is, and not where it is mounted."""
         self.started.append(made)
         sources = {mount["Target"]: mount["Source"] for mount in made["HostConfig"]["Mounts"]}
-        options, name, targets = made["Cmd"][:3], made["Cmd"][3], made["Cmd"][4:]
+        options, targets = made["Cmd"][:3], made["Cmd"][5:]
         assert options == ["-I", "-S", hand_over.__file__]
-        hand_over.main(name, *(sources[target] for target in targets))
+        self.hand_over(made, *(sources[target] for target in targets))
+
+    def hand_over(self, made: dict[str, Any], *directories: str) -> None:
+        """Run the container's program beside this test, with its words and its environment."""
+        [(variable, secret)] = [pair.split("=") for pair in made["Env"]]
+        assert variable == hand_over.SECRET
+        name, user = made["Cmd"][3:5]
+        self.beside(lambda: hand_over.main(secret, name, user, *directories))
+
+    def beside(self, work: Callable[[], object]) -> None:
+        """Work in a thread, which ends before the test does."""
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                work()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join)
 
     def take(self, *alternatives: tuple[str, ...]) -> Deferred[Mapping[str, Handle]]:
         hands = Handing(self.engine, self.workers, "owner", OwnImage(self.engine, OWN))
@@ -180,11 +202,12 @@ class HandingTests(SynchronousTestCase):
         self.check_nothing_is_left()
 
     def test_one_that_ends_and_has_handed_nothing_over_is_not_waited_for(self) -> None:
-        self.engine.run = lambda made: None
+        self.engine.run, self.engine.runs_on = lambda made: None, False
         self.assertIn("gave none", self.fails(FilesUnreachable))
         self.check_nothing_is_left()
 
     def test_nor_one_that_is_gone_already(self) -> None:
+        self.engine.runs_on = False
         self.engine.run = lambda made: self.engine.containers.pop(next(reversed(self.engine.containers)))
         self.assertIn("gave none", self.fails(FilesUnreachable))
         self.check_nothing_is_left()
@@ -196,12 +219,19 @@ class HandingTests(SynchronousTestCase):
         self.check_nothing_is_left()
 
     def test_one_that_hands_something_else_over_is_not_believed(self) -> None:
-        self.engine.run = lambda made: hand_over.main(made["Cmd"][3], self.directories[0])
+        self.engine.run = lambda made: self.hand_over(made, self.directories[0])
         self.fails(FilesUnreachable)
         self.check_nothing_is_left()
 
     def test_directories_that_may_not_be_read_here_are_of_no_use(self) -> None:
-        denied = mock.patch("os.open", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+        opens = os.open
+
+        def deny(path: str, flags: int) -> int:
+            if flags & os.O_PATH:  # in the container
+                return opens(path, flags)
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        denied = mock.patch("os.open", deny)
 
         def run(made: dict[str, Any]) -> None:
             self.run_container(made)
@@ -224,20 +254,160 @@ class HandingTests(SynchronousTestCase):
         workers.work()
         self.assertLess(time.monotonic() - began, handing._PATIENCE / 2)
 
-    def test_another_user_of_the_machine_is_not_listened_to(self) -> None:
+    def stranger(self, name: str, *says: bytes) -> None:
+        """Connect as a process that has found the name out, and hand another directory over."""
+        descriptor = os.open(self.directories[1], os.O_PATH)
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(f"\0{name}")
+                for data in says:
+                    socket.send_fds(connection, [data], [descriptor, descriptor])
+                connection.settimeout(10)
+                self.shown.append(connection.recv(1000))
+        except OSError:
+            self.shown.append(b"")
+        finally:
+            os.close(descriptor)
+
+    def test_a_process_that_connects_first_and_does_not_know_the_secret_is_not_listened_to(self) -> None:
+        self.shown: list[bytes] = []
+        for says in ((b".",), (b"0" * hand_over.HALF,), (b"0" * 1000, b"."), ()):
+
+            def run(made: dict[str, Any], says: Sequence[bytes] = says) -> None:
+                self.stranger_first(made, *says)
+
+            self.engine.run = run
+            with mock.patch.object(handing, "_ANSWER", 0.05):
+                self.check_are(self.taken())
+            self.check_nothing_is_left()
+        self.addCleanup(lambda: self.assertEqual(b"".join(self.shown), b""))
+
+    def stranger_first(self, made: dict[str, Any], *says: bytes) -> None:
+        self.beside(lambda: self.stranger(made["Cmd"][3], *says))
+        eventually(lambda: f"@{made['Cmd'][3]}" in connected())
+        self.run_container(made)
+
+    def test_another_user_of_the_machine_is_not_listened_to_even_with_the_secret(self) -> None:
         def run(made: dict[str, Any]) -> None:
-            hand_over.main(made["Cmd"][3], self.directories[1], self.directories[0])
-            self.run_container(made)
+            self.hand_over(made, self.directories[1], self.directories[0])
 
         self.engine.run = run
-        users = iter([1234, os.geteuid()])
-        with mock.patch("struct.unpack", lambda *_: (1, next(users), 1)):
+        with (
+            mock.patch("struct.unpack", lambda *_: (1, os.geteuid() + 1234, 1)),
+            mock.patch.object(handing, "_PATIENCE", 0.2),
+        ):
+            self.assertIn("timed out", self.fails(FilesUnreachable))
+
+    def test_nothing_is_handed_to_a_process_that_has_bound_the_name(self) -> None:
+        first, second = "a" * hand_over.HALF, "b" * hand_over.HALF
+        # The second says again what it was shown.
+        for says in ("c" * hand_over.HALF, first, ""):
+            shown, error = self.listen(says, lambda name: hand_over.main(first + second, name, USER, "/"))
+            self.assertEqual((shown, error), ((first.encode(), []), "what listens there does not know the secret"))
+
+    def test_to_the_one_that_knows_the_secret_it_is(self) -> None:
+        first, second = "a" * hand_over.HALF, "b" * hand_over.HALF
+        (data, descriptors), error = self.listen(second, lambda name: hand_over.main(first + second, name, USER, "/"))
+        self.assertEqual((data, len(descriptors), error), (f"{first}.".encode(), 1, ""))
+        os.close(descriptors[0])
+
+    def listen(self, says: str, main: Callable[[str], None]) -> tuple[tuple[bytes, list[int]], str]:
+        """What a process gets that listens at a name and `says` something, and what `main` fails with."""
+        name, failures = f"k3dreg-test-{os.urandom(8).hex()}", [""]
+
+        def run() -> None:
+            try:
+                main(name)
+            except PermissionError as error:
+                failures.append(str(error))
+
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(f"\0{name}")
+            door.listen()
+            thread = threading.Thread(target=run)
+            thread.start()
+            connection, _ = door.accept()
+            with connection:
+                connection.settimeout(10)
+                shown, found, _, _ = socket.recv_fds(connection, 1000, 9)
+                connection.sendall(says.encode())
+                connection.shutdown(socket.SHUT_WR)
+                more, others, _, _ = socket.recv_fds(connection, 1000, 9)
+            thread.join()
+        return (shown + more, [*found, *others]), failures[-1]
+
+    @skipUnless(os.geteuid() == 0, "only root can be somebody else")
+    def test_a_listener_of_another_user_is_shown_nothing(self) -> None:
+        name = f"k3dreg-test-{os.urandom(8).hex()}"
+        with as_nobody(LISTEN, name) as listener:
+            with self.assertRaisesRegex(PermissionError, "another user's process"):
+                hand_over.main("a" * 2 * hand_over.HALF, name, "0", "/")
+            self.assertEqual(listener.communicate()[0], "received b''\n")
+
+    @skipUnless(os.geteuid() == 0, "only root can be somebody else")
+    def test_a_process_of_another_user_that_connects_first_is_shown_nothing(self) -> None:
+        with contextlib.ExitStack() as processes:
+
+            def run(made: dict[str, Any]) -> None:
+                [(_, secret)] = [pair.split("=") for pair in made["Env"]]
+                process = processes.enter_context(as_nobody(CONNECT, made["Cmd"][3], secret[: hand_over.HALF]))
+                processes.callback(lambda: self.assertEqual(process.communicate()[0], "received b''\n"))
+                self.run_container(made)
+
+            self.engine.run = run
             self.check_are(self.taken())
 
     def check_are(self, handles: Mapping[str, Handle]) -> None:
         for directory, handle in handles.items():
             with handle.use() as descriptor:
                 self.assertEqual(os.readlink(f"/proc/self/fd/{descriptor}"), directory)
+
+
+# What a process of another user's does with the name as its argument.
+LISTEN = """
+import os, socket, sys
+os.setgid(65534); os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as door:
+    door.bind("\\0" + sys.argv[1])
+    door.listen()
+    print("ready", flush=True)
+    connection, _ = door.accept()
+    print("received", connection.recv(1000))
+"""
+CONNECT = """
+import os, socket, sys
+os.setgid(65534); os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect("\\0" + sys.argv[1])
+    connection.sendall(sys.argv[2].encode())
+    print("ready", flush=True)
+    try:
+        print("received", connection.recv(1000))
+    except ConnectionResetError:
+        print("received b''")
+"""
+USER = str(os.geteuid())
+
+
+@contextlib.contextmanager
+def as_nobody(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has become another user's, once it is ready."""
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+
+
+def connected() -> str:
+    """The UNIX sockets of this network namespace."""
+    return Path("/proc/net/unix").read_text()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
 
 
 class _Hands:

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.files import own_python
+from k3dreg.files.hand_over import SECRET
 from k3dreg.files.handing import Handing
 from k3dreg.files.own_python import OwnPython
 from k3dreg.model.errors import EngineError, FilesUnreachable
@@ -31,7 +32,7 @@ if not sys.platform.startswith("linux"):
 class OwnPythonTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.engine = FakeArchiveApi({})
-        self.engine.run = self.run_container
+        self.engine.run, self.engine.runs_on = self.run_container, True
         self.root = Path(self.mktemp()).absolute()
         self.directories = (str(self.root / "content"), str(self.root / "names"))
         for directory in self.directories:
@@ -52,10 +53,13 @@ class OwnPythonTests(SynchronousTestCase):
         words = [sources.get(word, word) for word in [*made["Entrypoint"], *made["Cmd"]]]
         inside = [f"{self.root}{word}" if word.startswith("/python") else word for word in words]
         environment = dict(pair.split("=") for pair in made["Env"])
-        self.assertEqual(environment, {"PYTHONHOME": "/python"})
+        self.assertEqual((set(environment), environment["PYTHONHOME"]), ({"PYTHONHOME", SECRET}, "/python"))
+        # What every user of the machine can read.
+        self.assertFalse(any(environment[SECRET][:8] in word for word in words))
         environment["PYTHONHOME"] = str(self.root / "python")
-        done = subprocess.run(inside, env=environment, capture_output=True, text=True, check=False)
-        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+        output = subprocess.PIPE
+        process = subprocess.Popen(inside, env=environment, stdout=output, stderr=output, text=True)
+        self.addCleanup(lambda: self.assertEqual((*process.communicate(), process.returncode), ("", "", 0)))
 
     def take(self) -> Deferred[Mapping[str, Handle]]:
         workers = InlineWorkers()
