@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -246,11 +248,23 @@ def keep_memory_small() -> None:
             mallopt(parameter, value)
 
 
+def raise_descriptor_limit() -> None:
+    """Raise the limit of open files to what this process may have: each connection and each file that is sent is one.
+
+    The soft limit is 1,024 on most systems, for the sake of programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # more than the kernel's own limit (fs.nr_open)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def makeService(options: Options) -> Daemon:
     """What `twistd k3dreg` runs."""
     from twisted.internet import reactor  # here and nowhere else, so that importing chooses no reactor
 
     keep_memory_small()
+    raise_descriptor_limit()
     set_level(options.config.log_level)
     if options.idle_sockets > 0:
         log.warn(

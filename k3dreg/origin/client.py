@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from k3dreg.model.errors import (
     ManifestUnknown,
     NotFound,
     RateLimited,
+    StoreError,
     UpstreamFailed,
 )
 from k3dreg.model.manifest import LARGEST_MANIFEST, Manifest
@@ -83,7 +85,8 @@ class Origin:
         except InvalidManifest as error:
             raise UpstreamFailed(f"{answer.host} sent no manifest for {reference}: {error}") from error
         if digest.algorithm == "sha256":
-            await self._store.put(data)
+            with contextlib.suppress(StoreError):  # it is a cache
+                await self._store.put(data)
         return Descriptor(manifest.media_type, digest, len(data)), data
 
     async def blob(

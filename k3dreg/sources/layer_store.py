@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -191,10 +192,13 @@ class LayerStoreSource:
             [Descriptor("", diff_id, size) for diff_id, size in zip(diff_ids, sizes, strict=True)],
         )
         # In the store too, for a node that asks for them after a restart.
-        await self._store.put(config)
-        await self._store.put(data)
+        is_kept = False
+        with contextlib.suppress(StoreError):  # it is a cache: they are served from memory
+            await self._store.put(config)
+            await self._store.put(data)
+            is_kept = True
         documents = [MemoryBlob(root.digest, data, root.media_type)]
-        if len(config) <= _LARGEST_REMEMBERED:
+        if len(config) <= _LARGEST_REMEMBERED or not is_kept:
             documents.append(MemoryBlob(image.id, config))
         layers = map(Layer, chains, diff_ids, sizes)
         return _Held(files, root, {blob.digest: blob for blob in documents}, {layer.diff_id: layer for layer in layers})

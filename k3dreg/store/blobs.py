@@ -49,6 +49,7 @@ class BlobStore:
         self._workers = workers
         self._clock = clock
         self._settling: dict[IDelayedCall, Digest] = {}
+        self._unwanted: set[Digest] = set()  # those that `drop` left because they were held
         self._verifying: Flights[Digest, bool] = Flights()
         self._closed = False
 
@@ -96,9 +97,8 @@ class BlobStore:
 
         def release() -> None:
             nonlocal held
-            if self._shelf.index.release(held) and not self._closed:
-                self._workers.spare(self._shelf.evict)
-            held = []
+            released, held = held, []
+            self._end_hold(released)
 
         return release
 
@@ -114,8 +114,14 @@ class BlobStore:
             release()
 
     async def drop(self, digest: Digest) -> bool:
-        """Remove a blob unless it is held or pinned; returns whether it is gone.  Raises `StoreError`."""
-        return await self._workers.run(self._shelf.remove_unwanted, digest)
+        """Remove a blob unless it is held or pinned; returns whether it is gone.  Raises `StoreError`.
+
+        One that is held is removed when its hold ends, unless it is pinned by then.
+        """
+        gone = await self._workers.run(self._shelf.remove_unwanted, digest)
+        if not gone and self._shelf.index.is_held(digest):
+            self._unwanted.add(digest)
+        return gone
 
     async def discard(self, digest: Digest) -> None:
         """Remove a blob, held or not.  Whoever is reading it reads on.  Raises `StoreError`."""
@@ -150,6 +156,17 @@ class BlobStore:
         if not await self._verifying.join(digest, lambda: self._workers.run(self._shelf.verify, digest)):
             raise ContentGone(f"{digest} was damaged, and has been removed")
 
+    def _end_hold(self, digests: list[Digest]) -> None:
+        too_much = self._shelf.index.release(digests)
+        if self._closed:
+            return
+        if too_much:
+            self._workers.spare(self._shelf.evict)
+        for digest in self._unwanted.intersection(digests):
+            if not self._shelf.index.is_held(digest):
+                self._unwanted.discard(digest)
+                self._workers.spare(self._shelf.remove_unwanted, digest)
+
     def _put(self, data: bytes) -> Digest:
         writer = self.writer()
         try:
@@ -169,8 +186,7 @@ class BlobStore:
 
         def release() -> None:
             del self._settling[call]
-            if self._shelf.index.release([digest]):
-                self._workers.spare(self._shelf.evict)
+            self._end_hold([digest])
 
         call = self._clock.callLater(SETTLING, release)
         self._settling[call] = digest
@@ -180,8 +196,8 @@ class BlobStore:
 class FileBlob:
     """A blob in the store.
 
-    It is held, and its file is open, only while it is sent or read, so a caller need not close it.  Before that, only
-    being the most recently used one protects it from eviction.
+    It is held, and its file is open, only while it is sent or read, so a caller need not close it.  Between `get` and
+    that it is safe from eviction as one that was just used.
     """
 
     def __init__(
@@ -263,7 +279,7 @@ async def open_store_in(
 
     `is_pinned` says what is never evicted; it is called in worker threads and must be quick.  Raises `StoreError`.
     """
-    shelf = Shelf(state, Index(limit_bytes, is_pinned))
+    shelf = Shelf(state, Index(limit_bytes, is_pinned, clock.seconds))
     await workers.run(shelf.start)
     store = BlobStore(shelf, workers, clock, closed)
     usage = store.usage()

@@ -16,7 +16,7 @@ from k3dreg.log import make_logger
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage
-from k3dreg.model.errors import K3dregError
+from k3dreg.model.errors import K3dregError, StoreError
 from k3dreg.store.disk import storage_errors, write_whole
 from k3dreg.store.images_json import image_from_json, image_to_json
 from k3dreg.streaming.workers import Workers
@@ -70,6 +70,7 @@ class Catalogue:
         self._images: dict[Digest, set[Digest]] = {}  # content -> image IDs
         self._count = itertools.count()
         self._files = threading.Lock()
+        self._complaint = ""  # the last that was logged, until a write succeeds
 
     def images_with(self, digest: Digest) -> Sequence[EngineImage]:
         """The images that `digest` is part of, most recently seen first.  No I/O."""
@@ -95,18 +96,29 @@ class Catalogue:
     async def record(self, image: EngineImage, root: Descriptor, contents: Iterable[Digest]) -> None:
         """Remember an image, in place of what was known of the same ID.
 
-        Known at once; on disk when it returns.  Raises `StoreError` or `StoreFull`: then it is known until the next
-        start.  Cancelling does not undo it.
+        Known at once; on disk when it returns.  What cannot be written is logged, and known until the next start.
+        Cancelling does not undo it.
         """
         self._add(_Record(image, root, frozenset(contents)))
         dropped = self._shrink()
-        await self._workers.run(self._flush, [image.id, *dropped])
+        await self._write([image.id, *dropped])
 
     async def forget(self, image: Digest) -> None:
-        """The engine does not hold the image any more.  One that is not known is no error.  Raises `StoreError`."""
+        """The engine does not hold the image any more.  One that is not known is no error."""
         if image in self._records:
             self._remove(image)
-            await self._workers.run(self._flush, [image])
+            await self._write([image])
+
+    async def _write(self, images: list[Digest]) -> None:
+        """Write what is known of `images`.  It is a cache: that it cannot be written fails no request."""
+        try:
+            await self._workers.run(self._flush, images)
+        except StoreError as error:
+            if str(error) != self._complaint:
+                log.warn("what is known of images is not kept: {error} {advice}", error=error, advice=error.advice)
+            self._complaint = str(error)
+        else:
+            self._complaint = ""
 
     def load(self, records: Iterable[_Record]) -> None:
         """What was on disk, seen longest ago first.  For `open_catalogue`."""

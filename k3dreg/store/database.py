@@ -44,12 +44,35 @@ class Database:
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             try:
                 if not read_only:
-                    self._db.execute("PRAGMA journal_mode=WAL")
+                    self._use_log()
                     self._db.execute("PRAGMA synchronous=FULL")
                     self._make()
             except BaseException:
                 self._db.close()
                 raise
+
+    def _use_log(self) -> None:
+        """Use a write-ahead log.
+
+        On a full disk there is no room for the log's index.  With exclusive locking SQLite keeps that index in memory
+        (sqlite.org/wal.html, section 8); no other process can read the list then.
+        """
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._version()
+        except sqlite3.Error as error:
+            if not _is_no_room(error):
+                raise
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode=WAL")
+
+    def reuse_log(self) -> None:
+        """Move what the log holds into the database, so that the next transaction overwrites the log.
+
+        It then needs no room on the disk but what the log has.  Raises `StoreFull` or `StoreError`.
+        """
+        with _database_errors("writing the list of what was pushed"):
+            self._db.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def _make(self) -> None:
         version = self._version()
@@ -94,13 +117,17 @@ class Database:
         self._db.close()
 
 
+def _is_no_room(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) in _NO_ROOM
+
+
 @contextlib.contextmanager
 def _database_errors(what: str) -> Iterator[None]:
     """The database's errors as ours.  A text of SQLite's has no path in it."""
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
+        if _is_no_room(error):
             raise StoreFull(
                 f"no room is left on the disk of the state directory: {what} failed",
                 advice="free some space there, or give k3dreg a smaller --cache-size",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from attrs import define, frozen
 
 from k3dreg.model.digest import Digest
 
+# Seconds for which a blob is not evicted after `use`: time for the caller to begin to send it.
+JUST_USED = 1.0
 # Bytes.  Blobs smaller than this are evicted last: manifests and configs are what a HEAD is answered from, a thousand
 # of them weigh as much as one layer, and without them an image is exported again to answer it.
 SMALL = 64 * 1024
@@ -31,19 +34,27 @@ class Entry:
 
     `verified`: it has been hashed since it could last have been damaged.  `synced`: it is on the disk, not only in
     the kernel's cache.  `stamped`: the time of the last use as the file tells it, in seconds since the epoch.
+    `used`: the time of the last use in this process, by the index's clock.
     """
 
     size: int
     verified: bool
     synced: bool
     stamped: float
+    used: float = float("-inf")
 
 
 class Index:
     """Thread-safe; does no I/O and never waits for any, so the reactor's thread may use it too."""
 
-    def __init__(self, limit: int, is_pinned: Callable[[Digest], bool]) -> None:
-        """`limit` in bytes.  `is_pinned` says what may never be evicted; called in any thread, it must be quick."""
+    def __init__(
+        self, limit: int, is_pinned: Callable[[Digest], bool], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`limit` in bytes.  `is_pinned` says what may never be evicted; called in any thread, it must be quick.
+
+        `now` is the clock, in seconds.
+        """
+        self._now = now
         self._limit = limit
         self._is_pinned = is_pinned
         self._lock = threading.Lock()
@@ -79,6 +90,7 @@ class Index:
             entry = self._entries.pop(digest, None)
             if entry is not None:
                 self._entries[digest] = entry
+                entry.used = self._now()
             return entry
 
     def add(self, digest: Digest, entry: Entry) -> None:
@@ -115,6 +127,11 @@ class Index:
         with self._lock:
             return list(self._holds)
 
+    def is_held(self, digest: Digest) -> bool:
+        """Whether it is held."""
+        with self._lock:
+            return digest in self._holds
+
     def is_wanted(self, digest: Digest) -> bool:
         """Whether it is held or pinned."""
         with self._lock:
@@ -123,8 +140,8 @@ class Index:
     def take_victims(self, excess: int | None = None) -> dict[Digest, Entry]:
         """Remove, and return, what is to be evicted: at least `excess` bytes, or what is beyond the limit.
 
-        Least recently used first, but the small ones after all others; nothing that is held or pinned, even when that
-        leaves too much.
+        Least recently used first, but the small ones after all others; nothing that is held, pinned or used within
+        the last `JUST_USED` seconds, even when that leaves too much.
         """
         with self._lock:
             if excess is None:
@@ -133,10 +150,13 @@ class Index:
                     # The limit is the cache's.  Were the users' own content counted, much of it would leave no cache.
                     excess -= sum(entry.size for digest, entry in self._entries.items() if self._is_pinned(digest))
             victims: dict[Digest, Entry] = {}
+            idle_since = self._now() - JUST_USED
             for small in (False, True):
                 for digest, entry in self._entries.items():
                     if excess <= 0:
                         break
+                    if entry.used > idle_since:
+                        continue
                     if (entry.size < SMALL) is small and digest not in self._holds and not self._is_pinned(digest):
                         victims[digest] = entry
                         excess -= entry.size
@@ -145,6 +165,11 @@ class Index:
                 self._evicted_blobs += 1
                 self._evicted_bytes += entry.size
             return victims
+
+    def sizes(self) -> dict[Digest, int]:
+        """The size of each blob, in bytes."""
+        with self._lock:
+            return {digest: entry.size for digest, entry in self._entries.items()}
 
     def matching(self, wanted: Callable[[Entry], bool]) -> list[Digest]:
         """The blobs whose entries are `wanted`."""

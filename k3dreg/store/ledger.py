@@ -82,8 +82,10 @@ class Ledger:
             try:
                 database.transact(statements)
             except StoreFull:
-                if self._reserve is None or not removing or not self._reserve.release():
+                if self._reserve is None or not removing:
                     raise
+                if not self._reserve.release():
+                    database.reuse_log()
                 try:
                     database.transact(statements)
                 finally:

@@ -45,9 +45,8 @@ class Shelf:
     def start(self) -> None:
         """Find out what is there.  Raises `StoreError`."""
         with storage_errors("reading it"):
-            self._state.clear_staging()
-            found = self._scan()
-        unverified, unsynced = self._state.begin(digest for digest, _, _ in found)
+            found = self._without_damaged(self._scan())
+        unverified, unsynced = self._state.begin({digest: size for digest, size, _ in found})
         for digest, size, used in sorted(found, key=lambda blob: blob[2]):
             self.index.add(digest, Entry(size, digest not in unverified, digest not in unsynced, used))
         self.evict()
@@ -66,7 +65,7 @@ class Shelf:
                     with contextlib.suppress(FileNotFoundError):
                         sync_file(path)
                 self._sync_directories({path.parent for path in paths})
-            self._state.end(self.index.matching(lambda entry: not entry.verified))
+            self._state.end(self.index.matching(lambda entry: not entry.verified), self.index.sizes())
 
     def place(self, staged: Path, digest: Digest, size: int, *, durable: bool) -> None:
         """Make a verified file from the staging directory the blob of this digest.
@@ -191,6 +190,24 @@ class Shelf:
         above = {directory.parent for directory in directories}
         for directory in (*directories, *above, self._state.blobs):
             sync_directory(directory)
+
+    def _without_damaged(self, found: list[tuple[Digest, int, float]]) -> list[tuple[Digest, int, float]]:
+        """Remove the files that have another size than was recorded; return the others."""
+        sizes, good = self._state.last_sizes(), []
+        for digest, size, used in found:
+            expected = sizes.get(digest, size)
+            if size == expected:
+                good.append((digest, size, used))
+                continue
+            log.error(
+                "{digest} has {size} bytes on the disk, not {expected}: it is damaged, and is removed; push it again "
+                "if it was pushed",
+                digest=digest,
+                size=size,
+                expected=expected,
+            )
+            self.path_of(digest).unlink(missing_ok=True)
+        return good
 
     def _scan(self) -> list[tuple[Digest, int, float]]:
         """Digest, size and time of last use of every blob.  Anything else is left alone."""

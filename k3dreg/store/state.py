@@ -13,18 +13,19 @@ All of it blocks: for worker threads.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from k3dreg.log import make_logger
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import InvalidDigest, UsageError
-from k3dreg.store.disk import make_directory, storage_errors, write_whole
+from k3dreg.model.errors import InvalidDigest, StoreFull, UsageError
+from k3dreg.store.disk import make_directory, storage_errors, sync_directory, write_whole
 from k3dreg.store.reserve import Reserve
 
 log = make_logger()
@@ -45,15 +46,23 @@ class Session:
       look at and could not vouch for;
     - it did not, and the boot is the same: only the process died, what it could vouch for is as good as before;
     - it did not, and the boot is another: nothing can be believed before it was hashed.
+
+    `sizes` are those of the blobs that were there, as far as they are known: a file with another size is damaged.
     """
 
     boot: str
     clean: bool
     unverified: frozenset[Digest] = frozenset()
+    sizes: Mapping[Digest, int] = Factory(dict)
 
     def to_json(self) -> bytes:
         """As it is recorded."""
-        value = {"boot": self.boot, "clean": self.clean, "unverified": sorted(map(str, self.unverified))}
+        value = {
+            "boot": self.boot,
+            "clean": self.clean,
+            "unverified": sorted(map(str, self.unverified)),
+            "sizes": {str(digest): size for digest, size in self.sizes.items()},
+        }
         return json.dumps(value).encode("ascii")
 
     @classmethod
@@ -62,7 +71,8 @@ class Session:
         try:
             value = json.loads(data)
             unverified = frozenset(Digest.parse(text) for text in value["unverified"])
-            return cls(str(value["boot"]), value["clean"] is True, unverified)
+            sizes = {Digest.parse(text): int(size) for text, size in value.get("sizes", {}).items()}
+            return cls(str(value["boot"]), value["clean"] is True, unverified, sizes)
         except (ValueError, TypeError, KeyError, AttributeError, InvalidDigest):
             return None
 
@@ -92,22 +102,26 @@ class StateDirectory:
         except OSError as error:
             self._lock.close()
             raise UsageError(f"the state directory {root} is used by another k3dreg; give this one its own") from error
-        self.reserve.release()  # until the start is over
+        # Both make room until the start is over.
+        self.reserve.release()
+        self.clear_staging()
         try:
             self._boot = boot_id_file.read_text("ascii").strip()
         except OSError:
             self._boot = ""  # not Linux: every unclean stop may have been the machine's
 
-    def begin(self, held: Iterable[Digest]) -> tuple[frozenset[Digest], frozenset[Digest]]:
-        """Record that the directory is in use, and say what can be believed of the content `held` in it.
+    def last_sizes(self) -> Mapping[Digest, int]:
+        """The sizes that blobs had when that was last recorded."""
+        last = self._last()
+        return {} if last is None else last.sizes
+
+    def begin(self, held: Mapping[Digest, int]) -> tuple[frozenset[Digest], frozenset[Digest]]:
+        """Record that the directory is in use, and say what can be believed of the content `held` in it, with its size.
 
         Returns what must be hashed before it is believed, and what can be believed but may not be on the disk yet.
         Raises `StoreError`.
         """
-        try:
-            last = Session.from_json(self._session.read_bytes())
-        except OSError:
-            last = None  # the first start; or lost with the power, in which case nothing else can be believed
+        last = self._last()
         everything = frozenset(held)
         same_boot = last is not None and last.boot == self._boot != ""
         unverified = last.unverified & everything if last is not None and (last.clean or same_boot) else everything
@@ -117,26 +131,45 @@ class StateDirectory:
                 "{count} blobs are verified at their next use: the machine had stopped before they were surely on disk",
                 count=len(unverified),
             )
-        self._record(Session(self._boot, clean=False, unverified=unverified))
+        self._record(Session(self._boot, clean=False, unverified=unverified, sizes=held))
         return unverified, unsynced
 
-    def end(self, unverified: Iterable[Digest]) -> None:
-        """Record a clean stop.  Call it when everything but `unverified` has been synced.  Raises `StoreError`."""
-        self._record(Session(self._boot, clean=True, unverified=frozenset(unverified)))
+    def end(self, unverified: Iterable[Digest], sizes: Mapping[Digest, int]) -> None:
+        """Record a clean stop, with the sizes of all blobs.
+
+        Call it when everything but `unverified` has been synced.  Raises `StoreError`.
+        """
+        self._record(Session(self._boot, clean=True, unverified=frozenset(unverified), sizes=sizes))
 
     def clear_staging(self) -> None:
         """Remove what an earlier daemon did not get done."""
-        for left in self.staging.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that is read-only now
+            for left in self.staging.iterdir():
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others use the directory.  Safe any number of times."""
         self._lock.close()
 
+    def _last(self) -> Session | None:
+        try:
+            return Session.from_json(self._session.read_bytes())
+        except OSError:
+            return None  # the first start; or lost with the power, in which case nothing else can be believed
+
     def _record(self, session: Session) -> None:
-        with storage_errors("recording the session"):
-            # Durable: it tells about a power failure.
-            write_whole(self._session, self.staging / "session", session.to_json(), durable=True)
+        """Durable: it tells about a power failure.
+
+        Without room for it there is no record, and then the next start believes nothing that it has not hashed.
+        """
+        try:
+            with storage_errors("recording the session"):
+                write_whole(self._session, self.staging / "session", session.to_json(), durable=True)
+        except StoreFull as error:
+            log.error("{error}; kept blobs are verified after the next start", error=error)
+            with storage_errors("recording the session"):
+                self._session.unlink(missing_ok=True)
+                sync_directory(self.root)

@@ -11,7 +11,7 @@ from k3dreg.model.digest import Digest
 from k3dreg.model.errors import ContentError, ContentGone, DigestMismatch, StoreError
 from k3dreg.model.manifest import LARGEST_CONFIG
 from k3dreg.store.blobs import SETTLING, open_store
-from k3dreg.store.index import SMALL
+from k3dreg.store.index import JUST_USED, SMALL
 from k3dreg.streaming.producing import ConsumerGone
 from tests.fakes.consumers import Reader
 from tests.fakes.stores import LIMIT, StoreTestCase, layer
@@ -237,13 +237,27 @@ class EvictionTests(StoreTestCase):
         leaving.leave()
         self.failureResultOf(sendings[0], ConsumerGone)
         self.assertFalse(self.result(self.store.drop(digest)))
+        self.assertEqual(self.has(digest), [True])
         sendings[1].cancel()
         self.failureResultOf(sendings[1], CancelledError)
+        self.assertEqual(self.has(digest), [False])  # it was to be dropped as soon as that is possible
+
+    def test_a_blob_that_was_just_found_is_not_evicted_but_can_be_dropped(self) -> None:
+        digest = self.put(layer(0))
+        blob = self.blob(digest)
+        for number in range(1, 8):
+            self.put(layer(number), settle=False)
+        self.result(self.store.put(layer(8)))
+        self.assertEqual(self.has(digest), [True])
+        reader = Reader()
+        self.result(blob.send(reader, 0, 2 * SMALL))
+        self.assertEqual(reader.received, layer(0))
         self.assertTrue(self.result(self.store.drop(digest)))
 
     def test_a_blob_that_was_evicted_before_it_was_sent_is_gone(self) -> None:
         digest = self.put(layer(0))
         blob = self.blob(digest)
+        self.clock.advance(JUST_USED)
         for number in range(1, 7):
             self.put(layer(number))
         self.assertEqual(self.has(digest), [False])

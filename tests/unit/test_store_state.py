@@ -167,7 +167,7 @@ class StopTests(StoreTestCase):
 
     def test_without_a_boot_id_every_unclean_stop_counts_as_the_machines(self) -> None:
         self.kill(reboot=False)
-        for held in ([], [self.digest]):
+        for held in ({}, {self.digest: 7}):
             state = StateDirectory(self.root, boot_id_file=self.root / "none")
             self.assertEqual(state.begin(held), (frozenset(held), frozenset()))
             state.close()

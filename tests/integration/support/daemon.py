@@ -107,6 +107,12 @@ class Daemon:
                 return int(line.split()[1]) * 1024
         raise AssertionError(f"no {field}")
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def send(self, number: signal.Signals) -> None:
         """Send it, and wait for nothing."""
         assert self._process is not None
