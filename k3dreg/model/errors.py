@@ -253,5 +253,13 @@ class NotYet(K3dregError):
         self.after = after
 
 
+class TooManyViewers(K3dregError):
+    """As many status pages as k3dreg keeps up to date are open already: ask again in `after` seconds."""
+
+    def __init__(self, message: str, *, after: float) -> None:
+        super().__init__(message)
+        self.after = after
+
+
 class UsageError(K3dregError):
     """A setting that cannot be used; the text is a usage line."""

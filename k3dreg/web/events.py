@@ -11,6 +11,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from k3dreg.log import make_logger
+from k3dreg.model.errors import TooManyViewers
 from k3dreg.web.answers import Headers
 from k3dreg.web.log import CLIENT_GONE, Record
 
@@ -22,6 +23,8 @@ _EVERY = 0.5
 _ALIVE = 15.0
 # Pages that are kept up to date at once: each is looked at by a person.
 _MOST = 32
+# Seconds after which a page for which there is no place is loaded again: as in assets/status.js.
+_AGAIN = 15.0
 
 Parts = Callable[[], Awaitable[Mapping[str, bytes]]]
 
@@ -39,6 +42,10 @@ class Events:
     def is_full(self) -> bool:
         """Whether no more streams are taken."""
         return len(self._streams) >= _MOST
+
+    def refusal(self) -> TooManyViewers:
+        """Return the error for one stream too many."""
+        return TooManyViewers(f"{_MOST} pages are kept up to date already", after=_AGAIN)
 
     def render(self, request: Request, record: Record, headers: Headers) -> int:
         """Answer with a stream, until the client goes away.  Returns what `IResource.render` has to."""

@@ -12,6 +12,7 @@ from twisted.web.server import Request
 
 from k3dreg.interfaces import IMonitoring
 from k3dreg.web.answers import Answer, Headers
+from k3dreg.web.errors import error_answer
 from k3dreg.web.events import Events
 from k3dreg.web.log import Record
 from k3dreg.web.page import document, flatten, recent, running, saved
@@ -74,10 +75,15 @@ class Operations:
 
     def page(self, path: bytes) -> Page | None:
         """What is at this path, or None."""
+        if path == b"/events" and self.has_page and self.events.is_full:
+            return Page("page", self._no_place)
         return (self._with_page if self.has_page else self._always).get(path)
 
     def takes_events(self, request: Request, record: Record) -> bool:
-        """Answer a request for the stream of events; False when it is not one, or there are too many."""
+        """Answer a request for the stream of events; False when it is not one, or there are too many.
+
+        `page` answers what is one too many.
+        """
         if not self.has_page or request.path != b"/events" or request.method != b"GET" or self.events.is_full:
             return False
         record.route, record.quiet = "page", True
@@ -105,6 +111,9 @@ class Operations:
         tree = document(overview, self._monitoring.live(), address, self._clock.seconds())
         data = b"<!DOCTYPE html>\n" + await flatten(tree)
         return Answer(200, (("Content-Type", "text/html; charset=utf-8"), _FRESH, *_SAFE), len(data), data)
+
+    async def _no_place(self, request: Request) -> Answer:
+        return error_answer(self.events.refusal())
 
     async def _moving_parts(self) -> Mapping[str, bytes]:
         now = self._clock.seconds()

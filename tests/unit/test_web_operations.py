@@ -159,7 +159,9 @@ class PageTests(OperationsCase):
             wire = await self.wire()
             wire.transport.write(request("GET", "/events"))
             await wire.head()
-        self.assertEqual((await (await self.wire()).ask("GET", "/events")).status, 404)
+        refused = await (await self.wire()).ask("GET", "/events")
+        self.assertEqual((refused.status, refused.headers["retry-after"]), (503, "15"))
+        self.assertIn("32 pages are kept up to date already", json.loads(refused.body)["errors"][0]["message"])
 
 
 class NoPageTests(OperationsCase):
