@@ -11,7 +11,7 @@ from k3dreg.interfaces import IBlob, IFallback, IRegistry, ServedManifest
 from k3dreg.log import make_logger
 from k3dreg.model.credentials import BasicAuth, Credentials
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import AuthenticationRequired, ImageIncomplete, K3dregError, NotFound
+from k3dreg.model.errors import AuthenticationRequired, ImageIncomplete, K3dregError, NotAnImage, NotFound
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 
@@ -24,7 +24,7 @@ log = make_logger()
 class FallingBack:
     """Docker's content, and behind it the registries that it comes from (`--origin-fallback`).
 
-    Only content with a digest: what a tag means is Docker's to say.
+    What a tag means is Docker's to say, unless the engine cannot hold what the registry has under it (`NotAnImage`).
     """
 
     def __init__(self, docker: IRegistry, fallback: IFallback, *, wanted: bool = True) -> None:
@@ -38,7 +38,8 @@ class FallingBack:
         try:
             return await self._docker.manifest(reference, authorization, trace)
         except (NotFound, ImageIncomplete) as error:
-            if reference.digest is None or not self.wanted:
+            known = reference.digest is not None or isinstance(error, NotAnImage)
+            if not known or not self.wanted:
                 raise
             shown = None if authorization is None else Credentials.of(authorization)
             return await self._otherwise(self._fallback.manifest(reference, shown, trace), error)

@@ -16,6 +16,7 @@ from k3dreg.model.errors import (
     EngineError,
     K3dregError,
     ManifestUnknown,
+    NotAnImage,
     RateLimited,
     UpstreamFailed,
 )
@@ -66,6 +67,17 @@ _DENIED = _words(
     "access to the resource is denied",
     "HTTP 403 response body",
 )
+# What the registry has is no image to this engine.  A layer has been verified when it is unpacked, so that an archive
+# which ends too soon, or has no header, is none.  A connection that is cut reads otherwise.
+_NO_ARCHIVE = r"(?:unexpected EOF|archive/tar: invalid tar header)"
+_NOT_AN_IMAGE = _words(
+    _CLAUSE + r"unsupported media type \S+/\S+$",
+    "unsupported image-specific operation on artifact",
+    "AI models are not yet supported",
+    "invalid rootfs in image configuration",
+    r"failed to register layer: (?:Error processing tar file\(exit status 1\): )?" + _NO_ARCHIVE,
+    r"unpacking failed \(error: exit status 1; output: " + _NO_ARCHIVE,
+)
 # Trouble of the engine's own, with its disk or with unpacking: no other host or credential helps.
 _OWN_TROUBLE = _words(
     "no space left on device",
@@ -93,6 +105,10 @@ _UNKNOWN = _words(
 _PAGE = re.compile(r"\(an HTML page.*")
 _NOT_FOUND_PAGE = _words(r"\(an HTML page: 404\b", "HTTP 404 response body")
 
+_TAKES_IMAGES_ONLY = (
+    "this engine holds images only, and no artifacts: let k3dreg fetch it from its registry (--origin-fallback), or "
+    'use Docker\'s containerd image store ("features": {"containerd-snapshotter": true} in daemon.json)'
+)
 _LOG_IN = "log in to the registry (docker login), or give the node credentials for it"
 
 
@@ -112,6 +128,8 @@ def refusal(status: int, message: str) -> K3dregError:
         return UpstreamFailed(said)
     if status == 401 or _UNAUTHORISED.search(text):
         return AuthenticationRequired(said, advice=_LOG_IN)
+    if _NOT_AN_IMAGE.search(text):
+        return NotAnImage(said, advice=_TAKES_IMAGES_ONLY)
     if _OWN_TROUBLE.search(text):
         return EngineError(said, status=status)
     if status == 403 and not _UNKNOWN.search(text):

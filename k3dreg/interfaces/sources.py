@@ -96,7 +96,7 @@ class IFallback(Interface):
     """Where content may be had that no source gives."""
 
     async def manifest(reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
-        """A manifest by its digest.  `shown` is what the client sent.
+        """A manifest, as its registry has it now.  `shown` is what the client sent.
 
         Raises `NotFound`, or a `Refused` that tells whether credentials would help.
         """

@@ -126,6 +126,10 @@ class ManifestUnknown(NotFound):
     """No manifest by this reference."""
 
 
+class NotAnImage(ManifestUnknown):
+    """An artifact, or an image of a kind that this engine cannot hold: its registry has it."""
+
+
 class BlobUnknown(NotFound):
     """No blob by this digest."""
 

@@ -16,7 +16,7 @@ from k3dreg.log import make_logger
 from k3dreg.model.credentials import Credentials
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
-from k3dreg.model.errors import AuthenticationRequired, BlobUnknown, Denied, K3dregError, ManifestUnknown
+from k3dreg.model.errors import AuthenticationRequired, BlobUnknown, Denied, K3dregError
 from k3dreg.model.manifest import Manifest
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
@@ -64,9 +64,7 @@ class OriginFallback:
         self._asking: Flights[tuple[Reference, Credentials | None], tuple[Descriptor, bytes]] = Flights()
 
     async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
-        """Only by digest: what a tag means is Docker's to say."""
-        if reference.digest is None:
-            raise ManifestUnknown(f"{reference} is not asked for by digest")
+        """As the registry has it now: nothing but the content is kept."""
         repository = await self._upstream(reference.repository)
         key = ("manifest", reference, shown)
         self._refused.check(key)

@@ -52,6 +52,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     # Not here: a node asks its next host.
     errors.NotFound: (404, "MANIFEST_UNKNOWN"),
     errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
+    errors.NotAnImage: (404, "MANIFEST_UNKNOWN"),
     errors.BlobUnknown: (404, "BLOB_UNKNOWN"),
     errors.NameUnknown: (404, "NAME_UNKNOWN"),
     errors.RouteUnknown: (404, "UNSUPPORTED"),

@@ -14,7 +14,14 @@ import pytest
 from attrs import evolve
 
 from tests.integration.conftest import EXPORTS_ONLY, READERS_ONLY
-from tests.integration.support.artifacts import a_signature, an_artifact, load_classic, load_layout, with_foreign_layer
+from tests.integration.support.artifacts import (
+    a_model,
+    a_signature,
+    an_artifact,
+    load_classic,
+    load_layout,
+    with_foreign_layer,
+)
 from tests.integration.support.daemon import running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.puller import Puller
@@ -73,6 +80,8 @@ ARTIFACTS = {
     "chart": lambda: an_artifact(
         "application/vnd.cncf.helm.config.v1+json", ["application/vnd.cncf.helm.chart.content.v1.tar+gzip"]
     ),
+    "wasm": lambda: an_artifact("application/vnd.wasm.config.v0+json", ["application/wasm"]),
+    "model": a_model,
     "unknown": lambda: an_artifact("application/vnd.unknown.config.v1+json", [LAYER_TAR], {}),
 }
 
@@ -142,3 +151,24 @@ def test_what_an_export_cannot_give_costs_one_export_however_often_it_is_asked_f
             assert daemon.log().count(f"exporting registry.example/{path}:1 (") == 1
     finally:
         docker.remove(f"registry.example/{path}:1")
+
+
+@pytest.mark.engines(*CLASSIC_STORES, "podman")
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_what_an_engine_of_images_only_cannot_hold_is_not_there_or_comes_from_its_registry(
+    engine: EngineAddress, registry: Scripted, kind: str, tmp_path: Path
+) -> None:
+    image = ARTIFACTS[kind]()
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    with held(registry, image, engine) as repository:
+        with running(engine, tmp_path / "without") as daemon:
+            answer = Puller(daemon.host, registry.address).manifest(repository, "1")
+            assert (answer.status, answer.json["errors"][0]["code"]) == (404, "MANIFEST_UNKNOWN")
+            assert "--origin-fallback" in answer.json["errors"][0]["detail"]["advice"]
+        with running(engine, tmp_path / "with", "--origin-fallback") as daemon:
+            puller = Puller(daemon.host, registry.address)
+            for method in ("HEAD", "GET"):
+                answer = puller.manifest(repository, "1", method)
+                assert (answer.status, answer.digest) == (200, image.root)
+            puller.image(repository, "1")

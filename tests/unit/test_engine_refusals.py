@@ -13,6 +13,7 @@ from k3dreg.model.errors import (
     EngineError,
     K3dregError,
     ManifestUnknown,
+    NotAnImage,
     RateLimited,
     UpstreamFailed,
 )
@@ -249,6 +250,41 @@ _SAID: list[tuple[str, int, str, type[K3dregError]]] = [
     ("reserved name", 403, "'scratch' is a reserved name", ManifestUnknown),
     ("disk full", 0, "failed to register layer: write /usr/lib/x: no space left on device", EngineError),
     ("the engine's own files", 500, "open /var/lib/docker/tmp/x: permission denied", EngineError),
+    ("artifact, classic", 0, "unsupported media type application/vnd.cncf.helm.config.v1+json", NotAnImage),
+    ("signature, classic", 0, "unsupported media type application/vnd.dev.cosign.simplesigning.v1+json", NotAnImage),
+    (
+        "artifact, Podman",
+        500,
+        'unsupported image-specific operation on artifact with type "application/vnd.wasm.config.v1+json"',
+        NotAnImage,
+    ),
+    (
+        "model, Docker 28",
+        0,
+        'AI models are not yet supported by the Engine, please use "docker model pull/run" instead',
+        NotAnImage,
+    ),
+    ("model, Docker 26", 0, "failed to register layer: unexpected EOF", NotAnImage),
+    (
+        "model, Docker 20.10",
+        0,
+        "failed to register layer: Error processing tar file(exit status 1): unexpected EOF",
+        NotAnImage,
+    ),
+    (
+        "signature, Podman",
+        0,
+        'unable to copy from source docker://h.io/n/a:1: writing blob: adding layer with blob "sha256:00"/""/"": '
+        "unpacking failed (error: exit status 1; output: unexpected EOF)",
+        NotAnImage,
+    ),
+    (
+        "connection cut, Podman",
+        0,
+        "unable to copy from source docker://h.io/n/a:1: writing blob: happened during read: unexpected EOF",
+        UpstreamFailed,
+    ),
+    ("not a config", 0, "invalid rootfs in image configuration", NotAnImage),
     ("no words", 500, "", UpstreamFailed),
     ("no words, not found", 404, "", ManifestUnknown),
 ]

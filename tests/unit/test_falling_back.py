@@ -23,6 +23,7 @@ from k3dreg.model.errors import (
     ImageIncomplete,
     K3dregError,
     ManifestUnknown,
+    NotAnImage,
     UpstreamFailed,
 )
 from k3dreg.model.reference import Reference, Repository
@@ -69,6 +70,7 @@ class Registries:
         self.error: K3dregError | None = None
         self.asked: list[tuple[str, Credentials | None, int | None]] = []
         self.gate: Deferred[None] | None = None
+        self.tag = ""
 
     def _check(self, what: str, credentials: Credentials | None, size: int | None = None) -> None:
         self.asked.append((what, credentials, size))
@@ -81,7 +83,7 @@ class Registries:
         self._check(str(reference), credentials)
         if self.gate is not None:
             await self.gate
-        if reference.digest != Digest.of(MANIFEST):
+        if str(reference.target) not in (self.tag, str(Digest.of(MANIFEST))):
             raise ManifestUnknown("the registry says no")
         return Descriptor(media_types.OCI_MANIFEST, Digest.of(MANIFEST), len(MANIFEST)), MANIFEST
 
@@ -163,6 +165,13 @@ class FallingBackTests(SynchronousTestCase):
     def test_what_a_tag_means_is_docker_s_to_say(self) -> None:
         self.assertIs(self.refusal(BY_TAG), self.docker.error)
         self.assertEqual(self.registries.asked, [])
+
+    def test_what_is_no_image_to_docker_comes_from_its_registry_by_tag_too(self) -> None:
+        self.docker.error = NotAnImage("unsupported media type application/vnd.cncf.helm.config.v1+json")
+        self.registries.tag = "1"
+        self.assertEqual(self.manifest(BY_TAG), MANIFEST)
+        self.registries.error = UpstreamFailed("it cannot be reached")
+        self.assertIs(self.refusal(BY_TAG), self.docker.error)
 
     def test_an_engine_that_is_down_is_no_reason_to_ask_elsewhere(self) -> None:
         self.docker.error = EngineUnavailable("down")

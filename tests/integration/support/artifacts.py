@@ -33,6 +33,17 @@ def a_signature() -> ScriptedImage:
     return assemble(CONFIG, config, [(SIGNATURE_LAYER, layer)])
 
 
+def a_model() -> ScriptedImage:
+    """As Docker's model runner keeps a model: a config with the digests of layers that are no archives."""
+    layer = os.urandom(2000)
+    config = to_json(
+        {"config": {"format": "gguf"}, "rootfs": {"type": "rootfs", "diff_ids": [digest_of(layer)]}},
+    )
+    return assemble(
+        "application/vnd.docker.ai.model.config.v0.1+json", config, [("application/vnd.docker.ai.gguf.v3", layer)]
+    )
+
+
 def with_foreign_layer(image: ScriptedImage) -> ScriptedImage:
     """The image with one more layer, which may not be distributed and whose bytes are nowhere."""
     manifest, absent = json.loads(image.contents[image.root][1]), os.urandom(100)
