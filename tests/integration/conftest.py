@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,18 @@ HERE = Path(__file__).parent
 
 # Without the engine's files, what Docker holds comes from `docker save`: the source that always works.
 EXPORTS_ONLY = ("--reader", "off")
+# What most users have, and the oldest engine.  The other engines run the tests of what k3dreg relies on in an engine.
+MATRIX = ("docker29", "docker29-classic", "docker20")
+# Modules of tests that share no engine, node or registry with others, so they run beside all else.
+APART = ("test_beyond_conformance", "test_conformance", "test_crash", "test_fuzz", "test_k3d", "test_push_limits")
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): only these of the engines")
+    config.addinivalue_line("markers", "every_engine: on all engines, and not on those of the matrix alone")
+    config.addinivalue_line("markers", "xdist_group(name): one process runs all of the group; for pytest-xdist")
     config.addinivalue_line("markers", "nodes(*names): only these of the nodes")
 
 
@@ -34,17 +41,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.integration)
+            # One process of pytest-xdist has the engines, nodes and registries to itself (`--dist loadgroup`).
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.stem in APART else "rig"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`engine` stands for every engine, or for those that the test's marker names; `node` for every node.
+    """`engine` stands for the engines that the test's marker names, else for the matrix; `node` for every node.
 
     One that is not there is named all the same: the test skips, or on the CI machine fails.
     """
     if "engine" in metafunc.fixturenames:
         there = {engine.name: engine for engine in [*rig.engines(), *rig.spares(), *rig.podmans()]}
         marker = metafunc.definition.get_closest_marker("engines")
-        names = marker.args if marker else [engine.name for engine in rig.engines()] or ["docker28"]
+        every = metafunc.definition.get_closest_marker("every_engine") is not None
+        names = marker.args if marker else _matrix([engine.name for engine in rig.engines()], every)
         choice = [there.get(name, rig.EngineAddress(name, "")) for name in names]
         # Module scope: pytest puts the tests of one engine together, so they share a daemon.
         metafunc.parametrize("engine", choice, indirect=True, ids=names, scope="module")
@@ -53,6 +63,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = metafunc.definition.get_closest_marker("nodes")
         nodes = [node for node in nodes if only is None or node.name in only.args]
         metafunc.parametrize("node", nodes, indirect=True, ids=[node.name for node in nodes], scope="function")
+
+
+def _matrix(there: list[str], every: bool) -> Sequence[str]:
+    """Return the engines of a test that names none; of a rig that has no engine of the matrix, all that are there."""
+    if every:
+        return there or MATRIX
+    if os.environ.get("CI") == "true":
+        return MATRIX
+    return [name for name in MATRIX if name in there] or there or MATRIX
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from attrs import frozen
 
 from k3dreg.tools.config_files import text_of
 from tests.integration.support import rig
+from tests.integration.support.clients import around
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.node import Node, PullFailed
@@ -33,7 +34,7 @@ from tests.integration.support.private import (
 )
 from tests.integration.support.registry_client import Answer, RegistryClient, digest_of, manifest
 from tests.integration.support.rig import EngineAddress
-from tests.integration.test_push_clients import NOBODY, need
+from tests.integration.test_push_clients import NOBODY
 
 USER, PASSWORD = "anna", "pa:ss w0rd"
 WRONG = "n0t-the-passw0rd"
@@ -154,7 +155,7 @@ def pushed(registry: Daemon) -> str:
 def test_tools_log_in_pull_and_push(
     registry: Daemon, tools: Tools, pulls_need_login: bool, program: str, login: str, pull: str, push: str
 ) -> None:
-    need(tools.words, program)
+    around(tools.words, program)
     config = tools.run("mktemp -d").strip()
     home = f"export DOCKER_CONFIG={config} REGISTRY_AUTH_FILE={config}/config.json;"
     names = {"host": registry.host, "source": pushed(registry)}

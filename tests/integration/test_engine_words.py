@@ -25,6 +25,8 @@ from tests.integration.support.private import basic, request
 from tests.integration.support.rig import EngineAddress
 from tests.integration.support.scripted import Reply, Scripted, an_image, an_index, refusal
 
+pytestmark = pytest.mark.every_engine
+
 # Status, code, and whether it asks for credentials.
 Told = tuple[int, str, bool]
 Ask = Callable[[str, str, str], tuple[Told, str]]

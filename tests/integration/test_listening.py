@@ -16,13 +16,14 @@ import pytest
 from tests.fakes.certificates import Authority
 from tests.integration.conftest import Push, PushedImage
 from tests.integration.support import images, rig
+from tests.integration.support.clients import around
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import VERDICT
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.one_file import archive, content_of, from_registry
 from tests.integration.support.registry_client import RegistryClient
-from tests.integration.test_push_clients import NOBODY, need
+from tests.integration.test_push_clients import NOBODY
 from tests.integration.test_push_clients import run as run_tool
 
 
@@ -142,7 +143,7 @@ def test_docker_pushes_over_https(engine: rig.EngineAddress, pushes: Https) -> N
     ],
 )
 def test_tools_copy_over_https(pushes: Https, tools: list[str], program: str, command: str) -> None:
-    need(tools, program)
+    around(tools, program)
     name, client = f"https/{uuid.uuid4().hex[:12]}", RegistryClient(pushes.plain.host)
     client.push_image(name, "t", os.urandom(2_000_000))
     directory = run_tool(tools, "mktemp -d").strip()

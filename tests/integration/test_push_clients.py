@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import rig
+from tests.integration.support.clients import around
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
@@ -109,11 +110,6 @@ def run(tools: list[str], command: str, stdin: bytes = b"") -> str:
     return done.stdout.decode()
 
 
-def need(tools: list[str], program: str) -> None:
-    if subprocess.run([*tools, "which", program], capture_output=True, check=False).returncode != 0:
-        rig.unavailable(f"{program} is not installed:")
-
-
 # The image comes as the tar of an OCI layout, so everything has to be sent.
 _UNPACKED = 'd=$(mktemp -d); trap "rm -r $d" EXIT; tar -xC $d;'
 PUSHES = {
@@ -122,14 +118,16 @@ PUSHES = {
     "oras": "oras copy --from-oci-layout --to-plain-http $d:t {image}",
     "podman": "id=$(podman pull -q oci:$d:t); s=0; podman push --tls-verify=false $id docker://{image} || s=1;"
     " podman rmi -f $id; exit $s",
+    "regctl-current": "i={image}; regctl --host reg=${{i%%/*}},tls=disabled image copy ocidir://$d:t $i",
 }
+PUSHES |= {f"{program}-current": PUSHES[program] for program in ("crane", "oras")}
 
 
 def pushed_by(registry: Daemon, tools: list[str], program: str) -> tuple[str, bytes]:
     """Returns the repository, where it is tagged `t`, and what the image's one file holds."""
-    need(tools, program)
     content, repository = os.urandom(3_000_000), f"{program}/{uuid.uuid4().hex[:12]}"
-    run(tools, _UNPACKED + PUSHES[program].format(image=f"{registry.host}/{repository}:t"), layout(content))
+    command = _UNPACKED + PUSHES[program].format(image=f"{registry.host}/{repository}:t")
+    run(around(tools, program), command, layout(content))
     return repository, content
 
 
@@ -163,6 +161,64 @@ def test_buildx_builds_and_pushes(engine: EngineAddress, registry: Daemon) -> No
     check_node_pulls(registry, repository, content, rig.nodes()[:1])
 
 
+def test_ko_builds_and_pushes(registry: Daemon, tools: list[str], tmp_path: Path) -> None:
+    """From Go's source, on a base that is in the registry."""
+    base, _ = pushed_by(registry, tools, "crane-current")
+    repository, message = f"ko/{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
+    (tmp_path / "go.mod").write_text("module k3dreg.invalid/app\n\ngo 1.24\n")
+    source = f'package main\n\nimport "os"\n\nfunc main() {{ os.Stdout.WriteString("{message}") }}\n'
+    (tmp_path / "main.go").write_text(source)
+    settings = {
+        "KO_DOCKER_REPO": f"{registry.host}/{repository}",
+        "KO_DEFAULTBASEIMAGE": f"{registry.host}/{base}:t",
+        "GOTOOLCHAIN": "local",
+    }
+    words = [*around(tools, "ko-current"), *(f"{name}={value}" for name, value in settings.items())]
+    build = "ko build --bare --insecure-registry --platform linux/amd64 --sbom none --tags t ."
+    run(words, f"cd {shlex.quote(str(tmp_path))} && {build}")
+    if not rig.nodes():
+        rig.unavailable("K3DREG_TEST_NODES is not set:")
+    node, image = Node(rig.nodes()[0]), f"{registry.host}/{repository}:t"
+    (made,) = mirror(node, [registry.host], registry.host)
+    try:
+        node.pull(image)
+        assert node.run(image) == message
+    finally:
+        node.clean()
+        (made / "hosts.toml").unlink()
+        made.rmdir()
+
+
+def test_buildctl_builds_and_pushes(registry: Daemon, tools: list[str], tmp_path: Path) -> None:
+    """BuildKit's own client and daemon, as CI systems have them."""
+    content, repository = os.urandom(3_000_000), f"buildctl/{uuid.uuid4().hex[:12]}"
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY content /\n")
+    (context / "content").write_bytes(content)
+    address = f"unix://{tmp_path}/buildkitd.sock"
+    # Nothing is executed in a container here, so no runtime is needed.
+    daemon = ["buildkitd", "--root", str(tmp_path / "root"), "--addr", address, "--containerd-worker=false"]
+    daemon += ["--oci-worker-snapshotter=native", "--oci-worker-binary=/bin/true", "--otel-socket-path", ""]
+    words = around(tools, "buildctl-current")
+    with (tmp_path / "buildkitd.log").open("wb") as log:
+        process = subprocess.Popen([*words, *daemon], stdout=log, stderr=log)
+    try:
+        client = f"buildctl --addr {address}"
+        run(words, f"timeout 60 sh -c 'until {client} debug workers; do sleep 0.2; done'")
+        output = f"type=image,name={registry.host}/{repository}:t,push=true,registry.insecure=true"
+        run(
+            words,
+            f"{client} build --frontend dockerfile.v0 --local context={context} --local dockerfile={context}"
+            f" --output {output}",
+        )
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert content_of(from_registry(RegistryClient(registry.host), repository), "t") == content
+    check_node_pulls(registry, repository, content, rig.nodes()[:1])
+
+
 # From one repository to another of the same registry, so what can be mounted is.
 COPIES = {
     "crane": "crane copy --insecure {source} {target} && crane validate --insecure --remote {target}",
@@ -170,19 +226,23 @@ COPIES = {
     "oras": "oras copy --from-plain-http --to-plain-http {source} {target}",
     "podman": "podman pull --tls-verify=false {source} && podman tag {source} {target} && s=0;"
     " podman push --tls-verify=false {target} || s=1; podman rmi -f {target} {source}; exit $s",
+    "regctl-current": "i={source}; regctl --host reg=${{i%%/*}},tls=disabled image copy $i {target}",
 }
+COPIES |= {f"{program}-current": COPIES[program] for program in ("crane", "oras")}
 
 
 @pytest.mark.parametrize("program", COPIES)
 def test_clients_copy_an_image(registry: Daemon, tools: list[str], program: str) -> None:
     repository, content = pushed_by(registry, tools, program)
     source, target = (f"{registry.host}/{each}:t" for each in (repository, f"{repository}/copy"))
-    run(tools, COPIES[program].format(source=source, target=target))
+    run(around(tools, program), COPIES[program].format(source=source, target=target))
     assert content_of(from_registry(RegistryClient(registry.host), f"{repository}/copy"), "t") == content
 
 
-def test_crane_lists_and_deletes(registry: Daemon, tools: list[str]) -> None:
-    repository, _ = pushed_by(registry, tools, "crane")
+@pytest.mark.parametrize("program", ["crane", "crane-current"])
+def test_crane_lists_and_deletes(registry: Daemon, tools: list[str], program: str) -> None:
+    repository, _ = pushed_by(registry, tools, program)
+    tools = around(tools, program)
     name = f"{registry.host}/{repository}"
     assert run(tools, f"crane ls --insecure {name}").split() == ["t"]
     assert repository in run(tools, f"crane catalog --insecure {registry.host}").split()
@@ -190,8 +250,10 @@ def test_crane_lists_and_deletes(registry: Daemon, tools: list[str]) -> None:
     assert RegistryClient(registry.host).get(f"/v2/{repository}/manifests/t").status == 404
 
 
-def test_oras_attaches_a_referrer_and_finds_it(registry: Daemon, tools: list[str]) -> None:
-    repository, content = pushed_by(registry, tools, "oras")
+@pytest.mark.parametrize("program", ["oras", "oras-current"])
+def test_oras_attaches_a_referrer_and_finds_it(registry: Daemon, tools: list[str], program: str) -> None:
+    repository, content = pushed_by(registry, tools, program)
+    tools = around(tools, program)
     name, client = f"{registry.host}/{repository}:t", RegistryClient(registry.host)
     sbom = b"an SBOM says hello"
     attach = "cat > sbom.txt && oras attach --plain-http --artifact-type example/sbom {name} sbom.txt:text/plain"

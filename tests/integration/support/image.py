@@ -22,17 +22,19 @@ def inner(engine: EngineAddress) -> str:
     return engine.socket[engine.socket.index("/k3dreg-test/") :]
 
 
-def build(engine: EngineAddress) -> str:
-    """`docker build`, out of what `.dockerignore` lets through; returns the image's name."""
+def build(engine: EngineAddress, name: str = IMAGE, network: str = "host") -> str:
+    """`docker build`, out of what `.dockerignore` lets through; returns the image's name.
+
+    Most engines of the tests have no network of their own, so packages are fetched by this machine's.
+    """
     docker, base = Docker(engine.socket), Path(rig.setting("K3DREG_TEST_BASE"))
     if docker.inspect(BASE) is None:
         with base.open("rb") as file:
             query = {"fromSrc": "-", "repo": BASE.partition(":")[0], "tag": "latest"}
             docker.progress("POST", "/images/create", body=file, query=query, content_type="application/x-tar")
-    # Packages are fetched as this machine fetches them, so the network is its own, too.
-    words = ["build", "--network", "host", "--build-arg", f"BASE={BASE}", "--tag", IMAGE, "-"]
+    words = ["build", "--network", network, "--build-arg", f"BASE={BASE}", "--tag", name, "-"]
     client(engine, *words, stdin=_context())
-    return IMAGE
+    return name
 
 
 def client(engine: EngineAddress, *words: str, stdin: bytes, **variables: str) -> str:

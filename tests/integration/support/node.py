@@ -88,17 +88,12 @@ class Node:
         """containerd's own command line client, in the node's file system.  Returns what it prints."""
         return self._ctr(*arguments, seconds=seconds).decode()
 
+    def _enter(self) -> list[str]:
+        """Return the words before a command that run it where containerd runs."""
+        return ["chroot", str(self.address.chroot)]
+
     def _ctr(self, *arguments: str, seconds: float = 120) -> bytes:
-        command = [
-            "chroot",
-            str(self.address.chroot),
-            "ctr",
-            "-a",
-            self.address.inner_socket,
-            "-n",
-            "k8s.io",
-            *arguments,
-        ]
+        command = [*self._enter(), "ctr", "-a", self.address.inner_socket, "-n", "k8s.io", *arguments]
         done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
         assert done.returncode == 0, f"{self.name}: ctr {' '.join(arguments)}\n{done.stderr.decode()}"
         return done.stdout

@@ -79,6 +79,14 @@ def nodes() -> list[NodeAddress]:
     return found
 
 
+def bridged() -> tuple[EngineAddress, int]:
+    """Return the engine that has bridge networks, and a process in its network namespace."""
+    setting("K3DREG_TEST_BRIDGED")
+    [(name, value)] = _pairs("K3DREG_TEST_BRIDGED")
+    url, _, pid = value.rpartition(":")
+    return EngineAddress(name, url), int(pid)
+
+
 def unavailable(what: str) -> NoReturn:
     """Skips the test; on the CI machine, where nothing may be missing, fails it."""
     if os.environ.get("CI") == "true":
