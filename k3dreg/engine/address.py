@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
@@ -10,6 +11,8 @@ from k3dreg.model.errors import UsageError
 
 _TCP_PORT = 2375  # the IANA port of Docker's plain API
 _TLS_PORT = 2376  # and of the same with TLS
+# From the first colon that is not the scheme's to the last @: wherever a URL is broken, the password is in between.
+_PASSWORD = re.compile(r":(?!//).*@", re.DOTALL)
 _USAGE = "use unix:///path/to/docker.sock, tcp://HOST[:PORT], http://HOST[:PORT] or ssh://[USER@]HOST[:PORT]"
 
 
@@ -65,7 +68,7 @@ def parse_engine_url(url: str, tls: TlsMaterial | None = None) -> EngineAddress:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise UsageError(f"not the address of an engine: {url!r}; {_USAGE}") from error
+        raise UsageError(_complaint(url)) from error
     extra = parts.query or parts.fragment
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/") and not extra:
         return EngineAddress(path=parts.path)
@@ -79,4 +82,9 @@ def parse_engine_url(url: str, tls: TlsMaterial | None = None) -> EngineAddress:
         if parts.scheme == "https" and tls is None:
             tls = TlsMaterial()
         return EngineAddress(host=host, port=port or (_TLS_PORT if tls else _TCP_PORT), tls=tls)
-    raise UsageError(f"not the address of an engine: {url!r}; {_USAGE}")
+    raise UsageError(_complaint(url))
+
+
+def _complaint(url: str) -> str:
+    """Return what is wrong with `url`, without the password that it may hold: errors are logged and sent on."""
+    return f"not the address of an engine: {_PASSWORD.sub(':...@', url)!r}; {_USAGE}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from attrs import asdict, frozen
 
+from k3dreg import __version__
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 
@@ -36,5 +38,7 @@ def as_text(checks: Sequence[Check]) -> str:
 
 
 def as_json(checks: Sequence[Check]) -> str:
-    """One object, for programs."""
-    return json.dumps({"ok": not status_of(checks), "checks": [asdict(check) for check in checks]})
+    """Return one object, for programs."""
+    return json.dumps(
+        {"version": __version__, "ok": not status_of(checks), "checks": [asdict(check) for check in checks]}
+    )

@@ -123,3 +123,13 @@ def test_options_behind_an_image_are_told_to_come_before_it(capsys: pytest.Captu
     status, _, err = run(capsys, "why", "nginx", "--docker", "unix:///x")
     assert status == 2
     assert "'--docker': options come before images" in err
+
+
+@pytest.mark.parametrize(
+    "url", ["tcp://u:s3cret@h:1", "ssh://u:s3cret@h", "tcp://u:s3cret@h:x", "u:s3cret@h", "s://:s3cret@[h"]
+)
+def test_a_password_in_an_address_is_not_repeated(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "doctor", "--docker", url)
+    assert (status, out) == (2, "")
+    assert "not the address of an engine" in err
+    assert "s3cret" not in err

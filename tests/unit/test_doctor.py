@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from k3dreg import __version__
 from k3dreg.config import Options
 from k3dreg.engine.address import EngineAddress
 from k3dreg.engine.client import Engine
@@ -318,5 +319,5 @@ def test_the_status_and_the_texts() -> None:
     assert (status_of([good, poor]), status_of([good, bad])) == (0, 1)
     assert as_text([bad]) == "fail  fail: seen\n      do it"
     told = json.loads(as_json([good, bad]))
-    assert told["ok"] is False
+    assert (told["ok"], told["version"]) == (False, __version__)
     assert told["checks"][1] == {"name": FAIL, "verdict": FAIL, "says": "seen", "advice": "do it"}
