@@ -150,7 +150,7 @@ def held(engine: EngineAddress, daemon: Daemon) -> Iterator[Held]:
     yield from hold(engine, daemon, SIZE)
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker26", "podman")
+@pytest.mark.engines("docker29", "docker29-classic", "docker28", "docker28-classic", "docker26", "podman")
 def test_ranges_of_what_docker_holds(held: Held, daemon: Daemon) -> None:
     client = RegistryClient(daemon.host)
     # The first request for it comes before anything of it was read.
