@@ -1,0 +1,121 @@
+"""Real k3d clusters on the engine that has bridge networks (`.ci/engines`, docker29-bridged).
+
+Only the nodes' image is a stand-in (`k3s/`): rancher/k3s comes from a registry that tests do not reach.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.integration.support import image, rig
+from tests.integration.support.docker_api import Docker, build_context
+from tests.integration.support.node import Node, PullFailed
+
+NODE_IMAGE = "k3dreg-test-k3s:v1.36.2-k3s1"
+HERE = Path(__file__).parent / "k3s"
+# The stand-in has no load balancer's image.  k3d's tools container may be any that waits.
+MORE = ("--no-lb", "--image", NODE_IMAGE, "--timeout", "120s")
+
+
+def documented(beginning: str) -> list[str]:
+    """Return the words of the README's first command that begins so."""
+    text = (rig.REPOSITORY / "README.md").read_text().replace("\\\n", " ")
+    command = re.search(rf"^    ({re.escape(beginning)}.*)$", text, re.MULTILINE)
+    assert command, f"README.md has no command that begins with {beginning}"
+    return shlex.split(command[1])
+
+
+class ClusterNode(Node):
+    """A node that is a container, in namespaces of its own."""
+
+    def __init__(self, name: str, pid: int) -> None:
+        root = Path(f"/proc/{pid}/root")
+        super().__init__(rig.NodeAddress(name, root / "run/k3s/containerd/containerd.sock", root))
+        self._pid = pid
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--net"]
+
+
+@frozen
+class Clusters:
+    """k3d, as a user of the engine's machine has it.  `pid` is a process in the engine's network namespace."""
+
+    engine: rig.EngineAddress
+    pid: int
+    home: Path
+
+    @property
+    def docker(self) -> Docker:
+        return Docker(self.engine.socket)
+
+    def prepare(self) -> None:
+        """Build k3dreg's image and the nodes', with the engine's own network."""
+        assert documented("docker build") == ["docker", "build", "-t", "k3dreg", "."]
+        image.build(self.engine, "k3dreg:latest", network="default")
+        files = {file.name: file.read_bytes() for file in HERE.iterdir() if file.is_file()}
+        for command in ("containerd", "containerd-shim-runc-v2", "ctr"):
+            files[command] = rig.program(command).read_bytes()
+        words = ["build", "--build-arg", f"BASE={image.BASE}", "--tag", NODE_IMAGE, "-"]
+        image.client(self.engine, *words, stdin=build_context(files))
+
+    def run(self, *words: str | Path) -> str:
+        """Run a command in the engine's network, at the top of this repository."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "DOCKER_HOST": self.engine.url,
+            "K3D_IMAGE_TOOLS": NODE_IMAGE,
+        }
+        done = subprocess.run(
+            ["nsenter", f"--target={self.pid}", "--net", *words],
+            cwd=rig.REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=240,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{shlex.join(map(str, words))} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def k3d(self, *words: str) -> str:
+        return self.run(rig.program("k3d"), *words)
+
+    def nodes(self, cluster: str) -> dict[str, Node]:
+        """Return the cluster's nodes that run, by their names."""
+        filters = f'{{"label": ["k3d.cluster={cluster}"], "status": ["running"]}}'
+        found: dict[str, Node] = {}
+        for container in self.docker.ask("GET", "/containers/json", filters=filters):
+            if container["Labels"]["k3d.role"] in ("server", "agent"):
+                name = container["Names"][0].lstrip("/")
+                found[name] = ClusterNode(name, self.docker.ask("GET", f"/containers/{name}/json")["State"]["Pid"])
+        return found
+
+    def clear(self) -> None:
+        """Delete all clusters and registries of k3d."""
+        self.k3d("cluster", "delete", "--all")
+        self.k3d("registry", "delete", "--all")
+
+
+def pull_as_kubelet_does(node: Node, name: str, seconds: float = 60) -> None:
+    """Pull, and when that fails, again after a moment."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            node.pull(name)
+        except PullFailed:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+        else:
+            return
