@@ -13,7 +13,7 @@ from tests.integration.support.daemon import Daemon
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.rig import EngineAddress
 
-pytestmark = pytest.mark.engines("docker28")
+pytestmark = pytest.mark.engines("docker29")
 
 
 def of_k3s(host: str) -> str:
@@ -56,7 +56,7 @@ def test_a_node_pulls_through_k3dreg(
     daemon.check_log()
 
 
-@pytest.mark.engines("docker28-classic")
+@pytest.mark.engines("docker29-classic")
 def test_what_k3dreg_cannot_give_comes_from_elsewhere_unless_nobody_else_is_to_be_asked(
     engine: EngineAddress, daemon: Daemon, default_host: Node, small_image: PushedImage
 ) -> None:

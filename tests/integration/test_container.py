@@ -20,7 +20,7 @@ from tests.integration.support.registry_client import RegistryClient
 from tests.integration.support.rig import EngineAddress
 
 # A classic store says how large an image is unpacked.
-pytestmark = pytest.mark.engines("docker28-classic-spare")
+pytestmark = pytest.mark.engines("docker29-classic-spare")
 
 LARGEST = 150_000_000
 

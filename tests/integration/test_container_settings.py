@@ -20,7 +20,7 @@ from tests.integration.support.private import PrivateUpstream, manifest_path, pu
 from tests.integration.support.registry_client import RegistryClient
 from tests.integration.support.rig import EngineAddress
 
-pytestmark = pytest.mark.engines("docker28-classic-spare")
+pytestmark = pytest.mark.engines("docker29-classic-spare")
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_made_up_hosts_of_aws_hold_up_no_blobs(engine: EngineAddress, silent: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     daemon = Daemon(engine, tmp_path / "run/state", tmp_path / "run/log")

@@ -85,7 +85,7 @@ def test_docker_login_on_this_host_counts(
     _log_in(engine, private, image, where, tmp_path, monkeypatch, 200)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_docker_auth_config_counts_before_a_login(
     engine: EngineAddress, private: PrivateUpstream, image: SmallImage, tmp_path: Path
 ) -> None:
@@ -106,7 +106,7 @@ def test_docker_auth_config_counts_before_a_login(
         daemon.stop()
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 @pytest.mark.parametrize("where", ["broken helper", "another host"])
 def test_a_login_that_is_of_no_use_leaves_the_image_to_the_clients_credentials(
     engine: EngineAddress,

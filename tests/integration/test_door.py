@@ -91,7 +91,7 @@ def pulls_need_login(request: pytest.FixtureRequest) -> bool:
 
 
 # The Docker client of the tests lives with these engines; they push in ways of their own.
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_docker_logs_in_and_pushes(
     engine: EngineAddress, registry: Daemon, tools: Tools, pulls_need_login: bool
 ) -> None:
@@ -212,7 +212,7 @@ def head(daemon: Daemon, image: SmallImage, authorization: str = "") -> tuple[in
     return response.status, "WWW-Authenticate" in response.headers
 
 
-@pytest.mark.engines("docker28", "docker20")
+@pytest.mark.engines("docker29", "docker20")
 @pytest.mark.parametrize("anonymous", [False, True])
 def test_our_password_opens_no_other_registry_and_a_pods_secret_still_does(
     engine: EngineAddress,

@@ -84,7 +84,7 @@ def test_a_token_comes_from_aws_with_nothing_switched_on(
     assert_nowhere([TOKEN, SECRET_KEY], daemon, tmp_path)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_from_awss_own_helper_where_it_is_installed(
     engine: EngineAddress, registry: Scripted, daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -96,7 +96,7 @@ def test_from_awss_own_helper_where_it_is_installed(
     assert_nowhere([TOKEN, SECRET_KEY], daemon, tmp_path)
 
 
-@pytest.mark.engines("docker28", "docker20")
+@pytest.mark.engines("docker29", "docker20")
 def test_without_a_token_the_pull_goes_on_as_an_ordinary_one_and_the_log_says_why(
     engine: EngineAddress, registry: Scripted, daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -113,7 +113,7 @@ def test_without_a_token_the_pull_goes_on_as_an_ordinary_one_and_the_log_says_wh
     assert_nowhere([TOKEN, SECRET_KEY], daemon, tmp_path, body)
 
 
-@pytest.mark.engines("docker28", "docker26-classic")
+@pytest.mark.engines("docker29", "docker26-classic")
 @pytest.mark.nodes("node")
 def test_a_node_pulls_it_without_any_secret_of_its_own(
     engine: EngineAddress, registry: Scripted, daemon: Daemon, node: Node

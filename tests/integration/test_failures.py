@@ -43,7 +43,7 @@ def spare(engine: EngineAddress) -> Iterator[EngineAddress]:
     rig.start_engine(engine)
 
 
-@pytest.mark.engines("docker28-spare", "docker28-classic-spare")
+@pytest.mark.engines("docker29-spare", "docker29-classic-spare")
 def test_an_engine_killed_in_the_middle(
     spare: EngineAddress, options: tuple[str, ...], large: PushedImage, tmp_path: Path
 ) -> None:
@@ -93,7 +93,7 @@ def _kill_while_a_blob_is_read(
         assert options != EXPORTS_ONLY, "100 MB came out of an engine that was dead"
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_a_client_that_leaves_in_the_middle_harms_nobody(
     engine: EngineAddress, options: tuple[str, ...], large: PushedImage, tmp_path: Path
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(
         assert daemon.peak_memory() < 80 << 20
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_a_client_that_stops_reading_costs_no_memory_and_holds_nobody_up(
     engine: EngineAddress, options: tuple[str, ...], large: PushedImage, tmp_path: Path
 ) -> None:
@@ -143,7 +143,7 @@ def tight_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_a_full_disk_is_an_error_that_says_so_and_room_is_all_it_takes(
     engine: EngineAddress, layered_image: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_full_disk_is_an_error_that_says_so_and_room_is_all_it_takes(
         assert daemon.peak_memory() < 80 << 20
 
 
-@pytest.mark.engines("docker28", "docker26")
+@pytest.mark.engines("docker29", "docker26")
 def test_a_full_disk_does_not_matter_to_those_who_share_one_reading_of_docker_s_files(
     engine: EngineAddress, large: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
 ) -> None:
@@ -173,7 +173,7 @@ def _pull(daemon: Daemon, image: PushedImage) -> int:
     return Puller(daemon.host, image.registry).image(image.repository, image.tag)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_a_daemon_killed_in_the_middle_of_an_export_starts_again_and_serves_it(
     engine: EngineAddress, large: PushedImage, tmp_path: Path
 ) -> None:
@@ -188,7 +188,7 @@ def test_a_daemon_killed_in_the_middle_of_an_export_starts_again_and_serves_it(
         assert _pull(daemon, large) > 5e8
 
 
-@pytest.mark.engines("docker28-spare")
+@pytest.mark.engines("docker29-spare")
 def test_a_daemon_without_an_engine_starts_and_finds_it_when_it_comes(
     spare: EngineAddress, small_image: PushedImage, tmp_path: Path
 ) -> None:

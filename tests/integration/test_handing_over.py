@@ -35,9 +35,9 @@ HANDED = r"their directories were handed over in [0-9.]+ s"
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """k3dreg's image as `docker save` writes it."""
-    spares = [spare for spare in rig.spares() if spare.name == "docker28-classic-spare"]
+    spares = [spare for spare in rig.spares() if spare.name == "docker29-classic-spare"]
     if not spares:
-        rig.unavailable("docker28-classic-spare is not among K3DREG_TEST_SPARES:")
+        rig.unavailable("docker29-classic-spare is not among K3DREG_TEST_SPARES:")
     build(spares[0])
     file = tmp_path_factory.mktemp("image") / "image.tar"
     with Docker(spares[0].socket).open("GET", "/images/get", query={"names": IMAGE}) as archive, file.open("wb") as to:
@@ -121,7 +121,7 @@ def check_files_are_read_in_place(docker: Docker, held: PushedImage, port: int, 
     assert everything(docker) == before
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker26")
+@pytest.mark.engines("docker29", "docker29-classic", "docker26")
 def test_files_are_read_in_place_where_k3d_has_made_the_container(
     engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_files_are_read_in_place_where_k3d_has_made_the_container(
         check_files_are_read_in_place(docker, held, port, body)
 
 
-@pytest.mark.engines("docker28-classic", "docker20")
+@pytest.mark.engines("docker29-classic", "docker20")
 @pytest.mark.parametrize("how", ["the host's network", "no more rights than it needs"])
 def test_and_where_anybody_else_has(
     engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int, how: str
@@ -144,7 +144,7 @@ def test_and_where_anybody_else_has(
     check_files_are_read_in_place(docker, held, port, body)
 
 
-@pytest.mark.engines("docker28", "docker26")
+@pytest.mark.engines("docker29", "docker26")
 def test_of_the_containerd_store_it_need_not_be_root(
     engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int
 ) -> None:
@@ -170,7 +170,7 @@ def running_as_nobody(engine: EngineAddress, home: Path, *options: str) -> Itera
         yield daemon
 
 
-@pytest.mark.engines("docker28", "docker26", "docker28-classic")
+@pytest.mark.engines("docker29", "docker26", "docker29-classic")
 def test_a_user_of_this_machine_needs_no_container(engine: EngineAddress, held: PushedImage, home: Path) -> None:
     docker = Docker(engine.socket)
     before, began = everything(docker), time.time()
@@ -189,7 +189,7 @@ def test_a_user_of_this_machine_needs_no_container(engine: EngineAddress, held: 
     assert everything(docker) == before
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_his_node_runs_what_it_got_so(
     engine: EngineAddress, layered_image: PushedImage, one_node: Node, home: Path
 ) -> None:
@@ -203,7 +203,7 @@ def test_his_node_runs_what_it_got_so(
     layered_image.remove_from(engine)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_one_that_is_stopped_meanwhile_leaves_nothing_and_what_a_killed_one_left_is_taken_away(
     engine: EngineAddress, docker: Docker, home: Path
 ) -> None:
@@ -225,7 +225,7 @@ def test_one_that_is_stopped_meanwhile_leaves_nothing_and_what_a_killed_one_left
             wait_until_as_before(docker, before)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_where_docker_is_elsewhere_nothing_comes_of_it_and_that_is_soon_known(
     engine: EngineAddress, docker: Docker, tmp_path: Path
 ) -> None:
@@ -252,7 +252,7 @@ def _is_seen(docker: Docker, before: dict[str, set[str]], daemon: Daemon) -> boo
     return True
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_a_node_runs_what_it_got_so_and_a_restart_asks_again(
     engine: EngineAddress, image: str, layered_image: PushedImage, one_node: Node, port: int
 ) -> None:
@@ -272,7 +272,7 @@ def test_a_node_runs_what_it_got_so_and_a_restart_asks_again(
     layered_image.remove_from(engine)
 
 
-@pytest.mark.engines("docker28-classic")
+@pytest.mark.engines("docker29-classic")
 @pytest.mark.parametrize("how", ["--reader stopped", "--reader off", "nobody", "no right to read everything"])
 def test_where_nothing_may_be_handed_over_the_api_serves(
     engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int, how: str

@@ -27,7 +27,7 @@ def docker(engine: EngineAddress, large_image: PushedImage) -> Iterator[Docker]:
     docker.remove(large_image.name)
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
     engine: EngineAddress, docker: Docker, options: tuple[str, ...], large_image: PushedImage, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ def _found(docker: Docker) -> dict[str, Any]:
     }
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker20")
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
 def test_an_engine_is_left_as_it_was_found(
     engine: EngineAddress, options: tuple[str, ...], small_image: PushedImage, tmp_path: Path
 ) -> None:
@@ -73,7 +73,7 @@ def test_an_engine_is_left_as_it_was_found(
     assert _found(docker) == before
 
 
-@pytest.mark.engines("docker28-classic-spare-vfs")
+@pytest.mark.engines("docker29-classic-spare-vfs")
 def test_of_another_storage_driver_images_are_exported(
     engine: EngineAddress, small_image: PushedImage, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ def tools() -> list[str]:
     return shlex.split(rig.setting("K3DREG_TEST_DOCKER"))[:-1]
 
 
-pytestmark = pytest.mark.engines("docker28", "docker28-classic")
+pytestmark = pytest.mark.engines("docker29", "docker29-classic")
 
 
 class Https:
@@ -97,7 +97,7 @@ def image(push: Push, busybox: bytes) -> PushedImage:
     return push("k3dreg-test/https", layers, message)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_large_layers_come_over_https_from_files_and_from_an_export(
     engine: rig.EngineAddress, options: tuple[str, ...], one_node: Node, image: PushedImage, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from tests.integration.support.rig import EngineAddress
 from tests.integration.support.slow import slowly
 from tests.integration.support.upstream import Upstream
 
-pytestmark = pytest.mark.engines("docker28")
+pytestmark = pytest.mark.engines("docker29")
 
 MB = 1000 * 1000
 

@@ -84,7 +84,7 @@ def test_an_image_tagged_over_is_fresh(engine: EngineAddress, daemon: Daemon, sm
 
 
 # The Docker client of the tests lives with these engines.
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_an_image_that_buildkit_built_is_pulled(
     daemon: Daemon, engine: EngineAddress, mirrored: Node, busybox: bytes
 ) -> None:

@@ -64,7 +64,7 @@ def test_a_node_pulls_and_runs_an_export(engine: EngineAddress, held: PushedImag
     assert Docker(engine.socket).exports(began, time.time()) == 1
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker20")
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
 def test_a_node_pulls_and_runs_what_is_read_in_place(engine: EngineAddress, held: PushedImage, tmp_path: Path) -> None:
     address = nodes()[0]
     node = Node(address)

@@ -30,8 +30,8 @@ from tests.integration.support.scripted import Scripted, ScriptedImage, an_image
 from tests.integration.support.upstream import LAYER_TAR
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-CLASSIC_STORES = ("docker28-classic", "docker26-classic", "docker20")
-CONTAINERD_STORES = ("docker28", "docker26")
+CLASSIC_STORES = ("docker29-classic", "docker26-classic", "docker20")
+CONTAINERD_STORES = ("docker29", "docker26")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def held(registry: Scripted, image: ScriptedImage, engine: EngineAddress) -> Ite
         Docker(engine.socket).remove(f"{registry.address}/{repository}:1")
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 @pytest.mark.parametrize("options", [(), EXPORTS_ONLY], ids=["files", "exports"])
 def test_a_manifest_is_served_as_what_it_says_it_is_whatever_its_registry_called_it(
     engine: EngineAddress, registry: Scripted, options: tuple[str, ...], tmp_path: Path

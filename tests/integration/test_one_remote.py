@@ -17,7 +17,7 @@ from tests.integration.support.puller import Puller
 from tests.integration.support.registry_client import RegistryClient
 from tests.integration.support.rig import EngineAddress
 
-pytestmark = pytest.mark.engines("docker28", "docker28-classic", "docker20")
+pytestmark = pytest.mark.engines("docker29", "docker29-classic", "docker20")
 
 
 @pytest.fixture(scope="module")

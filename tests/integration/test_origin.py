@@ -42,7 +42,7 @@ def status(daemon: Daemon, image: SmallImage, reference: str, authorization: str
     return request(daemon.host, "GET", manifest_path(image, reference), headers)[0].status
 
 
-@pytest.mark.engines("docker28-classic", "docker26-classic", "docker20")
+@pytest.mark.engines("docker29-classic", "docker26-classic", "docker20")
 def test_a_digest_on_the_classic_store_is_a_404_with_advice_without_it(
     engine: EngineAddress, image: SmallImage, tmp_path: Path
 ) -> None:
@@ -66,7 +66,7 @@ def test_with_it_the_image_is_there_by_digest_and_again_when_the_registry_is_gon
         assert "fetched" not in daemon.log()
 
 
-@pytest.mark.engines("docker28-classic")
+@pytest.mark.engines("docker29-classic")
 @pytest.mark.nodes("node")
 def test_a_node_pulls_and_runs_by_digest_what_the_classic_store_does_not_keep_also_without_the_registry(
     engine: EngineAddress, upstream: Upstream, busybox: bytes, node: Node, tmp_path: Path
@@ -88,7 +88,7 @@ def test_a_node_pulls_and_runs_by_digest_what_the_classic_store_does_not_keep_al
         assert node.run(name).split("\n")[:2] == [message, VERDICT]
 
 
-@pytest.mark.engines("docker28-classic")
+@pytest.mark.engines("docker29-classic")
 def test_a_private_one_takes_the_clients_credentials(
     engine: EngineAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
 
 
-@pytest.mark.engines("docker28-spare", "docker28-classic-spare")
+@pytest.mark.engines("docker29-spare", "docker29-classic-spare")
 def test_an_engine_that_asks_for_us_goes_on_to_the_next_registry(
     engine: EngineAddress, small_image: PushedImage, tmp_path: Path
 ) -> None:

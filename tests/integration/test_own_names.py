@@ -42,7 +42,7 @@ def names(engine: EngineAddress) -> Iterator[Names]:
         names.docker.remove(name)
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_pushed_comes_first_then_each_alias_in_docker_then_the_bare_name(
     engine: EngineAddress, names: Names, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def hosts(port: int) -> Sequence[str]:
     return [f"{name}:{port}" for name in names]
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker20")
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
 @pytest.mark.parametrize("options", [(), ("--origin-fallback",)], ids=["docker", "fallback"])
 def test_nothing_on_this_machine_is_asked(engine: EngineAddress, tmp_path: Path, options: Sequence[str]) -> None:
     digest = f"sha256:{uuid.uuid4().hex * 2}"
@@ -81,7 +81,7 @@ def test_nothing_on_this_machine_is_asked(engine: EngineAddress, tmp_path: Path,
         daemon.wait_for(f"{CLOSED} is not asked for an image: it leads to this machine or its link, is not listed, and")
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_what_is_listed_or_docker_has_an_image_of_is_asked(engine: EngineAddress, tmp_path: Path) -> None:
     docker = Docker(engine.socket)
     with listening() as listener:
@@ -100,7 +100,7 @@ def test_what_is_listed_or_docker_has_an_image_of_is_asked(engine: EngineAddress
                 docker.remove(f"{name}:latest")
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_with_a_list_no_other_registry_is_asked(engine: EngineAddress, tmp_path: Path) -> None:
     with running(engine, tmp_path, "--allow-registry", "ghcr.io") as daemon:
         answer = ask(daemon, "registry.invalid")

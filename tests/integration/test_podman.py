@@ -131,9 +131,9 @@ def test_k3dreg_runs_as_a_container_of_podmans_made_as_k3d_makes_it(
     engine: EngineAddress, port: int, one_node: Node, small_image: PushedImage
 ) -> None:
     """With `DOCKER_HOST` k3d takes Podman's socket for Docker's; its network is the machine's here."""
-    builder = next((spare for spare in rig.spares() if spare.name == "docker28-classic-spare"), None)
+    builder = next((spare for spare in rig.spares() if spare.name == "docker29-classic-spare"), None)
     if builder is None:
-        rig.unavailable("docker28-classic-spare is not among K3DREG_TEST_SPARES:")
+        rig.unavailable("docker29-classic-spare is not among K3DREG_TEST_SPARES:")
     docker = small_image.pull_into(engine)
     with Docker(builder.socket).open("GET", "/images/get", query={"names": image.build(builder)}) as saved:
         docker.call("POST", "/images/load", body=saved.read(), content_type="application/x-tar")

@@ -134,7 +134,7 @@ CURRENT = {
 }
 
 
-@pytest.mark.engines("docker29", "docker28", "docker28-classic", "docker26")
+@pytest.mark.engines("docker29", "docker29-classic", "docker26")
 @pytest.mark.parametrize("program", COPIES)
 def test_clients_push_what_docker_holds(engine: EngineAddress, daemon: Daemon, tools: list[str], program: str) -> None:
     if subprocess.run([*tools, "which", program], capture_output=True, check=False).returncode != 0:
@@ -142,7 +142,7 @@ def test_clients_push_what_docker_holds(engine: EngineAddress, daemon: Daemon, t
     check_copy(engine, daemon, [*tools, "sh", "-ec"], COPIES[program])
 
 
-@pytest.mark.engines("docker29", "docker28")
+@pytest.mark.engines("docker29")
 @pytest.mark.parametrize("program", CURRENT)
 def test_current_clients_push_what_docker_holds(engine: EngineAddress, daemon: Daemon, program: str) -> None:
     check_copy(engine, daemon, ["sh", "-ec"], CURRENT[program], str(rig.program(program)))
@@ -162,7 +162,7 @@ def check_copy(engine: EngineAddress, daemon: Daemon, shell: list[str], command:
 
 
 # The Docker client of the tests, which has BuildKit's, lives with these engines.
-@pytest.mark.engines("docker29", "docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_buildx_builds_loads_and_pushes(engine: EngineAddress, daemon: Daemon) -> None:
     docker, content = Docker(engine.socket), os.urandom(300_000)
     repository = f"push-from-docker/{uuid.uuid4().hex[:12]}"
@@ -205,7 +205,7 @@ def test_a_manifest_is_pushed_by_digest(engine: EngineAddress, daemon: Daemon) -
             assert asked.status == 404
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_a_part_that_docker_loses_between_head_and_put_is_not_lost(engine: EngineAddress, daemon: Daemon) -> None:
     with held(engine, daemon) as image:
         client = RegistryClient(daemon.host)

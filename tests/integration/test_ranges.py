@@ -150,7 +150,7 @@ def held(engine: EngineAddress, daemon: Daemon) -> Iterator[Held]:
     yield from hold(engine, daemon, SIZE)
 
 
-@pytest.mark.engines("docker29", "docker29-classic", "docker28", "docker28-classic", "docker26", "podman")
+@pytest.mark.engines("docker29", "docker29-classic", "docker26", "podman")
 def test_ranges_of_what_docker_holds(held: Held, daemon: Daemon) -> None:
     client = RegistryClient(daemon.host)
     # The first request for it comes before anything of it was read.
@@ -186,7 +186,7 @@ def fetch_in_chunks(daemon: Daemon, path: str, size: int) -> bytes:
         return b"".join(clients.map(fetch, range(0, size, CHUNK)))
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 @pytest.mark.parametrize("daemon", [READERS_ONLY], ids=["api"], indirect=True)
 def test_many_ranges_of_a_large_layer_take_about_as_long_as_all_of_it(engine: EngineAddress, daemon: Daemon) -> None:
     for held in hold(engine, daemon, 60_000_000):

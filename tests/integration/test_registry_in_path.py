@@ -22,7 +22,7 @@ from tests.integration.support.node import Node
 from tests.integration.support.one_file import content_of, from_registry, publish
 from tests.integration.support.registry_client import RegistryClient
 
-pytestmark = pytest.mark.engines("docker28")
+pytestmark = pytest.mark.engines("docker29")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.integration.support.daemon import Daemon, program
 from tests.integration.support.images import MB
 from tests.integration.support.puller import Puller
 
-pytestmark = pytest.mark.engines("docker28")
+pytestmark = pytest.mark.engines("docker29")
 
 # Seconds.
 PATIENCE = 60

@@ -20,7 +20,7 @@ from tests.integration.support.registry_client import RegistryClient, digest_of,
 from tests.integration.support.rig import EngineAddress
 from tests.integration.support.upstream import Upstream
 
-pytestmark = pytest.mark.engines("docker28-classic")
+pytestmark = pytest.mark.engines("docker29-classic")
 
 NO_DELETING = '[environment]\nREGISTRY_STORAGE_DELETE_ENABLED = "false"'
 # What `htpasswd -nbB -C 4 anna secret` prints.

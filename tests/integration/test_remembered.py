@@ -22,7 +22,7 @@ from tests.integration.support.puller import ACCEPT
 from tests.integration.support.rig import EngineAddress
 from tests.integration.support.watched import watched
 
-pytestmark = pytest.mark.engines("docker28")
+pytestmark = pytest.mark.engines("docker29")
 
 # Seconds after a change for which k3dreg goes on asking.
 SETTLED = 3.0
@@ -154,7 +154,7 @@ def test_a_name_that_moves_fast_is_always_the_last_it_was(names: Names) -> None:
             assert names.head() == names.images[number % 2]
 
 
-@pytest.mark.engines("docker28-spare")
+@pytest.mark.engines("docker29-spare")
 def test_an_engine_that_was_started_again_is_asked_again(
     engine: EngineAddress, daemon: Daemon, names: Names, asked: list[str]
 ) -> None:

@@ -22,7 +22,7 @@ from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon
 from tests.integration.support.node import Node
 
-pytestmark = pytest.mark.engines("docker28", "docker28-classic")
+pytestmark = pytest.mark.engines("docker29", "docker29-classic")
 
 
 class TlsFront:

@@ -31,7 +31,7 @@ from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
 from tests.integration.support.upstream import Upstream
 
-pytestmark = pytest.mark.engines("docker28", "docker26")
+pytestmark = pytest.mark.engines("docker29", "docker26")
 
 
 def image_ids(docker: Docker) -> set[str]:
@@ -70,7 +70,7 @@ def test_what_was_lost_is_fetched_again_though_the_tag_has_moved_upstream(
         assert set(answers) == {(200, image.digest)}
         assert Puller(daemon.host, image.registry).image(image.repository, "1") > 400_000
         # Docker 26 cannot build without a session.
-        how = "by a build from" if engine.name == "docker28" else "with 2 blobs from"
+        how = "by a build from" if engine.name == "docker29" else "with 2 blobs from"
         daemon.wait_for(f"is whole again, {how}")
         # It has been mended for good: Docker itself gives all of it.
         assert exported(docker, image.name) > 400_000

@@ -41,7 +41,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_downloads_that_are_broken_off_leave_no_descriptor_and_no_disk_space(
     engine: EngineAddress, tmp_path: Path
 ) -> None:
@@ -62,7 +62,7 @@ def test_downloads_that_are_broken_off_leave_no_descriptor_and_no_disk_space(
         assert not [target for target in descriptors(daemon) if target.endswith("(deleted)")]
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_an_engines_image_that_is_broken_off_leaves_no_descriptor(
     engine: EngineAddress, large_image: PushedImage, tmp_path: Path
 ) -> None:
@@ -79,7 +79,7 @@ def test_an_engines_image_that_is_broken_off_leaves_no_descriptor(
         until(lambda: len(descriptors(daemon)) <= len(before), lambda: f"{len(before)}: {descriptors(daemon)[-20:]}")
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 @pytest.mark.parametrize("trouble", ["full", "not writable"])
 def test_a_cache_that_cannot_be_written_fails_no_manifest(
     engine: EngineAddress,
@@ -100,7 +100,7 @@ def test_a_cache_that_cannot_be_written_fails_no_manifest(
         daemon.wait_for("what is known of images is not kept")
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_a_disk_that_is_full_twice_and_a_kill_do_not_keep_it_from_starting_serving_and_deleting(
     engine: EngineAddress, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_twice_and_a_kill_do_not_keep_it_from_starting_servi
         assert ask(daemon, "GET", f"/v2/{name}/blobs/{digest}")[0] == 404
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_the_limit_of_descriptors_is_raised_to_what_it_may_be(engine: EngineAddress, tmp_path: Path) -> None:
     prlimit = shutil.which("prlimit")
     assert prlimit
@@ -138,7 +138,7 @@ def test_the_limit_of_descriptors_is_raised_to_what_it_may_be(engine: EngineAddr
                 connection.close()
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_a_pushed_blob_that_was_cut_short_is_never_served_and_a_push_mends_it(
     engine: EngineAddress, tmp_path: Path
 ) -> None:

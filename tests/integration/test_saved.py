@@ -32,7 +32,7 @@ def of_several_platforms(upstream: Upstream, busybox: bytes, repository: str) ->
     upstream.push_index(repository, "1", manifests)
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 @pytest.mark.nodes("node", "node16")
 @pytest.mark.parametrize("platforms", [1, 2])
 def test_an_image_counts_once_and_not_when_docker_pulled_it_for_the_node(

@@ -27,7 +27,7 @@ IMPATIENT = 20
 NODE_DEADLINE, DEADLINE_RATE = 30, 0.8 * MB
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_a_slow_pull_is_answered_in_time_and_its_small_layers_come_before_its_large_one(
     engine: EngineAddress, daemon: Daemon, upstream: Upstream, push: Push, busybox: bytes
 ) -> None:
@@ -57,7 +57,7 @@ def test_a_slow_pull_is_answered_in_time_and_its_small_layers_come_before_its_la
     daemon.check_log()
 
 
-@pytest.mark.engines("docker28-classic")
+@pytest.mark.engines("docker29-classic")
 def test_an_engine_that_is_slow_costs_one_export_whatever_its_clients_give_up(
     engine: EngineAddress, push: Push, busybox: bytes, tmp_path: Path
 ) -> None:

@@ -144,7 +144,7 @@ def _disturb(daemon: Daemon, docker: Docker, end: float) -> None:
                 docker.ask("DELETE", f"/containers/{container['Id']}", force="1")
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: PushedImage, tmp_path: Path) -> None:
     seed = int(os.environ.get("K3DREG_SEED", str(random.randrange(1 << 30))))
     print(f"K3DREG_SEED={seed}")

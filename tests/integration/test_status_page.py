@@ -41,7 +41,7 @@ def slow_image(push: Push, busybox: bytes) -> PushedImage:
     return push("k3dreg-test/page", [*images.small_layers(busybox, "page"), large.layer(None)], "page")
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_the_page_in_a_browser(
     engine: EngineAddress,
     daemon: Daemon,

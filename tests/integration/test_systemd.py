@@ -20,7 +20,7 @@ from tests.integration.support.images import MB, small_layers
 from tests.integration.support.machine import Machine, booted
 from tests.integration.support.puller import Puller
 
-pytestmark = pytest.mark.engines("docker28")
+pytestmark = pytest.mark.engines("docker29")
 
 DOCUMENTATION = (rig.REPOSITORY / "docs/systemd.md").read_text()
 CLONE = "/srv/k3dreg"

@@ -66,7 +66,7 @@ def test_a_token_is_got_with_the_clients_password_and_with_nothing_else(
         assert_nowhere([tokens.password, WRONG_PASSWORD, *tokens.given], daemon, directory, *bodies)
 
 
-@pytest.mark.engines("docker28", "docker20")
+@pytest.mark.engines("docker29", "docker20")
 def test_an_identity_token_of_this_hosts_login_is_exchanged_for_one(
     engine: EngineAddress, private: TokenUpstream, image: SmallImage, home: Path, tmp_path: Path
 ) -> None:
@@ -79,7 +79,7 @@ def test_an_identity_token_of_this_hosts_login_is_exchanged_for_one(
         assert_nowhere([private.tokens.refresh_token, *private.tokens.given], daemon, directory)
 
 
-@pytest.mark.engines("docker28-classic")
+@pytest.mark.engines("docker29-classic")
 def test_what_docker_cannot_give_is_fetched_with_a_token_too(
     engine: EngineAddress, private: TokenUpstream, image: SmallImage, home: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +94,7 @@ def test_what_docker_cannot_give_is_fetched_with_a_token_too(
         assert_nowhere([private.tokens.password, WRONG_PASSWORD, *private.tokens.given], daemon, directory)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_a_node_pulls_it_with_the_right_secret_only(
     engine: EngineAddress, private: TokenUpstream, image: SmallImage, home: Path, tmp_path: Path, node: Node
 ) -> None:

@@ -97,7 +97,7 @@ def test_the_doctor_finds_a_working_engine_well(engine: EngineAddress, free: str
     assert checks["source: the engine's files"]["advice"].startswith("run k3dreg on the engine's machine, or")
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_the_doctor_knows_k3dreg_where_it_runs(engine: EngineAddress, daemon: Daemon) -> None:
     port = daemon.host.rpartition(":")[2]
     endpoint = f"tcp:{port}:interface=127.0.0.1"
@@ -110,7 +110,7 @@ def test_the_doctor_knows_k3dreg_where_it_runs(engine: EngineAddress, daemon: Da
     daemon.check_log()
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_the_doctor_finds_the_address_that_containers_do_not_reach(engine: EngineAddress, free: str) -> None:
     docker = Docker(engine.socket)
     body = json.dumps({"Name": "k3d-doctor", "Driver": "bridge"})
@@ -127,7 +127,7 @@ def test_the_doctor_finds_the_address_that_containers_do_not_reach(engine: Engin
         docker.call("DELETE", "/networks/k3d-doctor")
 
 
-@pytest.mark.engines("docker28-spare")
+@pytest.mark.engines("docker29-spare")
 def test_the_doctor_warns_of_an_engine_whose_own_mirror_this_is(engine: EngineAddress, free: str) -> None:
     with rig.mirrors(engine, "http://localhost:5996"):
         status, checks = doctor(engine, "--listen", free)
@@ -147,7 +147,7 @@ def test_the_doctor_without_a_socket_says_what_to_do(free: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can be less than it is")
-@pytest.mark.engines("docker28-spare")
+@pytest.mark.engines("docker29-spare")
 def test_the_doctor_where_the_socket_may_not_be_used(engine: EngineAddress, free: str) -> None:
     """As a root that has to keep to permissions, with a socket that is somebody else's."""
     before = os.stat(engine.socket)
@@ -167,7 +167,7 @@ def test_the_doctor_where_the_socket_may_not_be_used(engine: EngineAddress, free
     assert "permission to its socket is denied" in why.out
 
 
-@pytest.mark.engines("docker28-spare")
+@pytest.mark.engines("docker29-spare")
 def test_the_doctor_of_an_engine_that_was_stopped(engine: EngineAddress, free: str) -> None:
     rig.kill_engine(engine)
     try:
@@ -187,7 +187,7 @@ def test_the_doctor_of_an_engine_that_was_stopped(engine: EngineAddress, free: s
 # -- why --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker20")
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
 def test_why_of_an_image_that_docker_has_that_its_registry_has_and_that_nobody_has(
     engine: EngineAddress, small_image: PushedImage
 ) -> None:
@@ -209,7 +209,7 @@ def test_why_of_an_image_that_docker_has_that_its_registry_has_and_that_nobody_h
     assert "the answer is 404" in nowhere.out
 
 
-@pytest.mark.engines("docker28", "docker28-classic")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_why_of_a_private_image(engine: EngineAddress, tmp_path: Path) -> None:
     private = PrivateUpstream()
     image = push_small_image(private, "why")
@@ -226,7 +226,7 @@ def test_why_of_a_private_image(engine: EngineAddress, tmp_path: Path) -> None:
     assert login not in logged_in.out
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_why_of_an_image_of_which_docker_has_lost_blobs(engine: EngineAddress, upstream: Upstream) -> None:
     docker = Docker(engine.socket)
     image = push_small_image(upstream, "why")
@@ -237,7 +237,7 @@ def test_why_of_an_image_of_which_docker_has_lost_blobs(engine: EngineAddress, u
     assert (said.status, "mends it" in said.out) == (0, True)
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_why_of_what_was_pushed(
     engine: EngineAddress, daemon: Daemon, upstream: Upstream, busybox: bytes, tmp_path: Path
 ) -> None:
@@ -256,7 +256,7 @@ def test_why_of_what_was_pushed(
 # -- warm -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_warm_makes_images_ready(engine: EngineAddress, daemon: Daemon, small_image: PushedImage) -> None:
     docker = small_image.remove_from(engine)
     server = f"http://{daemon.host}"
@@ -271,7 +271,7 @@ def test_warm_makes_images_ready(engine: EngineAddress, daemon: Daemon, small_im
     daemon.check_log()
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_warm_logs_in_as_docker_login_left_it(engine: EngineAddress, small_image: PushedImage, tmp_path: Path) -> None:
     small_image.pull_into(engine)
     users, login = tmp_path / "users", tmp_path / "config.json"
@@ -299,7 +299,7 @@ def test_warm_without_a_k3dreg_says_so() -> None:
 
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script: Debian's bsdutils")
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_warm_draws_a_bar_on_a_terminal(engine: EngineAddress, daemon: Daemon, small_image: PushedImage) -> None:
     small_image.pull_into(engine)
     command = f"{Path(sys.executable).with_name('k3dreg')} warm --server http://{daemon.host} {small_image.name}"

@@ -42,7 +42,7 @@ def _source(daemon: Daemon, image: PushedImage) -> str:
     return daemon.wait_for(rf" blob sha256:{short} 200 ([^,]+),")[1]
 
 
-@pytest.mark.engines("docker28", "docker28-classic", "docker20")
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
 def test_an_image_that_gets_a_name_is_there_before_the_first_pull(
     engine: EngineAddress, image: PushedImage, tmp_path: Path
 ) -> None:
@@ -62,7 +62,7 @@ def test_an_image_that_gets_a_name_is_there_before_the_first_pull(
         assert len([line for line in daemon.log().splitlines() if " ready in " in line]) == 1
 
 
-@pytest.mark.engines("docker28")
+@pytest.mark.engines("docker29")
 def test_where_the_engines_files_are_read_there_is_nothing_to_make_ready(
     engine: EngineAddress, image: PushedImage, tmp_path: Path
 ) -> None:
@@ -77,7 +77,7 @@ def test_where_the_engines_files_are_read_there_is_nothing_to_make_ready(
         assert docker.exports(began, time.time()) == 0
 
 
-@pytest.mark.engines("docker28-classic-spare")
+@pytest.mark.engines("docker29-classic-spare")
 def test_an_engine_that_was_away_is_listened_to_again(
     engine: EngineAddress, image: PushedImage, tmp_path: Path
 ) -> None:
