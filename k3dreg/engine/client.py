@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -35,6 +35,12 @@ _TELLS_CHILDREN = (1, 48)
 # Seconds for which an inspection holds up the next of the same name, which is shared by all who have asked by then.  An
 # engine takes some milliseconds; this is for an answer that never comes, as from a connection that was cut silently.
 _INSPECTION = 1.0
+# How an engine refuses what no image can be called, by the status of its answer.  Docker 20.10's limit is for the
+# registry and the path together, that of later engines for the path with Docker Hub's `library/`.
+_NO_NAME: Mapping[int, Sequence[str]] = {
+    400: ("invalid reference format", "must not be more than 255 characters"),
+    500: ("parsing reference", "must not be more than 255 characters"),  # Podman
+}
 # Seconds in which those who were answered together, and ask again at once, have done so.
 _REST = 0.0015
 
@@ -238,8 +244,7 @@ def _path_of(name: str) -> str:
 
 def _is_of_a_name(error: EngineError) -> bool:
     """Whether an engine refused a name that no image can have: Docker with 400, Podman with 500."""
-    words = {400: "invalid reference format", 500: "parsing reference"}.get(error.status)
-    return words is not None and words in str(error)
+    return any(words in str(error) for words in _NO_NAME.get(error.status, ()))
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -21,6 +21,8 @@ from k3dreg.model.platform import Platform
 _CONTAINERD_DRIVER = ["driver-type", "io.containerd.snapshotter.v1"]
 # Characters.  Long enough for a sentence with the longest reference (638) in it twice.
 _LONGEST_LINE = 1600
+# Characters.  Distributions write some forty.
+_LONGEST_VERSION = 64
 
 _HTML = re.compile(r"<(?:!doctype|html|head|body)\b.*", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title>([^<]{1,100})</title>", re.IGNORECASE)
@@ -90,7 +92,8 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
     return EngineInfo(
         # Podman makes one up for each answer.
         id="" if store is ImageStore.PODMAN else _text(info, "ID"),
-        version=_text(version, "Version") or _text(info, "ServerVersion"),
+        # For logs and pages, like the engine's words.
+        version=one_line(_text(version, "Version") or _text(info, "ServerVersion"))[:_LONGEST_VERSION],
         api_version=api,
         store=store,
         driver=_text(info, "Driver"),

@@ -99,6 +99,7 @@ _UNKNOWN = _words(
     _CLAUSE + r"name unknown",
     _CLAUSE + "no matching manifest",
     "invalid reference format",
+    "repository name must not be more than 255 characters",
     "is a reserved name",
 )
 # `one_line` puts this in the place of a page.  What a page says is prose: only its title may be trusted a little.

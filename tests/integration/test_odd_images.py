@@ -22,7 +22,7 @@ from tests.integration.support.artifacts import (
     load_layout,
     with_foreign_layer,
 )
-from tests.integration.support.daemon import running
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
@@ -172,3 +172,10 @@ def test_what_an_engine_of_images_only_cannot_hold_is_not_there_or_comes_from_it
                 answer = puller.manifest(repository, "1", method)
                 assert (answer.status, answer.digest) == (200, image.root)
             puller.image(repository, "1")
+
+
+@pytest.mark.engines("docker28", "docker28-classic", "docker26", "docker20", "podman")
+def test_a_name_that_is_too_long_for_an_engine_is_not_there(engine: EngineAddress, daemon: Daemon) -> None:
+    """255 characters are a name to the distribution-spec; engines count the registry, or `library/`, too."""
+    for registry in ("", "docker.io"):
+        assert Puller(daemon.host, registry).manifest("a" * 255, "1").status == 404

@@ -46,6 +46,13 @@ def test_the_id_that_podman_makes_up_for_each_answer_is_none() -> None:
     assert parse_info({"ID": "one-of-many"}, {"Components": [{"Name": "Podman Engine"}]}, (1, 44)).id == ""
 
 
+def test_the_engine_s_version_is_one_line_and_short() -> None:
+    version = parse_info({}, {"Version": "28.5\n\x1b[2Jlistening on 0.0.0.0:1" + "x" * 1000}, (1, 51)).version
+    assert version.isprintable()
+    assert version.startswith("28.5 ")
+    assert len(version) <= 64
+
+
 def test_insecure_registries_are_those_that_settings_name() -> None:
     configs = {
         "docker.io": {"Name": "docker.io", "Secure": True},

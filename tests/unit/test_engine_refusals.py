@@ -247,6 +247,14 @@ _SAID: list[tuple[str, int, str, type[K3dregError]]] = [
         UpstreamFailed,
     ),
     ("bad name", 400, "invalid reference format: repository name (h.io/N) must be lowercase", ManifestUnknown),
+    ("long name", 400, "repository name must not be more than 255 characters", ManifestUnknown),
+    (
+        "long name, Podman",
+        500,
+        'normalizing image: normalizing name for compat API: parsing reference "h.io/N:1": '
+        "repository name must not be more than 255 characters",
+        ManifestUnknown,
+    ),
     ("reserved name", 403, "'scratch' is a reserved name", ManifestUnknown),
     ("disk full", 0, "failed to register layer: write /usr/lib/x: no space left on device", EngineError),
     ("the engine's own files", 500, "open /var/lib/docker/tmp/x: permission denied", EngineError),
