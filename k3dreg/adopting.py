@@ -23,6 +23,8 @@ from k3dreg.streaming.workers import Workers
 
 # An index may hold indexes; no real one is deeper than two, and a loop is impossible as digests cannot be guessed.
 _DEEPEST = 8
+# Digests that a manifest refers to, which are in memory for good.  Engines take images of 127 layers.
+_MOST_PARTS = 10_000
 
 
 class Adopter:
@@ -107,23 +109,41 @@ class Adopter:
         return await self._workers.acquire(make, lambda writer: writer.abort())
 
 
+def check_bounds(manifest: Manifest) -> None:
+    """Check what is kept in memory of a manifest.  Raises `InvalidManifest`."""
+    if len(_artifact_type(manifest)) > media_types.LONGEST_TYPE:
+        raise InvalidManifest(
+            f"an artifact type or a config's media type has more than {media_types.LONGEST_TYPE} characters"
+        )
+    parts = {part.digest for part in manifest.children()}
+    if len(parts) > _MOST_PARTS:
+        raise InvalidManifest(f"a manifest refers to {len(parts)} others; at most {_MOST_PARTS} are taken")
+
+
+def _artifact_type(manifest: Manifest) -> str:
+    """The manifest's own, else an image's config's media type (distribution-spec 1.1, "Listing Referrers")."""
+    if manifest.artifact_type or manifest.config is None:
+        return manifest.artifact_type
+    return manifest.config.media_type
+
+
 def pushed_manifest(manifest: Manifest, digest: Digest, size: int) -> PushedManifest:
     """What is remembered of a manifest of `size` bytes.
 
-    Its artifact type, for the list of referrers: the manifest's own, else an image's config's media type
-    (distribution-spec 1.1, "Listing Referrers").  Its annotations are for that list too, and may be megabytes, so those
-    of a manifest without a subject are not kept in memory.
+    Its artifact type and annotations are for the list of referrers.  A manifest without a subject is in none, and its
+    annotations are left out.
     """
-    artifact_type = manifest.artifact_type
-    if not artifact_type and manifest.config is not None:
-        artifact_type = manifest.config.media_type
     subject = None if manifest.subject is None else manifest.subject.digest
     annotations = {} if subject is None else manifest.annotations
-    descriptor = Descriptor(manifest.media_type, digest, size, artifact_type=artifact_type, annotations=annotations)
+    descriptor = Descriptor(
+        manifest.media_type, digest, size, artifact_type=_artifact_type(manifest), annotations=annotations
+    )
     return PushedManifest(descriptor, frozenset(part.digest for part in manifest.children()), subject)
 
 
 def _parse(data: bytes, part: Descriptor) -> Manifest:
     if Digest.of(data, part.digest.algorithm) != part.digest:
         raise DigestMismatch(f"{part.digest} does not hash to its digest")
-    return Manifest.parse(data, part.media_type)
+    manifest = Manifest.parse(data, part.media_type)
+    check_bounds(manifest)
+    return manifest

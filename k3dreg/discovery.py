@@ -112,6 +112,11 @@ class Discovery:
     ) -> Sequence[PushedManifest]:
         return self._pushed.referrers(self._names.own(repository), subject, last, limit)
 
+    async def descriptors(
+        self, repository: Repository, digests: Sequence[Digest], limit: int
+    ) -> Mapping[Digest, bytes]:
+        return await self._pushed.descriptors(self._names.own(repository), digests, limit)
+
     def _hosts(self) -> Sequence[str | None]:
         """Return the registries by which the engine may call this one; None is for a bare name."""
         return [None, *dict.fromkeys(host.lower() for host in self._names.hosts)]

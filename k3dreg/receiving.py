@@ -217,16 +217,18 @@ class Sessions:
         return upload
 
     def _make_room(self) -> None:
-        """For one more session, at the cost of the one that has been left alone for longest.
+        """For one more session, at the cost of the oldest that never got a byte, or of one that was left alone.
 
-        Raises `TooManyUploads` when none has been for long.
+        A session without a byte costs its client nothing, as it can open another; and a client sends its first byte
+        at once.  Raises `TooManyUploads` when all have bytes and none was left alone for long.
         """
         if len(self._uploads) < MOST_SESSIONS:
             return
         now = self._clock.seconds()
         left = [upload for upload in self._uploads.values() if upload.expiry is not None]
-        oldest = min(left, key=lambda upload: upload.resting_since, default=None)
-        if oldest is None or now - oldest.resting_since < LEFT_ALONE:
+        empty = next((upload for upload in left if not upload.session.received), None)  # in the order of their opening
+        oldest = empty or min(left, key=lambda upload: upload.resting_since, default=None)
+        if oldest is None or (oldest is not empty and now - oldest.resting_since < LEFT_ALONE):
             raise TooManyUploads(f"{len(self._uploads)} uploads are under way; wait for some of them to end")
         self._forget(oldest)
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from k3dreg.adopting import Adopter, pushed_manifest
+from k3dreg.adopting import Adopter, check_bounds, pushed_manifest
 from k3dreg.interfaces import (
     IBlobStore,
     IByteStream,
@@ -177,4 +177,5 @@ def _parse(data: bytes, media_type: str, digest: Digest | None) -> tuple[Manifes
     manifest = Manifest.parse(data, media_type)
     if media_type not in ("", manifest.media_type):
         raise InvalidManifest(f"a manifest is {manifest.media_type!r} and was pushed as {media_type[:150]!r}")
+    check_bounds(manifest)
     return manifest, actual

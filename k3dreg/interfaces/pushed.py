@@ -19,9 +19,10 @@ from k3dreg.protocol.listing import Names
 class PushedManifest:
     """A manifest that was pushed into a repository.
 
-    `descriptor` is what a list of referrers says of it, so it has its `artifact_type` and annotations; `parts` are
-    the digests of everything it refers to as a part of itself.  `since` is when it was pushed, in seconds since the
-    epoch, and set by `IPushed.add_manifest`; 0 where it is not known.
+    `descriptor` is what a list of referrers says of it, so it has its `artifact_type`, and annotations when it is
+    added: `IPushed` answers without those, but for `descriptors`.  `parts` are the digests of everything it refers to
+    as a part of itself.  `since` is when it was pushed, in seconds since the epoch, and set by `IPushed.add_manifest`;
+    0 where it is not known.
     """
 
     descriptor: Descriptor
@@ -37,9 +38,9 @@ class PushedManifest:
 class IPushed(Interface):
     """What was pushed: repositories, and in each of them blobs, manifests and tags.  The bytes are in the blob store.
 
-    The answers need no I/O.  The coroutines return when the change is on disk for good, and raise `StoreFull` or
-    `StoreError` when it is not; cancelling one gives up the answer, not the change.  Changes take effect in the order
-    in which they were asked for.
+    The answers need no I/O, but for `descriptors`.  The coroutines that change something return when the change is on
+    disk for good, and raise `StoreFull` or `StoreError` when it is not; cancelling one gives up the answer, not the
+    change.  Changes take effect in the order in which they were asked for.
     """
 
     def repositories() -> Sequence[Repository]:
@@ -76,6 +77,13 @@ class IPushed(Interface):
         repository: Repository, subject: Digest, last: str | None = None, limit: int = sys.maxsize
     ) -> Sequence[PushedManifest]:
         """Return the manifests whose subject it is, ordered by digest: at most `limit` behind the digest `last`."""
+
+    async def descriptors(repository: Repository, digests: Sequence[Digest], limit: int) -> Mapping[Digest, bytes]:
+        """The descriptors of manifests as JSON, with their annotations, in the order of `digests`.
+
+        They are read from the disk, as many as have `limit` bytes together, and one at least.  What is not there is
+        left out.  Raises `StoreError`.
+        """
 
     def keeps(digest: Digest) -> bool:
         """Whether any repository holds it, as a blob or as a manifest.  Such content is never evicted."""

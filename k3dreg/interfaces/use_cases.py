@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 from zope.interface import Attribute, Interface
@@ -49,8 +49,11 @@ class IDiscovery(Interface):
     def referrers(repository: Repository, subject: Digest, last: str | None, limit: int) -> Sequence[PushedManifest]:
         """Return at most `limit` manifests that refer to a subject, which need not be here, ordered by digest.
 
-        They are those behind the digest `last`; None is before all.
+        They have no annotations.  They are those behind the digest `last`; None is before all.
         """
+
+    async def descriptors(repository: Repository, digests: Sequence[Digest], limit: int) -> Mapping[Digest, bytes]:
+        """See `IPushed`."""
 
 
 @frozen

@@ -26,3 +26,7 @@ _NOT_DISTRIBUTABLE = (
 def is_distributable(media_type: str) -> bool:
     """Whether a layer of this media type is expected in an export."""
     return not media_type.startswith(_NOT_DISTRIBUTABLE)
+
+
+# Characters of a media type: two names of at most 127 (RFC 6838, 4.2) and a slash.
+LONGEST_TYPE = 255

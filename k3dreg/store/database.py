@@ -7,12 +7,16 @@ the machine dies.  All of it blocks: for worker threads, one at a time.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from k3dreg.model.errors import StoreError, StoreFull
+from k3dreg.store.disk import storage_errors, sync_directory
+
+T = TypeVar("T")
 
 # 2: manifests have the time at which they were pushed.
 _VERSION = 2
@@ -40,6 +44,8 @@ class Database:
     def __init__(self, file: Path, *, read_only: bool = False) -> None:
         """Opens it, and makes it if there is none.  Raises `StoreError`."""
         with _database_errors("opening the list of what was pushed"):
+            with storage_errors("opening the list of what was pushed"):
+                _prepare(file, read_only=read_only)
             uri = file.absolute().as_uri() + ("?mode=ro" if read_only else "")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             try:
@@ -76,9 +82,7 @@ class Database:
 
     def _make(self) -> None:
         version = self._version()
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-        elif version == 1:
+        if version == 1:
             self._db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={_VERSION}; COMMIT;")
         elif version != _VERSION:
             raise StoreError("the state directory was used by a newer k3dreg")
@@ -87,17 +91,41 @@ class Database:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         return int(version)
 
-    def read(self) -> tuple[list[Values], list[Values], list[Values]]:
-        """All blobs, manifests and tags, as they lie in their tables.  Raises `StoreError`."""
+    def read(
+        self, blob: Callable[..., T], manifest: Callable[..., T], tag: Callable[..., T]
+    ) -> tuple[list[T], list[T], list[T]]:
+        """All blobs, manifests and tags, each made by its function of the columns, one row after the other.
+
+        Raises `StoreError`, and what the functions raise.
+        """
         with _database_errors("reading the list of what was pushed"):
             # A file of the first version that is only read stays one.
             since = "since" if self._version() > 1 else "0"
             manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
             return (
-                self._db.execute("SELECT registry, path, digest, since FROM blob").fetchall(),
-                self._db.execute(manifests).fetchall(),
-                self._db.execute("SELECT registry, path, name, digest FROM tag").fetchall(),
+                [blob(*row) for row in self._db.execute("SELECT registry, path, digest, since FROM blob")],
+                [manifest(*row) for row in self._db.execute(manifests)],
+                [tag(*row) for row in self._db.execute("SELECT registry, path, name, digest FROM tag")],
             )
+
+    def descriptors(self, registry: str, path: str, digests: Sequence[str], limit: int) -> dict[str, str]:
+        """The descriptors of a repository's manifests as JSON, by digest, in order, of at most `limit` characters.
+
+        The first is there whatever its size; what is not in the table is left out.  Raises `StoreError`.
+        """
+        found: dict[str, str] = {}
+        size = 0
+        with _database_errors("reading the list of what was pushed"):
+            for digest in digests:
+                query = "SELECT descriptor FROM manifest WHERE registry=? AND path=? AND digest=?"
+                row = self._db.execute(query, (registry, path, digest)).fetchone()
+                if row is None:
+                    continue
+                size += len(row[0]) + 1
+                if size > limit and found:
+                    break
+                found[digest] = row[0]
+        return found
 
     def transact(self, statements: Iterable[tuple[str, Values]]) -> None:
         """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed."""
@@ -119,6 +147,42 @@ class Database:
 
 def _is_no_room(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", None) in _NO_ROOM
+
+
+def _prepare(file: Path, *, read_only: bool) -> None:
+    """Make the file whole, under another name first, if there is none; see that only this user may read it.
+
+    Raises `OSError`, and `StoreError` for an empty file: SQLite would take it for a new one, and with it everything
+    that was pushed would become cached content, which is evicted.
+    """
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        if read_only:
+            raise
+        new = file.with_name(f"{file.name}.new")
+        new.with_name(f"{new.name}-journal").unlink(missing_ok=True)  # of a start that was broken off
+        # Mode first: SQLite would make it readable to everybody, and its other files have the mode of this one.
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        try:
+            with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
+                made.executescript(f"PRAGMA synchronous=FULL; BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+        except sqlite3.Error:
+            new.unlink()
+            raise
+        new.rename(file)
+        sync_directory(file.parent)
+        return
+    if found.st_size == 0:
+        raise StoreError(
+            f"the list of what was pushed, {file.name} in the state directory, has 0 bytes, so it is damaged: put it "
+            "back from a backup, or remove it and push again what was pushed"
+        )
+    if not read_only:
+        for each in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
+            with contextlib.suppress(FileNotFoundError):
+                if each.stat().st_mode & 0o077:
+                    each.chmod(0o600)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from k3dreg.interfaces import PushedManifest
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.errors import InvalidDigest, InvalidManifest, InvalidName, StoreError, StoreFull
+from k3dreg.model.media_types import LONGEST_TYPE
 from k3dreg.model.reference import Repository
 from k3dreg.store.reserve import Reserve
 
@@ -54,7 +55,7 @@ class Ledger:
         self._closed = False
 
     def read(self) -> list[Row]:
-        """All of it; nothing where there is no file.  Raises `StoreError`."""
+        """All of it but annotations; nothing where there is no file.  Raises `StoreError`."""
         with self._lock:
             try:
                 self._file.stat()
@@ -62,15 +63,18 @@ class Ledger:
                 return []
             except OSError:
                 pass  # that it cannot be opened has a better message
-            blobs, manifests, tags = self._open().read()
+            database = self._open()
             try:
-                return [
-                    *(_blob(*row) for row in blobs),
-                    *(_manifest(*row) for row in manifests),
-                    *(_tag(*row) for row in tags),
-                ]
+                blobs, manifests, tags = database.read(_blob, _manifest, _tag)
             except (ValueError, TypeError, InvalidDigest, InvalidName, InvalidManifest) as error:
                 raise StoreError("the list of what was pushed holds what k3dreg did not write") from error
+            return [*blobs, *manifests, *tags]
+
+    def descriptors(self, repository: Repository, digests: Sequence[Digest], limit: int) -> dict[Digest, bytes]:
+        """The descriptors of manifests as JSON, with their annotations.  See `Database.descriptors`."""
+        with self._lock:
+            found = self._open().descriptors(*_key(repository), list(map(str, digests)), limit)
+        return {Digest.parse(digest): text.encode("utf-8") for digest, text in found.items()}
 
     def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
         """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed.
@@ -142,6 +146,15 @@ def remove_tag(repository: Repository, name: str) -> Statement:
     return ("DELETE FROM tag WHERE registry=? AND path=? AND name=?", (*_key(repository), name))
 
 
+def without_annotations(descriptor: Descriptor) -> Descriptor:
+    """What is kept in memory of a descriptor: annotations may be megabytes, and so may be what an artifact type is not.
+
+    RFC 6838, 4.2, allows two names of 127 characters.
+    """
+    artifact_type = descriptor.artifact_type if len(descriptor.artifact_type) <= LONGEST_TYPE else ""
+    return evolve(descriptor, annotations={}, artifact_type=artifact_type)
+
+
 def _key(repository: Repository) -> tuple[str, str]:
     return (repository.registry or "", repository.path)
 
@@ -156,7 +169,7 @@ def _blob(registry: str, path: str, digest: str, since: float) -> Row:
 
 def _manifest(registry: str, path: str, descriptor: str, parts: str, subject: str | None, since: float) -> Row:
     manifest = PushedManifest(
-        Descriptor.from_json(json.loads(descriptor)),
+        without_annotations(Descriptor.from_json(json.loads(descriptor))),
         frozenset(map(Digest.parse, json.loads(parts))),
         None if subject is None else Digest.parse(subject),
         float(since),

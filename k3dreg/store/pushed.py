@@ -19,7 +19,7 @@ from k3dreg.model.reference import Repository, Tag
 from k3dreg.protocol.listing import Names
 from k3dreg.store import ledger
 from k3dreg.store.changes import Change, Changes
-from k3dreg.store.ledger import Ledger, Row
+from k3dreg.store.ledger import Ledger, Row, without_annotations
 from k3dreg.store.reserve import Reserve
 from k3dreg.streaming.workers import Workers
 
@@ -59,6 +59,8 @@ class PushedContent:
 
     def __init__(self, file: Ledger, rows: Iterable[Row], workers: Workers, clock: IReactorTime) -> None:
         """`clock` tells seconds since the epoch."""
+        self._file = file
+        self._workers = workers
         self._changes = Changes(file, workers)
         self._clock = clock
         self._shelves: dict[Repository, _Contents] = {}
@@ -114,6 +116,11 @@ class PushedContent:
         shelf = self._shelf(repository)
         found = shelf.referrers.get(subject, _NO_NAMES).after(last, limit)
         return [shelf.manifests[Digest.parse(digest)] for digest in found]
+
+    async def descriptors(
+        self, repository: Repository, digests: Sequence[Digest], limit: int
+    ) -> Mapping[Digest, bytes]:
+        return await self._workers.run(self._file.descriptors, repository, digests, limit) if digests else {}
 
     def keeps(self, digest: Digest) -> bool:
         return digest in self._kept
@@ -218,7 +225,7 @@ class PushedContent:
         shelf = self._made(repository)
         if manifest.digest not in shelf.manifests:
             self._keep(manifest.digest)
-        shelf.manifests[manifest.digest] = manifest
+        shelf.manifests[manifest.digest] = evolve(manifest, descriptor=without_annotations(manifest.descriptor))
         if manifest.subject is not None:
             shelf.referrers.setdefault(manifest.subject, Names()).add(str(manifest.digest))
 

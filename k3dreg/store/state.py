@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -94,7 +95,7 @@ class StateDirectory:
         try:
             for directory in (root, self.staging, self.blobs, self.images):
                 make_directory(directory)
-            self._lock = (root / "lock").open("ab")
+            self._lock = os.fdopen(os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
         except OSError as error:
             raise UsageError(f"the state directory {root} cannot be used: {error.strerror}") from error
         try:

@@ -58,22 +58,26 @@ class DiscoveryHandlers:
         """end-12a, end-12b.  No referrers is an empty index: only a registry without this API says 404."""
         wanted, last = exchange.query.one("artifactType"), exchange.query.one("last")
         entries: list[bytes] = []
-        size, more_from = 0, ""
+        room, more_from = _LARGEST_INDEX, ""
         while not more_from:
             # Between two steps the list may change: each begins behind the last digest of the one before.
             step = self._discovery.referrers(route.repository, route.digest, last, _AT_ONCE)
-            for manifest in step:
-                if wanted is None or manifest.descriptor.artifact_type == wanted:
-                    entry = json.dumps(manifest.descriptor.to_json()).encode("ascii")
-                    size += len(entry) + 1
-                    if size > _LARGEST_INDEX and entries:
-                        more_from = last or ""
-                        break
-                    entries.append(entry)
-                last = str(manifest.digest)
-            if len(step) < _AT_ONCE:
-                break
-            await deferLater(self._clock, 0)
+            asked = [each.digest for each in step if wanted is None or each.descriptor.artifact_type == wanted]
+            found = await self._discovery.descriptors(route.repository, asked, room)
+            for digest, entry in found.items():
+                if len(entry) >= room and entries:
+                    more_from = last or ""
+                    break
+                entries.append(entry)
+                room -= len(entry) + 1
+                last = str(digest)
+            else:
+                if found and digest != asked[-1]:
+                    continue  # the next is too large, or gone
+                if len(step) < _AT_ONCE:
+                    break
+                last = str(step[-1].digest)
+                await deferLater(self._clock, 0)
         body = b'{"schemaVersion": 2, "mediaType": "%s", "manifests": [%s]}' % (
             media_types.OCI_INDEX.encode("ascii"),
             b",".join(entries),

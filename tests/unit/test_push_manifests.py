@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -116,8 +117,23 @@ class ManifestTests(UploadsCase):
         listed = self.push(index(subject=subject))
         found = {m.digest: m.descriptor for m in self.pushed.referrers(APP, Digest.of(b"not pushed yet"))}
         self.assertEqual(found[plain].artifact_type, media_types.OCI_CONFIG)
-        self.assertEqual((found[typed].artifact_type, found[typed].annotations), ("app/sbom", {"a": "b"}))
+        self.assertEqual(found[typed].artifact_type, "app/sbom")
         self.assertEqual((found[listed].artifact_type, found[listed].media_type), ("", media_types.OCI_INDEX))
+        read = self.result(self.pushed.descriptors(APP, [typed, plain], 10_000))
+        self.assertEqual(list(read), [typed, plain])
+        self.assertEqual(json.loads(read[typed])["annotations"], {"a": "b"})
+
+    def test_what_would_weigh_on_the_memory_for_good_is_refused_or_left_on_the_disk(self) -> None:
+        subject = described(media_types.OCI_MANIFEST, b"subject")
+        config = {**described(media_types.OCI_CONFIG, CONFIG), "mediaType": "a/" + "x" * 300}
+        foreign = media_types.OCI_LAYER.replace("layer", "layer.nondistributable")
+        layers = [described(foreign, str(number).encode()) for number in range(10_001)]
+        for heavy in ({"artifactType": "a/" + "x" * 300}, {"config": config}, {"layers": layers}):
+            push = self.uploads.push_manifest(APP, image(subject=subject, **heavy), "", None, [], Trace())
+            self.failed(push, InvalidManifest)
+        annotated = self.push(image(subject=subject, annotations={"a": "x" * 1_000_000}))
+        [kept] = self.pushed.referrers(APP, Digest.of(b"subject"))
+        self.assertEqual((kept.digest, kept.descriptor.annotations), (annotated, {}))
 
 
 class ParsingTests(UploadsCase):

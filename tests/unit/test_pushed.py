@@ -89,7 +89,11 @@ class AnswersTests(PushedCase):
             found = self.pushed.tagged(APP, Tag("a"))
             self.assertEqual(found, manifest(2, 1))
             assert found is not None
-            self.assertEqual(found.descriptor.annotations, {"number": "2"})
+            self.assertEqual(found.descriptor.annotations, {})
+            [text] = self.successResultOf(
+                Deferred.fromCoroutine(self.pushed.descriptors(APP, [found.digest], 1))
+            ).values()
+            self.assertEqual(json.loads(text)["annotations"], {"number": "2"})
             self.assertEqual(self.pushed.blobs(APP), {digest(1): 1_000_000})
             self.assertEqual(self.pushed.referrers(HUBS, digest(2)), [manifest(3, subject=2)])
             self.assertEqual(self.pushed.referrers(APP, digest(2)), [])
@@ -278,6 +282,56 @@ def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, co
     with pytest.raises(StoreError):
         Ledger(file).read()
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_only: bool) -> None:
+    file = tmp_path / LEDGER_NAME
+    file.touch()
+    Path(f"{file}-wal").write_bytes(b"what may be left of it")
+    book = Ledger(file, read_only=read_only)
+    for use in (book.read, lambda: book.write([ledger.add_blob(APP, digest(1), 0.0)])):
+        with pytest.raises(StoreError, match="0 bytes"):
+            use()
+    assert file.stat().st_size == 0
+    assert Path(f"{file}-wal").read_bytes() == b"what may be left of it"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_only_this_user_may_read_it_in_whichever_directory(tmp_path: Path, umask: int) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        book = Ledger(tmp_path / LEDGER_NAME)
+        book.write([ledger.add_blob(APP, digest(1), 0.0)])
+        modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+        assert modes == dict.fromkeys([LEDGER_NAME, f"{LEDGER_NAME}-wal", f"{LEDGER_NAME}-shm"], "0o600")
+        book.close()
+        # As an older k3dreg has left it.
+        (tmp_path / LEDGER_NAME).chmod(0o644)
+        book = Ledger(tmp_path / LEDGER_NAME)
+        assert len(book.read()) == 1
+        assert (tmp_path / LEDGER_NAME).stat().st_mode & 0o777 == 0o600
+        book.close()
+    finally:
+        os.umask(before)
+
+
+def test_annotations_are_read_from_the_disk_as_many_as_are_wanted(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / LEDGER_NAME)
+    wide = [
+        evolve(manifest(n, subject=9), descriptor=evolve(manifest(n).descriptor, annotations={"a": "x" * 1000}))
+        for n in range(4)
+    ]
+    book.write([ledger.add_manifest(APP, each) for each in wide])
+    assert all(row.manifest is not None and not row.manifest.descriptor.annotations for row in book.read())
+    digests = [each.digest for each in wide]
+    found = book.descriptors(APP, [digest(7), *digests], 2500)
+    assert list(found) == digests[:2]
+    assert json.loads(found[digests[0]]) == wide[0].descriptor.to_json()
+    assert list(book.descriptors(APP, digests, 1)) == digests[:1]
+    assert book.descriptors(OTHER, digests, 1) == {}
+    book.close()
 
 
 @pytest.mark.parametrize("column", ["digest = 'none'", "descriptor = '{'", "path = 'No'", "subject = 'md5:1'"])

@@ -135,17 +135,29 @@ class SessionTests(UploadsCase):
         self.assertEqual(self.successResultOf(asked).received, 6)
 
     def test_there_are_not_more_than_so_many_and_one_left_alone_makes_room(self) -> None:
-        first = self.uploads.open(APP).session
-        for _ in range(MOST_SESSIONS - 1):
-            self.uploads.open(APP)
+        sessions = [self.uploads.open(APP).session for _ in range(MOST_SESSIONS)]
+        for session in sessions:
+            self.append(session, b"x")
         with self.assertRaises(TooManyUploads):
             self.uploads.open(APP)
         self.clock.advance(LEFT_ALONE)
         self.uploads.open(APP)
         with self.assertRaises(UploadUnknown):
-            self.uploads.status(APP, first)
+            self.uploads.status(APP, sessions[0])
         self.clock.advance(SESSION_IDLE)
         self.uploads.open(APP)
+
+    def test_the_oldest_session_without_a_byte_makes_room_first_and_at_once(self) -> None:
+        used = self.uploads.open(APP).session
+        self.append(used, b"x")
+        empty = [self.uploads.open(APP).session for _ in range(MOST_SESSIONS - 1)]
+        self.clock.advance(LEFT_ALONE)
+        for session in empty:
+            self.assertEqual(self.uploads.status(APP, session).received, 0)
+            self.uploads.open(APP)
+            with self.assertRaises(UploadUnknown):
+                self.uploads.status(APP, session)
+        self.assertEqual(self.uploads.status(APP, used).received, 1)
 
     def test_a_client_that_left_can_go_on_from_what_has_come(self) -> None:
         session, body = self.uploads.open(APP).session, FakeBody([b"abc"], open_ended=True)
