@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from k3dreg.interfaces import IEngineRequests, IImageNames
 from k3dreg.log import make_logger
-from k3dreg.model.engine import ImageStore
+from k3dreg.model.engine import ImageStore, is_helper_image
 from k3dreg.model.errors import EngineError, InvalidName, InvalidReference
 from k3dreg.model.reference import Repository, Tag
 from k3dreg.names import OwnNames, names_of_container, names_of_machine, short_name
@@ -66,7 +66,10 @@ class EngineImageNames:
         self._workers = workers
 
     async def names(self) -> Sequence[tuple[Repository, Tag]]:
-        """As Docker writes them.  Names that do not parse are left out: nobody could ask for them."""
+        """As Docker writes them, without those of k3dreg's own helper images.
+
+        Names that do not parse are left out: nobody could ask for them.
+        """
         text = await fetch_images(self._engine)
         found = await self._workers.run(_names_in, text)
         if (await self._engine.info()).store is ImageStore.PODMAN:
@@ -79,7 +82,7 @@ def _names_in(text: bytes) -> Sequence[tuple[Repository, Tag]]:
     texts = [
         text for image in images_in(text) for text in ((image.get("RepoTags") or ()) if isinstance(image, dict) else ())
     ]
-    return [name for name in map(_name, texts) if name is not None]
+    return [name for text in texts if not is_helper_image(str(text)) and (name := _name(text)) is not None]
 
 
 def _name(text: object) -> tuple[Repository, Tag] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from k3dreg.interfaces import IEngineRequests
+from k3dreg.model.engine import is_helper_image
 from k3dreg.model.errors import EngineError, EngineUnavailable
 from k3dreg.streaming import documents
 
@@ -18,6 +19,8 @@ ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
 _EMPTY_TAR = bytes(1024)
 # Seconds; each of these takes the engine some ten milliseconds, to start a container some hundred.
 _PATIENCE = 20.0
+# Seconds after which an image of another k3dreg's cannot be in use: it is removed again after at most one.
+_IN_USE = 600.0
 
 
 async def ask(engine: IEngineRequests, method: str, path: str, **more: Any) -> Any:
@@ -71,20 +74,40 @@ async def containers_of(engine: IEngineRequests, role: str, owner: str) -> list[
 async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, owner: str) -> AsyncIterator[str]:
     """An empty image with these labels, for as long as the `async with` lasts; its name, which nobody else has.
 
-    In the end those are removed, too, that were left when the engine, or k3dreg, was killed.  Raises `EngineError`.
+    In the end those are removed, too, that were left when the engine, or a k3dreg, was killed.  Raises `EngineError`.
     """
     prefix = f"{repository}:{owner[:8]}-"
     name = f"{prefix}{secrets.token_hex(16)}"
     image = await _import_nothing(engine, name, f"{ROLE}={role} {OWNER}={owner}")
     try:
         yield name
+        filters = {"filters": json.dumps({"reference": [repository]})}
+        found = await documents.ask_images(engine, params=filters, patience=_PATIENCE)
     finally:
         await _remove_image(engine, image)
-    filters = {"filters": json.dumps({"reference": [repository]})}
-    for other in await documents.ask_images(engine, params=filters, patience=_PATIENCE):
-        for left in other.get("RepoTags") or ():
-            if left.startswith(prefix):
-                await _remove_image(engine, left)
+    for left in _left_behind(found, name, prefix):
+        await _remove_image(engine, left)
+
+
+def _left_behind(images: Iterable[Mapping[str, Any]], name: str, prefix: str) -> Iterator[str]:
+    """The names of images like `name`, with that prefix, that no k3dreg uses any more.
+
+    One of another k3dreg's on the same engine may be in use, for some seconds.  One that is minutes older than `name`
+    is not: its k3dreg was killed, and its state directory may be gone.  Both ages are by the engine's clock.
+    """
+    made = {tag: image for image in images for tag in image.get("RepoTags") or ()}
+    now = _created(made.get(name, {}))
+    for tag, image in made.items():
+        is_old = ROLE in (image.get("Labels") or {}) and 0 < _created(image) < now - _IN_USE
+        is_old = is_old and is_helper_image(tag)
+        if tag != name and (tag.startswith(prefix) or is_old):
+            yield tag
+
+
+def _created(image: Mapping[str, Any]) -> float:
+    """Seconds since the epoch; 0 where the engine does not tell."""
+    created = image.get("Created")
+    return created if isinstance(created, int | float) else 0
 
 
 async def _import_nothing(engine: IEngineRequests, name: str, labels: str) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import enum
+import re
 
 from attrs import frozen
 
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.platform import Platform
+
+# Names of the images that k3dreg imports for its containers: `k3dreg-reader:0123abcd-`, and 32 hexadecimal digits.
+_HELPER_IMAGE = re.compile(r"(localhost/)?k3dreg-[a-z-]+:[A-Za-z0-9]{1,8}-[0-9a-f]{32}")
+
+
+def is_helper_image(name: str) -> bool:
+    """Whether an image of this name is one that k3dreg has imported for its own containers."""
+    return _HELPER_IMAGE.fullmatch(name) is not None
 
 
 class ImageStore(enum.Enum):

@@ -91,6 +91,8 @@ class LearningTests(SynchronousTestCase):
 
     def test_the_engines_images_by_name(self) -> None:
         images = [{"RepoTags": ["app:t", "localhost:5005/app:u", "<none>:<none>"]}, {"RepoTags": None}, {}, 5]
+        # Of k3dreg's own containers, for a moment.
+        images.append({"RepoTags": [f"k3dreg-reader:0123abcd-{'0' * 32}", f"localhost/k3dreg-probe:o-{'0' * 32}"]})
         listing = EngineImageNames(cast(Any, Requests(images=images)), InlineWorkers())
         self.assertEqual(
             self.successResultOf(Deferred.fromCoroutine(listing.names())),
