@@ -20,9 +20,11 @@ from attrs import frozen
 # A containerd node fetches three layers of an image at a time.
 _CONNECTIONS = 3
 _BUFFER = 1 << 20
+# As a node: a HEAD without `*/*` may be a push tool's, and k3dreg answers that one out of what was pushed alone.
 _ACCEPT = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, "
+    "*/*"
 )
 
 

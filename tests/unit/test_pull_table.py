@@ -193,6 +193,17 @@ ONE_REMOTE = """
     other in path  | yes    | -                | -           |      200 200 200   |         200 200 200
 """
 
+# What a digest is answered just after a pull of a tag of its repository failed, and whether Docker pulls again for it.
+AFTERWARDS = """
+    the registry | digest | pulled again
+    -            | 404    | no
+    wants login  | 404    | no
+    denies       | 404    | no
+    counts       | 404    | no
+    is away      | 502    | no
+    disk full    | 502    | yes
+"""
+
 
 @frozen
 class Row:
@@ -231,6 +242,8 @@ class PullTable(WireTestCase):
     async def start(self, store: ImageStore, *options: str) -> None:
         # Podman's API is an older one.
         self.engine = FakeEngine(store, "1.44" if store is ImageStore.PODMAN else "1.51")
+        # Of a registry that Docker has an image of, a client is told why a pull failed.
+        self.engine.add(make_image(f"{self.elsewhere}/known:1"))
         self.options, self.count = options, 0
         here = Path.cwd()
         self.patch(os, "environ", {**os.environ, "DOCKER_CONFIG": str(here), "HOME": str(here)})
@@ -248,6 +261,7 @@ class PullTable(WireTestCase):
         daemon.startService()
         self.addCleanup(daemon.stopService)
         while not (listening := [line for line in self.lines if "listening on" in line]):
+            self.assertNotIn("cannot start", "".join(self.lines))
             await self.turn()
         self.wire = await self.connect(int(listening[0].rpartition(":")[2]))
 
@@ -373,6 +387,18 @@ class PullTable(WireTestCase):
         await self.check(" a|p|h|r|t|d\n own | - | bare | - | 200 200 404 | 200 200 404")
         (ours,) = {agent for agent in self.engine.agents if agent}
         await self.check(CIRCULAR, User_Agent=f"docker/28.5.2 go/go1.24 UpstreamClient({ours})")
+
+    async def test_only_what_a_registry_refused_is_remembered(self) -> None:
+        await self.start(ImageStore.CONTAINERD)
+        for number, line in enumerate(AFTERWARDS.strip().splitlines()[1:]):
+            registry, status, again = (cell.strip() for cell in line.split("|"))
+            app = f"app{number}"
+            root = self.arrange(Row("other by ns", False, "-", registry, (), line), app)
+            await self.wire.ask("GET", ASKED["other by ns"].format(app=app, target="1"))
+            before = len(self.engine.pulls)
+            answer = await self.wire.ask("GET", ASKED["other by ns"].format(app=app, target=root))
+            self.assertEqual(str(answer.status), status, line)
+            self.assertEqual(len(self.engine.pulls) - before, int(again == "yes"), line)
 
     async def test_no_existence_check_loses_a_push(self) -> None:
         """Every combination: under k3dreg's own names a push tool is told of what was pushed, and of nothing else."""
