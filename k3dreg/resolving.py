@@ -23,6 +23,7 @@ from k3dreg.model.reference import Reference, Repository
 from k3dreg.model.trace import Trace
 from k3dreg.names import OwnNames
 from k3dreg.observing import NOBODY, observed
+from k3dreg.other_platform import OtherPlatforms
 from k3dreg.refused import Refusals
 from k3dreg.remembering import Images
 from k3dreg.streaming.flights import Flights
@@ -80,6 +81,7 @@ class Resolver:
         self._may_ask = may_ask
         self._is_known = is_known
         self._clock = clock
+        self._platforms = OtherPlatforms(engine, clock)
         self._pulls: Flights[tuple[Reference, str], float] = Flights()
         # With the credentials in the key: one caller's refusal is never another's.
         self._refused: Refusals[tuple[Reference, str]] = Refusals(clock)
@@ -102,9 +104,11 @@ class Resolver:
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
             try:
-                return await self._images.current(str(name))
+                image = await self._images.current(str(name))
             except ImageNotInEngine:
-                pass
+                continue
+            await self._platforms.check(image, reference, self._asking(reference, registry_auth), trace)
+            return image
         if self._names.is_own(reference.repository.registry):
             raise ManifestUnknown(f"Docker has no {reference}, and it was not pushed here", advice=_OWN_NAME_ADVICE)
         if reference.digest is not None and store is not ImageStore.CONTAINERD:
@@ -123,6 +127,20 @@ class Resolver:
             return await self._engine.inspect(str(reference))
         except ImageNotInEngine as error:
             raise ManifestUnknown(f"Docker pulled {reference} and does not have it all the same") from error
+
+    def _asking(
+        self, reference: Reference, registry_auth: Callable[[], Awaitable[str]]
+    ) -> Callable[[], Awaitable[str]] | None:
+        """Credentials for asking the reference's registry, if that may be asked; None for this registry itself."""
+        registry = reference.repository.upstream.registry
+        if self._names.is_own(reference.repository.registry) or self._names.is_own(registry):
+            return None
+
+        async def ask() -> str:
+            await self._may_ask(str(registry))
+            return await registry_auth()
+
+        return ask
 
     async def _for_client(self, error: K3dregError, reference: Reference) -> K3dregError:
         """A pull's failure as the client is told of it: without what happened, if the registry is not known."""

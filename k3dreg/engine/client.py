@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -20,6 +21,7 @@ from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore, PullProgress
 from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, InvalidDigest, InvalidManifest
+from k3dreg.model.platform import Platform
 from k3dreg.protocol.jsonlines import JsonObjects
 from k3dreg.streaming.flights import Fresh
 
@@ -161,6 +163,18 @@ class Engine:
 
         Podman cannot be asked: an `EngineError`.
         """
+        answer = await self._distribution(name, registry_auth)
+        try:
+            return Descriptor.from_json(answer.get("Descriptor"))
+        except (InvalidManifest, InvalidDigest) as error:
+            raise EngineError(f"the engine did not say what {name} is") from error
+
+    async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
+        """For which platforms the image's registry has `name`.  Asked as `distribution` is."""
+        told = (await self._distribution(name, registry_auth)).get("Platforms")
+        return [Platform.from_json(one) for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+
+    async def _distribution(self, name: str, registry_auth: str) -> Mapping[str, Any]:
         if (await self.info()).store is ImageStore.PODMAN:
             raise EngineError(f"Podman does not tell what {name} is in its registry")
         try:
@@ -173,11 +187,7 @@ class Engine:
             raise
         except EngineError as error:
             raise refusal(error.status, str(error)) from error
-        answer = object_of(await self._connection.read_json(response), "a registry's answer")
-        try:
-            return Descriptor.from_json(answer.get("Descriptor"))
-        except (InvalidManifest, InvalidDigest) as error:
-            raise EngineError(f"the engine did not say what {name} is") from error
+        return object_of(await self._connection.read_json(response), "a registry's answer")
 
     async def save(self, image: Digest) -> IByteStream:
         """The archive of an image.  Errors after its first byte are inside the archive (see `sources`)."""

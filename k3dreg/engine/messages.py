@@ -24,6 +24,17 @@ _LONGEST_LINE = 1600
 # Characters.  Distributions write some forty.
 _LONGEST_VERSION = 64
 
+# Go's names for what kernels call their machines.
+_MACHINES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i386": "386",
+    "i686": "386",
+    "loongarch64": "loong64",
+}
+
 _HTML = re.compile(r"<(?:!doctype|html|head|body)\b.*", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title>([^<]{1,100})</title>", re.IGNORECASE)
 # An absolute path of at least two parts that is not part of a URL or of an image's name.
@@ -99,6 +110,7 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
         driver=_text(info, "Driver"),
         root_dir=_text(info, "DockerRootDir"),
         os_type=_text(info, "OSType") or "linux",
+        platform=_own_platform(info),
         insecure_registries=_insecure_registries(info.get("RegistryConfig")),
         containerd_address=_text(containerd, "Address") if isinstance(containerd, dict) else "",
     )
@@ -114,6 +126,13 @@ def _insecure_registries(settings: object) -> frozenset[str]:
         for name, config in configs.items()
         if isinstance(name, str) and isinstance(config, dict) and config.get("Secure") is False
     )
+
+
+def _own_platform(info: Mapping[str, Any]) -> Platform | None:
+    """What the engine runs on.  `Architecture` is the kernel's word (Docker), or Go's (Podman)."""
+    told = _text(info, "Architecture")
+    machine = _MACHINES.get(told, told)
+    return Platform(_text(info, "OSType") or "linux", machine) if machine else None
 
 
 def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:

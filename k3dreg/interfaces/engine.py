@@ -12,6 +12,7 @@ from k3dreg.interfaces.content import IBlob, IByteStream, IPieceStream
 from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo, PullProgress
+from k3dreg.model.platform import Platform
 from k3dreg.model.reference import Repository, Tag
 
 
@@ -44,6 +45,9 @@ class IEngine(Interface):
 
         Raises `ManifestUnknown`, or a `Refused`, as `pull` does.
         """
+
+    async def platforms(name: str, registry_auth: str) -> Sequence[Platform]:
+        """For which platforms the image's own registry has `name`; raises as `distribution` does."""
 
     async def save(image: Digest) -> IByteStream:
         """The archive stream of `GET /images/get` for an image ID.  Raises `ImageNotInEngine`."""

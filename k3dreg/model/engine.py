@@ -45,6 +45,7 @@ class EngineInfo:
     root_dir: str
     os_type: str = "linux"
     containerd_address: str = ""
+    platform: Platform | None = None
     insecure_registries: frozenset[str] = frozenset()
 
 

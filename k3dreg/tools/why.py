@@ -16,6 +16,7 @@ from k3dreg.model.engine import EngineImage, ImageStore
 from k3dreg.model.errors import EngineError, EngineUnavailable, ImageNotInEngine, K3dregError, RegistryNotAllowed
 from k3dreg.model.reference import Reference, Repository
 from k3dreg.names import OwnNames
+from k3dreg.other_platform import differs
 from k3dreg.resolving import digest_advice
 from k3dreg.store.ledger import Ledger, Row
 from k3dreg.web.errors import status_and_code
@@ -88,6 +89,11 @@ async def walk(
                 yield Step(f"it has no {name}")
             else:
                 yield Step(f"it has {name}: image {image.id}, {image.size / 1e6:.1f} MB")
+                if differs(image, info):
+                    yield Step(
+                        f"it is for {image.platform}, and the engine runs on {info.platform}: if its registry has it "
+                        f"for {info.platform}, a node is sent there (404)"
+                    )
                 break
     except EngineError as error:
         said = f"{error}. {error.advice}".rstrip(". ")

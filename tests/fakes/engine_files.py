@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -12,6 +12,7 @@ from k3dreg.model.descriptor import Descriptor
 from k3dreg.model.digest import Digest
 from k3dreg.model.engine import EngineImage, EngineInfo
 from k3dreg.model.errors import ContentError, FileAbsent, FilesUnreachable
+from k3dreg.model.platform import Platform
 from k3dreg.streaming.memory import MemoryBlob
 
 
@@ -98,4 +99,7 @@ class FakeInfo:
         raise NotImplementedError
 
     async def distribution(self, name: str, registry_auth: str) -> Descriptor:
+        raise NotImplementedError
+
+    async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
         raise NotImplementedError

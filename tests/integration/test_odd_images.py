@@ -26,7 +26,7 @@ from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
-from tests.integration.support.scripted import Scripted, ScriptedImage, an_image
+from tests.integration.support.scripted import Scripted, ScriptedImage, an_image, an_index
 from tests.integration.support.upstream import LAYER_TAR
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -179,3 +179,19 @@ def test_a_name_that_is_too_long_for_an_engine_is_not_there(engine: EngineAddres
     """255 characters are a name to the distribution-spec; engines count the registry, or `library/`, too."""
     for registry in ("", "docker.io"):
         assert Puller(daemon.host, registry).manifest("a" * 255, "1").status == 404
+
+
+@pytest.mark.engines(*CLASSIC_STORES)
+def test_another_platform_than_the_engine_s_is_not_served_where_the_registry_has_the_engine_s(
+    engine: EngineAddress, registry: Scripted, daemon: Daemon
+) -> None:
+    arm, amd = an_image(architecture="arm64"), an_image()
+    for image, status in ((an_index([(arm, "arm64"), (amd, "amd64")]), 404), (an_index([(arm, "arm64")]), 200)):
+        with held(registry, image, engine) as repository:
+            query = {"fromImage": f"{registry.address}/{repository}", "tag": "1", "platform": "linux/arm64"}
+            Docker(engine.socket).progress("POST", "/images/create", query=query)
+            answer = Puller(daemon.host, registry.address).manifest(repository, "1")
+            assert answer.status == status
+            if status == 404:
+                assert "linux/arm64" in answer.json["errors"][0]["message"]
+            daemon.wait_for(rf"{repository}.*linux/arm64.*linux/amd64")
