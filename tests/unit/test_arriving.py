@@ -29,6 +29,7 @@ class ArrivingBlobTests(SynchronousTestCase):
         self.path = Path(self.mktemp())
         self.path.touch()
         self.handle = FileHandle(descriptor=os.open(self.path, os.O_RDONLY))
+        self.addCleanup(self.handle.close)
         self.blob = ArrivingBlob(InlineWorkers(), Digest.of(DATA), SIZE, self.handle)
 
     def write(self, total: int) -> None:
