@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import rig
-from tests.integration.support.daemon import Daemon
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.node import Node
 from tests.integration.support.one_file import content_of, from_registry, publish
@@ -82,15 +82,20 @@ def test_a_node_with_override_path(engine: rig.EngineAddress, daemon: Daemon, no
         Docker(engine.socket).remove(f"{name}/{repository}:t")
 
 
-def test_a_mirror_of_podmans(
-    engine: rig.EngineAddress, daemon: Daemon, repository: str, without_port: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def allowing(engine: rig.EngineAddress, without_port: str, tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that may ask this machine's registry by the name that Docker has no image of."""
+    with running(engine, tmp_path, "--allow-registry", "*", "--allow-registry", without_port) as daemon:
+        yield daemon
+
+
+def test_a_mirror_of_podmans(engine: rig.EngineAddress, allowing: Daemon, repository: str, without_port: str) -> None:
     """`/v2/registry.example/app/…`: CRI-O reads the same file with the same library, and kaniko asks so, too."""
     content = os.urandom(100_000)
     publish(rig.setting("K3DREG_TEST_REGISTRY"), repository, content)
     text = (
         f'[[registry]]\nprefix = "registry.example"\nlocation = "127.0.0.1:1"\ninsecure = true\n'
-        f'[[registry.mirror]]\nlocation = "{daemon.host}/{without_port}"\ninsecure = true\n'
+        f'[[registry.mirror]]\nlocation = "{allowing.host}/{without_port}"\ninsecure = true\n'
     )
     tools = shlex.split(rig.setting("K3DREG_TEST_DOCKER"))[:-1]
     command = (
@@ -102,7 +107,7 @@ def test_a_mirror_of_podmans(
         done = subprocess.run(
             [*tools, "sh", "-c", command], input=text.encode(), capture_output=True, timeout=120, check=False
         )
-        assert done.returncode == 0, done.stderr.decode() + daemon.log()[-2000:]
+        assert done.returncode == 0, done.stderr.decode() + allowing.log()[-2000:]
     finally:
         Docker(engine.socket).remove(f"{without_port}/{repository}:t")
 
