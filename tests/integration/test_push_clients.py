@@ -199,7 +199,8 @@ def test_buildctl_builds_and_pushes(registry: Daemon, tools: list[str], tmp_path
     address = f"unix://{tmp_path}/buildkitd.sock"
     # Nothing is executed in a container here, so no runtime is needed.
     daemon = ["buildkitd", "--root", str(tmp_path / "root"), "--addr", address, "--containerd-worker=false"]
-    daemon += ["--oci-worker-snapshotter=native", "--oci-worker-binary=/bin/true", "--otel-socket-path", ""]
+    daemon += ["--oci-worker=true", "--oci-worker-snapshotter=native", "--oci-worker-binary=/bin/true"]
+    daemon += ["--oci-worker-net=host", "--otel-socket-path", str(tmp_path / "traces.sock")]
     words = around(tools, "buildctl-current")
     with (tmp_path / "buildkitd.log").open("wb") as log:
         process = subprocess.Popen([*words, *daemon], stdout=log, stderr=log)
