@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.integration.support import rig
 
@@ -20,7 +21,9 @@ def around(tools: Sequence[str], client: str) -> list[str]:
     A client that is not there skips the test.
     """
     if client.endswith(_CURRENT):
-        return ["env", f"PATH={rig.program(client.removesuffix(_CURRENT)).parent}:{os.environ['PATH']}"]
+        directory = rig.program(client.removesuffix(_CURRENT)).parent
+        # Their settings and Go's cache are below HOME, which tox does not pass on.
+        return ["env", f"PATH={directory}:{os.environ['PATH']}", f"HOME={Path.home()}"]
     if subprocess.run([*tools, "which", client], capture_output=True, check=False).returncode != 0:
         rig.unavailable(f"{client} is not installed:")
     return list(tools)
