@@ -1,9 +1,10 @@
-"""For all tests: which k3dreg is tested, and where `tests.…` is imported from."""
+"""For all tests: which k3dreg is tested, where `tests.…` is imported from, how many processes run, what is skipped."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if os.environ.get("K3DREG_TEST_INSTALLED") == "1" and Path(k3dreg.__file__).is_relative_to(ROOT / "k3dreg"):
         raise pytest.UsageError(f"the tests would import {k3dreg.__file__}, not the installed package")
+
+
+# Where one of these is set, there are engines for the integration tests.
+ENGINES = ("K3DREG_TEST_ENGINE", "K3DREG_TEST_ENGINES", "K3DREG_TEST_SPARES", "K3DREG_TEST_PODMAN")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return how many processes `-n auto` of pyproject.toml means; None leaves it to pytest-xdist: one for each core.
+
+    One, this one, where tests may share an engine, and where single files are named, which is sooner done.
+    """
+    paths = [Path(argument.partition("::")[0]) for argument in config.args]
+    few = len(paths) < 4 and all(path.suffix == ".py" for path in paths)
+    return 0 if few or any(os.environ.get(name) for name in ENGINES) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once for each reason how many tests were skipped; without any engine, all integration tests have the same."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        if "tests/integration/" in report.nodeid and not any(os.environ.get(name) for name in ENGINES):
+            reasons["integration tests need Docker or other programs: see CONTRIBUTING.md"] += 1
+        else:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            reasons[reason.removeprefix("Skipped: ")] += 1
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Everything at once and at random: what no test of one thing thinks of.
 
-    K3DREG_SOAK=600 .tox/py/bin/pytest tests/integration/test_soak.py
+    K3DREG_SOAK=600 .tox/engine/bin/pytest -n 0 tests/integration/test_soak.py
 
 runs each for ten minutes.  Clients pull images, parts of images and ranges, read slowly, leave in the middle, push,
 leave a push, look around; meanwhile the settings are read again, and somebody removes k3dreg's containers.  Every byte

@@ -18,7 +18,7 @@ from attrs import frozen
 from tests.integration.support.docker_api import Docker
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-HOW = "needs real engines: run .ci/run as root on a Debian machine (README, Contributing)"
+HOW = "needs real engines: run .ci/run as root on a Debian machine (CONTRIBUTING.md)"
 
 
 @frozen
