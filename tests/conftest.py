@@ -36,11 +36,14 @@ ENGINES = ("K3DREG_TEST_ENGINE", "K3DREG_TEST_ENGINES", "K3DREG_TEST_SPARES", "K
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Return how many processes `-n auto` of pyproject.toml means; None leaves it to pytest-xdist: one for each core.
 
-    One, this one, where tests may share an engine, and where single files are named, which is sooner done.
+    None but this one for a person's own Docker, whose contents are compared before and after, and for single files,
+    which is sooner done.  Two where there are other engines: one for the tests that share them, one for the others.
     """
     paths = [Path(argument.partition("::")[0]) for argument in config.args]
     few = len(paths) < 4 and all(path.suffix == ".py" for path in paths)
-    return 0 if few or any(os.environ.get(name) for name in ENGINES) else None
+    if few or os.environ.get("K3DREG_TEST_ENGINE"):
+        return 0
+    return 2 if any(os.environ.get(name) for name in ENGINES) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

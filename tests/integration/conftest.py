@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tests.integration.support import images, rig
+from tests.integration.support import docker_api, images, own, rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.image import build
@@ -55,6 +55,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("engines")
         every = metafunc.definition.get_closest_marker("every_engine") is not None
         names = marker.args if marker else _matrix([engine.name for engine in rig.engines()], every)
+        if (person := rig.own()) and person.stands_for(names):
+            names = [person.name]
         choice = [there.get(name, rig.EngineAddress(name, "")) for name in names]
         # Module scope: pytest puts the tests of one engine together, so they share a daemon.
         metafunc.parametrize("engine", choice, indirect=True, ids=names, scope="module")
@@ -78,8 +80,25 @@ def _matrix(there: list[str], every: bool) -> Sequence[str]:
 def engine(request: pytest.FixtureRequest) -> rig.EngineAddress:
     engine: rig.EngineAddress = request.param
     if not engine.url:
+        if rig.own():
+            rig.unavailable("the test is for other engines than K3DREG_TEST_ENGINE:")
         rig.unavailable(f"{engine.name} is not among K3DREG_TEST_ENGINES, K3DREG_TEST_SPARES and K3DREG_TEST_PODMAN:")
     return engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_engine() -> Iterator[None]:
+    """Check, where a person's own Docker is used, that all tests together leave it as it was."""
+    engine = rig.own()
+    if engine is None:
+        yield
+        return
+    docker = Docker(engine.socket)
+    before = own.contents(docker)
+    docker_api.OTHERS[engine.socket] = own.names(docker)
+    yield
+    changes = own.wait_until_it_has(docker, before)
+    assert not changes, f"{engine.url} is not as it was before the tests:\n{changes}"
 
 
 @pytest.fixture
@@ -95,13 +114,23 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
-def upstream() -> Upstream:
-    return Upstream(rig.setting("K3DREG_TEST_REGISTRY"))
+def upstream(own_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
+    """The registry that images are pushed to and pulled from: the rig's, or beside one's own Docker a k3dreg alone."""
+    engine = rig.own()
+    if engine is None or os.environ.get("K3DREG_TEST_REGISTRY"):
+        yield Upstream(rig.setting("K3DREG_TEST_REGISTRY"))
+        return
+    nothing = rig.EngineAddress("none", "unix:///nonexistent/docker.sock")
+    with running(nothing, tmp_path_factory.mktemp("upstream")) as registry:
+        yield Upstream(registry.host)
+    own.remove_images_of(Docker(engine.socket), registry.host)
 
 
 @pytest.fixture(scope="session")
 def busybox() -> bytes:
-    return Path(rig.setting("K3DREG_TEST_BUSYBOX")).read_bytes()
+    """A busybox that runs without libraries: the rig's, or beside one's own Docker this machine's."""
+    found = own.static_busybox() if rig.own() and not os.environ.get("K3DREG_TEST_BUSYBOX") else None
+    return found or Path(rig.setting("K3DREG_TEST_BUSYBOX")).read_bytes()
 
 
 @frozen

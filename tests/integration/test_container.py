@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support.docker_api import Docker
-from tests.integration.support.image import BASE, compose, inner
+from tests.integration.support.image import BASE, compose
 from tests.integration.support.images import VERDICT
 from tests.integration.support.k3d import SOCKET, Container, container, network, registry
 from tests.integration.support.node import Node
@@ -79,7 +79,7 @@ def test_a_cluster_pulls_and_runs_what_docker_holds_and_what_was_pushed_by_each_
         k3dreg_image,
         name,
         cluster,
-        [f"{inner(engine)}:{SOCKET}"],
+        [f"{engine.inner_socket}:{SOCKET}"],
         port=port,
         cluster="dev" if mode == "with the cluster" else "",
         environment={"REGISTRY_PROXY_REMOTEURL": "*"} if mode == "with the cluster" else {},
@@ -144,7 +144,7 @@ def careful(image: str, engine: EngineAddress, port: int, **more: Any) -> dict[s
         "User": "65534",
         "Env": [f"REGISTRY_HTTP_ADDR=127.0.0.1:{port}"],
         "HostConfig": {
-            "Binds": [f"{inner(engine)}:{SOCKET}"],
+            "Binds": [f"{engine.inner_socket}:{SOCKET}"],
             "CapDrop": ["ALL"],
             "GroupAdd": [str(group)],
             "NetworkMode": "host",
@@ -185,7 +185,7 @@ def test_compose_runs_it_beside_clusters(
 ) -> None:
     variables = {
         "COMPOSE_PROJECT_NAME": f"k3dreg-{uuid.uuid4().hex[:8]}",
-        "DOCKER_SOCKET": inner(engine),
+        "DOCKER_SOCKET": engine.inner_socket,
         "K3DREG_IMAGE": k3dreg_image,
         "K3DREG_PORT": str(port),
     }

@@ -14,7 +14,6 @@ from moto.server import ThreadedMotoServer
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support.docker_api import Docker
-from tests.integration.support.image import inner
 from tests.integration.support.k3d import SOCKET, container
 from tests.integration.support.private import PrivateUpstream, manifest_path, push_small_image, request
 from tests.integration.support.registry_client import RegistryClient
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.engines("docker29-classic-spare")
 @pytest.fixture
 def shared(engine: EngineAddress) -> Iterator[tuple[Path, str]]:
     """A directory that containers can mount: where it is here, and where it is for the engine."""
-    root = Path(engine.socket.removesuffix(inner(engine)) or "/")
+    root = Path(engine.socket.removesuffix(engine.inner_socket) or "/")
     name = f"tmp/k3dreg-{uuid.uuid4().hex[:12]}"
     (root / name).mkdir()
     yield root / name, f"/{name}"
@@ -46,7 +45,7 @@ def test_a_settings_file_and_docker_logins_are_mounted_read_only(
         f'listen = "tcp:{port}:interface=127.0.0.1"\nalias = ["registry.example:5000"]\nlog-level = "debug"\n'
     )
     binds = [
-        f"{inner(engine)}:{SOCKET}",
+        f"{engine.inner_socket}:{SOCKET}",
         f"{there}/k3dreg.toml:/etc/k3dreg/k3dreg.toml:ro",
         f"{there}/docker:/root/.docker:ro",
     ]
@@ -114,7 +113,7 @@ def test_k3ds_proxy_settings_name_the_one_registry_that_it_stands_for_and_what_t
     body = {
         "Image": k3dreg_image,
         "Env": [f"{name}={value}" for name, value in variables.items()],
-        "HostConfig": {"Binds": [f"{inner(engine)}:{SOCKET}"], "NetworkMode": "host"},
+        "HostConfig": {"Binds": [f"{engine.inner_socket}:{SOCKET}"], "NetworkMode": "host"},
     }
     other = f"/v2/{small_image.repository}/manifests/1?ns={small_image.registry}"
     held = small_image.pull_into(engine)

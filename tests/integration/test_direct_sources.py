@@ -1,9 +1,10 @@
 """The engine's files read directly, on real engines: the same bytes as `docker save` gives, and nothing left behind.
 
-    K3DREG_TEST_ENGINES=docker=unix:///var/run/docker.sock pytest tests/integration/test_direct_sources.py
+    K3DREG_TEST_ENGINE=unix:///var/run/docker.sock pytest tests/integration/test_direct_sources.py
 
-Several engines are separated by commas.  They are given small images whose names begin with `k3dreg-direct`, which are
-removed again.  Files are read in place, too, where the engine's data directory can be reached from here.
+or K3DREG_TEST_ENGINES for several, as `.ci/engines` describes it.  They are given small images whose names begin with
+`k3dreg-direct`, which are removed again.  Files are read in place, too, where the engine's data directory can be
+reached from here.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
 from tests.fakes.consumers import Reader
 from tests.fakes.images import FakeImage, FakeLayer, make_image, make_layer
+from tests.integration.support import rig
 from tests.integration.support.loading import load
 
-_VARIABLE = "K3DREG_TEST_ENGINES"
 _LIMIT = 200_000_000
 _reactor: Any = global_reactor
 
@@ -393,6 +394,8 @@ class _Direct(TestCase):
         self.assertEqual(await self.traces(), self.before)
 
     async def test_a_file_that_was_removed_or_cut_leaves_it_to_the_next_source(self) -> None:
+        if rig.own():
+            rig.unavailable("the test damages the engine's own files:")
         image = await self.hold(self.an_image())
         path = self.a_file_of(image, self.odd.descriptor.digest, 1, "big")
         for files in (self.reader(), self.local()):
@@ -500,8 +503,7 @@ class _Elsewhere:
 
 
 def _real_engines() -> dict[str, str]:
-    entries = filter(None, os.environ.get(_VARIABLE, "").split(","))
-    return {name: url for name, _, url in (entry.strip().partition("=") for entry in entries)}
+    return {engine.name: engine.url for engine in rig.engines()}
 
 
 for _name, _url in _real_engines().items():
@@ -511,9 +513,7 @@ for _name, _url in _real_engines().items():
 
 @pytest.mark.skipif(bool(_real_engines()), reason="real engines are named, and tested")
 def test_real_engines_are_named() -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{_VARIABLE} names no engines, and CI must not skip them")
-    pytest.skip(f"set {_VARIABLE}=NAME=unix:///path/to/docker.sock[,...] to read real engines' files")
+    rig.unavailable("neither K3DREG_TEST_ENGINE nor K3DREG_TEST_ENGINES is set:")
 
 
 del _Direct  # pytest would take it for tests of its own

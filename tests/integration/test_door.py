@@ -96,7 +96,7 @@ def test_docker_logs_in_and_pushes(
     engine: EngineAddress, registry: Daemon, tools: Tools, pulls_need_login: bool
 ) -> None:
     docker, content = Docker(engine.socket), os.urandom(1_000_000)
-    socket = engine.socket[engine.socket.index("/k3dreg-test/docker") :]
+    socket = engine.inner_socket
     repository = f"door/{uuid.uuid4().hex[:12]}"
     name = f"{registry.host}/{repository}"
     config = f"/tmp/{uuid.uuid4().hex}"

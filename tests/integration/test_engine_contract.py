@@ -2,10 +2,11 @@
 
 The fake stands for an engine in most tests; these keep it honest.  For the real ones:
 
-    K3DREG_TEST_ENGINES=docker=unix:///var/run/docker.sock pytest tests/integration/test_engine_contract.py
+    K3DREG_TEST_ENGINE=unix:///var/run/docker.sock pytest tests/integration/test_engine_contract.py
 
-and K3DREG_TEST_PODMAN for Podman's.  Several are separated by commas.  They must reach this machine's 127.0.0.1, and
-are given small images of names that begin with `k3dreg-contract`, which are removed again.
+or K3DREG_TEST_ENGINES for several, and K3DREG_TEST_PODMAN for Podman's, as `.ci/engines` describes them.  They must
+reach this machine's 127.0.0.1, and are given small images of names that begin with `k3dreg-contract`, which are removed
+again.
 """
 
 from __future__ import annotations
@@ -55,10 +56,9 @@ from tests.fakes.images import FakeImage, familiar, make_image, make_layer
 from tests.fakes.moody_registry import Answer, MoodyRegistry
 from tests.fakes.tunnel import Tunnel
 from tests.fakes.workers import InlineWorkers
+from tests.integration.support import rig
 from tests.integration.support.loading import load
 
-_VARIABLE = "K3DREG_TEST_ENGINES"
-_VARIABLES = (_VARIABLE, "K3DREG_TEST_PODMAN")
 _LIMIT = 100_000_000
 _reactor: Any = global_reactor
 
@@ -415,8 +415,7 @@ def _error(status: int, code: str) -> Answer:
 
 
 def _real_engines() -> dict[str, str]:
-    entries = filter(None, ",".join(os.environ.get(variable, "") for variable in _VARIABLES).split(","))
-    return {name: url for name, _, url in (entry.strip().partition("=") for entry in entries)}
+    return {engine.name: engine.url for engine in [*rig.engines(), *rig.podmans()]}
 
 
 for _name, _url in _real_engines().items():
@@ -427,9 +426,7 @@ for _name, _url in _real_engines().items():
 @pytest.mark.integration
 @pytest.mark.skipif(bool(_real_engines()), reason="real engines are named, and tested")
 def test_real_engines_are_named() -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{_VARIABLE} names no engines, and CI must not skip them")
-    pytest.skip(f"set {_VARIABLE}=NAME=unix:///path/to/docker.sock[,...] to test real engines, too")
+    rig.unavailable("neither K3DREG_TEST_ENGINE nor K3DREG_TEST_ENGINES is set:")
 
 
 del _Contract, _FakeContract, _RealContract  # pytest would take them for tests of their own

@@ -203,7 +203,7 @@ def test_and_a_registry_that_cannot_be_reached(engine: EngineAddress, tmp_path: 
 def test_and_a_disk_of_dockers_that_is_full(engine: EngineAddress, registry: Scripted, ask: Ask) -> None:
     repository = f"words/{engine.name}/full"
     registry.hold(repository, an_image())
-    data = Path(engine.socket).parent / "data"
+    data = engine.directory / "data"
     content = data / "containerd/daemon/io.containerd.content.v1.content"
     with full_disk(content if engine.containerd_store else data / "tmp"):
         if engine.containerd_store:

@@ -20,7 +20,7 @@ from tests.integration.conftest import PushedImage
 from tests.integration.support import nobody, rig
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker
-from tests.integration.support.image import IMAGE, build, inner
+from tests.integration.support.image import IMAGE, build
 from tests.integration.support.images import VERDICT
 from tests.integration.support.k3d import SOCKET, container, network, registry
 from tests.integration.support.node import Node
@@ -65,7 +65,7 @@ def held(engine: EngineAddress, small_image: PushedImage) -> Iterator[PushedImag
 
 def started(engine: EngineAddress, image: str, port: int, *options: str, **host: Any) -> dict[str, Any]:
     """`docker run -v /var/run/docker.sock:/var/run/docker.sock --network host k3dreg k3dreg --listen tcp:PORT`."""
-    binds = [f"{inner(engine)}:{SOCKET}"]
+    binds = [f"{engine.inner_socket}:{SOCKET}"]
     command = ["k3dreg", "--listen", f"tcp:{port}:interface=127.0.0.1", *options]
     return {"Image": image, "Cmd": command, "HostConfig": {"Binds": binds, "NetworkMode": "host", **host}}
 
@@ -126,7 +126,7 @@ def test_files_are_read_in_place_where_k3d_has_made_the_container(
     engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int
 ) -> None:
     with network(docker, f"k3d-{uuid.uuid4().hex[:8]}") as cluster:
-        body = registry(image, "k3d-dev", cluster, [f"{inner(engine)}:{SOCKET}"], port=port)
+        body = registry(image, "k3d-dev", cluster, [f"{engine.inner_socket}:{SOCKET}"], port=port)
         check_files_are_read_in_place(docker, held, port, body)
 
 

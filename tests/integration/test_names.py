@@ -90,7 +90,7 @@ def test_an_image_that_buildkit_built_is_pulled(
 ) -> None:
     """BuildKit's images carry an attestation beside the platform's manifest where the store can keep one."""
     client = rig.setting("K3DREG_TEST_DOCKER").split()
-    socket = engine.socket[engine.socket.index("/k3dreg-test/docker") :]
+    socket = engine.inner_socket
     message = str(uuid.uuid4())
     dockerfile = b'FROM scratch\nCOPY . /bin/\nCMD ["/bin/busybox", "cat", "/bin/message"]\n'
     context = build_context({"Dockerfile": dockerfile, "busybox": busybox, "message": message.encode()})

@@ -71,7 +71,7 @@ def test_a_node_pulls_and_runs_what_is_read_in_place(engine: EngineAddress, held
     node.clean()
     began = time.time()
     # The engine lives in another root directory; its own is beside its socket.
-    options = ("--reader", "off", "--docker-root", str(Path(engine.socket).with_name("data")))
+    options = ("--reader", "off", "--docker-root", str(engine.directory / "data"))
     with running(engine, tmp_path, *options) as daemon:
         node.use_mirror(daemon.host)
         node.pull(held.name)

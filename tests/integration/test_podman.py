@@ -68,7 +68,7 @@ def test_podman_pulls_what_only_the_registry_has(
 def podman(engine: EngineAddress, *words: str, stdin: bytes = b"") -> None:
     """The `podman` command, as a client of the service."""
     tools = shlex.split(rig.setting("K3DREG_TEST_DOCKER"))[:-1]
-    socket = engine.socket[engine.socket.index("/k3dreg-test/podman") :]
+    socket = engine.inner_socket
     command = [*tools, "podman", "--remote", "--url", f"unix://{socket}", *words]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -138,7 +138,7 @@ def test_k3dreg_runs_as_a_container_of_podmans_made_as_k3d_makes_it(
     with Docker(builder.socket).open("GET", "/images/get", query={"names": image.build(builder)}) as saved:
         docker.call("POST", "/images/load", body=saved.read(), content_type="application/x-tar")
     name = f"k3d-{uuid.uuid4().hex[:8]}"
-    volumes = [f"{image.inner(engine)}:{k3d.SOCKET}"]
+    volumes = [f"{engine.inner_socket}:{k3d.SOCKET}"]
     body = k3d.registry(image.IMAGE, name, "host", volumes, port=port, enforce_port_match=True)
     try:
         with k3d.container(docker, name, body) as made:

@@ -146,7 +146,7 @@ def test_every_node_pulls_by_every_name(registry: Daemon, tools: list[str]) -> N
 # The Docker client of the tests, which has BuildKit's, lives with these engines.
 @pytest.mark.engines("docker29", "docker29-classic")
 def test_buildx_builds_and_pushes(engine: EngineAddress, registry: Daemon) -> None:
-    socket = engine.socket[engine.socket.index("/k3dreg-test/docker") :]
+    socket = engine.inner_socket
     content, repository = os.urandom(3_000_000), f"buildx/{uuid.uuid4().hex[:12]}"
     name = f"localhost:{registry.host.rpartition(':')[2]}/{repository}:t"
     client = rig.setting("K3DREG_TEST_DOCKER").split()

@@ -167,7 +167,7 @@ def test_buildx_builds_loads_and_pushes(engine: EngineAddress, daemon: Daemon) -
     docker, content = Docker(engine.socket), os.urandom(300_000)
     repository = f"push-from-docker/{uuid.uuid4().hex[:12]}"
     own = f"127.0.0.1:{daemon.host.rpartition(':')[2]}/{repository}:t"
-    socket = engine.socket[engine.socket.index("/k3dreg-test/") :]
+    socket = engine.inner_socket
     client = [*rig.setting("K3DREG_TEST_DOCKER").split(), "-H", f"unix://{socket}"]
     context = build_context({"Dockerfile": b"FROM scratch\nCOPY content /\n", "content": content})
     build = [*client, "buildx", "build", "--tag", own, "--tag", f"{repository}:t"]
@@ -188,7 +188,7 @@ def test_buildx_builds_loads_and_pushes(engine: EngineAddress, daemon: Daemon) -
 @pytest.mark.engines("podman")
 def test_podman_pushes_from_the_engine(engine: EngineAddress, daemon: Daemon, tools: list[str]) -> None:
     with held(engine, daemon) as image:
-        socket = engine.socket[engine.socket.index("/k3dreg-test/") :]
+        socket = engine.inner_socket
         command = ["podman", "--url", f"unix://{socket}", "push", "--tls-verify=false", image.names[0]]
         done = subprocess.run([*tools, *command], capture_output=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr.decode()

@@ -37,7 +37,7 @@ def asked(engine: EngineAddress, tmp_path: Path) -> Iterator[list[str]]:
 @pytest.fixture
 def daemon(engine: EngineAddress, tmp_path: Path, asked: list[str]) -> Iterator[Daemon]:
     by_the_way = evolve(engine, url=f"unix://{tmp_path}/engine.sock")
-    data = str(Path(engine.socket).with_name("data"))
+    data = str(engine.directory / "data")
     with running(by_the_way, tmp_path, "--docker-root", data) as daemon:
         yield daemon
 
@@ -73,7 +73,7 @@ class Names:
     def ctr(self, *words: str) -> None:
         """Containerd's own client, of which Docker knows nothing."""
         *before, _ = shlex.split(rig.setting("K3DREG_TEST_DOCKER"))
-        directory = Path(self.engine.socket).parent
+        directory = self.engine.directory
         socket = next(directory.rglob("containerd.sock"))
         inner = str(socket)[str(socket).index("/k3dreg-test/") :]
         command = [*before, "ctr", "--address", inner, "--namespace", "moby", *words]

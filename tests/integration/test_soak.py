@@ -134,14 +134,19 @@ class Client(threading.Thread):
         return puller, puller.layers(self._image.repository, self._image.tag)
 
 
-def _disturb(daemon: Daemon, docker: Docker, end: float) -> None:
+def _readers(docker: Docker) -> set[str]:
+    readers = json.dumps({"label": [f"{ROLE}=reader"]})
+    return {container["Id"] for container in docker.ask("GET", "/containers/json", all="1", filters=readers)}
+
+
+def _disturb(daemon: Daemon, docker: Docker, end: float, others: set[str]) -> None:
+    """Have the settings read again and remove the daemon's containers; `others` are those of other daemons."""
     while time.monotonic() < end:
         time.sleep(2)
         daemon.send(signal.SIGHUP)
-        readers = json.dumps({"label": [f"{ROLE}=reader"]})
-        for container in docker.ask("GET", "/containers/json", all="1", filters=readers):
+        for container in _readers(docker) - others:
             with contextlib.suppress(DockerError):  # it may be gone
-                docker.ask("DELETE", f"/containers/{container['Id']}", force="1")
+                docker.ask("DELETE", f"/containers/{container}", force="1")
 
 
 @pytest.mark.engines("docker29", "docker29-classic")
@@ -149,13 +154,14 @@ def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: Pu
     seed = int(os.environ.get("K3DREG_SEED", str(random.randrange(1 << 30))))
     print(f"K3DREG_SEED={seed}")
     docker = layered_image.pull_into(engine)
+    others = _readers(docker)
     # Not all of the image fits in the cache.
     with running(engine, tmp_path, *READERS_ONLY, "--cache-size", "150M") as daemon:
         end = time.monotonic() + SECONDS
         clients = [Client(daemon, layered_image, seed + number, end) for number in range(CLIENTS)]
         for client in clients:
             client.start()
-        _disturb(daemon, docker, end)
+        _disturb(daemon, docker, end, others)
         for client in clients:
             client.join()
         print(dict(sum((client.did for client in clients), Counter())), f"{daemon.peak_memory() >> 20} MiB")

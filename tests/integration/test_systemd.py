@@ -38,7 +38,7 @@ def steps(heading: str) -> str:
 def machine(engine: rig.EngineAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One with Docker's socket and directories, and nothing of k3dreg but a clone of its repository."""
     directory = tmp_path_factory.mktemp("machine")
-    data = Path(engine.socket).parent / "data"
+    data = engine.directory / "data"
     inside = "/" + str(data).partition("/k3dreg-test-rig/")[2].partition("/")[2]
     with booted(directory, {Path(engine.socket): "/run/docker.sock", data: inside}) as machine:
         shutil.copytree(rig.REPOSITORY, f"{machine.root}{CLONE}", ignore=shutil.ignore_patterns(".*", "build", "tests"))

@@ -17,11 +17,6 @@ IMAGE = "k3dreg-test-image:latest"
 BASE = "k3dreg-test-base:latest"
 
 
-def inner(engine: EngineAddress) -> str:
-    """The engine's socket where the engine itself and its client live."""
-    return engine.socket[engine.socket.index("/k3dreg-test/") :]
-
-
 def build(engine: EngineAddress, name: str = IMAGE, network: str = "host") -> str:
     """`docker build`, out of what `.dockerignore` lets through; returns the image's name.
 
@@ -40,7 +35,7 @@ def build(engine: EngineAddress, name: str = IMAGE, network: str = "host") -> st
 def client(engine: EngineAddress, *words: str, stdin: bytes, **variables: str) -> str:
     """Docker's command line client; returns what it prints."""
     command = [*shlex.split(rig.setting("K3DREG_TEST_DOCKER")), *words]
-    environment = {**os.environ, "DOCKER_HOST": f"unix://{inner(engine)}", **variables}
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{engine.inner_socket}", **variables}
     done = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-5000:]
     return done.stdout.decode()

@@ -1,16 +1,21 @@
-"""What the integration tests run against, read from the environment that `.ci/engines env` prints."""
+"""What the integration tests run against.
+
+That is one person's own Docker, which K3DREG_TEST_ENGINE names, or what the variables of `.ci/engines env` name.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from attrs import frozen
@@ -19,11 +24,13 @@ from tests.integration.support.docker_api import Docker
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOW = "needs real engines: run .ci/run as root on a Debian machine (CONTRIBUTING.md)"
+OWN = "own"
+NEWEST = 29
 
 
 @frozen
 class EngineAddress:
-    """An engine by the name it has in `.ci/engines`, which tells its version and its image store."""
+    """An engine by the name it has in `.ci/engines`, or `own`."""
 
     name: str
     url: str
@@ -33,8 +40,45 @@ class EngineAddress:
         return self.url.removeprefix("unix://")
 
     @property
+    def inner_socket(self) -> str:
+        """The socket as a path in the chroot of the engine and its client.  Skips the test on a person's own Docker."""
+        if self.name == OWN:
+            unavailable("the test uses a client in the engine's chroot:")
+        return self.socket[self.socket.index("/k3dreg-test/") :]
+
+    @property
+    def directory(self) -> Path:
+        """The directory with the engine's settings and data.  Skips the test on a person's own Docker."""
+        if self.name == OWN:
+            unavailable("the test uses the engine's own files:")
+        return Path(self.socket).parent
+
+    @property
     def containerd_store(self) -> bool:
-        return self.name.startswith("docker") and "classic" not in self.name and self.name[:8] != "docker20"
+        """True if the engine has the containerd image store, by its own word."""
+        return ["driver-type", "io.containerd.snapshotter.v1"] in (_info(self.socket).get("DriverStatus") or [])
+
+    def stands_for(self, names: Sequence[str]) -> bool:
+        """Return whether tests for the engines of these names are for this one, too.
+
+        One of them must have the same image store, and must not be older than this engine.
+        """
+        version = re.match(r"\d+", _info(self.socket)["ServerVersion"])
+        major = min(int(version[0]), NEWEST) if version else NEWEST
+        for name in names:
+            # In `.ci/engines`: `docker29` has the containerd store, `docker29-classic` and `docker20` the classic one.
+            found = re.fullmatch(r"docker(\d+)(-classic)?", name)
+            if found and int(found[1]) >= major:
+                has_containerd = not found[2] and int(found[1]) > 20
+                if has_containerd == self.containerd_store:
+                    return True
+        return False
+
+
+@cache
+def _info(socket: str) -> dict[str, Any]:
+    found: dict[str, Any] = Docker(socket).ask("GET", "/info")
+    return found
 
 
 @frozen
@@ -59,7 +103,17 @@ def _pairs(variable: str) -> list[tuple[str, str]]:
     return [(name, value) for name, equals, value in (word.partition("=") for word in words) if equals]
 
 
+def own() -> EngineAddress | None:
+    """Return a person's own Docker, if K3DREG_TEST_ENGINE names one."""
+    url = os.environ.get("K3DREG_TEST_ENGINE", "")
+    if url and not url.startswith("unix:///"):
+        raise pytest.UsageError(f"K3DREG_TEST_ENGINE must be a socket of this machine, unix:///PATH, and is {url!r}")
+    return EngineAddress(OWN, url) if url else None
+
+
 def engines() -> list[EngineAddress]:
+    if engine := own():
+        return [engine]
     return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_ENGINES")]
 
 
@@ -110,7 +164,7 @@ def kill_engine(engine: EngineAddress) -> None:
 @contextmanager
 def mirrors(engine: EngineAddress, *urls: str) -> Generator[None]:
     """Docker Hub's images are asked for at `urls` first, in this order."""
-    directory = Path(engine.socket).parent
+    directory = engine.directory
     file = directory / "daemon.json"
     before = file.read_text()
 
