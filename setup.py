@@ -18,7 +18,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=[*find_packages(include=["k3dreg", "k3dreg.*"]), "twisted.plugins"],
-    package_data={"k3dreg": ["py.typed", "web/assets/*"]},
+    package_data={"k3dreg": ["py.typed", "status/assets/*"]},
     install_requires=[
         "attrs>=23.1",
         "bcrypt>=4.0",  # no dependencies of its own; the first that lets other threads run meanwhile

@@ -29,22 +29,22 @@ from twisted.internet.interfaces import IConsumer
 from twisted.internet.task import react
 from zope.interface import implementer
 
-from k3dreg.engine.client import Engine
-from k3dreg.engine.endpoint import make_agent, make_pool, parse_engine_url
-from k3dreg.files.local import files_here
-from k3dreg.files.reader import ReaderFiles
-from k3dreg.interfaces import IEngineFiles
-from k3dreg.model import media_types
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.engine import EngineImage, ImageStore
-from k3dreg.model.errors import EngineError, NotFound
-from k3dreg.model.manifest import Manifest
-from k3dreg.model.trace import Trace
-from k3dreg.sources.content_store import ContentStoreSource
-from k3dreg.sources.layer_store import LayerStoreSource
-from k3dreg.store.blobs import open_store
-from k3dreg.store.catalogue import open_catalogue
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.docker.client import Engine
+from k3dreg.docker.endpoint import make_agent, make_pool, parse_engine_url
+from k3dreg.docker.image import EngineImage, ImageStore
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.local_files import files_here
+from k3dreg.engine_files.reader_files import ReaderFiles
+from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_store_source import ContentStoreSource
+from k3dreg.images.layer_store_source import LayerStoreSource
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.errors import EngineError, NotFound
+from k3dreg.oci.manifest import Manifest
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.blob_store import open_store
+from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
 from tests.fakes.images import FakeLayer, make_image

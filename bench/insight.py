@@ -48,17 +48,17 @@ class Request:
 
 def unobserved(arguments: list[str]) -> None:
     """Be a k3dreg whose rooms report to nobody: there is no option for it, as there is no reason to want it."""
-    from k3dreg import service
     from k3dreg.cli import main
-    from k3dreg.insight.monitor import Monitor
-    from k3dreg.observing import NOBODY
+    from k3dreg.daemon import service
+    from k3dreg.reporting.observer import NULL_OBSERVER
+    from k3dreg.status.monitor import Monitor
 
     # Only here: where it is put to use, there is no way to do without it.
     make: Callable[..., Monitor] = vars(service)["make_monitor"]
 
     def make_blind(*given: object, **named: object) -> Monitor:
         monitor = make(*given, **named)
-        monitor.observer = NOBODY
+        monitor.observer = NULL_OBSERVER
         return monitor
 
     setattr(service, "make_monitor", make_blind)  # noqa: B010  (it is not this module's to export)

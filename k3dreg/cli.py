@@ -10,8 +10,8 @@ from twisted.application import app
 from twisted.python import usage
 from twisted.scripts import twistd
 
-from k3dreg.command_line import COMMANDS, complaint, no_command
-from k3dreg.config import Options
+from k3dreg.config.options import Options
+from k3dreg.config.usage import COMMANDS, complaint, no_command
 from twisted.plugins.k3dreg_plugin import k3dreg
 
 
@@ -58,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run_command(command: str, arguments: Sequence[str]) -> None:
     # Imported where they are called: a daemon has no use for them, and keeps for ever what it has imported.
     if command in ("ls", "gc"):
-        from k3dreg import housekeeping
+        from k3dreg.commands import housekeeping
 
         housekeeping.main(command, arguments, dict(os.environ))
     elif command == "config":
-        from k3dreg.tools import config_files
+        from k3dreg.commands import config_files
 
         config_files.main(arguments)
     else:
-        from k3dreg.tools import command as tools
+        from k3dreg.commands import command as tools
 
         tools.main(command, arguments)

@@ -12,7 +12,7 @@ from k3dreg.clusters.k3d import with_cluster, with_host, with_separate
 from k3dreg.clusters.k3s import on_node
 from k3dreg.clusters.place import CREATED, DEFAULT_HOST_PORT, DEFAULT_PORT, HOST, SEPARATE, Place
 from k3dreg.clusters.text import File
-from k3dreg.model.errors import UsageError
+from k3dreg.oci.errors import UsageError
 
 CONFIG_MAP = "local-registry-hosting.yaml"
 

@@ -7,7 +7,7 @@ from attrs import evolve
 from k3dreg.clusters.containerd import registries_yaml
 from k3dreg.clusters.place import DEFAULT_PORT, Place
 from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
-from k3dreg.model.errors import UsageError
+from k3dreg.oci.errors import UsageError
 
 CLUSTER = "k3d-cluster.yaml"
 _HEAD = "apiVersion: k3d.io/v1alpha5\nkind: Simple\n"

@@ -6,7 +6,7 @@ import re
 
 from attrs import frozen
 
-from k3dreg.model.errors import UsageError
+from k3dreg.oci.errors import UsageError
 
 # Whatever is let in here needs no quoting in YAML, TOML or a shell.
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")

@@ -1,1 +1,1 @@
-"""Credentials for the registries that images come from: Docker's own configuration, its helpers, AWS ECR."""
+"""Credentials for the registries that images come from: settings, AWS, Docker's configuration and helpers."""

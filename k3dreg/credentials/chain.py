@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from zope.interface import implementer
-
-from k3dreg.credentials.configfile import ConfigFile, config_path
+from k3dreg.config.remote import Remote
+from k3dreg.credentials.docker_config_file import ConfigFile, config_path
 from k3dreg.credentials.ecr import EcrCredentials
 from k3dreg.credentials.ecr_tokens import fetch_token
 from k3dreg.credentials.environment import EnvironmentConfig
 from k3dreg.credentials.given import GivenCredentials
 from k3dreg.credentials.helpers import HelperRunner
-from k3dreg.interfaces import ICredentialSource
-from k3dreg.log import make_logger
-from k3dreg.model.credentials import Credentials, registry_auth
-from k3dreg.model.remote import Remote
+from k3dreg.formats.basic_auth import Credentials, registry_auth
+from k3dreg.reporting.logger import make_logger
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -32,7 +29,6 @@ class Finder(Protocol):
     def refused(self, registry: str) -> None: ...
 
 
-@implementer(ICredentialSource)
 class CredentialChain:
     """The first of several places that has credentials for a registry.
 

@@ -11,9 +11,9 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.credentials.ecr_hosts import EcrHost
 from k3dreg.credentials.ecr_tokens import EcrToken, TokenFailed
 from k3dreg.credentials.helpers import HelperFailed, HelperRunner
-from k3dreg.log import make_logger
-from k3dreg.model.credentials import Credentials
-from k3dreg.streaming.flights import Flights
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.single_flight import SingleFlight
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -69,7 +69,7 @@ class EcrCredentials:
         self._workers = workers
         self._clock = clock
         self._held: OrderedDict[EcrHost, _Held] = OrderedDict()
-        self._flights: Flights[EcrHost, Credentials | None] = Flights()
+        self._flights: SingleFlight[EcrHost, Credentials | None] = SingleFlight()
 
     async def credentials(self, registry: str) -> Credentials | None:
         """For a host of AWS; None for every other.  Cancelling leaves the asking running for the next who asks.

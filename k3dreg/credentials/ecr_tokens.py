@@ -15,7 +15,7 @@ from typing import Any
 from attrs import field, frozen
 
 from k3dreg.credentials.ecr_hosts import EcrHost
-from k3dreg.model.credentials import Credentials
+from k3dreg.formats.basic_auth import Credentials
 
 # Seconds.  The API answers within one; a node gives up at 30.
 _CONNECT_TIMEOUT = 5

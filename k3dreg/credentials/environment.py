@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from k3dreg.credentials.dockerconfig import BadConfig, DockerConfig
-from k3dreg.log import make_logger
-from k3dreg.model.credentials import Credentials
+from k3dreg.credentials.docker_config import BadConfig, DockerConfig
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
 

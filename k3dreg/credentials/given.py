@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from k3dreg.credentials.dockerconfig import host_of
-from k3dreg.model.credentials import Credentials
+from k3dreg.credentials.docker_config import host_of
+from k3dreg.formats.basic_auth import Credentials
 
 
 @frozen

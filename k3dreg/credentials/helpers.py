@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol, connectionDone
 from twisted.python.failure import Failure
 
-from k3dreg.model.credentials import Credentials
+from k3dreg.formats.basic_auth import Credentials
 from k3dreg.streaming.workers import Workers
 
 # Docker has no limit.  Some helpers ask a cloud for a token, which takes a few seconds; a node gives up at 30 s.

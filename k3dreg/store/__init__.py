@@ -1,1 +1,1 @@
-"""k3dreg's own content on disk."""
+"""k3dreg's own content on disk: blobs, what was pushed, eviction and collection."""

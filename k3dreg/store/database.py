@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from k3dreg.model.errors import StoreError, StoreFull
-from k3dreg.store.disk import storage_errors, sync_directory
+from k3dreg.oci.errors import StoreError, StoreFull
+from k3dreg.store.durable_files import storage_errors, sync_directory
 
 T = TypeVar("T")
 

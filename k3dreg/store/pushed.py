@@ -11,16 +11,15 @@ from pathlib import Path
 
 from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
-from zope.interface import implementer
 
-from k3dreg.interfaces import IPushed, PushedManifest
-from k3dreg.model.digest import Digest
-from k3dreg.model.reference import Repository, Tag
-from k3dreg.protocol.listing import Names
-from k3dreg.store import ledger
-from k3dreg.store.changes import Change, Changes
-from k3dreg.store.ledger import Ledger, Row, without_annotations
-from k3dreg.store.reserve import Reserve
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.listing import Names
+from k3dreg.oci.reference import Repository, Tag
+from k3dreg.store import pushed_database
+from k3dreg.store.disk_reserve import Reserve
+from k3dreg.store.interfaces import PushedManifest
+from k3dreg.store.pushed_changes import Change, PushedChanges
+from k3dreg.store.pushed_database import PushedDatabase, PushedRow, without_annotations
 from k3dreg.streaming.workers import Workers
 
 # In the state directory.
@@ -53,15 +52,14 @@ _NOTHING = _Contents()
 _NO_NAMES = Names()
 
 
-@implementer(IPushed)
 class PushedContent:
     """See `IPushed`.  Changes that are asked for while others are being written go to the disk together."""
 
-    def __init__(self, file: Ledger, rows: Iterable[Row], workers: Workers, clock: IReactorTime) -> None:
+    def __init__(self, file: PushedDatabase, rows: Iterable[PushedRow], workers: Workers, clock: IReactorTime) -> None:
         """`clock` tells seconds since the epoch."""
         self._file = file
         self._workers = workers
-        self._changes = Changes(file, workers)
+        self._changes = PushedChanges(file, workers)
         self._clock = clock
         self._shelves: dict[Repository, _Contents] = {}
         self._own_names = Names()
@@ -138,14 +136,14 @@ class PushedContent:
 
     async def add_blob(self, repository: Repository, digest: Digest) -> None:
         now = self._clock.seconds()
-        statements = [ledger.add_blob(repository, digest, now)]
+        statements = [pushed_database.add_blob(repository, digest, now)]
         await self._changes.make(Change(statements, lambda: self._put_blob(repository, digest, now)))
 
     async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
         manifest = evolve(manifest, since=self._clock.seconds())
         names = [tag.name for tag in tags]
-        statements = [ledger.add_manifest(repository, manifest)]
-        statements += [ledger.add_tag(repository, name, manifest.digest) for name in names]
+        statements = [pushed_database.add_manifest(repository, manifest)]
+        statements += [pushed_database.add_tag(repository, name, manifest.digest) for name in names]
 
         def apply() -> None:
             self._put_manifest(repository, manifest)
@@ -157,14 +155,14 @@ class PushedContent:
     async def remove_tag(self, repository: Repository, tag: Tag) -> bool:
         if tag.name not in self._shelf(repository).tags:
             return False
-        statements = [ledger.remove_tag(repository, tag.name)]
+        statements = [pushed_database.remove_tag(repository, tag.name)]
         await self._changes.make(Change(statements, lambda: self._drop_tag(repository, tag.name), removing=True))
         return True
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
         if digest not in self._shelf(repository).manifests:
             return False
-        statements = ledger.remove_manifest(repository, digest)
+        statements = pushed_database.remove_manifest(repository, digest)
         await self._changes.make(Change(statements, lambda: self._drop_manifest(repository, digest), removing=True))
         return True
 
@@ -176,7 +174,7 @@ class PushedContent:
         found = {digest: known[digest] for digest in digests if digest in known and known[digest] <= unused_since}
         if found:
             self._drop_blobs(repository, found)
-            statements = [ledger.remove_blob(repository, digest) for digest in found]
+            statements = [pushed_database.remove_blob(repository, digest) for digest in found]
             undo = partial(self._put_back, repository, found)
             await self._changes.make(Change(statements, undo=undo, removing=True))
         return len(found)
@@ -200,7 +198,7 @@ class PushedContent:
                 self._own_names.add(repository.path)
         return shelf
 
-    def _read(self, row: Row) -> None:
+    def _read(self, row: PushedRow) -> None:
         if row.blob is not None:
             self._put_blob(row.repository, row.blob, row.since)
         if row.manifest is not None:
@@ -282,8 +280,8 @@ async def open_pushed(
     It comes before the blob store, which must know what it may not evict.  Raises `StoreError`.
     """
 
-    def read() -> tuple[Ledger, list[Row]]:
-        file = Ledger(state_dir / LEDGER_NAME, reserve)
+    def read() -> tuple[PushedDatabase, list[PushedRow]]:
+        file = PushedDatabase(state_dir / LEDGER_NAME, reserve)
         return file, file.read()
 
     opened, rows = await workers.run(read)

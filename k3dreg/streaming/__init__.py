@@ -1,1 +1,1 @@
-"""Producers, consumers, worker threads, single flight.  Back-pressure and cancellation live here, nowhere else."""
+"""Streams, producers, worker threads, single flight.  Back-pressure and cancellation live here, nowhere else."""

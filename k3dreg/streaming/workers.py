@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from k3dreg.log import make_logger
-from k3dreg.model.errors import StoreError
+from k3dreg.oci.errors import StoreError
+from k3dreg.reporting.logger import make_logger
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from k3dreg.interfaces import IBlob, ServedManifest
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.digest import Digest
-from k3dreg.model.media_types import OCTET_STREAM
-from k3dreg.protocol.ranges import ByteRange, if_none_match_holds, if_range_holds, parse_ranges
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.media_types import OCTET_STREAM
+from k3dreg.oci.ranges import ByteRange, if_none_match_holds, if_range_holds, parse_ranges
+from k3dreg.streaming.content import IBlob, ServedManifest
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from twisted.web.http_headers import Headers
 
-from k3dreg.model.errors import BrowserRefused
+from k3dreg.oci.errors import BrowserRefused
 
 # Headers that every browser sends.  Over plain HTTP to a name other than localhost there is no `Sec-Fetch-Site` (Fetch
 # Metadata), and a GET of the same origin has no `Origin` (Fetch, 3.2).  Scripts can change a value of these three but

@@ -8,16 +8,16 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from k3dreg.model.credentials import BasicAuth
-from k3dreg.model.reference import Repository
-from k3dreg.model.trace import Trace
-from k3dreg.protocol.routes import Query, Route
+from k3dreg.formats.basic_auth import BasicAuth
+from k3dreg.oci.reference import Repository
+from k3dreg.oci.routes import Query, Route
+from k3dreg.reporting.trace import Trace
 from k3dreg.web.answers import Answer, Conditions
-from k3dreg.web.bodies import RequestBody
+from k3dreg.web.request_body import RequestBody
 
 
 @frozen
-class Content:
+class RequestContent:
     """What a request brings.  `body` has to be read only by those who want it."""
 
     body: RequestBody
@@ -37,7 +37,7 @@ class Exchange:
     conditions: Conditions
     authorization: BasicAuth | None
     trace: Trace
-    content: Content
+    content: RequestContent
 
 
 Handler = Callable[[Any, Exchange], Awaitable[Answer]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k3dreg.model import media_types
+from k3dreg.oci import media_types
 
 _TYPES = media_types.INDEXES | media_types.MANIFESTS
 

@@ -9,17 +9,17 @@ from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.protocols.policies import TimeoutMixin
 from twisted.web.server import Site
 
-from k3dreg.interfaces import IDiscovery, IObserver, IRegistry, IUploads
-from k3dreg.observing import NOBODY
-from k3dreg.web.access import Access
+from k3dreg.registry.use_cases import IDiscovery, IRegistry, IUploads
+from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.web.answers import plain_refusal
-from k3dreg.web.connection import BodyChannel, BodyRequest
-from k3dreg.web.discovery import DiscoveryHandlers
+from k3dreg.web.api import Root
+from k3dreg.web.auth import Access
+from k3dreg.web.deletion_api import ManagementHandlers
+from k3dreg.web.discovery_api import DiscoveryHandlers
 from k3dreg.web.exchange import Handlers
-from k3dreg.web.management import ManagementHandlers
-from k3dreg.web.operations import Operations
-from k3dreg.web.resources import Root
-from k3dreg.web.uploads import PushHandlers
+from k3dreg.web.http_channel import BodyChannel, BodyRequest
+from k3dreg.web.pages import IPages
+from k3dreg.web.push_api import PushHandlers
 
 # Seconds without a request until a connection is closed.  containerd keeps idle connections for 30 s and Docker for
 # longer; a server that closes first races with the client's next request, so it must be the more patient one.
@@ -95,8 +95,8 @@ def make_site(
     *,
     uploads: IUploads | None = None,
     discovery: IDiscovery | None = None,
-    operations: Operations | None = None,
-    observer: IObserver = NOBODY,
+    operations: IPages | None = None,
+    observer: IObserver = NULL_OBSERVER,
     access: Access | None = None,
     is_own_host: Callable[[str], bool] = lambda name: False,
 ) -> RegistrySite:

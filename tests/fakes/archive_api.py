@@ -12,11 +12,10 @@ from typing import Any, cast
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
-from zope.interface import implementer
 
-from k3dreg.interfaces import IEngineRequests, IPieceStream
-from k3dreg.model.engine import EngineInfo, ImageStore
-from k3dreg.model.errors import EngineError, EngineUnavailable
+from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.oci.errors import EngineError, EngineUnavailable
+from k3dreg.streaming.content import IPieceStream
 from tests.fakes.consumers import Reader
 
 ROOT = "/var/lib/docker"
@@ -30,7 +29,6 @@ class _Response:
         self.headers = Headers({name: [value] for name, value in (headers or {}).items()})
 
 
-@implementer(IPieceStream)
 class ArchiveStream:
     """A body that gives `step` bytes at a time; once `held`, none until it is let go."""
 
@@ -85,7 +83,6 @@ class ArchiveStream:
             waiting.errback(CancelledError())
 
 
-@implementer(IEngineRequests)
 class FakeArchiveApi:
     """Containers, an image, and the files of the host that the containers' mounts show.
 

@@ -6,10 +6,10 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from k3dreg.model import media_types
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
+from k3dreg.docker.image import ImageStore
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
 from tests.fakes.images import FakeImage, describe, familiar, make_tar, to_json
 
 Entries = list[tuple[str, bytes | str | None]]

@@ -6,12 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import CancelledError, Deferred
-from zope.interface import implementer
 
-from k3dreg.interfaces import IByteStream, ITakenStream, ITaking
+from k3dreg.streaming.content import IThreadRead
 
 
-@implementer(IByteStream)
 class FakeBody:
     """Gives `chunks`, one for each read; then the end, or, while `open_ended`, nothing until `feed` or `end`."""
 
@@ -50,7 +48,6 @@ class FakeBody:
             reader.callback(None)
 
 
-@implementer(ITakenStream, ITaking)
 class TakenBody(FakeBody):
     """One of which a worker thread may take what has arrived; `given_back` says how often that ended."""
 
@@ -59,7 +56,7 @@ class TakenBody(FakeBody):
         self.is_taken = False
         self.given_back = 0
 
-    def take_over(self) -> ITaking:
+    def take_over(self) -> IThreadRead:
         assert not self.is_taken
         self.is_taken = True
         return self

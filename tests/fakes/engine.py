@@ -27,9 +27,9 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
-from k3dreg.engine.client import SILENCE, Engine
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
+from k3dreg.docker.client import SILENCE, Engine
+from k3dreg.docker.image import ImageStore
+from k3dreg.oci.digest import Digest
 from tests.fakes.archives import Layout, build_archive, layout_of
 from tests.fakes.engine_api import EngineResource
 from tests.fakes.images import FakeImage, familiar

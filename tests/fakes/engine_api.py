@@ -14,8 +14,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
+from k3dreg.docker.image import ImageStore
+from k3dreg.oci.digest import Digest
 from tests.fakes.archives import Layout
 from tests.fakes.images import FakeImage, FakeVariant, familiar
 

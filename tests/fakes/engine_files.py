@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
-from zope.interface import implementer
 
-from k3dreg.interfaces import FileStat, IBlob, IByteStream, IContentSink, IEngine, IEngineFiles
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import EngineImage, EngineInfo
-from k3dreg.model.errors import ContentError, FileAbsent, FilesUnreachable
-from k3dreg.model.platform import Platform
-from k3dreg.streaming.memory import MemoryBlob
+from k3dreg.docker.image import EngineImage, EngineInfo
+from k3dreg.engine_files.engine_files import FileStat
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ContentError, FileAbsent, FilesUnreachable
+from k3dreg.oci.platform import Platform
+from k3dreg.streaming.content import IBlob, IByteStream, IContentSink
+from k3dreg.streaming.memory_blob import MemoryBlob
 
 
-@implementer(IEngineFiles)
 class FakeEngineFiles:
     """`host` is everything there is, by path.  `asked` are the paths that were asked for, whatever for."""
 
@@ -76,7 +75,6 @@ class FakeEngineFiles:
             raise FilesUnreachable("the engine's files cannot be read in this way")
 
 
-@implementer(IEngine)
 class FakeInfo:
     """An engine that only says what it is."""
 

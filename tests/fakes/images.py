@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import evolve, frozen
 
-from k3dreg.model import media_types
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
-from k3dreg.model.platform import Platform
+from k3dreg.docker.image import ImageStore
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.platform import Platform
 
 
 @frozen

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet import reactor as _reactor  # noqa: F401  (its own descriptors are there before any test's)
 
-from k3dreg.store.index import Index
+from k3dreg.store.blob_index import BlobIndex
 
 # Seconds in which what a test has ended may still be closed: by a worker thread, or by the kernel.
 _SETTLE = 0.5
@@ -42,21 +42,21 @@ def nothing_left(directory: Path) -> Iterator[None]:
     The cyclic garbage collector is off meanwhile, so that it does not hide what nothing else closes.
     """
     before = open_descriptors()
-    indexes: list[Index] = []
-    make = Index.__init__
+    indexes: list[BlobIndex] = []
+    make = BlobIndex.__init__
 
-    def watched(self: Index, *args: Any, **kwargs: Any) -> None:
+    def watched(self: BlobIndex, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         indexes.append(self)
 
     was_enabled = gc.isenabled()
     gc.disable()
-    Index.__init__ = watched  # type: ignore[method-assign]
+    BlobIndex.__init__ = watched  # type: ignore[method-assign]
     try:
         yield
         left = _after_a_while(lambda: [*_descriptors(before), *_holds(indexes), *_staged(directory)])
     finally:
-        Index.__init__ = make  # type: ignore[method-assign]
+        BlobIndex.__init__ = make  # type: ignore[method-assign]
         if was_enabled:
             gc.enable()
     assert not left, f"the test leaves behind: {', '.join(left)}"
@@ -76,7 +76,7 @@ def _descriptors(before: dict[int, str]) -> Iterator[str]:
             yield f"descriptor {number} of {target}"
 
 
-def _holds(indexes: Iterable[Index]) -> Iterator[str]:
+def _holds(indexes: Iterable[BlobIndex]) -> Iterator[str]:
     for index in indexes:
         for digest in index.held():
             yield f"a hold of {digest.short}"

@@ -6,17 +6,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.interfaces import IBlob, ServedManifest
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
-from k3dreg.model.manifest import Manifest
-from k3dreg.model.reference import Reference, Repository
-from k3dreg.model.trace import Trace
-from k3dreg.registry import Registry
-from k3dreg.resolving import Resolver
-from k3dreg.sources.archive import ArchiveSource
-from k3dreg.store.blobs import BlobStore, open_store
-from k3dreg.store.catalogue import open_catalogue
+from k3dreg.docker.image import ImageStore
+from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.export_source import ExportSource
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.manifest import Manifest
+from k3dreg.oci.reference import Reference, Repository
+from k3dreg.registry.engine_registry import EngineRegistry
+from k3dreg.registry.resolver import Resolver
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.blob_store import BlobStore, open_store
+from k3dreg.streaming.content import IBlob, ServedManifest
 from tests.fakes.engine import FakeEngine
 from tests.fakes.workers import InlineWorkers
 
@@ -46,9 +46,9 @@ class PullCase(SynchronousTestCase):
         self.store: BlobStore = self.now(open_store(self.state, workers, limit, self.clock))
         self.addCleanup(lambda store: self.now(store.close()), self.store)
         self.catalogue = catalogue = self.now(open_catalogue(self.state, workers))
-        self.source = ArchiveSource(client, self.store, catalogue, workers, self.clock)
+        self.source = ExportSource(client, self.store, catalogue, workers, self.clock)
         self.resolver = Resolver(client, self.clock)
-        self.registry = Registry(self.resolver, [self.source], self.store, catalogue)
+        self.registry = EngineRegistry(self.resolver, [self.source], self.store, catalogue)
 
     def restart(self) -> None:
         self.now(self.store.close())

@@ -8,19 +8,19 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 
-from k3dreg.model import media_types
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.digest import Digest
-from k3dreg.model.reference import Repository, Tag
-from k3dreg.model.trace import Trace
-from k3dreg.names import OwnNames
-from k3dreg.pushed_first import PushedFirst
-from k3dreg.store.blobs import BlobStore, open_store_in
-from k3dreg.store.collect import Collector
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.reference import Repository, Tag
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.registry.push import Uploads
+from k3dreg.registry.pushed_first import PushedFirst
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.blob_store import BlobStore, open_store_in
+from k3dreg.store.collection import Collector
 from k3dreg.store.pushed import PushedContent, open_pushed
-from k3dreg.store.sessions import Staging
-from k3dreg.store.state import StateDirectory
-from k3dreg.uploads import Uploads
+from k3dreg.store.state_directory import StateDirectory
+from k3dreg.store.upload_staging import Staging
 from tests.fakes.body import FakeBody
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.stores import LIMIT, StoreTestCase

@@ -8,17 +8,16 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from k3dreg.interfaces import IBlob, IRegistry, ServedManifest
-from k3dreg.model.credentials import BasicAuth
-from k3dreg.model.descriptor import Descriptor
-from k3dreg.model.digest import Digest
-from k3dreg.model.errors import BlobUnknown, ContentError, ManifestUnknown
-from k3dreg.model.reference import Reference, Repository
-from k3dreg.model.trace import Trace
-from k3dreg.streaming.sending import Sender
+from k3dreg.formats.basic_auth import BasicAuth
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import BlobUnknown, ContentError, ManifestUnknown
+from k3dreg.oci.reference import Reference, Repository
+from k3dreg.reporting.trace import Trace
+from k3dreg.streaming.content import IBlob, ServedManifest
+from k3dreg.streaming.file_producer import Sender
 
 
-@implementer(IBlob)
 class WholeBlob:
     """All of it is there, and written at once."""
 
@@ -96,7 +95,6 @@ class GivingUpBlob(PacedBlob):
         self._done.cancel()
 
 
-@implementer(IBlob)
 class EndlessBlob:
     """More bytes than anyone takes, each there at once."""
 
@@ -119,7 +117,6 @@ class ShortBlob(WholeBlob):
         consumer.write(self.data[start : stop - 1])
 
 
-@implementer(IRegistry)
 class FakeRegistry:
     """Manifests and blobs by what `put` and `tag` were told; anything else is unknown.
 

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.interfaces import IBlob
-from k3dreg.model.digest import Digest
-from k3dreg.store.blobs import SETTLING, BlobStore, open_store
-from k3dreg.store.index import SMALL
+from k3dreg.oci.digest import Digest
+from k3dreg.store.blob_index import SMALL
+from k3dreg.store.blob_store import SETTLING, BlobStore, open_store
+from k3dreg.streaming.content import IBlob
 from tests.fakes.workers import InlineWorkers
 
 # Bytes: room for five layers of the usual size.

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from k3dreg.model.digest import Digest
+from k3dreg.oci.digest import Digest
 
 
 @define

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
 
-from k3dreg.model.errors import StoreError
+from k3dreg.oci.errors import StoreError
 from k3dreg.streaming.workers import Workers
 
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import yaml
 
-from k3dreg.tools.config_files import text_of
+from k3dreg.commands.config_files import text_of
 from tests.integration.conftest import PushedImage
 from tests.integration.support.daemon import Daemon
 from tests.integration.support.node import Node, PullFailed

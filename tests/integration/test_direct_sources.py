@@ -28,27 +28,27 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 from twisted.web.iweb import IResponse
-from zope.interface import implementer
 
-from k3dreg.engine.client import Engine
-from k3dreg.engine.endpoint import make_agent, make_pool, parse_engine_url
-from k3dreg.files.asking import OWNER
-from k3dreg.files.local import LocalFiles, files_here
-from k3dreg.files.reader import ReaderFiles
-from k3dreg.interfaces import IBlob, IEngineFiles, IEngineRequests, IPieceStream
-from k3dreg.model import media_types
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import EngineImage, EngineInfo, ImageStore
-from k3dreg.model.engine_files import LayerPaths, chain_ids, content_directories, content_path, engine_directories
-from k3dreg.model.errors import BlobUnknown, ContentError, EngineError, FilesUnreachable, ManifestUnknown
-from k3dreg.model.manifest import Manifest
-from k3dreg.model.trace import Trace
-from k3dreg.sources.archive import ArchiveSource
-from k3dreg.sources.content_store import ContentStoreSource
-from k3dreg.sources.layer_store import LayerStoreSource
-from k3dreg.store.blobs import open_store
-from k3dreg.store.catalogue import open_catalogue
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.docker.client import Engine
+from k3dreg.docker.endpoint import make_agent, make_pool, parse_engine_url
+from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.helper_objects import OWNER
+from k3dreg.engine_files.layout import LayerPaths, chain_ids, content_directories, content_path, engine_directories
+from k3dreg.engine_files.local_files import LocalFiles, files_here
+from k3dreg.engine_files.reader_files import ReaderFiles
+from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_store_source import ContentStoreSource
+from k3dreg.images.export_source import ExportSource
+from k3dreg.images.layer_store_source import LayerStoreSource
+from k3dreg.oci import media_types
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import BlobUnknown, ContentError, EngineError, FilesUnreachable, ManifestUnknown
+from k3dreg.oci.manifest import Manifest
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.blob_store import open_store
+from k3dreg.streaming.content import IBlob, IPieceStream
+from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
 from tests.fakes.consumers import Reader
@@ -227,7 +227,7 @@ class _Direct(TestCase):
         with tempfile.TemporaryDirectory() as other:
             store = await open_store(Path(other), self.workers, 10**9, _reactor)
             catalogue = await open_catalogue(Path(other), self.workers)
-            archive = ArchiveSource(self.engine, store, catalogue, self.workers, _reactor)
+            archive = ExportSource(self.engine, store, catalogue, self.workers, _reactor)
             saved = await self.whole(archive, image)
             await store.close()
         self.assertEqual(list(direct), list(saved))
@@ -483,7 +483,6 @@ def _damaged(path: str, damage: Callable[[], object]) -> Iterator[None]:
         Path(path).write_bytes(data)
 
 
-@implementer(IEngineRequests)
 class _Elsewhere:
     """An engine that says its images are in a directory that its host does not have."""
 

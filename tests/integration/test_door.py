@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from k3dreg.tools.config_files import text_of
+from k3dreg.commands.config_files import text_of
 from tests.integration.support import rig
 from tests.integration.support.clients import around
 from tests.integration.support.daemon import Daemon, running

@@ -25,9 +25,9 @@ from k3dreg.credentials.ecr import EcrCredentials
 from k3dreg.credentials.ecr_hosts import EcrHost
 from k3dreg.credentials.ecr_tokens import TokenFailed, fetch_token
 from k3dreg.credentials.helpers import HelperRunner
-from k3dreg.model import media_types
-from k3dreg.model.credentials import Credentials
-from k3dreg.model.digest import Digest
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.oci import media_types
+from k3dreg.oci.digest import Digest
 from k3dreg.streaming.workers import Workers
 from tests.fakes.upstream import FakeUpstream
 from tests.integration.support import rig

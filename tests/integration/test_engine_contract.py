@@ -31,14 +31,13 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from k3dreg.engine.client import Engine
-from k3dreg.engine.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
-from k3dreg.files.asking import image_of_nothing
-from k3dreg.learning import EngineImageNames
-from k3dreg.model import media_types
-from k3dreg.model.digest import Digest
-from k3dreg.model.engine import ImageStore
-from k3dreg.model.errors import (
+from k3dreg.docker.client import Engine
+from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
+from k3dreg.docker.image import ImageStore
+from k3dreg.engine_files.helper_objects import image_of_nothing
+from k3dreg.oci import media_types
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import (
     AuthenticationRequired,
     Denied,
     EngineError,
@@ -49,7 +48,8 @@ from k3dreg.model.errors import (
     RateLimited,
     UpstreamFailed,
 )
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.registry.own_name_discovery import EngineImageNames
+from k3dreg.streaming.response_body import read_whole
 from tests.fakes.archives import build_archive, layout_of
 from tests.fakes.engine import FakeEngine
 from tests.fakes.images import FakeImage, familiar, make_image, make_layer

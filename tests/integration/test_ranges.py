@@ -30,7 +30,7 @@ from tests.integration.support.rig import EngineAddress
 from tests.integration.test_listening import serving
 
 NOBODY = EngineAddress("nobody", "unix:///nonexistent/docker.sock")
-# More than goes through the reactor in one piece: a large part goes by the kernel alone (k3dreg.streaming.sending).
+# More than goes through the reactor in one piece: the kernel alone sends a large part (k3dreg.streaming.file_producer).
 SIZE = 3_000_000
 LARGE = 600_000
 

@@ -9,8 +9,8 @@ from http.client import responses
 import pytest
 from attrs import frozen
 
-from k3dreg.model import errors
-from k3dreg.web.errors import TABLE
+from k3dreg.oci import errors
+from k3dreg.web.error_answers import TABLE
 from tests.integration.support import rig
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.scripted import Reply, Scripted, an_image, refusal

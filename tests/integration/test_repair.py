@@ -110,7 +110,7 @@ def test_of_an_image_for_several_platforms_the_one_that_docker_holds_and_a_node_
 def test_of_a_private_image_with_the_clients_credentials(
     engine: EngineAddress, docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from k3dreg.model.credentials import Credentials, registry_auth
+    from k3dreg.formats.basic_auth import Credentials, registry_auth
 
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     private = PrivateUpstream()

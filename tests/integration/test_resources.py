@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from k3dreg.model.digest import Digest
+from k3dreg.oci.digest import Digest
 from tests.integration.conftest import PushedImage
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.puller import Puller

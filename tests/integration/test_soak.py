@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from k3dreg.files.asking import ROLE
+from k3dreg.engine_files.helper_objects import ROLE
 from tests.integration.conftest import READERS_ONLY, PushedImage
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, DockerError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from k3dreg.tools.config_files import text_of
+from k3dreg.commands.config_files import text_of
 from tests.integration.conftest import Push, PushedImage
 from tests.integration.support import images
 from tests.integration.support.browser import Browser, browser, eventually

@@ -12,9 +12,9 @@ from tests.fakes.leaks import nothing_left
 # The modules whose tests are checked.  Tests elsewhere do not yet close all stores that they open.
 _CHECKED = frozenset(
     {
-        "test_arriving",
-        "test_files_local",
-        "test_sending",
+        "test_arriving_blob",
+        "test_local_files",
+        "test_file_producer",
     }
 )
 

@@ -2,4 +2,6 @@
 
 from twisted.application.service import ServiceMaker
 
-k3dreg = ServiceMaker("k3dreg", "k3dreg.service", "An OCI registry whose content is the local Docker engine", "k3dreg")
+k3dreg = ServiceMaker(
+    "k3dreg", "k3dreg.daemon.service", "An OCI registry whose content is the local Docker engine", "k3dreg"
+)

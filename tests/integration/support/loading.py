@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from k3dreg.engine.client import Engine
-from k3dreg.streaming.bodies import read_whole
+from k3dreg.docker.client import Engine
+from k3dreg.streaming.response_body import read_whole
 
 _LIMIT = 1024 * 1024
 _TRIES = 5

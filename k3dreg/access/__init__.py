@@ -1,1 +1,0 @@
-"""Who may use this registry: a file of users and their passwords."""

@@ -1,0 +1,1 @@
+"""The commands for people: doctor, why, warm, config, ls, gc."""

@@ -1,0 +1,69 @@
+"""Checks of the engine: version, image store, ways to its files, clock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from k3dreg.commands.checks import FAIL, OK, WARN, Check
+from k3dreg.config.options import Config
+from k3dreg.docker.client import Engine
+from k3dreg.docker.documents import ask
+from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.engine_files.directory_passing import look_around
+from k3dreg.engine_files.local_files import files_here
+from k3dreg.oci.errors import EngineError
+from k3dreg.status.source_states import source_states
+from k3dreg.streaming.workers import Workers
+
+# Seconds by which the clocks of this machine and the engine's may differ: certificates and tokens stand more.
+_CLOCK = 60.0
+
+
+async def engine_checks(config: Config, engine: Engine, workers: Workers, now: float) -> list[Check]:
+    """If the first one fails, it is the only one.  `now` in seconds since the epoch."""
+    try:
+        info = await engine.info()
+    except EngineError as error:
+        return [Check("engine", FAIL, f"{config.docker}: {error}", error.advice)]
+    version = ".".join(map(str, info.api_version))
+    checks = [Check("engine", OK, f"{info.version} at {config.docker}, API {version}"), _store(info)]
+    local = files_here(engine, workers, config.docker_root, config.content_store)
+    here = await workers.run(look_around)
+    may_be_handed = config.reader == "on" and here.suits(config.docker.socket) and bool(here.directories(info))
+    for state in await source_states(info, local, None, reader=config.reader, may_be_handed=may_be_handed):
+        checks.append(Check(f"source: {state.name}", WARN if state.open_it else OK, state.says, state.open_it))
+    checks.append(await _clock(engine, now))
+    return checks
+
+
+def _store(info: EngineInfo) -> Check:
+    if info.store is ImageStore.CONTAINERD:
+        return Check("image store", OK, "containerd: images have their registry's digests")
+    if info.store is ImageStore.PODMAN:
+        return Check(
+            "image store",
+            WARN,
+            "Podman's: images cannot be asked for by their registry's digest",
+            "--origin-fallback fetches those from there",
+        )
+    return Check(
+        "image store",
+        WARN,
+        f"{info.store.value} ({info.driver}): images cannot be asked for by their registry's digest",
+        'for digests, "features": {"containerd-snapshotter": true} in Docker\'s daemon.json',
+    )
+
+
+async def _clock(engine: Engine, now: float) -> Check:
+    try:
+        text = str((await ask(engine, "GET", "/info"))["SystemTime"])
+        # RFC 3339 with nanoseconds, of which Python takes six digits.
+        head, _, rest = text.partition(".")
+        zone = rest.lstrip("0123456789") if rest else ""
+        there = datetime.fromisoformat(head + zone if rest else text).timestamp()
+    except (EngineError, ValueError, KeyError, TypeError):
+        return Check("clock", OK, "the engine does not tell its time")
+    off = there - now
+    if abs(off) > _CLOCK:
+        return Check("clock", WARN, f"the engine's is {off:+.0f} s from this machine's", "set them by NTP")
+    return Check("clock", OK, f"the engine's is within {_CLOCK:.0f} s of this machine's")

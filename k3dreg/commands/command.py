@@ -1,0 +1,154 @@
+"""Run `doctor`, `why` and `warm`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.python import usage
+from twisted.web.client import Agent
+
+from k3dreg.commands.checks import as_json, as_text, status_of
+from k3dreg.commands.checks_ports import port_of
+from k3dreg.commands.checks_reachability import own_names
+from k3dreg.commands.doctor import examine
+from k3dreg.commands.options_help import OPTIONS
+from k3dreg.commands.warm import Warmer, make_printer
+from k3dreg.commands.why import parse_image, pushed_in, walk
+from k3dreg.config.options import Config
+from k3dreg.config.usage import complaint
+from k3dreg.credentials.chain import make_chain, make_docker_logins
+from k3dreg.docker.client import Engine
+from k3dreg.docker.endpoint import make_agent
+from k3dreg.oci.errors import EngineError, K3dregError
+from k3dreg.oci.reference import Reference
+from k3dreg.registry.own_name_discovery import EngineImageNames
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.registry.permitted import PermittedRegistries
+from k3dreg.store.pushed import LEDGER_NAME
+from k3dreg.streaming.workers import Workers
+from k3dreg.upstream.name_resolution import make_resolve
+
+Write = Callable[[str], object]
+
+
+def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+    """Run `doctor`, `why` or `warm`, and exit: 0 all is well, 1 it is not, 2 wrong options."""
+    options: Any = OPTIONS[command](environment)
+    try:
+        options.parseOptions(list(arguments))
+        references = [parse_image(image) for image in options.images]
+    except (usage.UsageError, K3dregError) as error:
+        sys.stderr.write(complaint(error, options, command))
+        raise SystemExit(2) from None
+
+    # As the daemon, whose settings file has some for the AWS library and for helpers.
+    surroundings = {**environment, **options.settings_environment}
+
+    def say(line: str) -> None:
+        print(line)  # noqa: T201
+
+    async def run(reactor: Any) -> None:
+        work: Awaitable[int]
+        if command == "doctor":
+            work = doctor(options.config, reactor, surroundings, say, as_object=bool(options["json"]))
+        elif command == "why":
+            work = why(options.config, reactor, surroundings, references[0], say)
+        else:
+            work = warm(reactor, options["server"], surroundings, references, say)
+        status = await work
+        if status:
+            raise SystemExit(status)
+
+    react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
+
+
+def _engine(config: Config, reactor: Any) -> Engine:
+    return Engine(make_agent(reactor, config.docker), reactor, description=str(config.docker))
+
+
+async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], say: Write, *, as_object: bool) -> int:
+    """Returns the exit status."""
+    workers = Workers(reactor)
+    workers.start()
+    try:
+        checks = await examine(config, _engine(config, reactor), workers, reactor, environment)
+    finally:
+        await workers.stop()
+    say(as_json(checks) if as_object else as_text(checks))
+    return status_of(checks)
+
+
+async def why(config: Config, reactor: Any, environment: Mapping[str, str], reference: Reference, say: Write) -> int:
+    """Returns the exit status: 0 if a node would get the image."""
+    workers = Workers(reactor)
+    workers.start()
+    answer: bool | None = None
+    try:
+        engine = _engine(config, reactor)
+        names = OwnNames(config.aliases)
+        with contextlib.suppress(EngineError):  # the steps tell of it
+            ports = [port for endpoint in config.listen if (port := port_of(endpoint))]
+            names, _ = await own_names(engine, config.aliases, socket.gethostname(), ports)
+        async for step in walk(
+            reference,
+            engine,
+            names,
+            make_chain(reactor, workers, environment, config.remote),
+            pushed=await workers.run(pushed_in, config.state_dir / LEDGER_NAME),
+            origin_fallback=config.origin_fallback,
+            only=config.remote.only,
+            may_ask=PermittedRegistries(
+                config.allow_registries,
+                engine,
+                EngineImageNames(engine, workers),
+                make_resolve(reactor),
+                remote=config.remote.only,
+            ).check,
+        ):
+            say(step.says)
+            answer = step.answer
+    finally:
+        await workers.stop()
+    return 0 if answer else 1
+
+
+async def warm(
+    reactor: Any, server: str, environment: Mapping[str, str], references: Sequence[Reference], say: Write
+) -> int:
+    """Returns the exit status: 1 if any image could not be had."""
+    workers = Workers(reactor)
+    workers.start()
+    try:
+        logins = make_docker_logins(reactor, workers, environment)
+        is_terminal = sys.stdout.isatty()
+        progress = make_printer(sys.stdout, is_terminal=is_terminal)
+        warmer = Warmer(Agent(reactor), reactor, server, progress, logins.credentials)
+        return await _warm_all(warmer, references, say, is_terminal=is_terminal)
+    finally:
+        await workers.stop()
+
+
+async def _warm_all(warmer: Warmer, references: Sequence[Reference], say: Write, *, is_terminal: bool) -> int:
+    try:
+        await warmer.log_in()
+    except K3dregError as error:
+        say(f"{error}. {error.advice}")
+        return 1
+    status = 0
+    for reference in references:
+        end = "\n" if is_terminal else ""
+        try:
+            size = await warmer.warm(reference)
+        except K3dregError as error:
+            say(f"{end}{reference}: {error}{f'. {error.advice}' if error.advice else ''}")
+            status = 1
+        else:
+            say(f"{end}{reference}: ready, {size / 1e6:.1f} MB")
+    return status

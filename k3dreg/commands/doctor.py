@@ -1,0 +1,41 @@
+"""`k3dreg doctor`: looks at what k3dreg needs, and says what to do about what is wrong."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from k3dreg.commands.checks import OK, Check
+from k3dreg.commands.checks_engine import engine_checks
+from k3dreg.commands.checks_machine import credential_helpers, socket_file, state_directory
+from k3dreg.commands.checks_ports import ListeningPort, knock
+from k3dreg.commands.checks_reachability import reach_checks
+from k3dreg.config.options import Config
+from k3dreg.docker.client import Engine
+from k3dreg.streaming.workers import Workers
+
+
+async def examine(
+    config: Config, engine: Engine, workers: Workers, reactor: Any, environment: Mapping[str, str]
+) -> list[Check]:
+    """All checks.  Nothing is changed, and nothing is raised for what is wrong."""
+    checks = [await workers.run(socket_file, config.docker)]
+    of_engine = await engine_checks(config, engine, workers, reactor.seconds())
+    checks += of_engine
+    checks.append(await workers.run(state_directory, config.state_dir, config.cache_size))
+    doors: list[ListeningPort] = []
+    try:
+        for endpoint in config.listen:
+            doors.append(await knock(endpoint, reactor))
+        checks += [door.check for door in doors]
+        if of_engine[0].verdict == OK:
+            ports = [door.port for door in doors if door.port]
+            answers = any(door.answers for door in doors)
+            checks += await reach_checks(engine, config.aliases, socket.gethostname(), ports, answers=answers)
+    finally:
+        for door in doors:
+            if door.close is not None:
+                await door.close()
+    checks.append(await workers.run(credential_helpers, environment))
+    return checks

@@ -1,0 +1,195 @@
+"""`k3dreg ls` and `k3dreg gc`: looking after a state directory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.python import usage
+
+from k3dreg.config.usage import CommandLine, columns, complaint
+from k3dreg.config.values import default_state_dir
+from k3dreg.images.catalogue import open_catalogue
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import K3dregError, UsageError
+from k3dreg.oci.reference import Repository
+from k3dreg.reporting.logger import make_logger
+from k3dreg.store.blob_files import blob_path
+from k3dreg.store.blob_store import open_store_in
+from k3dreg.store.collection import GRACE, Collected, Collector
+from k3dreg.store.interfaces import PushedManifest
+from k3dreg.store.pushed import LEDGER_NAME, open_pushed
+from k3dreg.store.pushed_database import PushedDatabase, PushedRow
+from k3dreg.store.state_directory import StateDirectory
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+_HOUR = 3600.0
+# Hours: more than anybody's, and a time that clocks can still tell.
+_LONGEST_GRACE = 1e6
+# Characters of a digest, its algorithm included, as many as Docker's client shows.
+_SHORT_DIGEST = 19
+# Characters: longer names are rare, and would push everything else out of sight.
+_LONGEST_NAME = 40
+# Bytes: no cache is evicted by a collection.
+_NO_LIMIT = 1 << 62
+
+
+class ListOptions(CommandLine):
+    """`k3dreg ls`."""
+
+    synopsis = "Usage: k3dreg ls [--state-dir DIR]"
+    about = (
+        "List what was pushed.  A daemon that uses the directory is not disturbed.  On a terminal digests are "
+        "shortened; elsewhere, as in `k3dreg ls | cat`, they are whole."
+    )
+    examples = ("k3dreg ls --state-dir /var/lib/k3dreg",)
+    optParameters = [["state-dir", None, None, "The state directory of the daemon"]]  # noqa: RUF012
+
+
+class CollectOptions(CommandLine):
+    """`k3dreg gc`."""
+
+    synopsis = "Usage: k3dreg gc [--state-dir DIR] [--grace HOURS] [--untagged]"
+    about = (
+        "Remove pushed content that nothing refers to.  A running daemon does it by itself, so this command is for one "
+        "that does not run."
+    )
+    examples = ("k3dreg gc --untagged --grace 24",)
+    optParameters = [  # noqa: RUF012
+        ["state-dir", None, None, "The state directory of the daemon"],
+        ["grace", None, str(GRACE / _HOUR), "Hours that a blob without a manifest is kept"],
+    ]
+    optFlags = [["untagged", None, "Remove manifests that no tag leads to, too"]]  # noqa: RUF012
+
+
+def main(command: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
+    """Run `ls` or `gc`, and exit.  With status 1 and a sentence when that fails."""
+    make: Any = {"ls": ListOptions, "gc": CollectOptions}[command]
+    options: Any = make()
+    try:
+        options.parseOptions(list(arguments))
+        grace = parse_grace(options.get("grace", "0")) * _HOUR
+    except usage.UsageError as error:
+        sys.stderr.write(complaint(error, options, command))
+        raise SystemExit(2) from None
+    state_dir = Path(options["state-dir"] or environment.get("K3DREG_STATE_DIR") or default_state_dir(environment))
+    try:
+        (state_dir / LEDGER_NAME).stat()
+    except FileNotFoundError:
+        _fail(f"nothing was ever pushed into the state directory {state_dir}", 1)
+    except OSError as error:
+        _fail(f"the state directory {state_dir} cannot be used: {error.strerror}; run it as the daemon's user", 1)
+    if command == "ls":
+        try:
+            rows = PushedDatabase(state_dir / LEDGER_NAME, read_only=True).read()
+        except K3dregError as error:
+            _fail(str(error), 1)
+        for line in listing(rows, sizes_in(state_dir), columns() if sys.stdout.isatty() else None):
+            print(line)  # noqa: T201
+        return
+    react(lambda reactor: Deferred.fromCoroutine(_collect(reactor, state_dir, grace, bool(options["untagged"]))))
+
+
+def parse_grace(text: str) -> float:
+    """Hours.  Raises `usage.UsageError`."""
+    try:
+        grace = float(text)
+    except ValueError:
+        grace = -1
+    if not 0 <= grace <= _LONGEST_GRACE:
+        raise usage.UsageError(f"--grace is a number of hours, not {text!r}")
+    return grace
+
+
+def sizes_in(state_dir: Path) -> Callable[[Digest], int]:
+    """What tells the size of a blob that lies in the state directory; 0 where it does not.  Blocks."""
+
+    def size_of(digest: Digest) -> int:
+        try:
+            return blob_path(state_dir / "blobs", digest).stat().st_size
+        except OSError:
+            return 0
+
+    return size_of
+
+
+def listing(rows: Sequence[PushedRow], size_of: Callable[[Digest], int], width: int | None = None) -> list[str]:
+    """Return a line for each tag, and for each manifest that has none, below a line of titles.
+
+    The size is that of everything that belongs to it: what two images have counts for both.  `width` is a terminal's,
+    for which digests are shortened; None leaves them whole.  A name that is longer than most moves its own line alone.
+    """
+    tags: dict[tuple[Repository, Digest], list[str]] = {}
+    manifests: dict[tuple[Repository, Digest], PushedManifest] = {}
+    for row in rows:
+        if row.tag is not None:
+            tags.setdefault((row.repository, row.tag[1]), []).append(row.tag[0])
+        if row.manifest is not None:
+            manifests[row.repository, row.manifest.digest] = row.manifest
+    lines = []
+    for (repository, digest), manifest in manifests.items():
+        found, waiting = {digest}, set(manifest.parts)
+        while waiting:
+            part = waiting.pop()
+            found.add(part)
+            if (repository, part) in manifests:
+                waiting |= manifests[repository, part].parts - found
+        size = f"{sum(map(size_of, found)) / 1e6:.1f} MB"
+        pushed = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.since)) if manifest.since else "-"
+        names = [f"{repository}:{tag}" for tag in tags.get((repository, digest), [])] or [f"{repository}:<none>"]
+        shown = str(digest) if width is None else str(digest)[:_SHORT_DIGEST]
+        lines += [(name, shown, size, pushed) for name in names]
+    if not lines:
+        return ["nothing is here that was pushed"]
+    lines = [("NAME", "DIGEST", "SIZE", "PUSHED"), *sorted(lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    room = _LONGEST_NAME if width is None else max(width - sum(widths[1:]) - 6, len("NAME"))
+    named = min(widths[0], room)
+    return [
+        f"{name:{named}}  {digest:{widths[1]}}  {size:>{widths[2]}}  {pushed}" for name, digest, size, pushed in lines
+    ]
+
+
+async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) -> None:
+    workers = Workers(reactor)
+    workers.start()
+    try:
+        state = await workers.acquire(StateDirectory, StateDirectory.close, state_dir)
+        pushed = await open_pushed(state_dir, workers, reactor, state.reserve)
+        store = await open_store_in(state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps)
+        try:
+            catalogue = await open_catalogue(state_dir, workers)
+            collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)
+            collected = await collector.collect(grace, untagged=untagged)
+            print(told(collected))  # noqa: T201
+        finally:
+            await store.close()
+            await pushed.close()
+            state.close()
+    except UsageError as error:
+        _fail(f"{error} (a daemon that runs collects by itself; to collect now, stop it first)", 1)
+    except K3dregError as error:
+        _fail(str(error), 1)
+    finally:
+        await workers.stop()
+
+
+def told(collected: Collected) -> str:
+    """`removed 1 blob and 2 manifests: 3 files, 1.2 MB`."""
+    blobs, manifests, files = (
+        f"{count} {what}{'' if count == 1 else 's'}"
+        for count, what in ((collected.blobs, "blob"), (collected.manifests, "manifest"), (collected.files, "file"))
+    )
+    return f"removed {blobs} and {manifests}: {files}, {collected.bytes / 1e6:.1f} MB"
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"k3dreg: {message}\n")
+    raise SystemExit(status)

@@ -1,0 +1,105 @@
+"""The command lines of `doctor`, `why` and `warm`: the daemon's options, and a few of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twisted.python import usage
+
+from k3dreg.config.options import Options
+from k3dreg.config.usage import CommandLine, wrapped
+
+_THE_DAEMONS = (
+    "The registry's own options (k3dreg --help), its environment and its settings file are taken, too: give those that "
+    "your registry has."
+)
+
+
+class _Tool(Options):
+    """The daemon's options, so that a tool looks at what the daemon would.  `own` are those that its help shows."""
+
+    own: type[CommandLine]
+    images: tuple[str, ...] = ()
+
+    def parseArgs(self, *images: str) -> None:
+        """Take what is no option as an image.  Raises `usage.UsageError`."""
+        late = next((image for image in images if image.startswith("-")), None)
+        if late is not None:
+            raise usage.UsageError(f"{late[:100]!r}: options come before images")
+        self.images = images
+
+    def sections(self) -> list[str]:
+        """Return the command's own options, and a word on the daemon's."""
+        return [*self.own().sections(), wrapped(_THE_DAEMONS)]
+
+
+class _Doctor(CommandLine):
+    synopsis = "Usage: k3dreg doctor [OPTION]..."
+    about = (
+        "Check what k3dreg needs: Docker's socket, the engine and its image store, the port, the disk, credential "
+        "helpers, and who reaches this registry. Each line has a verdict, ok, warn or fail, and what to do. The exit "
+        "status is 1 if a check failed."
+    )
+    examples: tuple[str, ...] = ("k3dreg doctor", "k3dreg doctor --json")
+    optFlags = [["json", None, "Print one JSON object"]]  # noqa: RUF012  (the shape of usage.Options)
+
+
+class _Why(CommandLine):
+    synopsis = "Usage: k3dreg why [OPTION]... IMAGE"
+    about = (
+        "Say step by step how a node's request for IMAGE is answered, and why. Nothing is pulled. The exit status is "
+        "1 if a node would not get the image."
+    )
+    examples: tuple[str, ...] = ("k3dreg why nginx:1.27", "k3dreg why --origin-fallback ghcr.io/team/app:1")
+
+
+class _Warm(CommandLine):
+    synopsis = "Usage: k3dreg warm [OPTION]... IMAGE..."
+    about = (
+        "Ask a running k3dreg for each IMAGE as a node would, so that Docker pulls what it lacks and k3dreg prepares "
+        "it. The exit status is 1 if an image could not be had."
+    )
+    examples: tuple[str, ...] = (
+        "k3dreg warm nginx:1.27 redis:7",
+        "k3dreg warm --server http://127.0.0.1:5005 my-app:1",
+    )
+    optParameters = [["server", None, "http://127.0.0.1:5000", "The k3dreg to ask"]]  # noqa: RUF012
+
+
+class DoctorOptions(_Doctor, _Tool):
+    """`k3dreg doctor`."""
+
+    own = _Doctor
+
+    def parseArgs(self, *images: str) -> None:
+        """Raises `usage.UsageError` for an image."""
+        super().parseArgs(*images)
+        if images:
+            raise usage.UsageError(f"doctor takes no image, such as {images[0][:100]!r}; k3dreg why IMAGE does")
+
+
+class WhyOptions(_Why, _Tool):
+    """`k3dreg why`."""
+
+    own = _Why
+
+    def parseArgs(self, *images: str) -> None:
+        """Raises `usage.UsageError` unless there is one image."""
+        super().parseArgs(*images)
+        if len(images) != 1:
+            raise usage.UsageError(f"why takes one image, not {len(images)}")
+
+
+class WarmOptions(_Warm, _Tool):
+    """`k3dreg warm`."""
+
+    own = _Warm
+
+    def parseArgs(self, *images: str) -> None:
+        """Raises `usage.UsageError` without an image."""
+        super().parseArgs(*images)
+        if not images:
+            raise usage.UsageError("warm takes one image or more")
+
+
+OPTIONS: Mapping[str, type[_Tool]] = {"doctor": DoctorOptions, "why": WhyOptions, "warm": WarmOptions}

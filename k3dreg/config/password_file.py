@@ -1,0 +1,41 @@
+"""The file of users and bcrypt hashes that `--htpasswd` names."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from k3dreg.formats.htpasswd import parse_htpasswd
+from k3dreg.oci.errors import UsageError
+
+# Bytes.  A line has less than a hundred.
+_LARGEST_FILE = 1024 * 1024
+
+# A file's modification time in ns, inode and size in bytes: a file that changes gets another one.
+FileState = tuple[int, int, int]
+
+
+def read_password_file(path: Path, known: FileState | None = None) -> tuple[FileState, Mapping[str, bytes]] | None:
+    """Return the file's state and its users with their hashes; None if its state is still `known`.
+
+    Blocks.  Raises `UsageError` for a file that cannot be used.
+    """
+    try:
+        # Not blocking, should it be a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            state = (found.st_mtime_ns, found.st_ino, found.st_size)
+            if state == known:
+                return None
+            if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE:
+                raise UsageError("it is not a file of a sensible size")
+            hashes = parse_htpasswd(file.read(_LARGEST_FILE))
+            if not hashes:
+                # A file is empty for a moment while an editor or a script writes it.
+                raise UsageError("it has no users")
+            return state, hashes
+    except OSError as error:
+        raise UsageError(f"it cannot be read ({error.strerror})") from error

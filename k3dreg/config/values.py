@@ -1,0 +1,231 @@
+"""The values of settings, checked.  Each function takes what a person wrote and gives what it means.
+
+Every complaint is a `usage.UsageError` that names the setting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.python import usage
+
+from k3dreg.config.docker_context import locate_engine
+from k3dreg.config.engine_address import EngineAddress
+from k3dreg.config.password_file import read_password_file
+from k3dreg.config.remote import Remote
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.oci.errors import InvalidName, UsageError
+from k3dreg.oci.reference import Repository, registry_host
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+# Below this a single image would not fit and every pull would export again.
+# A host with an optional port, with `*` for any text and `?` for any character.
+_REGISTRIES = re.compile(r"[A-Za-z0-9.:*?\[\]_-]{1,255}")
+_SMALLEST_CACHE = 64 * 1024 * 1024
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `500MB`, `20G`, `1.5GiB`, `1048576`.  Raises `usage.UsageError`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise usage.UsageError(f"not a size: {text!r} (a number with k, M, G or T, such as 20GB)")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+
+
+def check_cache_size(text: str) -> int:
+    """Bytes.  Raises `usage.UsageError`."""
+    size = parse_size(text)
+    if size < _SMALLEST_CACHE:
+        raise usage.UsageError(f"--cache-size must be at least {_SMALLEST_CACHE >> 20}MiB")
+    return size
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """One of `choices`, in lower case.  Raises `usage.UsageError`."""
+    if value.lower() not in choices:
+        raise usage.UsageError(f"--{name} {value!r} is not one of {', '.join(choices)}")
+    return value.lower()
+
+
+def endpoint_of_address(address: str, certificate: str = "", key: str = "") -> str:
+    """The Twisted endpoint string for a `REGISTRY_HTTP_ADDR`: `:5000`, `0.0.0.0:5000`, `localhost:5000`, `[::]:5000`.
+
+    `certificate` and `key` are files (`REGISTRY_HTTP_TLS_CERTIFICATE` and `_KEY`), "" for plain HTTP.  As the official
+    registry image has it, those of the authorities between follow in the file of the certificate.
+    Raises `usage.UsageError`.
+    """
+    host, colon, port = address.strip().rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise usage.UsageError(f"REGISTRY_HTTP_ADDR={address!r} is not HOST:PORT")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if ":" in host and not in_brackets:
+        raise usage.UsageError(f"REGISTRY_HTTP_ADDR={address!r}: an IPv6 address is written in brackets")
+    interface = f":interface={quoteStringArgument(host.strip('[]'))}" if host else ""
+    if not certificate and not key:
+        return f"{'tcp6' if in_brackets else 'tcp'}:{port}{interface}"
+    if not certificate or not key:
+        raise usage.UsageError("REGISTRY_HTTP_TLS_CERTIFICATE and REGISTRY_HTTP_TLS_KEY go together")
+    files = f":privateKey={quoteStringArgument(key)}:certKey={quoteStringArgument(certificate)}"
+    if _certificates_in(certificate) > 1:
+        files += f":extraCertChain={quoteStringArgument(certificate)}"
+    return f"ssl:{port}{interface}{files}"
+
+
+def _certificates_in(path: str) -> int:
+    try:
+        return Path(path).read_bytes().count(b"-----BEGIN CERTIFICATE-----")
+    except OSError:
+        return 0  # told of where the endpoint is looked at
+
+
+def check_endpoint(description: str) -> str:
+    """The endpoint string, when Twisted understands it.  Reads the certificate that it names, if it does.
+
+    Raises `usage.UsageError`.
+    """
+    such_as = "ssl:5443:privateKey=KEY.pem:certKey=CERT.pem" if description.startswith("ssl:") else "tcp:5000"
+    try:
+        # Parsing needs no reactor, listening does.
+        serverFromString(None, description)
+    except LookupError as error:  # the only kind whose parsing depends on more than the words
+        raise usage.UsageError(
+            f"--listen {description!r}: the service manager gave this process no such socket"
+        ) from error
+    except Exception as error:  # each kind of endpoint has its own ways to refuse
+        raise usage.UsageError(f"--listen {description!r} is not an endpoint such as {such_as}: {error}") from error
+    return description
+
+
+def check_docker(url: str, environment: Mapping[str, str]) -> EngineAddress:
+    """Where the engine is; "" for the one that Docker's own settings mean.  Raises `usage.UsageError`."""
+    try:
+        return locate_engine(url, environment)
+    except UsageError as error:
+        raise usage.UsageError(f"--docker: {error}") from error
+
+
+def check_aliases(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of this registry.  Raises `usage.UsageError`."""
+    try:
+        return tuple(dict.fromkeys(registry_host(name) for name in names))
+    except InvalidName as error:
+        raise usage.UsageError(f"--alias: {error}, such as registry.localhost:5000") from error
+
+
+def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of names of images.  Raises `usage.UsageError`."""
+    for pattern in patterns:
+        if not pattern or any(character.isspace() for character in pattern):
+            raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
+    return tuple(dict.fromkeys(patterns))
+
+
+def check_registries(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of registries' hosts.  Raises `usage.UsageError`."""
+    for pattern in patterns:
+        if not _REGISTRIES.fullmatch(pattern):
+            raise usage.UsageError(
+                f"--allow-registry {pattern!r} is neither a registry, such as ghcr.io or localhost:5001, "
+                "nor a pattern, such as *.example.com"
+            )
+    return tuple(dict.fromkeys(map(_as_asked_for, patterns)))
+
+
+def _as_asked_for(pattern: str) -> str:
+    """A registry as the names of images have it: Docker Hub has several spellings."""
+    try:
+        return str(Repository.parse("x", pattern).registry).lower()
+    except InvalidName:
+        return pattern.lower()
+
+
+def check_switch(name: str, value: str) -> bool:
+    """`on` or `off`.  Raises `usage.UsageError`."""
+    if value not in ("on", "off"):
+        raise usage.UsageError(f"--{name} is either on or off, not {value!r}")
+    return value == "on"
+
+
+def check_htpasswd(path: str, scheme: str = "") -> Path | None:
+    """A password file that can be used; None for none.  Reads it.  Raises `usage.UsageError`.
+
+    `scheme` is `REGISTRY_AUTH` of the official registry image: a door that it would have is not left open here.
+    """
+    if scheme not in ("", "htpasswd"):
+        raise usage.UsageError(f"REGISTRY_AUTH={scheme!r}: k3dreg knows htpasswd alone")
+    if not path:
+        if scheme:
+            raise usage.UsageError("REGISTRY_AUTH=htpasswd without REGISTRY_AUTH_HTPASSWD_PATH")
+        return None
+    try:
+        read_password_file(Path(path))
+    except UsageError as error:
+        raise usage.UsageError(f"--htpasswd {path}: {error}") from error
+    return Path(path)
+
+
+def check_anonymous_pull(wanted: bool, htpasswd: Path | None) -> bool:
+    """Raises `usage.UsageError` where it would open nothing, and might be taken for closing something."""
+    if wanted and htpasswd is None:
+        raise usage.UsageError("--anonymous-pull goes with --htpasswd: without it everybody may push, too")
+    return wanted
+
+
+def check_remote(url: str, username: str, password: str) -> Remote:
+    """Out of `REGISTRY_PROXY_REMOTEURL`, `_USERNAME` and `_PASSWORD`, as k3d makes them of a registry's `proxy`.
+
+    `url` is `https://ghcr.io`, or `*` for every registry.  Raises `usage.UsageError`, which shows no secret.
+    """
+    if bool(username) != bool(password):
+        raise usage.UsageError("REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD go together")
+    return Remote(_registry_at(url), Credentials.login(username, password) if username else None)
+
+
+def _registry_at(url: str) -> str | None:
+    if url == "*":
+        return None
+    scheme, _, rest = url.rpartition("://")
+    authority, _, path = rest.partition("/")
+    if "@" in authority:
+        raise usage.UsageError("--proxy-remote-url names a user: REGISTRY_PROXY_USERNAME and _PASSWORD are for that")
+    # Nobody says the usual port in the name of an image.
+    host = authority.lower().removesuffix(":80" if scheme.lower() == "http" else ":443")
+    try:
+        registry = Repository.parse("x", host).registry
+    except InvalidName:
+        registry = None
+    # With a path there, every image's name would be another than the one that a node asks for.
+    if registry is None or scheme.lower() not in ("", "https", "http") or path not in ("", "v2", "v2/"):
+        raise usage.UsageError(f"--proxy-remote-url {url!r} is neither a registry's, such as https://ghcr.io, nor *")
+    return registry
+
+
+def check_deleting(value: str) -> bool:
+    """`REGISTRY_STORAGE_DELETE_ENABLED` of the official registry image, as k3d and ctlptl set it; on by default.
+
+    Raises `usage.UsageError`.
+    """
+    if value.strip().lower() not in ("", "true", "false", "1", "0", "t", "f"):
+        raise usage.UsageError(f"REGISTRY_STORAGE_DELETE_ENABLED={value!r} is neither true nor false")
+    return value.strip().lower() not in ("false", "0", "f")
+
+
+def default_state_dir(environment: Mapping[str, str]) -> str:
+    """Where state is kept when nobody says.
+
+    Where the service manager says (systemd.exec(5), StateDirectory=); the system's place for root, and for others who
+    may write there, as in a container; the user's own else.
+    """
+    if told := environment.get("STATE_DIRECTORY", "").partition(":")[0]:
+        return told
+    system = "/var/lib/k3dreg"
+    if os.geteuid() == 0 or os.access(system, os.W_OK):
+        return system
+    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "."), ".local", "state")
+    return os.path.join(base, "k3dreg")

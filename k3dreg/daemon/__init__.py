@@ -1,0 +1,1 @@
+"""Puts the packages together and runs them: service, listeners, reload, service manager."""

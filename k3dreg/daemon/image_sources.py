@@ -1,0 +1,153 @@
+"""Which sources a daemon has, and how they reach the engine's files."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.config.options import Config
+from k3dreg.docker.client import Engine
+from k3dreg.docker.engine import IImageNames
+from k3dreg.engine_files.change_detection import ChangeDetection
+from k3dreg.engine_files.directory_passing import DirectoryPassing, look_around
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.helper_own_image import OwnImageHelpers
+from k3dreg.engine_files.helper_own_python import OwnPythonHelpers
+from k3dreg.engine_files.local_files import LocalFiles, files_here
+from k3dreg.engine_files.passed_directories import PassedDirectories
+from k3dreg.engine_files.reader_files import ReaderFiles
+from k3dreg.images.content_store_source import ContentStoreSource
+from k3dreg.images.export_source import ExportSource
+from k3dreg.images.layer_store_source import LayerStoreSource
+from k3dreg.images.source import ICatalogue, IImageSource, ILooseContent
+from k3dreg.registry.name_cache import Images, RememberedImages
+from k3dreg.registry.prefetch import Prefetch
+from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
+from k3dreg.status.monitoring import IMonitoring
+from k3dreg.store.durable_files import storage_errors, write_whole
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.workers import Workers
+
+
+@frozen
+class EngineFileAccess:
+    """The ways to the engine's files, the fastest first, and `closing` as of `ImageSources`.
+
+    `local` are those of this machine, `handed` those whose directories are handed over, where they may be; `names`
+    tells by them whether anything has changed.
+    """
+
+    ways: tuple[IEngineFiles, ...]
+    local: LocalFiles
+    handed: LocalFiles | None
+    names: ChangeDetection | None
+    closing: tuple[Callable[[], Awaitable[object] | None], ...]
+
+
+@frozen
+class ImageSources:
+    """The sources in the order in which they are tried; `loose` is the one that has single blobs of
+    images that are not whole; `closing` is what to call, last first, to end them.
+    """
+
+    sources: tuple[IImageSource, ...]
+    loose: ILooseContent
+    closing: tuple[Callable[[], Awaitable[object] | None], ...]
+
+
+async def make_files(config: Config, engine: Engine, workers: Workers, clock: IReactorTime) -> EngineFileAccess:
+    """Whatever `--reader` allows.  Raises `StoreError`."""
+    closing: list[Callable[[], Awaitable[object] | None]] = []
+    local = files_here(engine, workers, config.docker_root, config.content_store)
+    if config.reader == "off":
+        return EngineFileAccess((local,), local, None, None, ())
+    owner = await workers.run(identity, config.state_dir)
+    scratch = str(config.state_dir / "staging")
+    handed = None
+    here = await workers.run(look_around)
+    if config.reader == "on" and here.suits(config.docker.socket):
+        own = (
+            OwnImageHelpers(engine, here.container)
+            if here.container
+            else OwnPythonHelpers(engine, workers, owner, scratch)
+        )
+        places = PassedDirectories(
+            engine, DirectoryPassing(engine, workers, owner, own), clock, here.directories, local
+        )
+        handed = LocalFiles(workers, places, "handed")
+        closing.append(places.close)
+        beginning = Deferred.fromCoroutine(places.begin())
+        beginning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        closing.append(beginning.cancel)
+    reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=scratch)
+    closing.append(reader.close)
+    in_place = [files for files in (local, handed) if files is not None]
+    names = ChangeDetection(engine, in_place, clock, owner)
+    closing.append(names.close)
+    return EngineFileAccess((*in_place, reader), local, handed, names, tuple(closing))
+
+
+def make_images(files: EngineFileAccess, engine: Engine) -> Images:
+    """Who knows which image a name means."""
+    return engine if files.names is None else RememberedImages(engine, files.names, time.time)
+
+
+def make_sources(
+    files: EngineFileAccess,
+    engine: Engine,
+    store: IBlobStore,
+    catalogue: ICatalogue,
+    workers: Workers,
+    clock: IReactorTime,
+    observer: IObserver = NULL_OBSERVER,
+) -> ImageSources:
+    """The engine's own files where they can be read, its exports where not."""
+    content = ContentStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    layers = LayerStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    archive = ExportSource(engine, store, catalogue, workers, clock, observer)
+    closing = (content.shutdown, layers.shutdown, archive.shutdown)
+    return ImageSources((content, layers, archive), content, closing)
+
+
+def make_warming(
+    config: Config,
+    engine: Engine,
+    names: IImageNames,
+    sources: Sequence[IImageSource],
+    store: IBlobStore,
+    monitoring: IMonitoring,
+    clock: IReactorTime,
+) -> Prefetch:
+    """Who makes images ready before they are asked for (`--warm`)."""
+
+    def is_busy() -> bool:
+        return bool(monitoring.live().running)
+
+    return Prefetch(config.warm, engine, engine, names, sources, store, is_busy, clock)
+
+
+def identity(state_dir: Path) -> str:
+    """What tells this state directory's containers from those of another k3dreg on the same engine.  Blocks.
+
+    Made once, and the same after every restart.  Raises `StoreError`.
+    """
+    path = state_dir / "identity"
+    with storage_errors("reading its identity"):
+        try:
+            known = path.read_text("ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            known = ""
+        if not (known.isalnum() and len(known) == _IDENTITY_LENGTH):
+            known = secrets.token_hex(_IDENTITY_LENGTH // 2)
+            write_whole(path, state_dir / "staging" / "identity", known.encode("ascii"))
+    return known
+
+
+# Hexadecimal digits: enough that no two on one engine are the same.
+_IDENTITY_LENGTH = 16

@@ -1,0 +1,123 @@
+"""The daemon's door: where it listens, and who is let in."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+
+from k3dreg.config.options import Config
+from k3dreg.oci.errors import InvalidName
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.workers import Workers
+from k3dreg.web.auth import Access
+from k3dreg.web.https import TlsReactor
+from k3dreg.web.passwords import Passwords
+
+log = make_logger()
+
+
+class Listeners:
+    """`access` is who may do what: everybody everything, or the users in the password file.
+
+    Settings may be changed at any time, those of where it is aside.
+    """
+
+    def __init__(self, config: Config, workers: Workers) -> None:
+        """`workers` check passwords, and should do nothing else: a check takes a thread for up to seconds."""
+        # Of all users since the start, of whichever file.  Only who writes these files can make it grow.
+        self._names: set[str] = set()
+        self.access = Access(own_names=self._names)
+        self._workers = workers
+        # By their files: a file that was used before may be used again.
+        self._passwords: dict[Path, Passwords] = {}
+        self._exposed: list[str] = []
+        self.use(config)
+
+    async def start(self) -> None:
+        """Read the password file, if there is one.  Raises `UsageError`."""
+        for passwords in self._passwords.values():
+            await passwords.start()
+
+    def use(self, config: Config) -> None:
+        """Let in whom these settings let in.  A password file is read when somebody asks."""
+        if config.htpasswd is None:
+            self.access.change(None)
+            self._warn_if_open()
+            return
+        if config.htpasswd not in self._passwords:
+            self._passwords[config.htpasswd] = Passwords(config.htpasswd, self._workers, self._names)
+        self.access.change(self._passwords[config.htpasswd], anonymous_pull=config.anonymous_pull)
+
+    async def listen(
+        self,
+        endpoints: Sequence[str],
+        site: IProtocolFactory,
+        names: OwnNames,
+        reactor: Any,
+        opened: Callable[[IListeningPort], None],
+    ) -> list[int]:
+        """Serve `site` on each; each port is given to `opened`, and its address is one of `names` if it may be.
+
+        Returns the numbers of those that have one.  Raises `CannotListenError` and `OSError`.
+        """
+        numbers: list[int] = []
+        for endpoint in endpoints:
+            port: IListeningPort = await serverFromString(TlsReactor(reactor), endpoint).listen(site)
+            opened(port)
+            address = port.getHost()
+            told = describe_address(address)
+            # k3d takes the first two words for the sign that a registry is ready.
+            log.info("listening on {address}{tls}", address=told, tls=" (TLS)" if endpoint.startswith("ssl:") else "")
+            if isinstance(address, IPv4Address | IPv6Address):
+                numbers.append(address.port)
+                # One for a single link (`fe80::1%eth0`) is part of no image's name.
+                with contextlib.suppress(InvalidName):
+                    names.learn([told] if not _ip_of(address).is_unspecified else [])
+            if is_exposed(address):
+                self._exposed.append(told)
+        self._warn_if_open()
+        return numbers
+
+    def shutdown(self) -> None:
+        """Check no more passwords."""
+        for passwords in self._passwords.values():
+            passwords.shutdown()
+
+    def _warn_if_open(self) -> None:
+        if self._exposed and self.access.is_open:
+            log.warn(
+                "whoever reaches {addresses} can pull what Docker has, and push: --htpasswd FILE asks for a password, "
+                "--listen tcp:5000:interface=127.0.0.1 keeps it to this machine",
+                addresses=" and ".join(self._exposed),
+            )
+
+
+def is_exposed(address: IAddress) -> bool:
+    """Whether others than this machine's own programs may reach it."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return False
+    return not _ip_of(address).is_loopback
+
+
+def _ip_of(address: IPv4Address | IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IPv4 address for one that is written as an IPv6 one, too (RFC 4291, 2.5.5.2)."""
+    found = ipaddress.ip_address(address.host.partition("%")[0])
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def describe_address(address: IAddress) -> str:
+    """`0.0.0.0:5000`, `[::]:5000`, `/run/k3dreg.sock`."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        name = getattr(address, "name", None)
+        return os.fsdecode(name) if name else str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

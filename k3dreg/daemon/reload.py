@@ -1,0 +1,166 @@
+"""Settings that are read again while the daemon runs (SIGHUP), and what becomes of them.
+
+Parts of the daemon say which of `Config`'s fields they can take anew.  A field that no part takes counts from the next
+start on, so a new option needs nothing here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+from attrs import evolve, fields_dict
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python import usage
+
+from k3dreg.config.options import Config, Options
+from k3dreg.oci.errors import K3dregError
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+
+class Reloader:
+    """Reads the settings again, and gives the parts of the daemon those that are new."""
+
+    def __init__(
+        self,
+        options: Options,
+        workers: Workers,
+        *,
+        began: Callable[[], object] = lambda: None,
+        ended: Callable[[str], object] = lambda trouble: None,
+    ) -> None:
+        """`options` are those that the daemon was started with.
+
+        Around each reading, `began` and `ended` are called; the latter with what is wrong, or "".
+        """
+        self._options = options
+        self._workers = workers
+        self._began = began
+        self._ended = ended
+        self._config = options.config
+        self._parts: list[tuple[frozenset[str], Callable[[Config], object]]] = []
+        self._reading = False
+        self._once_more = False
+
+    def on_change(self, apply: Callable[[Config], object], *names: str) -> None:
+        """Call `apply` when one of these fields of `Config` has another value.
+
+        It is called in the reactor's thread, must not wait, and cannot refuse: values were checked when they were read.
+        """
+        unknown = set(names) - set(fields_dict(Config))
+        assert not unknown, f"Config has no {unknown}"
+        self._parts.append((frozenset(names), apply))
+
+    async def reload(self) -> None:
+        """Read the settings and apply what has changed.  While that goes on, a second call makes it happen once more.
+
+        Settings that are wrong change nothing; the log says what is wrong.
+        """
+        self._once_more = True
+        if self._reading:
+            return
+        self._reading = True
+        try:
+            while self._once_more:
+                self._once_more = False
+                self._began()
+                trouble = "settings could not be read again"
+                try:
+                    trouble = await self._reload()
+                finally:
+                    self._ended(trouble)
+        finally:
+            self._reading = False
+
+    async def _reload(self) -> str:
+        """What is wrong, or ""."""
+        try:
+            options = await self._workers.run(self._options.read_again)
+        except (usage.UsageError, K3dregError) as error:
+            log.error("settings stay as they are: {error}", error=error)
+            return str(error)
+        new = options.config
+        changed = {name for name in fields_dict(Config) if getattr(new, name) != getattr(self._config, name)}
+        taken = changed & {name for names, _ in self._parts for name in names}
+        # The others keep the value that they were started with, and are spoken of at each reload until the restart.
+        self._config = evolve(self._config, **{name: getattr(new, name) for name in taken})
+        log.info("settings were read again: {what}", what=f"new are {_listed(taken)}" if taken else "none has changed")
+        for names, apply in self._parts:
+            if names & taken:
+                apply(self._config)
+        environments = [_of_others(each.settings_environment) for each in (options, self._options)]
+        left = _listed(changed - taken, *["environment"] * (environments[0] != environments[1]))
+        if left:
+            log.warn("changed, and used from the next start on: {left}", left=left)
+        return ""
+
+
+def _of_others(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that are not k3dreg's own settings: those are fields of `Config`, and told of as such."""
+    return {name: value for name, value in environment.items() if not name.startswith(("K3DREG_", "REGISTRY_"))}
+
+
+def _listed(fields: set[str], *others: str) -> str:
+    """As the settings file calls them."""
+    called = {
+        "aliases": "alias",
+        "allow_registries": "allow-registry",
+        "deleting": "REGISTRY_STORAGE_DELETE_ENABLED",
+        "remote": "proxy-remote-url",
+    }
+    return ", ".join(sorted([*(called.get(field, field.replace("_", "-")) for field in fields), *others]))
+
+
+class Hangup:
+    """SIGHUP: `reload` is called; but one that comes because the terminal was closed ends the process, as ever.
+
+    The reactor leaves this signal alone, so it makes no difference whether it runs already.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, reload: Callable[[], object], end: Callable[[], object]) -> None:
+        """Both are called in the reactor's thread."""
+        self._reactor = reactor
+        self._reload = reload
+        self._end = end
+        self._before: Callable[[int, FrameType | None], object] | int | None = None
+        self._from_terminal = False
+
+    def install(self) -> None:
+        """In the main thread."""
+        self._before = signal.signal(signal.SIGHUP, self._signalled)
+        # System calls in other threads, and in libraries in C, are not to notice.
+        signal.siginterrupt(signal.SIGHUP, False)
+        # With nohup(1), which has the signal ignored, the terminal does not matter.
+        self._from_terminal = self._before != signal.SIG_IGN and _has_terminal()
+
+    def remove(self) -> None:
+        """What was done on SIGHUP before is done again."""
+        if self._before is not None:
+            signal.signal(signal.SIGHUP, self._before)
+            self._before = None
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        # Between any two instructions of the reactor's own: nothing is done here but asking it to do it.
+        self._reactor.callFromThread(self._act)
+
+    def _act(self) -> None:
+        # The kernel takes the terminal away first, and then sends the signal.
+        if self._from_terminal and not _has_terminal():
+            self._end()
+        else:
+            self._reload()
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.ENOENT, errno.EIO)
+    return True

@@ -1,0 +1,119 @@
+"""What a service manager is told: sd_notify(3) and sd_watchdog_enabled(3), which systemd and others understand.
+
+Without `NOTIFY_SOCKET` in the environment nobody is told anything.  A datagram socket is all there is to it; the
+libraries for it wait when the manager is slow, and the reactor must not.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from k3dreg.reporting.logger import make_logger
+
+log = make_logger()
+
+# Seconds until a message is sent again for which the manager had no room.
+_AGAIN = 0.1
+
+
+class ServiceManager:
+    """Tells the manager how the daemon is: what it does, and every so often that it is alive."""
+
+    def __init__(self, environment: Mapping[str, str], clock: IReactorTime) -> None:
+        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
+        self._clock = clock
+        self._waiting: list[bytes] = []
+        self._complained = False
+        self._engine = ""
+        self._trouble = ""
+        self._is_ready = False
+        self._alive = LoopingCall(self._still_alive)
+        self._alive.clock = clock
+        # Seconds; 0 for a manager that does not want to know.
+        self.watchdog = _watchdog_interval(environment) / 2 if self._address else 0.0
+
+    def ready(self) -> None:
+        """It listens.  From here on the manager restarts a daemon whose reactor does not come round."""
+        self._is_ready = True
+        self._tell("READY=1", self._status())
+        if self.watchdog and not self._alive.running:
+            self._alive.start(self.watchdog)
+
+    def engine(self, state: str) -> None:
+        """Where images come from at the moment, or why from nowhere: one line for people."""
+        self._engine = state
+        self._tell(self._status())
+
+    def reloading(self) -> None:
+        """Settings are being read."""
+        # Only a service that is ready can be reloading.
+        if self._is_ready:
+            moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={moment}")
+
+    def reloaded(self, trouble: str) -> None:
+        """They were, and are used; or not, because of `trouble`."""
+        self._trouble = f"settings stay as they are: {trouble}" if trouble else ""
+        if self._is_ready:
+            self._tell("READY=1", self._status())
+
+    def stopping(self) -> None:
+        """The end has begun."""
+        if self._alive.running:
+            self._alive.stop()
+        self._waiting.clear()  # no news any more
+        self._tell("STOPPING=1")
+
+    def _status(self) -> str:
+        text = "; ".join(filter(None, (self._trouble, self._engine)))
+        return "STATUS=" + " ".join(text.split())
+
+    def _still_alive(self) -> None:
+        if not self._waiting:  # else the manager is behind, and one more would tell it nothing
+            self._tell("WATCHDOG=1")
+
+    def _tell(self, *assignments: str) -> None:
+        if self._address:
+            self._waiting.append("\n".join(assignments).encode("utf-8"))
+            # The one before still waits, and this one must not overtake it.
+            if len(self._waiting) == 1:
+                self._send()
+
+    def _send(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as out:
+            while self._waiting:
+                try:
+                    out.sendto(self._waiting[0], self._address)
+                except BlockingIOError:
+                    self._clock.callLater(_AGAIN, self._send)
+                    return
+                except OSError as error:
+                    if not self._complained:
+                        log.warn("NOTIFY_SOCKET cannot be written to: {error}", error=error)
+                    self._complained = True
+                self._waiting.pop(0)
+
+
+def _address(name: str) -> bytes:
+    """A socket's, as the kernel wants it; `@name` is in the abstract namespace (unix(7)).  b"" for nobody to tell."""
+    if name.startswith("/"):
+        return os.fsencode(name)
+    if name.startswith("@"):
+        return b"\0" + os.fsencode(name[1:])
+    if name:
+        log.warn("NOTIFY_SOCKET={name} is of no kind that k3dreg knows", name=name)
+    return b""
+
+
+def _watchdog_interval(environment: Mapping[str, str]) -> float:
+    """Seconds within which the manager wants to hear of this process; 0 for never."""
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or environment.get("WATCHDOG_PID") not in (None, "", str(os.getpid())):
+        return 0.0
+    return int(microseconds) / 1e6

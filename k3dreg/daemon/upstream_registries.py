@@ -1,0 +1,58 @@
+"""Those who ask the registries that images come from, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from k3dreg.docker.client import Engine
+from k3dreg.images.repair import Repair
+from k3dreg.images.source import IImageSource, IRepair
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.registry.use_cases import IFallback, IRegistry
+from k3dreg.registry.with_fallback import WithFallback
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.workers import Workers
+from k3dreg.upstream.origin import ICredentialSource
+from k3dreg.upstream.origin_fallback import OriginFallback
+from k3dreg.upstream.permission import MayAsk
+from k3dreg.upstream.registry_client import RegistryClient
+from k3dreg.upstream.registry_requests import make_origin_agent, make_origin_pool
+
+
+@frozen
+class UpstreamRegistries:
+    """`repair` mends images of which Docker lost blobs; `closing` is what to call, last first, to end it all."""
+
+    repair: IRepair
+    fallback: IFallback
+    closing: tuple[Callable[[], Awaitable[object] | None], ...]
+
+    def behind(self, docker: IRegistry, wanted: bool) -> WithFallback:
+        """`docker` with the registries behind it, for when that is wanted (`--origin-fallback`)."""
+        return WithFallback(docker, self.fallback, wanted=wanted)
+
+
+def make_upstream(
+    engine: Engine,
+    probes: Sequence[IImageSource],
+    store: IBlobStore,
+    credentials: ICredentialSource,
+    names: OwnNames,
+    workers: Workers,
+    reactor: Any,
+    may_ask: MayAsk,
+) -> UpstreamRegistries:
+    """`probes` are sources that know of single blobs whether the engine holds them: the content store's.
+
+    `reactor` connects, resolves names and tells the time.
+    """
+    pool = make_origin_pool(reactor)
+    origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, workers, reactor)
+    repair = Repair(engine, engine, origin, credentials, probes, store, reactor, may_ask)
+    fallback = OriginFallback(origin, credentials, reactor, names.is_own, may_ask)
+    return UpstreamRegistries(
+        repair, fallback, (pool.closeCachedConnections, origin.shutdown, repair.shutdown, fallback.shutdown)
+    )

@@ -1,0 +1,273 @@
+"""The local engine, by its Engine API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+
+from k3dreg.docker.connection import Connection, Params
+from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore, PullProgress
+from k3dreg.docker.image_events import follow_events
+from k3dreg.docker.inspect_cache import InspectCache
+from k3dreg.docker.messages import PullTally, object_of, parse_image, parse_info, stream_error
+from k3dreg.docker.refusals import refusal
+from k3dreg.formats.json_stream import JsonObjects
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import EngineError, EngineUnavailable, ImageNotInEngine, InvalidDigest, InvalidManifest
+from k3dreg.oci.platform import Platform
+from k3dreg.streaming.content import IByteStream, IPieceStream
+from k3dreg.streaming.single_flight import FreshFlight
+
+# Seconds without a byte after which a stream is given up.  The longest silence of a healthy engine that was seen
+# is a few seconds, while it commits a large layer; a slow disk may need many times that.
+SILENCE = 120.0
+# Seconds until the first byte of a save.  Engines with a classic store first write the whole archive to a
+# directory of their own (7 to 14 s for 1.3 GB was measured) and say nothing meanwhile.  This is enough for
+# some 300 GB; an engine that dies closes the connection long before.
+PREPARATION = 3600.0
+# The API version from which an image's inspection tells of the children of its index (`manifests=1`).
+_TELLS_CHILDREN = (1, 48)
+# Seconds for which an inspection holds up the next of the same name, which is shared by all who have asked by then.  An
+# engine takes some milliseconds; this is for an answer that never comes, as from a connection that was cut silently.
+_INSPECTION = 1.0
+# How an engine refuses what no image can be called, by the status of its answer.  Docker 20.10's limit is for the
+# registry and the path together, that of later engines for the path with Docker Hub's `library/`.
+_NO_NAME: Mapping[int, Sequence[str]] = {
+    400: ("invalid reference format", "must not be more than 255 characters"),
+    500: ("parsing reference", "must not be more than 255 characters"),  # Podman
+}
+# Seconds in which those who were answered together, and ask again at once, have done so.
+_REST = 0.0015
+
+
+class Engine:
+    """See `IEngine`.  `silence` in seconds; `description` is for logs: the URL, which errors never tell."""
+
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        *,
+        base: str = "http://engine",
+        silence: float = SILENCE,
+        description: str,
+    ) -> None:
+        self._connection = Connection(agent, clock, base=base, silence=silence)
+        self._info: tuple[int, EngineInfo] | None = None
+        self._inspections: FreshFlight[str, EngineImage] = FreshFlight(clock, _INSPECTION)
+        self._looks: FreshFlight[str, EngineImage] = FreshFlight(clock, _INSPECTION, _REST)
+        self._recent = InspectCache(clock)
+        self.description = description
+
+    async def info(self) -> EngineInfo:
+        """What engine this is; remembered until the connection was lost or a sign of another store was seen."""
+        if self._info is None or self._info[0] != self._connection.generation:
+            generation = self._connection.generation
+            api = await self._connection.api_version()
+            told = object_of(await self._connection.get_json("/info"), "/info")
+            version = object_of(await self._connection.get_json("/version"), "/version")
+            self._info = (generation, parse_info(told, version, api))
+        return self._info[1]
+
+    async def inspect(self, name: str) -> EngineImage:
+        """The image, asked anew, together with whoever asks for the same.
+
+        Nobody is given an answer to a question that was sent before he asked, so it is never older than the asking.
+        Raises `ImageNotInEngine` for names that cannot be one, too.
+        """
+        return await self._inspections.ask(name, lambda: self._inspect(name))
+
+    async def current(self, name: str) -> EngineImage:
+        """As `inspect`, but for an image that was inspected a moment ago only its identity is asked anew.
+
+        A containerd store takes some 20 ms for an inspection, since it measures snapshots, and 5 ms for a history.
+        """
+        return await self._looks.ask(name, lambda: self._current(name))
+
+    def shutdown(self) -> Deferred[None]:
+        """Ask nothing more of what is shared; fires when what was under way has ended."""
+        ended = DeferredList([self._inspections.shutdown(), self._looks.shutdown()])
+        return ended.addCallback(lambda _: None)
+
+    async def _current(self, name: str) -> EngineImage:
+        generation = self._connection.generation
+        recent = self._recent.get(name, generation)
+        if recent is not None and await self._identity(name) == recent.id:
+            return recent
+        image = await self._inspect(name)
+        self._recent.put(name, image, generation)
+        return image
+
+    async def _identity(self, name: str) -> Digest | None:
+        """Which image a name means: the engine tells it with the newest step of its history.
+
+        None where it does not tell: for an image without history, or without snapshots.
+        """
+        try:
+            steps = await self._connection.get_json(f"/images/{_path_of(name)}/history")
+            return Digest.parse(steps[0]["Id"])
+        except EngineUnavailable:
+            raise
+        except (EngineError, InvalidDigest, LookupError, TypeError):
+            return None
+
+    async def _inspect(self, name: str) -> EngineImage:
+        path = f"/images/{_path_of(name)}/json"
+        info = await self.info()
+        params = {"manifests": "1"} if info.api_version >= _TELLS_CHILDREN else {}
+        try:
+            answer = object_of(await self._connection.get_json(path, params), "an inspection")
+        except EngineError as error:
+            if error.status == 404 or _is_of_a_name(error):
+                raise ImageNotInEngine(f"Docker has no image {name}") from error
+            raise
+        if _is_of_other_store(answer, info):
+            # The engine came back with its other image store while nobody was connected.
+            self._info = None
+            info = await self.info()
+        return parse_image(answer, info.store)
+
+    async def pull(self, name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
+        """Let the engine pull `name`; `latest` is meant where it has neither tag nor digest."""
+        repository, target = _split(name)
+        try:
+            response = await self._connection.request(
+                "POST",
+                "/images/create",
+                # Without a tag the engine would pull every tag of the repository.
+                params={"fromImage": repository, "tag": target},
+                headers={"X-Registry-Auth": registry_auth} if registry_auth else {},
+            )
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if not error.status:
+                raise
+            raise refusal(error.status, str(error)) from error
+        stream = self._connection.body(response, f"Docker's pull of {name}")
+        try:
+            await _follow(stream, progress)
+        finally:
+            stream.close()
+
+    async def distribution(self, name: str, registry_auth: str) -> Descriptor:
+        """What the image's registry says `name` is.  It counts as a pull there.
+
+        Podman cannot be asked: an `EngineError`.
+        """
+        answer = await self._distribution(name, registry_auth)
+        try:
+            return Descriptor.from_json(answer.get("Descriptor"))
+        except (InvalidManifest, InvalidDigest) as error:
+            raise EngineError(f"the engine did not say what {name} is") from error
+
+    async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
+        """For which platforms the image's registry has `name`.  Asked as `distribution` is."""
+        told = (await self._distribution(name, registry_auth)).get("Platforms")
+        return [Platform.from_json(one) for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+
+    async def _distribution(self, name: str, registry_auth: str) -> Mapping[str, Any]:
+        if (await self.info()).store is ImageStore.PODMAN:
+            raise EngineError(f"Podman does not tell what {name} is in its registry")
+        try:
+            response = await self._connection.request(
+                "GET",
+                f"/distribution/{_path_of(name)}/json",
+                headers={"X-Registry-Auth": registry_auth} if registry_auth else {},
+            )
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            raise refusal(error.status, str(error)) from error
+        return object_of(await self._connection.read_json(response), "a registry's answer")
+
+    async def save(self, image: Digest) -> IByteStream:
+        """The archive of an image.  Errors after its first byte are inside the archive (see `sources`)."""
+        # A containerd store begins at once.
+        patience = None if (await self.info()).store is ImageStore.CONTAINERD else PREPARATION
+        try:
+            response = await self._connection.request(
+                "GET", "/images/get", params={"names": str(image)}, patience=patience
+            )
+        except EngineError as error:
+            if error.status == 404:
+                raise ImageNotInEngine(f"Docker has no image {image}") from error
+            if error.status:
+                # Engine 20.10 and Podman say 500 of an image that they do not have.
+                await self.inspect(str(image))
+            raise
+        return self._connection.body(response, f"Docker's export of {image.algorithm}:{image.short}")
+
+    async def follow(self, heard: Callable[[str], None]) -> None:
+        """See `IImageEvents`."""
+        await follow_events(self._connection, heard)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | IBodyProducer | None = None,
+        versioned: bool = True,
+        patience: float | None = None,
+    ) -> IResponse:
+        """Any other request to the engine: see `Connection.request`."""
+        return await self._connection.request(
+            method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
+        )
+
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+        """The body of an answer to `request`: see `Connection.body`."""
+        return self._connection.body(response, what, silence=silence)
+
+
+async def _follow(stream: IByteStream, progress: Callable[[PullProgress], None]) -> None:
+    """Read a pull's progress to its end.  Raises what `refusal` makes of an error in it."""
+    objects, tally = JsonObjects(), PullTally()
+    while data := await stream.read():
+        for message in objects.feed(data):
+            error = stream_error(message)
+            if error is not None:
+                raise refusal(0, error)
+            state = tally.add(message)
+            if state is not None:
+                progress(state)
+    objects.close()
+
+
+def _path_of(name: str) -> str:
+    """`name` as a part of a URL's path.  The engine matches names with their slashes, and takes `:` and `@` plain."""
+    if not name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ImageNotInEngine(f"not the name of an image: {name[:150]!r}")
+    return quote(name, safe="/:@")
+
+
+def _is_of_a_name(error: EngineError) -> bool:
+    """Whether an engine refused a name that no image can have: Docker with 400, Podman with 500."""
+    return any(words in str(error) for words in _NO_NAME.get(error.status, ()))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A reference's repository, and its digest or else its tag, or else `latest`."""
+    rest, _, digest = name.partition("@")
+    path, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:  # the colon of a port
+        path, tag = rest, "latest"
+    return path, digest or tag
+
+
+def _is_of_other_store(answer: Mapping[str, object], info: EngineInfo) -> bool:
+    """Whether an inspection comes from another image store than `info` tells of."""
+    graph = answer.get("GraphDriver")
+    driver = graph.get("Name") if isinstance(graph, dict) else None
+    if answer.get("Descriptor") and info.store is not ImageStore.CONTAINERD:
+        return True
+    return isinstance(driver, str) and bool(driver) and driver != info.driver

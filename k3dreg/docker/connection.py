@@ -1,0 +1,248 @@
+"""Requests to the Engine API: version negotiation, time limits, and foreign exceptions turned into our own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from treq.client import HTTPClient
+from twisted.internet import error as net
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.client import RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+
+from k3dreg.docker.engine_tls import explain_refusal
+from k3dreg.docker.messages import error_message, one_line, parse_version
+from k3dreg.docker.ssh_transport import TunnelFailed
+from k3dreg.oci.errors import EngineError, EngineSilent, EngineTooOld, EngineUnavailable
+from k3dreg.oci.user_agent import USER_AGENT
+from k3dreg.streaming.response_body import ResponseBody, read_whole
+
+Params = Mapping[str, str | list[str]]
+Version = tuple[int, int]
+
+# Engine 20.10, the oldest that still is in use and the oldest that was tried.
+OLDEST = (1, 41)
+# Engine 28.5, the newest that was tried.  Newer engines take it too (29 refuses only what is below 1.44).
+NEWEST = (1, 51)
+# Bytes of an answer that is one JSON document.  The largest is the inspection of an index with many children,
+# some hundred KiB; more is not an engine.
+LARGEST_ANSWER = 16 * 1024 * 1024
+# Bytes of an error answer.  Engines quote HTML pages of registries in them.
+LARGEST_COMPLAINT = 1024 * 1024
+
+_WRONG_VERSION = re.compile(r"client version \S+ is too (new|old)")
+# `DNSLookupError` is no `ConnectError`.
+_UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
+_FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
+
+
+class Connection:
+    """An engine as an HTTP server.
+
+    `generation` counts how often the engine was lost: whatever was learned of it in an earlier generation may
+    have changed meanwhile.
+    """
+
+    def __init__(self, agent: IAgent, clock: IReactorTime, *, base: str, silence: float) -> None:
+        self._http = HTTPClient(agent)
+        self._clock = clock
+        self._base = base
+        self._silence = silence
+        self._version: Version | None = None
+        self.generation = 0
+
+    # -- versions -------------------------------------------------------------------------------
+
+    async def api_version(self) -> Version:
+        """The newest API version that both sides know, from `GET /_ping`, remembered until the engine is lost.
+
+        Raises `EngineTooOld`, `EngineUnavailable` or `EngineError`.
+        """
+        if self._version is None:
+            response = await self.request("GET", "/_ping", versioned=False)
+            await read_whole(self.body(response, "its greeting"), LARGEST_COMPLAINT)
+            told = response.headers.getRawHeaders("api-version") or [""]
+            theirs = parse_version(told[0])
+            if theirs < OLDEST:
+                raise EngineTooOld(
+                    f"the engine's API is {told[0]}; k3dreg needs {_spell(OLDEST)} or newer",
+                    advice="upgrade to Docker 20.10 or newer",
+                )
+            self._version = min(theirs, NEWEST)
+        return self._version
+
+    def forget(self) -> None:
+        """Another engine may answer from now on: ask everything anew."""
+        self._version = None
+        self.generation += 1
+
+    # -- requests -------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | IBodyProducer | None = None,
+        versioned: bool = True,
+        patience: float | None = None,
+    ) -> IResponse:
+        """Ask the engine; the answer's head, of a status below 400.  Its body is for `body` to read.
+
+        `path` begins with a slash and is percent-encoded; `versioned` puts the API version before it.  `patience`
+        is how long, in seconds, the head may take (default: the silence limit).
+        Raises `EngineError` with the engine's words and status for a status of 400 or more, `EngineUnavailable`
+        or `EngineSilent`.  Cancelling closes the connection, by which the engine gives up the work.
+        """
+        limit = self._silence if patience is None else patience
+        prefix = f"/v{_spell(await self.api_version())}" if versioned else ""
+        response = await self._send(method, prefix + path, params, headers, data, limit)
+        if response.code < 400:
+            return response
+        message = await self._complaint(response)
+        if not versioned or response.code != 400 or not _WRONG_VERSION.search(message):
+            raise _as_error(response.code, message)
+        # Another version of the engine runs since it was last asked.
+        self.forget()
+        if data is not None and not isinstance(data, bytes):  # a producer gives its bytes only once
+            raise EngineUnavailable("the engine was replaced by another version; ask again", status=400)
+        prefix = f"/v{_spell(await self.api_version())}"
+        response = await self._send(method, prefix + path, params, headers, data, limit)
+        if response.code < 400:
+            return response
+        message = await self._complaint(response)
+        if response.code == 400 and _WRONG_VERSION.search(message):
+            raise EngineTooOld(
+                f"the engine and k3dreg have no API version in common: {one_line(message)}",
+                advice=f"use a newer k3dreg, or an engine whose oldest API version is not above {_spell(NEWEST)}",
+            )
+        raise _as_error(response.code, message)
+
+    async def get_json(self, path: str, params: Params | None = None) -> Any:
+        """The JSON document at `path`.  Raises as `request` does, and `EngineError` for what is not JSON."""
+        return await self.read_json(await self.request("GET", path, params=params))
+
+    async def read_json(self, response: IResponse) -> Any:
+        """The JSON document that is an answer's body.  Raises `EngineError` for what is not JSON."""
+        text = await read_whole(self.body(response, "an answer"), LARGEST_ANSWER)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EngineError("the engine's answer is not JSON") from error
+
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> ResponseBody:
+        """The body of an answer; `what` it is completes "the connection was lost in the middle of ...".
+
+        `silence` is how long, in seconds, it may say nothing (default: the silence limit).
+        """
+        limit = self._silence if silence is None else silence
+        return ResponseBody(response, self._clock, silence=limit, what=what, broke=self.forget)
+
+    async def _complaint(self, response: IResponse) -> str:
+        """The words of an error answer, raw."""
+        text = await read_whole(self.body(response, "an error message"), LARGEST_COMPLAINT)
+        return error_message(text)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        headers: Mapping[str, str] | None,
+        data: bytes | IBodyProducer | None,
+        limit: float,
+    ) -> IResponse:
+        def silent(_result: object, _seconds: float) -> NoReturn:
+            raise EngineSilent(f"the engine did not answer for {limit:.0f} s")
+
+        sent: Deferred[Any] = self._http.request(
+            method,
+            self._base + path,
+            params=dict(params or {}),
+            headers=Headers({"User-Agent": [USER_AGENT], **{name: [value] for name, value in (headers or {}).items()}}),
+            data=data,
+            allow_redirects=False,  # the engine's API has none; a name must not lead elsewhere
+            unbuffered=True,  # otherwise treq keeps the whole body in memory
+            reactor=self._clock,  # type: ignore[arg-type]  # or treq imports the global one, even where it does not need it
+        )
+        sent.addTimeout(limit, self._clock, silent)
+        try:
+            response: IResponse = await sent
+        except EngineSilent:
+            self.forget()
+            raise
+        except (*_UNCONNECTED, *_FAILED, net.ConnectionClosed) as error:
+            if _was_cancelled(error):
+                raise CancelledError from error
+            self.forget()
+            raise _explain(error) from error
+        return response
+
+
+def _spell(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _as_error(status: int, message: str) -> EngineError:
+    return EngineError(one_line(message) or f"the engine answered with status {status}", status=status)
+
+
+def _was_cancelled(error: BaseException | None) -> bool:
+    """Whether a failed request failed because the one who made it gave it up."""
+    if isinstance(error, CancelledError | net.ConnectingCancelledError):
+        return True
+    reasons: Sequence[Failure] = getattr(error, "reasons", ())
+    return any(_was_cancelled(reason.value) for reason in reasons)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was made of."""
+    yield error
+    reasons: Sequence[Failure] = getattr(error, "reasons", ())
+    for reason in reasons:
+        if reason.value is not None:
+            yield from _causes(reason.value)
+
+
+def _explain(error: Exception) -> EngineUnavailable:
+    """Why the engine could not be reached, and what to do.  Socket paths stay out of it: nodes see the text."""
+    if isinstance(error, net.ConnectionRefusedError):
+        return EngineUnavailable("Docker is not running: its socket refuses connections", advice="start Docker")
+    for cause in _causes(error):
+        if isinstance(cause, TunnelFailed):
+            return EngineUnavailable(
+                f"Docker cannot be reached over ssh: {cause}",
+                advice="try `ssh HOST docker version` as the user that k3dreg runs as; it must not ask for anything",
+            )
+        if refusal := explain_refusal(cause):
+            return EngineUnavailable(
+                f"the TLS connection to Docker failed: {refusal}",
+                advice="see DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem) and the engine's own certificate",
+            )
+    number = getattr(error, "osError", None)
+    if number == errno.ENOENT:
+        return EngineUnavailable(
+            "Docker cannot be reached: its socket does not exist",
+            advice="start Docker, or tell k3dreg where its socket is (--docker or DOCKER_HOST)",
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return EngineUnavailable(
+            "Docker cannot be reached: permission to its socket is denied",
+            advice="run k3dreg as a user that may use the socket, e.g. one in the group docker",
+        )
+    if isinstance(error, net.TimeoutError):
+        return EngineUnavailable("Docker cannot be reached: the connection timed out")
+    if isinstance(error, net.DNSLookupError):
+        return EngineUnavailable("Docker cannot be reached: its host name does not resolve")
+    if isinstance(error, net.ConnectError):
+        return EngineUnavailable("Docker cannot be reached: the connection failed")
+    return EngineUnavailable("the connection to Docker was lost before it answered")

@@ -1,0 +1,101 @@
+"""Where the engine listens, and an HTTP client that connects there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from k3dreg.config.engine_address import EngineAddress, parse_engine_url
+from k3dreg.docker.bulk_client import ClientFactory
+from k3dreg.docker.engine_tls import make_connection_creator
+from k3dreg.docker.ssh_transport import ProcessEndpoint, ssh_command
+
+__all__ = ["CONNECT_TIMEOUT", "EngineAddress", "make_agent", "make_pool", "parse_engine_url"]
+
+# Seconds.  A socket of this machine answers at once or not at all; over a network ten are plenty.
+CONNECT_TIMEOUT = 10.0
+# Seconds that an idle connection is kept for the next request.  The engine itself never closes idle ones.
+IDLE_TIMEOUT = 60
+# Idle connections kept.  It limits nothing that is in use: every request that finds none idle opens its own,
+# so long bodies do not hold up short questions.
+IDLE_CONNECTIONS = 8
+
+
+@implementer(IAgentEndpointFactory)
+class _OneEndpoint:
+    """Every URL leads to the engine: the host in it is only a name for the `Host` header."""
+
+    def __init__(self, endpoint: IEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def endpointForURI(self, uri: URI) -> IEndpoint:
+        return self._endpoint
+
+
+def make_agent(
+    reactor: Any,
+    address: EngineAddress,
+    *,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    pool: HTTPConnectionPool | None = None,
+    tunnel: Sequence[str] = (),
+) -> IAgent:
+    """An HTTP client whose every request goes to the engine at `address`.
+
+    `reactor` connects (UNIX, TCP and names), starts ssh and tells the time.  `connect_timeout` in seconds.
+    Raises `UsageError` for certificates that cannot be used.  `pool` keeps idle connections; give one to close them in
+    the end.  `tunnel` is the command that connects instead of ssh.
+    """
+    endpoint: IEndpoint
+    if address.ssh:
+        endpoint = ProcessEndpoint(reactor, tunnel or ssh_command(address, connect_timeout))
+    elif address.path:
+        endpoint = UNIXClientEndpoint(reactor, address.path, timeout=connect_timeout)
+    else:
+        endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=connect_timeout)
+        if address.tls is not None:
+            endpoint = wrapClientTLS(make_connection_creator(address.host, address.tls), endpoint)
+    if pool is None:
+        pool = make_pool(reactor)
+    return _Uncompressed(Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), pool))
+
+
+@implementer(IAgent)
+class _Uncompressed:
+    """Asks for nothing to be compressed.
+
+    treq always says that it takes gzip, and the engine's archive API then compresses what it sends, which costs both
+    sides several times what the sending does.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        headers = Headers() if headers is None else headers.copy()
+        headers.setRawHeaders("accept-encoding", ["identity"])
+        requested: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+        return requested
+
+
+def make_pool(reactor: Any) -> HTTPConnectionPool:
+    """The pool of idle connections that `make_agent` uses; `closeCachedConnections` ends them."""
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool._factory = ClientFactory
+    pool.cachedConnectionTimeout = IDLE_TIMEOUT
+    pool.maxPersistentPerHost = IDLE_CONNECTIONS
+    return pool

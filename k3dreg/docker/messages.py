@@ -1,0 +1,226 @@
+"""What the Engine API says, as values.  Pure: JSON in, values of `k3dreg.model` out.
+
+Engines differ: members are missing, null or empty by version and store, Podman writes IDs without `sha256:`.
+What is not needed to serve an image is taken as empty then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from k3dreg.docker.image import ChildManifest, EngineImage, EngineInfo, ImageStore, PullProgress
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import BadRequest, EngineError
+from k3dreg.oci.platform import Platform
+
+# The containerd image store is told by its driver type, in every version that has it.
+_CONTAINERD_DRIVER = ["driver-type", "io.containerd.snapshotter.v1"]
+# Characters.  Long enough for a sentence with the longest reference (638) in it twice.
+_LONGEST_LINE = 1600
+# Characters.  Distributions write some forty.
+_LONGEST_VERSION = 64
+
+# Go's names for what kernels call their machines.
+_MACHINES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i386": "386",
+    "i686": "386",
+    "loongarch64": "loong64",
+}
+
+_HTML = re.compile(r"<(?:!doctype|html|head|body)\b.*", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title>([^<]{1,100})</title>", re.IGNORECASE)
+# An absolute path of at least two parts that is not part of a URL or of an image's name.
+_PATH = re.compile(r"(?<![\w:/.\]-])/(?:[\w.@%+=,:-]+/)+[\w.@%+=,-]*")
+
+
+def one_line(text: str) -> str:
+    """An engine's words for a person: one line, without HTML, control characters or paths of the engine's host."""
+    text = _HTML.sub(_name_page, text)
+    text = _PATH.sub("(a path)", text)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+
+
+def _name_page(html: re.Match[str]) -> str:
+    title = _TITLE.search(html.group())
+    return f"(an HTML page: {title[1]})" if title else "(an HTML page)"
+
+
+def error_message(body: bytes) -> str:
+    """The message of an error answer: `{"message": …}`, or plain text of old engines; "" if there is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode("utf-8", "replace").strip()
+    message = value.get("message") if isinstance(value, dict) else None
+    return message if isinstance(message, str) else ""
+
+
+def stream_error(message: Mapping[str, object]) -> str | None:
+    """The error that a message of a progress stream is, or None.  `error` is the older spelling."""
+    detail, error = message.get("errorDetail"), message.get("error")
+    said = detail.get("message") if isinstance(detail, dict) else None
+    if isinstance(said, str) and said:
+        return said
+    if isinstance(error, str) and error:
+        return error
+    return None if detail is None and error is None else ""
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """`1.51` as numbers.  Raises `EngineError`."""
+    match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", text)
+    if match is None:
+        raise EngineError(f"not the version of an Engine API: {text[:50]!r}")
+    return int(match[1]), int(match[2])
+
+
+def object_of(value: object, what: str) -> Mapping[str, Any]:
+    """`value` if it is a JSON object.  Raises `EngineError`."""
+    if not isinstance(value, dict):
+        raise EngineError(f"the engine's answer to {what} is not an object")
+    return value
+
+
+def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[int, int]) -> EngineInfo:
+    """From the answers to `/info` and `/version`, with the API version they were asked in."""
+    components = [part for part in _list(version, "Components") if isinstance(part, dict)]
+    containerd = info.get("Containerd")
+    if any(part.get("Name") == "Podman Engine" for part in components):
+        store = ImageStore.PODMAN
+    elif _CONTAINERD_DRIVER in _list(info, "DriverStatus"):
+        store = ImageStore.CONTAINERD
+    else:
+        store = ImageStore.CLASSIC
+    return EngineInfo(
+        # Podman makes one up for each answer.
+        id="" if store is ImageStore.PODMAN else _text(info, "ID"),
+        # For logs and pages, like the engine's words.
+        version=one_line(_text(version, "Version") or _text(info, "ServerVersion"))[:_LONGEST_VERSION],
+        api_version=api,
+        store=store,
+        driver=_text(info, "Driver"),
+        root_dir=_text(info, "DockerRootDir"),
+        os_type=_text(info, "OSType") or "linux",
+        platform=_own_platform(info),
+        insecure_registries=_insecure_registries(info.get("RegistryConfig")),
+        containerd_address=_text(containerd, "Address") if isinstance(containerd, dict) else "",
+    )
+
+
+def _insecure_registries(settings: object) -> frozenset[str]:
+    """Those that Docker's settings name.  Networks (127.0.0.0/8 is always among them) are in another member."""
+    configs = settings.get("IndexConfigs") if isinstance(settings, dict) else None
+    if not isinstance(configs, dict):
+        return frozenset()
+    return frozenset(
+        name.lower()
+        for name, config in configs.items()
+        if isinstance(name, str) and isinstance(config, dict) and config.get("Secure") is False
+    )
+
+
+def _own_platform(info: Mapping[str, Any]) -> Platform | None:
+    """What the engine runs on.  `Architecture` is the kernel's word (Docker), or Go's (Podman)."""
+    told = _text(info, "Architecture")
+    machine = _MACHINES.get(told, told)
+    return Platform(_text(info, "OSType") or "linux", machine) if machine else None
+
+
+def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:
+    """From the answer to `GET /images/{name}/json`.  Raises `EngineError` without a usable `Id`.
+
+    An image of which no platform is complete has an empty `RootFS` and no platform; that is no error here.
+    """
+    identity = _text(value, "Id")
+    try:
+        image_id = Digest.parse(identity if ":" in identity else f"sha256:{identity}")
+        root_fs = value.get("RootFS")
+        layers = _list(root_fs, "Layers") if isinstance(root_fs, dict) else []
+        diff_ids = tuple(Digest.parse(layer) for layer in layers if isinstance(layer, str))
+        described = value.get("Descriptor")
+        descriptor = Descriptor.from_json(described) if described else None
+        children = tuple(_child(child) for child in _list(value, "Manifests") if isinstance(child, dict))
+    except BadRequest as error:
+        raise EngineError(f"the engine's answer about an image does not parse: {error}") from error
+    platform = Platform(_text(value, "Os"), _text(value, "Architecture"), _text(value, "Variant"))
+    size = value.get("Size")
+    return EngineImage(
+        id=image_id,
+        store=store,
+        tags=_names(value, "RepoTags"),
+        repo_digests=_names(value, "RepoDigests"),
+        diff_ids=diff_ids,
+        descriptor=descriptor,
+        children=children,
+        platform=platform if platform.os or platform.architecture else None,
+        size=size if isinstance(size, int) else 0,
+    )
+
+
+def _child(value: Mapping[str, Any]) -> ChildManifest:
+    descriptor = Descriptor.from_json(value.get("Descriptor"))
+    size = value.get("Size")
+    held = size.get("Content") if isinstance(size, dict) else 0
+    return ChildManifest(
+        descriptor,
+        value.get("Available") is True,
+        _text(value, "Kind") or "unknown",
+        held if isinstance(held, int) else 0,
+    )
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    member = value.get(key)
+    return member if isinstance(member, str) else ""
+
+
+def _list(value: Mapping[str, Any], key: str) -> Sequence[Any]:
+    member = value.get(key)
+    return member if isinstance(member, list) else []
+
+
+def _names(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    # "<none>:<none>" is how engines before 1.43 spell that there are no names.  Podman lists the digest that an image
+    # was pulled by among its tags.
+    by_digest = key == "RepoDigests"
+    names = (name for name in _list(value, key) if isinstance(name, str) and not name.startswith("<none>"))
+    return tuple(name for name in names if by_digest or "@" not in name)
+
+
+class PullTally:
+    """Adds up the layers of a pull.
+
+    The sums are of the layers the engine has spoken of so far, so `total` grows while it finds more.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+
+    def add(self, message: Mapping[str, object]) -> PullProgress | None:
+        """The progress after one more message of the stream, or None if it says nothing about progress."""
+        status, layer = message.get("status"), message.get("id")
+        if not isinstance(status, str):
+            return None
+        if isinstance(layer, str) and layer:
+            self._add_layer(layer, status, message.get("progressDetail"))
+        current = sum(done for done, _ in self._layers.values())
+        total = sum(whole for _, whole in self._layers.values())
+        return PullProgress(one_line(status), current, total)
+
+    def _add_layer(self, layer: str, status: str, detail: object) -> None:
+        if status == "Downloading" and isinstance(detail, dict):
+            current, total = detail.get("current"), detail.get("total")
+            if isinstance(current, int):
+                whole = total if isinstance(total, int) and total > 0 else 0
+                self._layers[layer] = (current, max(whole, current))
+        elif status in ("Download complete", "Pull complete", "Verifying Checksum") and layer in self._layers:
+            self._layers[layer] = (self._layers[layer][1], self._layers[layer][1])

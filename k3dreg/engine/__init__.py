@@ -1,1 +1,0 @@
-"""Docker's Engine API through treq."""

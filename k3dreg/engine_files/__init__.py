@@ -1,0 +1,1 @@
+"""Docker's own files: read in place, through passed directories, or through containers that are never started."""

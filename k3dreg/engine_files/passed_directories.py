@@ -1,0 +1,148 @@
+"""Places of the engine's directories that were handed over to this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.image import EngineInfo
+from k3dreg.engine_files.directories import EngineDirectory
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable, K3dregError
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.file_handles import Handle
+from k3dreg.streaming.outcome import Outcome
+
+log = make_logger()
+
+# Seconds that one who asks waits for directories that are being handed over: they are there in half of that, and what
+# else there is takes some tenths of a second to begin with, too.
+_WORTH_WAITING_FOR = 1.0
+# Seconds after which it is tried again, twice as long each time, but once a day.
+_AGAIN, _LONGEST = 300.0, 86400.0
+# Seconds until an engine that could not be asked at the start is asked again.
+_ENGINE_AGAIN = 2.0
+
+
+class Hands(Protocol):
+    """What gets the directories: see `Handing.take`."""
+
+    async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]: ...
+
+
+class PassedDirectories:
+    """See `Places`.  The directories are asked for once, and again when the engine has become another one."""
+
+    def __init__(
+        self,
+        engine: IEngineRequests,
+        hands: Hands,
+        clock: IReactorTime,
+        wanted: Callable[[EngineInfo], tuple[tuple[str, ...], ...]],
+        otherwise: IEngineFiles,
+    ) -> None:
+        """`wanted` says which directories, as of `Hands.take`.  Nothing is handed over of what is there `otherwise`."""
+        self._engine = engine
+        self._hands = hands
+        self._clock = clock
+        self._wanted = wanted
+        self._otherwise = otherwise
+        self._known: tuple[str, tuple[tuple[str, ...], ...]] | None = None
+        self._handles: Mapping[str, Handle] = {}
+        self._taken: Outcome[None] = Outcome()
+        self._taken.succeed(None)  # nothing is under way
+        self._began = 0.0
+        self._again_at = 0.0
+        self._pause = _AGAIN
+        self._complaint = ""
+        self._closed = False
+
+    async def begin(self) -> None:
+        """Ask for the directories, so that they are there for the first pull.  Cancelling ends it."""
+        while True:
+            try:
+                self._ensure(await self._engine.info())
+                await self._taken.wait()
+            except EngineUnavailable:
+                await deferLater(self._clock, _ENGINE_AGAIN)
+            except EngineError:
+                return  # whoever wants something of it asks again
+            else:
+                return
+
+    async def locate(self, path: str) -> EngineDirectory:
+        """See `Places`.  Waits a moment for directories that are being handed over."""
+        self._ensure(await self._engine.info())
+        if not self._taken.is_set and self._clock.seconds() < self._began + _WORTH_WAITING_FOR:
+            left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()
+            await self._taken.wait().addTimeout(left, self._clock, lambda result, _: None)
+        if not self._handles:
+            raise FilesUnreachable("Docker's directories were not handed over to k3dreg")
+        for directory, handle in self._handles.items():
+            if path == directory or path.startswith(f"{directory}/"):
+                return EngineDirectory(path[len(directory) + 1 :], handle)
+        raise FileAbsent("the engine keeps no such file where it was looked for")
+
+    async def close(self) -> None:
+        """Nothing is left on the engine's side.
+
+        What is under way is waited for, some tenths of a second: the engine does what it was asked for even if nobody
+        waits for that, and then nobody would remove it.
+        """
+        self._closed = True
+        await self._taken.wait()
+        self._close_handles()
+
+    def _ensure(self, info: EngineInfo) -> None:
+        """See to it that they were asked for."""
+        now = self._clock.seconds()
+        wanted = (info.id, self._wanted(info))
+        if wanted == self._known and (self._handles or not self._taken.is_set or now < self._again_at):
+            return
+        if self._closed or not self._taken.is_set:
+            return  # for what the engine was before; who asks next finds that out
+        self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
+        self._known = wanted
+        self._close_handles()
+        self._began, self._again_at = now, now + self._pause
+        self._taken = Outcome()
+        Deferred.fromCoroutine(self._take(wanted[1], self._taken))
+
+    def _close_handles(self) -> None:
+        """Close the directories; a use that is under way ends first."""
+        handles, self._handles = self._handles, {}
+        for handle in handles.values():
+            handle.close()
+
+    async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
+        try:
+            if alternatives and not await self._is_there_otherwise(alternatives[0][0]):
+                self._handles = await self._hands.take(alternatives)
+                self._complaint = ""
+                seconds = self._clock.seconds() - self._began
+                log.info(
+                    "Docker's files are read in place: their directories were handed over in {seconds:.1f} s",
+                    seconds=seconds,
+                )
+        except EngineUnavailable as error:
+            self._known = None  # whoever asks next asks for them again
+            log.debug("Docker's directories are not handed over: {error}", error=error)
+        except K3dregError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.info("Docker's files are read more slowly than they could be: {error}", error=error)
+        except Exception:  # noqa: BLE001  (those who wait have to go on, whatever it is)
+            log.failure("having Docker's directories handed over failed")
+        finally:
+            taken.succeed(None)
+
+    async def _is_there_otherwise(self, directory: str) -> bool:
+        try:
+            return (await self._otherwise.stat(directory)).is_directory
+        except K3dregError:
+            return False

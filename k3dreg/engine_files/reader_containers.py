@@ -1,0 +1,108 @@
+"""Containers that are created and never started, for reading the engine's files through its archive API.
+
+A container of an empty image, with directories of the engine's host bound read-only, is readable by
+`GET /containers/{id}/archive` although nothing in it ever runs.  Seen on Docker 20.10, 26.1 and 28.5, both stores.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.image import EngineInfo
+from k3dreg.engine_files.helper_objects import OWNER, ROLE, ask, containers_of, create, image_of_nothing, mounts, remove
+from k3dreg.engine_files.layout import engine_directories
+from k3dreg.oci.errors import EngineError, FilesUnreachable
+from k3dreg.reporting.logger import make_logger
+
+log = make_logger()
+
+# The label that tells what a container reads.
+DIRECTORIES = "k3dreg.directories"
+_IMAGE = "k3dreg-reader"
+# States of a container that is being removed, or could not be removed whole (Engine API, "Inspect a container").
+_GOING = ("removing", "dead")
+
+
+@frozen
+class Reader:
+    """A container that reads `directories` of the engine's host: it has them as /0, /1 and so on."""
+
+    id: str
+    directories: tuple[str, ...]
+
+    def inside(self, path: str) -> str | None:
+        """Where a path of the engine's host is in the container; None if it is not."""
+        for number, directory in enumerate(self.directories):
+            if path == directory or path.startswith(directory + "/"):
+                return f"/{number}{path[len(directory) :]}"
+        return None
+
+
+class ReaderContainers:
+    """Makes, finds and removes the containers of one k3dreg.  All of it raises `EngineError`."""
+
+    def __init__(self, engine: IEngineRequests, owner: str) -> None:
+        """`owner` tells this k3dreg's containers from those of others on the same engine: letters and digits."""
+        self._engine = engine
+        self._owner = owner
+
+    async def find(self, info: EngineInfo) -> list[Reader]:
+        """Those of an earlier run.  Any that read other directories than are wanted now are removed."""
+        wanted = {json.dumps(directories) for directories in engine_directories(info)}
+        readers = []
+        for container in await containers_of(self._engine, "reader", self._owner):
+            label = container["Labels"].get(DIRECTORIES, "")
+            if label in wanted and container.get("State") == "created":
+                readers.append(Reader(container["Id"], tuple(json.loads(label))))
+            else:
+                await self.remove(container["Id"])
+        return readers
+
+    async def make(self, info: EngineInfo, count: int, made: Callable[[Reader], None]) -> None:
+        """`count` new ones; `made` gets each as soon as it is there.
+
+        Their image is gone again when this returns: they do not need it.  Raises `FilesUnreachable` for an engine
+        whose images lie where nobody here knows.
+        """
+        alternatives = engine_directories(info)
+        if not alternatives:
+            raise FilesUnreachable("the engine keeps its images in a way that is not known here")
+        async with image_of_nothing(self._engine, _IMAGE, "reader", self._owner) as name:
+            first = await self._make_one(name, alternatives)
+            made(first)
+            for _ in range(count - 1):
+                made(await self._make_one(name, (first.directories,)))
+
+    async def remove(self, container: str) -> None:
+        """Remove one; it is no error if it is not there, or if somebody else is removing it."""
+        await remove(self._engine, container)
+
+    async def is_there(self, container: str) -> bool:
+        """Whether there is such a container, and nobody has begun to remove it."""
+        try:
+            found = await ask(self._engine, "GET", f"/containers/{container}/json")
+        except EngineError as error:
+            if error.status != 404:
+                raise
+            return False
+        return found.get("State", {}).get("Status") not in _GOING
+
+    async def _make_one(self, image: str, alternatives: Sequence[tuple[str, ...]]) -> Reader:
+        name = f"{_IMAGE}-{self._owner[:8]}-{secrets.token_hex(3)}"
+
+        def describe(directories: tuple[str, ...]) -> dict[str, Any]:
+            return {
+                "Image": image,
+                "Cmd": ["never-started"],
+                "Labels": {ROLE: "reader", OWNER: self._owner, DIRECTORIES: json.dumps(directories)},
+                "NetworkDisabled": True,
+                "HostConfig": {"NetworkMode": "none", "Mounts": mounts(directories)},
+            }
+
+        return Reader(*await create(self._engine, name, alternatives, describe))

@@ -1,0 +1,255 @@
+"""The engine's files over nothing but its API: read through containers that never run."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IResponse
+
+from k3dreg.docker.engine import IEngineRequests
+from k3dreg.engine_files.archive_reads import ArchivedFile, ArchivedTree, drain
+from k3dreg.engine_files.engine_files import FileStat
+from k3dreg.engine_files.file_blob import PATIENCE, ReaderBlob, Way
+from k3dreg.engine_files.reader_containers import Reader
+from k3dreg.engine_files.reader_pool import SIZE, ReaderPool
+from k3dreg.engine_files.scratch_files import ScratchSpool
+from k3dreg.engine_files.shared_copies import SharedCopies
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
+from k3dreg.streaming.content import IBlob, IContentSink, IPieceStream, IThreadReadable
+from k3dreg.streaming.response_body import read_whole
+from k3dreg.streaming.socket_body import run_taking
+from k3dreg.streaming.workers import Workers
+
+# Bytes of a directory's archive that are taken apart at a time: some milliseconds' work, a trip to a worker thread
+# costs a tenth of one.
+_BATCH = 256 * 1024
+# Bytes of it that a worker thread takes before it tells how far it is.
+_TRIP = 4 * 1024 * 1024
+# Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
+# tiny; to be woken for each would cost twice as much as all the rest.
+_LEAST = 192 * 1024
+# Readers that are asked for one thing before it is given up: whoever removes the containers (`docker container prune`)
+# does so one by one, and each may be the next that is lent; so may those that are made meanwhile.
+_TRIES = 4 * SIZE
+# Of so many pieces at a time most are tiny: to take them apart one by one costs more than to join them.
+_MANY = 64
+# Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
+_DIRECTORY = 1 << 31
+_NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+
+
+class _Enough(Exception):
+    """Nothing more is wanted of an archive."""
+
+
+class ReaderFiles:
+    """See `IEngineFiles`.  Nothing is done in the engine before the first use."""
+
+    name = "reader"
+
+    def __init__(
+        self,
+        engine: IEngineRequests,
+        workers: Workers,
+        clock: IReactorTime,
+        *,
+        owner: str,
+        scratch: str,
+        size: int = SIZE,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`owner` tells this k3dreg's containers from others' (letters and digits); `scratch` is a directory for
+        temporary files; `size` how many containers; `patience`: see `ReaderBlob`.
+        """
+        self._engine = engine
+        self._workers = workers
+        self._pool = ReaderPool(engine, clock, owner, size)
+        self._scratch = scratch
+        self._patience = patience
+        self.clock = clock
+        # Files that are being sent straight from the engine, and those of which there is a temporary copy.
+        self.sending: dict[str, Way] = {}
+        self.copies = SharedCopies(workers, clock, scratch)
+
+    async def prepare(self) -> None:
+        """Make the containers now, so that the first who asks need not wait some 100 ms for one.
+
+        Raises `FilesUnreachable`, `EngineUnavailable`.
+        """
+        await self._pool.prepare()
+
+    async def stat(self, path: str) -> FileStat:
+        """One HEAD: about 4 ms."""
+        response, release = await self._request("HEAD", path, long=False)
+        try:
+            await read_whole(self._engine.body(response, "an answer"), 1024)
+        finally:
+            release()
+        return _stat_of(response)
+
+    async def read(self, path: str, limit: int) -> bytes:
+        """A small file, whole: about 4 ms."""
+        file = await self.open(path, long=False)
+        parts = []
+        try:
+            while data := await file.read():
+                if file.size is None or file.size > limit:
+                    break
+                parts.append(data)
+            else:
+                return b"".join(parts)
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        raise ContentError(f"a file of the engine's has more than {limit} bytes")
+
+    async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
+        """The file as a blob; it is asked for only when the blob is sent."""
+        if size is not None and self.copies.holds(path, size):
+            return ReaderBlob(self, path, digest, size, self._patience)
+        found = await self.stat(path)
+        if not found.is_file:
+            raise FileAbsent("what is there is no file")
+        if size is not None and size != found.size:
+            raise ContentError(f"{digest} has {found.size} bytes on the engine's disk, not {size}")
+        return ReaderBlob(self, path, digest, found.size, self._patience)
+
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+        """One archive of the whole directory; what comes before it is wanted waits in a temporary file."""
+        response, release = await self._request("GET", directory, long=True)
+        stream = self._engine.body(response, "a layer's files")
+        tree = ArchivedTree(self._scratch, sink)
+        try:
+            await self._feed(tree, stream, progress)
+        except BaseException:
+            stream.close()
+            release()
+            raise
+        else:
+            drain(stream, release)
+        finally:
+            self._workers.clean_up(tree.close)
+            progress()
+
+    async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], None]) -> None:
+        """Until the sink wants no more, or the archive ends."""
+
+        def feed(data: memoryview) -> None:
+            if not tree.feed([data]):
+                raise _Enough
+
+        while True:
+            taking = stream.take_over() if isinstance(stream, IThreadReadable) else None
+            if taking is not None:
+                try:
+                    taken = await run_taking(self._workers, taking, feed, _TRIP)
+                except _Enough:
+                    return
+                progress()
+                if taken:
+                    continue
+            if not await self._feed_batch(tree, stream):
+                return
+            progress()
+
+    async def _feed_batch(self, tree: ArchivedTree, stream: IPieceStream) -> bool:
+        """What comes by way of the reactor; whether there is more, and the sink wants it."""
+        if data := await _batch(stream):
+            return await self._workers.run(tree.feed, data)
+        await self._workers.run(tree.finish)
+        return False
+
+    async def close(self) -> None:
+        """Remove the containers, and what is kept of files."""
+        self.copies.close()
+        await self._pool.close()
+
+    # -- for ReaderBlob -----------------------------------------------------------------------------
+
+    async def open(self, path: str, *, long: bool) -> ArchivedFile:
+        """The content of a file from its beginning; the caller reads it to its end or closes it."""
+        response, release = await self._request("GET", path, long=long)
+        return ArchivedFile(self._engine.body(response, "a file of the engine's"), release)
+
+    def copy(self, path: str, start: int, size: int) -> ScratchSpool | None:
+        """Return a temporary copy of a file of `size` bytes, for all who ask for it meanwhile.  To be left.
+
+        `start` is where in it the client begins.  None if there is no room for a copy.
+        """
+        found = self.copies.find(path, start)
+        if found is not None or not self.copies.have_room:
+            return found
+        return self.copies.make(path, start, size, Deferred.fromCoroutine(self.open(path, long=True)))
+
+    def spool(self, start: int) -> ScratchSpool:
+        """A temporary file that is nobody else's business."""
+        return ScratchSpool(self._workers, self._scratch, start)
+
+    # -- requests -----------------------------------------------------------------------------------
+
+    async def _request(self, method: str, path: str, *, long: bool) -> tuple[IResponse, Callable[[], None]]:
+        """The answer about a path, and what gives the reader back.
+
+        Raises `FileAbsent`, `FilesUnreachable`, `EngineUnavailable`.
+        """
+        for _ in range(_TRIES):
+            reader = await self._pool.acquire(long=long)
+            try:
+                response = await self._ask(reader, method, path)
+            except BaseException:
+                self._pool.release(reader, long=long)
+                raise
+            if response is not None:
+                return response, partial(self._pool.release, reader, long=long)
+            # Somebody has removed the container: once more, with another one.
+            self._pool.discard(reader)
+            self._pool.release(reader, long=long)
+        raise FilesUnreachable("the containers through which Docker's files are read vanish as soon as they are made")
+
+    async def _ask(self, reader: Reader, method: str, path: str) -> IResponse | None:
+        """The answer; None if there is no such container any more."""
+        inside = reader.inside(path)
+        if inside is None:
+            raise FileAbsent("the engine keeps no such file where it was looked for")
+        url = f"/containers/{reader.id}/archive"
+        try:
+            return await self._engine.request(method, url, params={"path": inside})
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            # 404 is for a missing file and for a missing container; the answer to a HEAD does not say which.  And while
+            # a container is being removed, it may be 500 ("RWLayer of container ... is unexpectedly nil").
+            if await self._pool.has_lost(reader):
+                return None
+            if error.status != 404:
+                raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
+        raise FileAbsent("the engine's host has no such file")
+
+
+async def _batch(stream: IPieceStream) -> list[bytes | memoryview]:
+    """Enough of the stream to be worth a trip to a worker thread; [] at its end."""
+    batch: list[bytes | memoryview] = []
+    missing = _BATCH
+    while missing > 0 and (pieces := await stream.read_pieces(min(missing, _LEAST))):
+        batch += pieces if len(pieces) < _MANY else [b"".join(pieces)]
+        missing -= sum(map(len, pieces))
+    return batch
+
+
+def _stat_of(response: IResponse) -> FileStat:
+    """From the header of a HEAD (Engine API, "Get information about files in a container").  Or `EngineError`."""
+    try:
+        header = response.headers.getRawHeaders("X-Docker-Container-Path-Stat", [""])[0]
+        told = json.loads(base64.b64decode(header))
+        size, mode = int(told["size"]), int(told["mode"])
+    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        raise EngineError("the engine does not say what kind of file there is") from error
+    return FileStat(size, not mode & _NOT_PLAIN, bool(mode & _DIRECTORY))

@@ -1,1 +1,0 @@
-"""The engine's own files: read in place, or through a container that never runs."""

@@ -1,0 +1,1 @@
+"""Parsers without I/O: bytes go in, events and values come out.  No Twisted."""

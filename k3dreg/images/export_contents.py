@@ -1,0 +1,148 @@
+"""What an export turned out to hold: the image's root, and which of its parts came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from attrs import evolve, frozen
+
+from k3dreg.docker.image import EngineImage, ImageStore
+from k3dreg.formats.image_archive import ArchiveImage, ArchiveIndex
+from k3dreg.images.export_spool import Kept
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ArchiveError, ImageIncomplete, InvalidManifest, ManifestUnknown
+from k3dreg.oci.manifest import LARGEST_CONFIG, Manifest, make_image_manifest
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.workers import Workers
+
+MISSING_BLOBS_ADVICE = (
+    "Docker's containerd image store has lost blobs of this image (moby#49473, moby#53615): "
+    "`docker pull` it again with Docker 29.9 or later, or remove it and every image that shares layers with it and pull"
+)
+
+
+LARGE_CONFIG_ADVICE = (
+    f"k3dreg serves configs of up to {LARGEST_CONFIG // 1024**2} MiB, and nodes take less: build the image with fewer "
+    "or shorter labels, or keep what they hold in a file of the image"
+)
+
+
+@frozen
+class ExportContents:
+    """`present` and `absent` together are everything that the root refers to, directly or not, and the root itself."""
+
+    root: Descriptor
+    present: frozenset[Digest]
+    absent: frozenset[Digest]
+
+
+def check_complete(image: EngineImage) -> None:
+    """Raises `ImageIncomplete` when the engine itself says that it holds no platform of the image whole."""
+    platforms = [child for child in image.children if child.kind == "image"]
+    if platforms and not any(child.available for child in platforms):
+        raise ImageIncomplete(f"Docker lacks layers of {image.id}", advice=MISSING_BLOBS_ADVICE)
+
+
+async def contents_of(
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
+) -> ExportContents:
+    """What the archive `index`, whose blobs are in `store`, holds of `image`.
+
+    Makes the manifest where the engine has none.  Raises `ImageIncomplete` when no platform of the image is whole, and
+    `ManifestUnknown` when the archive, though whole, does not give the image: the next one will not, either.
+    """
+    try:
+        if image.store is ImageStore.CONTAINERD:
+            return await _of_containerd_store(image, index, members, store)
+        return await _of_classic_store(image, index, members, store, workers)
+    except ArchiveError as error:
+        raise ManifestUnknown(f"Docker cannot give {image.id}: {error}") from error
+
+
+async def _of_containerd_store(
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore
+) -> ExportContents:
+    if not index.roots:
+        raise ArchiveError("Docker's export names no image in its index.json")
+    # By ID there is one root, and it is the ID; Docker 24 may export a reduced index under another digest instead.
+    root = next((root for root in index.roots if root.digest == image.id), index.roots[0])
+    came = {kept.digest for kept in members.values()}
+    present, absent = {root.digest}, set[Digest]()
+    whole = False
+    manifest = await _read_manifest(root, store)
+    # Docker describes it as its registry did, which may differ from what the document says.
+    root = evolve(root, media_type=manifest.media_type)
+    to_read = [root]
+    while to_read:
+        manifest = await _read_manifest(to_read.pop(), store)
+        missing = False
+        for child in manifest.children():
+            if child.digest in came:
+                present.add(child.digest)
+                if manifest.is_index and child.media_type in media_types.MANIFESTS | media_types.INDEXES:
+                    to_read.append(child)
+            else:
+                absent.add(child.digest)
+                missing = missing or media_types.is_distributable(child.media_type)
+        whole = whole or (not manifest.is_index and not missing)
+    if not whole:
+        raise ImageIncomplete(f"Docker's export of {image.id} lacks layers", advice=MISSING_BLOBS_ADVICE)
+    return ExportContents(root, frozenset(present), frozenset(absent - present))
+
+
+async def _read_manifest(described: Descriptor, store: IBlobStore) -> Manifest:
+    blob = store.get(described.digest)
+    if blob is None:
+        raise ArchiveError(f"Docker's export lacks the manifest {described.digest}")
+    try:
+        return Manifest.parse(await blob.read(), described.media_type)
+    except InvalidManifest as error:
+        raise ArchiveError(f"Docker's export holds {described.digest}, which is no manifest: {error}") from error
+
+
+async def _of_classic_store(
+    image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
+) -> ExportContents:
+    for candidate in index.images:
+        config = members.get(candidate.config)
+        if config is not None and config.digest == image.id:
+            return await _made(candidate, config, members, store, workers)
+    raise ArchiveError(f"Docker's export does not hold the config {image.id}")
+
+
+async def _made(
+    exported: ArchiveImage, config: Kept, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
+) -> ExportContents:
+    if config.size > LARGEST_CONFIG:
+        raise ManifestUnknown(f"the config {config.digest} has {config.size} bytes", advice=LARGE_CONFIG_ADVICE)
+    try:
+        layers = [members[name] for name in exported.layers]
+    except KeyError as error:
+        raise ArchiveError(f"Docker's export lacks the layer {error.args[0]!r}") from None
+    blob = store.get(config.digest)
+    if blob is None:
+        raise ArchiveError(f"the config {config.digest} was evicted before it was read")
+    await workers.run(_check_diff_ids, await blob.read(), layers)
+    root, data = make_image_manifest(_plain(config), [_plain(layer) for layer in layers])
+    await store.put(data)
+    return ExportContents(
+        root, frozenset({root.digest, config.digest, *(layer.digest for layer in layers)}), frozenset()
+    )
+
+
+def _plain(kept: Kept) -> Descriptor:
+    """Only digest and size: the media types are `make_image_manifest`'s to say."""
+    return Descriptor("", kept.digest, kept.size)
+
+
+def _check_diff_ids(config: bytes, layers: list[Kept]) -> None:
+    """The layers are the ones the config names (image-spec 1.1, config.md, `rootfs.diff_ids`).  Or `ArchiveError`."""
+    try:
+        diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArchiveError("an image's config has no rootfs.diff_ids") from error
+    if diff_ids != [str(layer.digest) for layer in layers]:
+        raise ArchiveError("the layers in Docker's export are not those of the image's config")

@@ -1,0 +1,182 @@
+"""One run of `docker save`: its blobs can be read while they arrive."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IEngine
+from k3dreg.docker.image import EngineImage
+from k3dreg.images.export_contents import ExportContents, contents_of
+from k3dreg.images.export_spool import Begun, ExportSpool, Grown, SpoolEvent, close_handles
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError
+from k3dreg.reporting.activity import Activity, Progress
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.arriving_blob import ArrivingBlob
+from k3dreg.streaming.content import IBlob
+from k3dreg.streaming.outcome import Outcome
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# Seconds between two lines about an export that is under way.
+_REPORT_EVERY = 5.0
+
+
+class Export:
+    """An export of one image into the store.  `run` it once; ask for `contents` and `blob`s as often as you like."""
+
+    def __init__(
+        self,
+        image: EngineImage,
+        engine: IEngine,
+        store: IBlobStore,
+        workers: Workers,
+        clock: IReactorTime,
+        slots: DeferredSemaphore,
+        observer: IObserver = NULL_OBSERVER,
+    ) -> None:
+        self._observer = observer
+        self.image = image
+        self.seconds = 0.0
+        self.received = 0
+        self._engine = engine
+        self._store = store
+        self._workers = workers
+        self._clock = clock
+        self._slots = slots
+        self._contents: Outcome[ExportContents] = Outcome()
+        self._wanted: dict[Digest, Outcome[IBlob]] = {}
+        self._arriving: ArrivingBlob | None = None
+        self._running: Deferred[ExportContents] | None = None
+
+    def contents(self) -> Deferred[ExportContents]:
+        """What the export held, once it has ended well.  Fails as the export did."""
+        return self._contents.wait()
+
+    async def blob(self, digest: Digest) -> IBlob:
+        """A part of the image as soon as it has begun to arrive.
+
+        Raises `BlobUnknown` when the export has ended without it, or what the export failed with.
+        """
+        arriving = self._arriving
+        blob = arriving if arriving is not None and arriving.digest == digest else self._store.get(digest)
+        if blob is not None:
+            return blob
+        if self._contents.is_set:
+            await self._contents.wait()  # raises if the export failed
+            raise BlobUnknown(f"Docker's export did not hold {digest}")
+        return await self._wanted.setdefault(digest, Outcome()).wait()
+
+    def cancel(self) -> None:
+        """Give it up: whoever waits is told so."""
+        if self._running is not None:
+            self._running.cancel()
+
+    def run(self) -> Deferred[ExportContents]:
+        """Do it.  The Deferred fires with what came, or fails; so do all who wait."""
+        self._running = Deferred.fromCoroutine(self._run())
+        return self._running
+
+    async def _run(self) -> ExportContents:
+        name = ", ".join(self.image.tags) or str(self.image.id)
+        await self._slots.acquire()
+        started = self._clock.seconds()
+        try:
+            log.info("exporting {name} ({id}) from Docker", name=name, id=self.image.id.short)
+            # The size that the engine tells of an image is not that of its archive, but near it.
+            activity = Activity(
+                "export", name, started, lambda: Progress(self.received, self.image.size), self._count_waiters
+            )
+            with observed(self._observer, activity, self._clock):
+                contents = await self._transfer(name, started)
+        except CancelledError:
+            self._fail(EngineUnavailable(f"the export of {name} was given up: k3dreg is stopping"))
+            raise
+        except K3dregError as error:
+            log.error("exporting {name} failed: {error} {advice}", name=name, error=error, advice=error.advice)
+            self._fail(error)
+            raise
+        except Exception:
+            self._fail(ContentError(f"the export of {name} failed inside k3dreg; its log says where"))
+            raise
+        finally:
+            self.seconds = self._clock.seconds() - started
+            self._slots.release()
+        log.info(
+            "exported {name}: {size:.0f} MB in {seconds:.1f} s, {parts} blobs",
+            name=name,
+            size=self.received / 1e6,
+            seconds=self.seconds,
+            parts=len(contents.present),
+        )
+        self._contents.succeed(contents)
+        for digest, waiting in self._wanted.items():
+            waiting.fail(BlobUnknown(f"Docker's export did not hold {digest}"))
+        return contents
+
+    async def _transfer(self, name: str, started: float) -> ExportContents:
+        stream = await self._engine.save(self.image.id)
+        # It holds what it keeps: nothing may be evicted before the image is whole, however small the cache.
+        spool = ExportSpool(self._store)
+        try:
+            reported = started
+            while data := await stream.read():
+                self.received += len(data)
+                for event in await self._workers.acquire(spool.feed, close_handles, data):
+                    self._apply(event)
+                if self._clock.seconds() - reported >= _REPORT_EVERY:
+                    reported = self._clock.seconds()
+                    log.info(
+                        "exporting {name}: {size:.0f} MB so far, {seconds:.0f} s",
+                        name=name,
+                        size=self.received / 1e6,
+                        seconds=reported - started,
+                    )
+            contents = await contents_of(self.image, spool.finish(), spool.members, self._store, self._workers)
+            await self._drop_what_nobody_asks_for(spool, contents)
+            return contents
+        finally:
+            stream.close()
+            await self._workers.run(spool.abort)
+            spool.release()
+
+    def _apply(self, event: SpoolEvent) -> None:
+        if isinstance(event, Begun):
+            self._arriving = ArrivingBlob(self._workers, event.digest, event.size, event.handle)
+            self._deliver(event.digest, self._arriving)
+        elif isinstance(event, Grown):
+            if self._arriving is not None:
+                self._arriving.advance(event.total)
+        else:
+            kept = self._store.get(event.digest)
+            if self._arriving is not None:
+                self._arriving.finish(kept)
+                self._arriving = None
+            if kept is not None:
+                self._deliver(event.digest, kept)
+
+    def _count_waiters(self) -> int:
+        return self._contents.waiting + sum(blob.waiting for blob in self._wanted.values())
+
+    def _deliver(self, digest: Digest, blob: IBlob) -> None:
+        waiting = self._wanted.pop(digest, None)
+        if waiting is not None:
+            waiting.succeed(blob)
+
+    def _fail(self, error: K3dregError) -> None:
+        if self._arriving is not None:
+            self._arriving.fail(error)
+            self._arriving = None
+        for waiting in self._wanted.values():
+            waiting.fail(error)
+        self._contents.fail(error)
+
+    async def _drop_what_nobody_asks_for(self, spool: ExportSpool, contents: ExportContents) -> None:
+        """The classic store's export carries a legacy config for each layer, and a manifest that nodes never see."""
+        for kept in spool.members.values():
+            if kept.digest not in contents.present and not kept.was_here:
+                await self._store.discard(kept.digest)

@@ -1,0 +1,131 @@
+"""The source that always works: `docker save`, taken apart while it streams and kept in the store."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IEngine
+from k3dreg.docker.image import EngineImage
+from k3dreg.images.export_contents import check_complete
+from k3dreg.images.export_run import Export
+from k3dreg.images.source import ICatalogue
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import BlobUnknown, ImageNotInEngine, K3dregError, ManifestUnknown
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.content import IBlob
+from k3dreg.streaming.negative_cache import NegativeCache
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# The engine has no limit of its own, and exports hold each other up: four at once took three times as long as one on
+# two processors (facts: engine, 9), and on the classic store each makes a full copy on the engine's disk.
+_EXPORTS_AT_ONCE = 2
+# Seconds for which an image whose whole export did not give it is not exported again.  Its content stays as it is; a
+# layer that was damaged on the engine's disk may be mended by pulling the image anew.
+_REFUSED_FOR = 3600.0
+
+
+class ExportSource:
+    """One export per image ID, however many ask; what it brought is kept and remembered across restarts."""
+
+    name = "export"
+    at_hand = False
+
+    def __init__(
+        self,
+        engine: IEngine,
+        store: IBlobStore,
+        catalogue: ICatalogue,
+        workers: Workers,
+        clock: IReactorTime,
+        observer: IObserver = NULL_OBSERVER,
+    ) -> None:
+        self._observer = observer
+        self._engine = engine
+        self._store = store
+        self._catalogue = catalogue
+        self._workers = workers
+        self._clock = clock
+        self._slots = DeferredSemaphore(_EXPORTS_AT_ONCE)
+        self._exports: dict[Digest, Export] = {}
+        # Parts that the last export of an image did not bring, by fingerprint: asked for again, they are not there
+        # until the engine holds more of the image.
+        self._absent: dict[Digest, tuple[str, frozenset[Digest]]] = {}
+        # By an image's fingerprint and the engine's version, for another version writes another archive.
+        self._refused: NegativeCache[tuple[str, str]] = NegativeCache(clock)
+
+    async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
+        """The engine's own digest where it keeps manifests, else that of the manifest k3dreg makes of an export."""
+        check_complete(image)
+        known = self._catalogue.root_of(image) or image.descriptor
+        if known is not None:
+            return known
+        export = await self._join(image)
+        contents = await export.contents()
+        trace.step(f"export {export.seconds:.1f}s")
+        return contents.root
+
+    async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
+        """From the store, from an export that is running, or from one that is begun for it."""
+        blob = self._store.get(digest)
+        if blob is not None:
+            trace.source = trace.source or "cache"
+            return blob
+        export = self._exports.get(image.id)
+        if export is None:
+            try:
+                # The image may have changed, or gone, since it was remembered.
+                image = await self._engine.inspect(str(image.id))
+            except ImageNotInEngine:
+                await self._catalogue.forget(image.id)
+                raise BlobUnknown(f"Docker no longer has the image of {digest}") from None
+            if self._is_absent(image, digest):
+                raise BlobUnknown(f"Docker does not hold {digest}, which is part of an image it has")
+            export = await self._join(image)
+        trace.source = "export"
+        return await export.blob(digest)
+
+    def shutdown(self) -> None:
+        """Stop all exports."""
+        for export in list(self._exports.values()):
+            export.cancel()
+
+    def _is_absent(self, image: EngineImage, digest: Digest) -> bool:
+        if any(child.descriptor.digest == digest and not child.available for child in image.children):
+            return True
+        fingerprint, absent = self._absent.get(image.id, ("", frozenset()))
+        return fingerprint == image.fingerprint and digest in absent
+
+    async def _join(self, image: EngineImage) -> Export:
+        """The export that is under way, or a new one.  Raises what an export that will not go otherwise ended with."""
+        key = (image.fingerprint, (await self._engine.info()).version)
+        export = self._exports.get(image.id)
+        if export is None:
+            self._refused.check(key)
+            export = self._exports[image.id] = Export(
+                image, self._engine, self._store, self._workers, self._clock, self._slots, self._observer
+            )
+            Deferred.fromCoroutine(self._watch(export, key)).addErrback(
+                lambda failure: log.failure("an export ended in a way nobody foresaw", failure=failure)
+            )
+        return export
+
+    async def _watch(self, export: Export, key: tuple[str, str]) -> None:
+        """Run the export and remember what it brought."""
+        try:
+            contents = await export.run()
+            self._absent[export.image.id] = (export.image.fingerprint, contents.absent)
+            # Before it counts as ended: who asks in between would start it anew.
+            await self._catalogue.record(export.image, contents.root, contents.present)
+        except ManifestUnknown as error:
+            self._refused.remember(key, error, _REFUSED_FOR)
+        except (K3dregError, CancelledError):
+            pass  # told to those who wait for it, and logged by the export
+        finally:
+            del self._exports[export.image.id]

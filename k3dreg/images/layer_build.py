@@ -1,0 +1,136 @@
+"""One layer being put together: its blob can be read from the beginning while its end is still missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
+
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.layout import LayerPaths
+from k3dreg.images.layer_assembly import LARGEST_TAR_SPLIT, LayerAssembly
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ContentError, EngineUnavailable, FileAbsent, K3dregError
+from k3dreg.reporting.logger import make_logger
+from k3dreg.store.interfaces import IBlobStore, IBlobWriter
+from k3dreg.streaming.arriving_blob import ArrivingBlob
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# A name that Docker made up for a layer's directory: 64 hex digits, with "-init" for a container's own.
+_CACHE_ID = re.compile(rb"[a-zA-Z0-9_.-]{1,255}")
+
+
+@frozen
+class Layer:
+    """`chain` is its name in the engine's store, `diff_id` the digest of its tar, which has `size` bytes."""
+
+    chain: Digest
+    diff_id: Digest
+    size: int
+
+
+class LayerBuild:
+    """Made by `begin`, run by `start`; `blob` is the layer."""
+
+    def __init__(
+        self,
+        files: IEngineFiles,
+        store: IBlobStore,
+        workers: Workers,
+        slots: DeferredSemaphore,
+        directory: str,
+        tar_split: str,
+        writer: IBlobWriter,
+        blob: ArrivingBlob,
+    ) -> None:
+        self.blob = blob
+        self._files = files
+        self._store = store
+        self._workers = workers
+        self._slots = slots
+        self._directory = directory
+        self._tar_split = tar_split
+        self._writer = writer
+        self._running: Deferred[None] | None = None
+
+    @classmethod
+    async def begin(
+        cls,
+        files: IEngineFiles,
+        store: IBlobStore,
+        workers: Workers,
+        slots: DeferredSemaphore,
+        paths: LayerPaths,
+        layer: Layer,
+    ) -> LayerBuild:
+        """Everything is ready for those who want to read; nothing is read of the layer yet.
+
+        Raises `FileAbsent`, `FilesUnreachable` or `ContentError` when the layer's directory is not there or not to be
+        read, `StoreError`.
+        """
+        cache_id = (await files.read(paths.about(layer.chain, "cache-id"), 256)).strip()
+        if not _CACHE_ID.fullmatch(cache_id) or cache_id.startswith(b"."):
+            raise ContentError("a layer's cache-id is no name of a directory")
+        directory = paths.files(cache_id.decode("ascii"))
+        if not (await files.stat(directory)).is_directory:
+            raise FileAbsent("a layer has no directory of files")
+        writer = await workers.acquire(store.writer, lambda writer: writer.abort(), layer.diff_id.algorithm)
+        try:
+            handle = await workers.acquire(writer.open_reader, lambda handle: handle.close())
+        except BaseException:
+            workers.clean_up(writer.abort)
+            raise
+        blob = ArrivingBlob(workers, layer.diff_id, layer.size, handle)
+        tar_split = paths.about(layer.chain, "tar-split.json.gz")
+        return cls(files, store, workers, slots, directory, tar_split, writer, blob)
+
+    def start(self, ended: Callable[[Exception | None], None]) -> None:
+        """Put it together; `ended` is told how that went: None, or what went wrong."""
+        self._running = Deferred.fromCoroutine(self._run(ended))
+
+    def cancel(self) -> Deferred[None]:
+        """Give it up; fires when that is done."""
+        if self._running is None:
+            return succeed(None)
+        self._running.cancel()
+        return self._running
+
+    async def _run(self, ended: Callable[[Exception | None], None]) -> None:
+        error: Exception | None = None
+        try:
+            await self._slots.acquire()
+            try:
+                await self._put_together()
+            finally:
+                self._slots.release()
+            await self._workers.run(self._writer.commit, self.blob.digest, self.blob.size)
+        except CancelledError:
+            error = EngineUnavailable("k3dreg is stopping")
+        except K3dregError as failure:
+            error = failure
+        except Exception as failure:  # noqa: BLE001  (whatever it is: those who read the blob have to hear of it)
+            log.failure("putting a layer together failed inside k3dreg")
+            error = failure
+        # Before its readers hear of it: one who asks again at once must not be given this run.
+        ended(error)
+        if error is None:
+            self.blob.finish(self._store.get(self.blob.digest))
+        else:
+            self.blob.fail(error)
+            self._workers.clean_up(self._writer.abort)
+
+    async def _put_together(self) -> None:
+        """Raises `ContentError`, `FileAbsent`, `FilesUnreachable`, `StoreError`."""
+        tar_split = await self._files.read(self._tar_split, LARGEST_TAR_SPLIT)
+        assembly = LayerAssembly(tar_split, self._writer.write)
+        await self._workers.run(assembly.begin)
+        self._progress()
+        if assembly.wanted is not None:
+            await self._files.fill(self._directory, assembly, self._progress)
+
+    def _progress(self) -> None:
+        self.blob.advance(self._writer.written)

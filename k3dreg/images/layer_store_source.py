@@ -1,0 +1,270 @@
+"""The classic image store read in place: manifests made from what it keeps about layers, layers from their files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from attrs import field, frozen
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IEngine
+from k3dreg.docker.image import EngineImage
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.layout import LayerPaths, chain_ids
+from k3dreg.formats.tar_split import tar_size, unzip_lines
+from k3dreg.images.layer_assembly import LARGEST_TAR_SPLIT
+from k3dreg.images.layer_build import Layer, LayerBuild
+from k3dreg.images.source import ICatalogue
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import (
+    BlobUnknown,
+    ContentError,
+    DigestMismatch,
+    EngineUnavailable,
+    FileAbsent,
+    FilesUnreachable,
+    InvalidDigest,
+    K3dregError,
+    ManifestUnknown,
+    StoreError,
+)
+from k3dreg.oci.manifest import LARGEST_CONFIG, make_image_manifest
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.content import IBlob
+from k3dreg.streaming.gather import all_of
+from k3dreg.streaming.memory_blob import MemoryBlob
+from k3dreg.streaming.single_flight import SingleFlight
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# Bytes of a config that is kept in memory with what else is known of its image.
+_LARGEST_REMEMBERED = 1024 * 1024
+# Tar-splits that are measured at once: it is memory that bounds this.
+_MEASURED_AT_ONCE = 2
+# Layers that are put together at once.  Two processors were busy with two; a node asks for three.
+_LAYERS_AT_ONCE = 3
+_IMAGES_REMEMBERED = 256
+_SIZES_REMEMBERED = 10_000
+# Seconds for which a layer that could not be put together is left to the next source.
+_BROKEN_FOR = 600.0
+
+
+@frozen
+class _Held:
+    """An image: the manifest that was made for it, its documents, and its layers by their diffIDs."""
+
+    files: IEngineFiles
+    root: Descriptor
+    documents: dict[Digest, MemoryBlob] = field(repr=False)
+    layers: dict[Digest, Layer] = field(factory=dict)
+
+
+class LayerStoreSource:
+    """See `IImageSource`.  For the storage driver overlay2.
+
+    The manifest is the one the archive source makes, byte for byte.  A layer is put together once, however many ask,
+    verified against its diffID while it is sent, and kept in the store.
+    """
+
+    name = "layers"
+    at_hand = False
+
+    def __init__(
+        self,
+        engine: IEngine,
+        files: Sequence[IEngineFiles],
+        store: IBlobStore,
+        catalogue: ICatalogue,
+        workers: Workers,
+        clock: IReactorTime,
+    ) -> None:
+        """`files`: ways to the engine's files, the fastest first; an image is read in the first that has it."""
+        self._engine = engine
+        self._files = files
+        self._store = store
+        self._catalogue = catalogue
+        self._workers = workers
+        self._clock = clock
+        self._slots = DeferredSemaphore(_LAYERS_AT_ONCE)
+        self._measuring = DeferredSemaphore(_MEASURED_AT_ONCE)
+        self._held: OrderedDict[Digest, _Held] = OrderedDict()
+        self._sizes: OrderedDict[Digest, int] = OrderedDict()  # by chain ID
+        self._looking: SingleFlight[Digest, _Held] = SingleFlight()
+        self._starting: SingleFlight[Digest, IBlob] = SingleFlight()
+        self._runs: dict[Digest, LayerBuild] = {}
+        self._broken: dict[Digest, float] = {}
+
+    async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
+        """The manifest that k3dreg makes for the image, known before a byte of a layer is read."""
+        held = await self._look(image)
+        if not self._catalogue.is_recorded(image):
+            await self._catalogue.record(image, held.root, [*held.documents, *held.layers])
+        return held.root
+
+    async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
+        """A layer from the store, or while it is being put together."""
+        held = await self._look_for_part(image)
+        document: IBlob | None = held.documents.get(digest)
+        if document is None and digest == image.id:
+            document = await self._large_config(held.files, image.id)
+        if document is not None:
+            trace.source = self.name
+            return document
+        layer = held.layers.get(digest)
+        if layer is None:
+            raise BlobUnknown(f"{digest} is not a part of the image {image.id}")
+        if self._clock.seconds() < self._broken.get(digest, 0.0):
+            raise BlobUnknown(f"the layer {digest} could not be put together from its files")
+        run = self._runs.get(digest)
+        if run is not None:
+            trace.source = self.name
+            return run.blob
+        kept = self._store.get(digest)
+        if kept is not None:
+            trace.source = trace.source or "cache"
+            return kept
+        trace.source = self.name
+        try:
+            return await self._starting.join(digest, lambda: self._start(held.files, layer))
+        except (FileAbsent, FilesUnreachable, ContentError) as error:
+            self._held.pop(image.id, None)
+            raise BlobUnknown(f"the layer {digest} cannot be put together from its files: {error}") from error
+
+    async def shutdown(self) -> None:
+        """Give up all that is under way."""
+        await self._looking.shutdown()
+        await self._starting.shutdown()
+        for run in list(self._runs.values()):
+            await run.cancel()
+
+    # -- looking at an image ------------------------------------------------------------------------
+
+    async def _look_for_part(self, image: EngineImage) -> _Held:
+        try:
+            return await self._look(image)
+        except ManifestUnknown as error:
+            raise BlobUnknown(str(error)) from error
+
+    async def _look(self, image: EngineImage) -> _Held:
+        """Images are named by their config's digest, so what was seen once stays so."""
+        held = self._held.get(image.id)
+        if held is None:
+            held = await self._looking.join(image.id, lambda: self._examine(image))
+            self._held[image.id] = held
+        self._held.move_to_end(image.id)
+        while len(self._held) > _IMAGES_REMEMBERED:
+            self._held.popitem(last=False)
+        return held
+
+    async def _paths(self) -> LayerPaths:
+        paths = LayerPaths.of(await self._engine.info())
+        if paths is None:
+            raise ManifestUnknown("the engine has no classic image store with the driver overlay2")
+        return paths
+
+    async def _examine(self, image: EngineImage) -> _Held:
+        """Raises `ManifestUnknown` when this source cannot serve the image."""
+        paths = await self._paths()
+        complaint = ""
+        for files in self._files:
+            try:
+                return await self._take(files, paths, image)
+            except (FileAbsent, FilesUnreachable) as error:
+                complaint = str(error)
+            except ContentError as error:
+                complaint = str(error)
+                log.warn("{image} cannot be read in Docker's layer store: {error}", image=image.id, error=error)
+        raise ManifestUnknown(f"the layers of {image.id} cannot be read: {complaint}")
+
+    async def _take(self, files: IEngineFiles, paths: LayerPaths, image: EngineImage) -> _Held:
+        config = await files.read(paths.config(image.id), LARGEST_CONFIG)
+        diff_ids = await self._workers.run(_diff_ids, image.id, config)
+        chains = chain_ids(diff_ids)
+        sizes = await all_of(self._size(files, paths, chain) for chain in chains)
+        root, data = make_image_manifest(
+            Descriptor("", image.id, len(config)),
+            [Descriptor("", diff_id, size) for diff_id, size in zip(diff_ids, sizes, strict=True)],
+        )
+        # In the store too, for a node that asks for them after a restart.
+        is_kept = False
+        with contextlib.suppress(StoreError):  # it is a cache: they are served from memory
+            await self._store.put(config)
+            await self._store.put(data)
+            is_kept = True
+        documents = [MemoryBlob(root.digest, data, root.media_type)]
+        if len(config) <= _LARGEST_REMEMBERED or not is_kept:
+            documents.append(MemoryBlob(image.id, config))
+        layers = map(Layer, chains, diff_ids, sizes)
+        return _Held(files, root, {blob.digest: blob for blob in documents}, {layer.diff_id: layer for layer in layers})
+
+    async def _large_config(self, files: IEngineFiles, identity: Digest) -> IBlob:
+        """A config that is not kept in memory: from the store, where it is put again if it was evicted."""
+        kept = self._store.get(identity)
+        if kept is None:
+            config = await files.read((await self._paths()).config(identity), LARGEST_CONFIG)
+            await self._workers.run(_diff_ids, identity, config)
+            await self._store.put(config)
+            kept = self._store.get(identity) or MemoryBlob(identity, config)
+        return kept
+
+    async def _size(self, files: IEngineFiles, paths: LayerPaths, chain: Digest) -> int:
+        """Bytes of a layer's tar, without reading any of its files."""
+        size = self._sizes.get(chain)
+        if size is None:
+            await self._measuring.acquire()
+            try:
+                tar_split = await files.read(paths.about(chain, "tar-split.json.gz"), LARGEST_TAR_SPLIT)
+                size = await self._workers.run(_measure, tar_split)
+            finally:
+                self._measuring.release()
+            self._sizes[chain] = size
+            while len(self._sizes) > _SIZES_REMEMBERED:
+                self._sizes.popitem(last=False)
+        return size
+
+    # -- putting layers together --------------------------------------------------------------------
+
+    async def _start(self, files: IEngineFiles, layer: Layer) -> IBlob:
+        paths = await self._paths()
+        run = await LayerBuild.begin(files, self._store, self._workers, self._slots, paths, layer)
+        self._runs[layer.diff_id] = run
+        started = self._clock.seconds()
+        run.start(lambda error: self._ended(layer, self._clock.seconds() - started, error))
+        return run.blob
+
+    def _ended(self, layer: Layer, seconds: float, error: Exception | None) -> None:
+        del self._runs[layer.diff_id]
+        if error is None:
+            log.info(
+                "put the layer {layer} together: {size:.0f} MB in {seconds:.1f} s",
+                layer=layer.diff_id.short,
+                size=layer.size / 1e6,
+                seconds=seconds,
+            )
+            return
+        log.warn("the layer {layer} could not be put together: {error}", layer=layer.diff_id, error=error)
+        passing = isinstance(error, StoreError | EngineUnavailable) or not isinstance(error, K3dregError)
+        if not passing:
+            self._broken[layer.diff_id] = self._clock.seconds() + _BROKEN_FOR
+
+
+def _measure(tar_split: bytes) -> int:
+    return tar_size(unzip_lines(tar_split))
+
+
+def _diff_ids(identity: Digest, config: bytes) -> list[Digest]:
+    """image-spec 1.1, config.md, `rootfs.diff_ids`.  Raises `ContentError`.  Of a large config it takes a while."""
+    if Digest.of(config, identity.algorithm) != identity:
+        raise DigestMismatch(f"the config {identity} does not hash to its digest on the engine's disk")
+    try:
+        return [Digest.parse(text) for text in json.loads(config)["rootfs"]["diff_ids"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidDigest) as error:
+        raise ContentError("an image's config has no rootfs.diff_ids") from error

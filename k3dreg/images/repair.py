@@ -1,0 +1,335 @@
+"""Images of which Docker's containerd store has lost blobs: seen, mended, and otherwise explained.
+
+Cause and ways out: moby#49473, containerd#8973.  Where the snapshot of a layer exists already, a pull does not fetch
+the layer's blob, and nothing but unpacked files is left of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from attrs import field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IEngine, IEngineRequests
+from k3dreg.docker.image import ChildManifest, EngineImage, ImageStore
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.images.repair_methods import load, rebuild
+from k3dreg.images.source import IImageSource
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import (
+    AuthenticationRequired,
+    BlobUnknown,
+    EngineError,
+    ImageIncomplete,
+    InvalidName,
+    K3dregError,
+    NotFound,
+    RegistryNotAllowed,
+)
+from k3dreg.oci.manifest import Manifest
+from k3dreg.oci.platform import Platform
+from k3dreg.oci.reference import Reference, Repository
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.content import IBlob
+from k3dreg.streaming.single_flight import SingleFlight
+from k3dreg.upstream.origin import ICredentialSource, IOrigin
+from k3dreg.upstream.permission import MayAsk, every_registry
+
+log = make_logger()
+
+# Seconds in which a failed repair is not tried again: a kubelet comes back every ten seconds to five minutes.
+_FAILED_FOR = 300.0
+_FAILURES_REMEMBERED = 1000
+
+ADVICE = (
+    "Docker's containerd image store has lost blobs of this image (moby#49473, containerd#8973). Fetch them on "
+    "Docker's host: `ctr -n moby content fetch IMAGE` or `nerdctl -n moby image pull --unpack=false IMAGE`; or remove "
+    "the image and all that share layers with it, and pull; Docker 29.9 and later mend it at the next `docker pull`"
+)
+
+
+def broken_children(image: EngineImage) -> list[ChildManifest]:
+    """The image manifests that the engine holds in part; empty where it does not tell (API below 1.48).
+
+    A platform that was never pulled has at most its manifest there, and is not broken.  Where no platform at all is
+    whole, one with only its manifest is: it is what is left.
+    """
+    images = [child for child in image.children if child.kind == "image"]
+    some_are_whole = any(child.available for child in images)
+    return [
+        child
+        for child in images
+        if not child.available and child.held > (child.descriptor.size if some_are_whole else 0)
+    ]
+
+
+@frozen
+class _Case:
+    """A repair of an image by somebody who has these credentials, or none."""
+
+    image: Digest
+    shown: Credentials | None
+
+
+@frozen
+class _Failed:
+    until: float
+    error: K3dregError = field(eq=False)
+
+
+class Repair:
+    """See `IRepair`.  One repair at a time for each image and caller; a failed one is not repeated for minutes."""
+
+    def __init__(
+        self,
+        engine: IEngine,
+        requests: IEngineRequests,
+        origin: IOrigin,
+        credentials: ICredentialSource,
+        probes: Sequence[IImageSource],
+        store: IBlobStore,
+        clock: IReactorTime,
+        may_ask: MayAsk = every_registry,
+    ) -> None:
+        """`engine` and `requests` are the same engine.  `may_ask` is called before Docker or `origin` ask a registry.
+
+        `probes` are sources that can tell of single blobs whether the engine holds them; without one, all blobs of the
+        broken platform are fetched.
+        """
+        self._engine = engine
+        self._requests = requests
+        self._origin = origin
+        self._credentials = credentials
+        self._probes = probes
+        self._store = store
+        self._clock = clock
+        self._may_ask = may_ask
+        self._repairs: SingleFlight[_Case, None] = SingleFlight()
+        self._failed: OrderedDict[_Case, _Failed] = OrderedDict()
+        self._mended: set[_Case] = set()
+
+    async def ensure(
+        self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
+    ) -> EngineImage:
+        broken = broken_children(image)
+        for child in broken:
+            if not await self._lacks_foreign_layers_only(image, child):
+                break
+        else:
+            return image
+        try:
+            return await self.mend(image, reference, shown, trace)
+        except ImageIncomplete as error:
+            if not any(child.available for child in image.children):
+                raise
+            # Another platform of it is whole, and that may be the one that is wanted.
+            log.warn("{reference} is served as it is: {error}", reference=reference, error=error)
+            return image
+
+    async def mend(
+        self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
+    ) -> EngineImage:
+        if image.store is not ImageStore.CONTAINERD:
+            raise ImageIncomplete(f"Docker holds {reference} in part")
+        case = _Case(image.id, shown)
+        failed = self._failed.get(case)
+        if failed is not None and self._clock.seconds() < failed.until:
+            raise failed.error.with_traceback(None)
+        if not image.children and failed is None and case in self._mended:
+            # Nobody told whether the last repair was of use: that we are asked again says that it was not.
+            self._mended.discard(case)
+            error = ImageIncomplete(f"Docker still lacks blobs of {reference} after they were loaded", advice=ADVICE)
+            self._remember(case, error)
+            raise error
+        await self._repairs.join(case, lambda: self._repair(case, image, reference))
+        trace.step("repair")
+        return await self._engine.inspect(str(image.id))
+
+    def shutdown(self) -> None:
+        """Give up all repairs."""
+        self._repairs.shutdown()
+
+    async def _repair(self, case: _Case, image: EngineImage, reference: Reference) -> None:
+        started = self._clock.seconds()
+        log.warn("Docker has lost blobs of {reference}; trying to mend it", reference=reference)
+        try:
+            how = await self._try(case, image, reference)
+        except (ImageIncomplete, AuthenticationRequired) as error:
+            self._remember(case, error)
+            raise
+        self._failed.pop(case, None)
+        if not image.children:
+            self._mended.add(case)
+        seconds = self._clock.seconds() - started
+        log.info("{reference} is whole again, {how}, after {s:.1f} s", reference=reference, how=how, s=seconds)
+
+    def _remember(self, case: _Case, error: K3dregError) -> None:
+        log.error("{error}. {advice}", error=error, advice=error.advice)
+        self._failed[case] = _Failed(self._clock.seconds() + _FAILED_FOR, error)
+        self._failed.move_to_end(case)
+        while len(self._failed) > _FAILURES_REMEMBERED:
+            self._failed.popitem(last=False)
+
+    async def _try(self, case: _Case, image: EngineImage, reference: Reference) -> str:
+        """Mend it; how it was done.  Raises `ImageIncomplete` or `AuthenticationRequired`."""
+        reasons: list[str] = []
+        denied: AuthenticationRequired | None = None
+        for repository in _repositories(image, reference):
+            try:
+                await self._may_ask(str(repository.registry))
+            except RegistryNotAllowed as error:
+                reasons.append(str(error))
+                continue
+            try:
+                await self._rebuild(repository, image)
+            except EngineError as error:
+                reasons.append(f"BuildKit: {error}")
+            else:
+                if not await self._is_broken(image):
+                    return f"by a build from {repository}"
+            try:
+                count = await self._refill(repository, image, case.shown)
+            except AuthenticationRequired as error:
+                denied = denied or error
+                reasons.append(str(error))
+            except K3dregError as error:
+                reasons.append(str(error))
+            else:
+                if not await self._is_broken(image):
+                    return f"with {count} blobs from {repository}"
+                reasons.append("Docker still lacks blobs after they were loaded")
+        if denied is not None and case.shown is None:
+            raise AuthenticationRequired(f"the blobs that Docker has lost of {reference}: {denied}", advice=ADVICE)
+        raise ImageIncomplete(
+            f"Docker has lost blobs of {reference}, and they could not be had: {'; '.join(reasons) or 'no registry'}",
+            advice=ADVICE,
+        )
+
+    async def _rebuild(self, repository: Repository, image: EngineImage) -> None:
+        """Once for each broken platform.  Engines that do not tell which are broken cannot do it."""
+        broken = broken_children(image)
+        if not broken:
+            raise EngineError("this engine is too old for it")
+        for child in broken:
+            alone = child.descriptor.digest == image.id
+            await rebuild(self._requests, repository, image.id, None if alone else child.descriptor.platform)
+
+    async def _refill(self, repository: Repository, image: EngineImage, shown: Credentials | None) -> int:
+        """Fetch the blobs that are missing and load them.  Returns how many."""
+        assert repository.registry is not None
+        credentials = shown or await self._credentials.credentials(repository.registry)
+        root, manifests = await self._manifests(repository, image, credentials)
+        wanted = [
+            part
+            for manifest in manifests
+            for part in manifest.children()
+            if media_types.is_distributable(part.media_type)
+        ]
+        release = self._store.hold([part.digest for part in wanted])
+        try:
+            missing: dict[Digest, IBlob] = {}
+            for part in wanted:
+                if part.digest not in missing and not await self._is_held(image, part.digest):
+                    missing[part.digest] = await self._origin.fetch(repository, part.digest, part.size, credentials)
+            if missing:
+                await load(self._requests, root, list(missing.values()))
+            return len(missing)
+        finally:
+            release()
+
+    async def _manifests(
+        self, repository: Repository, image: EngineImage, credentials: Credentials | None
+    ) -> tuple[Descriptor, list[Manifest]]:
+        """The root, and the manifests of the broken platforms."""
+        data = await self._document(repository, image, image.id, credentials)
+        manifest = Manifest.parse(data)
+        root = Descriptor(manifest.media_type, image.id, len(data))
+        if not manifest.is_index:
+            return root, [manifest]
+        broken = {child.descriptor.digest for child in broken_children(image)}
+        found = []
+        for child in manifest.manifests:
+            if child.digest in broken or (not broken and _matches(child.platform, image.platform)):
+                data = await self._document(repository, image, child.digest, credentials)
+                found.append(Manifest.parse(data, child.media_type))
+        return root, found
+
+    async def _document(
+        self, repository: Repository, image: EngineImage, digest: Digest, credentials: Credentials | None
+    ) -> bytes:
+        """A manifest: from here if it is here, for the registry may have forgotten it."""
+        blob = self._store.get(digest) or await self._probe(image, digest)
+        if blob is not None:
+            with contextlib.suppress(K3dregError):
+                data = await blob.read()
+                if Digest.of(data, digest.algorithm) == digest:
+                    return data
+        return (await self._origin.manifest(Reference(repository, digest), credentials))[1]
+
+    async def _probe(self, image: EngineImage, digest: Digest) -> IBlob | None:
+        """A part of the image from the engine's files, if it is there and they can be read."""
+        for probe in self._probes:
+            with contextlib.suppress(K3dregError):
+                return await probe.open(image, digest, Trace())
+        return None
+
+    async def _lacks_foreign_layers_only(self, image: EngineImage, child: ChildManifest) -> bool:
+        """Whether a manifest lacks nothing but layers that may not be distributed: Docker 28 counts these, too."""
+        blob = await self._probe(image, child.descriptor.digest)
+        if blob is None:
+            return False
+        parts = list(Manifest.parse(await blob.read(), child.descriptor.media_type).children())
+        needed = [part for part in parts if media_types.is_distributable(part.media_type)]
+        if len(needed) == len(parts):
+            return False
+        return all([await self._is_held(image, part.digest) for part in needed])
+
+    async def _is_held(self, image: EngineImage, digest: Digest) -> bool:
+        for probe in self._probes:
+            try:
+                await probe.open(image, digest, Trace())
+            except BlobUnknown:
+                return False
+            except K3dregError:
+                continue
+            return True
+        return False
+
+    async def _is_broken(self, image: EngineImage) -> bool:
+        """Whether the engine still says so; False where it does not tell: the next reading of the image will."""
+        try:
+            return bool(broken_children(await self._engine.inspect(str(image.id))))
+        except NotFound:
+            return True
+
+
+def _matches(one: Platform | None, other: Platform | None) -> bool:
+    """Whether a platform in an index is the one that an engine told of.  Old engines leave out the variant."""
+    return one is not None and other is not None and (one.os, one.architecture) == (other.os, other.architecture)
+
+
+def _repositories(image: EngineImage, reference: Reference) -> Iterator[Repository]:
+    """Where the image may come from: under the name it is asked for, then under its others in the engine."""
+    asked = reference.repository.upstream
+    named = [repository for name in image.repo_digests if (repository := _parse(name.partition("@")[0])) is not None]
+    if asked in named or not named:
+        yield asked
+    yield from (repository for repository in dict.fromkeys(named) if repository != asked)
+
+
+def _parse(name: str) -> Repository | None:
+    """A repository as Docker shows it: `nginx`, `127.0.0.1:5000/app`."""
+    first, slash, rest = name.partition("/")
+    try:
+        if slash and (":" in first or "." in first or first == "localhost"):
+            return Repository.parse(rest, first)
+        return Repository.parse(name).upstream
+    except InvalidName:
+        return None

@@ -1,1 +1,0 @@
-"""Values of the OCI world.  No Twisted, no I/O."""

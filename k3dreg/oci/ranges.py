@@ -1,0 +1,100 @@
+"""Byte ranges and conditional requests (RFC 9110, sections 13 and 14)."""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+from k3dreg.oci.errors import RangeNotSatisfiable
+
+# Ranges in one request.  Podman asks for up to 1,024 chunks of a layer at once (containers/storage, pkg/chunked,
+# `maxNumberMissingChunks`).
+MOST_RANGES = 1024
+# RFC 9110, 14.1.2: int-range = first-pos "-" [ last-pos ];  suffix-range = "-" suffix-length
+_BYTE_RANGE = re.compile(r"([0-9]*)-([0-9]*)")
+# More digits than any blob's size has; `int` of thousands of digits is slow, and refused by Python past 4300.
+_DIGITS = 20
+# RFC 9110, 8.8.3: entity-tag = [ "W/" ] DQUOTE *etagc DQUOTE
+_ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+@frozen
+class ByteRange:
+    """The bytes from `start` up to, not including, `stop`.  Never empty."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def content_range(self, size: int) -> str:
+        """The value of `Content-Range` (RFC 9110, 14.4), of content of `size` bytes."""
+        return f"bytes {self.start}-{self.stop - 1}/{size}"
+
+
+def parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
+    """Return the parts of `size` bytes that the value of a `Range` header asks for, () for the whole.
+
+    The parts have the order of the header and are never joined: Podman matches them with its ranges by their order.
+    Ranges beyond the end are left out (RFC 9110, 14.1.2).
+
+    A server may ignore a Range (RFC 9110, 14.2).  Ignored are another unit, what does not parse, more than
+    `MOST_RANGES` ranges, and ranges that are together larger than the whole (RFC 9110, 17.15).  So is any range of
+    empty content: no `Content-Range` can describe it, and some clients send `bytes=0-` with every request.
+
+    Raises `RangeNotSatisfiable` when all ranges begin at or after the end or are a suffix of no bytes, and when one
+    ends before it begins.
+    """
+    if header is None or size == 0:
+        return ()
+    unit, _, listed = header.partition("=")
+    if unit.strip(" \t").lower() != "bytes":
+        return ()
+    # RFC 9110, 5.6.1.2: empty elements of a list are ignored.
+    specs = [spec for each in listed.split(",") if (spec := each.strip(" \t"))]
+    matches = [match for spec in specs if (match := _BYTE_RANGE.fullmatch(spec)) and spec != "-"]
+    if not specs or len(matches) < len(specs) or len(specs) > MOST_RANGES:
+        return ()
+    ranges = tuple(found for match in matches if (found := _resolve(match[1], match[2], size)) is not None)
+    if not ranges:
+        raise RangeNotSatisfiable(f"nothing was asked for that lies within the {size} bytes", size=size)
+    return ranges if sum(each.size for each in ranges) <= size else ()
+
+
+def _resolve(first: str, last: str, size: int) -> ByteRange | None:
+    """Return one range within `size` bytes, None if it has no byte in them."""
+    if not first:
+        length = _number(last)
+        return ByteRange(max(0, size - length), size) if length else None
+    start = _number(first)
+    if last and _number(last) < start:
+        # It could be ignored as well (RFC 9110, 14.2: "ignore or reject"); the conformance tests want it rejected.
+        raise RangeNotSatisfiable("a range was asked for that ends before it begins", size=size)
+    if start >= size:
+        return None
+    return ByteRange(start, min(size, _number(last) + 1) if last else size)
+
+
+def if_range_holds(header: str | None, etag: str) -> bool:
+    """Whether a `Range` is to be heeded, by the value of `If-Range` (RFC 9110, 13.1.5), if there is one.
+
+    The comparison is strong, so a weak tag never holds; a date never does either, as content has no date here.
+    """
+    return header is None or header.strip(" \t") == etag
+
+
+def if_none_match_holds(header: str | None, etag: str) -> bool:
+    """Whether the content is to be sent, by the value of `If-None-Match` (RFC 9110, 13.1.2), if there is one.
+
+    False means that the client has it already: 304.  The comparison is weak.
+    """
+    if header is None:
+        return True
+    return header.strip(" \t") != "*" and etag not in _ENTITY_TAG.findall(header)
+
+
+def _number(digits: str) -> int:
+    return int(digits.lstrip("0")[:_DIGITS] or "0")

@@ -1,1 +1,0 @@
-"""Registries that images come from, asked directly."""

@@ -1,1 +1,0 @@
-"""Grammars without I/O: bytes go in, events and values come out.  No Twisted."""

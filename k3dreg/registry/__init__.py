@@ -1,0 +1,1 @@
+"""The use cases: pull, push, tags, own names, prefetch.  They know HTTP not at all."""

@@ -1,0 +1,143 @@
+"""Content that is here already becomes a part of a repository that something was pushed to."""
+
+from __future__ import annotations
+
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ContentError, DigestMismatch, EngineError, InvalidManifest, ManifestBlobUnknown, NotFound
+from k3dreg.oci.manifest import Manifest
+from k3dreg.oci.reference import Repository
+from k3dreg.registry.use_cases import IRegistry
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.copying import keep
+from k3dreg.store.interfaces import IBlobStore, IBlobWriter, IPushed, PushedManifest
+from k3dreg.streaming.memory_blob import MemoryBlob
+from k3dreg.streaming.workers import Workers
+
+# An index may hold indexes; no real one is deeper than two, and a loop is impossible as digests cannot be guessed.
+_DEEPEST = 8
+# Digests that a manifest refers to, which are in memory for good.  Engines take images of 127 layers.
+_MOST_PARTS = 10_000
+
+
+class Adopter:
+    """Finds the parts of a pushed manifest, and makes them as durable as what was pushed.
+
+    A client does not send what it was told is here: cached from Docker, pushed to another repository, or in Docker
+    itself.  None of these may go away under a manifest that was acknowledged.
+    """
+
+    def __init__(self, store: IBlobStore, pushed: IPushed, registry: IRegistry, workers: Workers) -> None:
+        self._store = store
+        self._pushed = pushed
+        self._registry = registry
+        self._workers = workers
+
+    async def adopt_here(self, repository: Repository, digest: Digest) -> bool:
+        """A blob that is in the store; False if it is not."""
+        # What was pushed is in the store, unless somebody has removed the file, or the disk has lost it.
+        if self._store.has(digest) and self._pushed.has_blob(repository, digest):
+            return True
+        release = self._store.hold([digest])
+        try:
+            if not self._store.has(digest) or not await self._store.make_durable(digest):
+                return False
+            await self._pushed.add_blob(repository, digest)
+        finally:
+            release()
+        return True
+
+    async def adopt_parts(self, repository: Repository, manifest: Manifest, trace: Trace) -> None:
+        """Everything that the manifest refers to as a part of itself.
+
+        Not layers that may not be distributed: they are fetched from elsewhere (image-spec 1.1, "Non-Distributable
+        Layers").  Not its subject, which may come later, or never.
+        Raises `ManifestBlobUnknown` for what is nowhere.
+        """
+        await self._adopt_parts(repository, manifest, trace, 0)
+
+    async def _adopt_parts(self, repository: Repository, manifest: Manifest, trace: Trace, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise ManifestBlobUnknown(f"an index refers to indexes, {depth} deep")
+        for part in manifest.children():
+            if part.media_type in media_types.INDEXES | media_types.MANIFESTS and manifest.is_index:
+                await self._adopt_manifest(repository, part, trace, depth)
+            elif media_types.is_distributable(part.media_type):
+                await self._adopt_blob(repository, part, trace)
+
+    async def _adopt_blob(self, repository: Repository, part: Descriptor, trace: Trace) -> None:
+        if await self.adopt_here(repository, part.digest):
+            return
+        release = self._store.hold([part.digest])
+        try:
+            blob = await self._registry.blob(repository, part.digest, trace)
+            await keep(self._workers, blob, await self._writer(part.digest))
+            await self._pushed.add_blob(repository, part.digest)
+        except (NotFound, EngineError, ContentError) as error:
+            raise ManifestBlobUnknown(f"the manifest refers to {part.digest}, which was not pushed") from error
+        finally:
+            release()
+
+    async def _adopt_manifest(self, repository: Repository, part: Descriptor, trace: Trace, depth: int) -> None:
+        if self._store.has(part.digest) and self._pushed.manifest(repository, part.digest) is not None:
+            return
+        release = self._store.hold([part.digest])
+        try:
+            blob = self._store.get(part.digest) or await self._registry.blob(repository, part.digest, trace)
+            data = await blob.read()
+            child = await self._workers.run(_parse, data, part)
+            await self._adopt_parts(repository, child, trace, depth + 1)
+            if not await self._store.make_durable(part.digest):
+                await keep(self._workers, MemoryBlob(part.digest, data), await self._writer(part.digest))
+            await self._pushed.add_manifest(repository, pushed_manifest(child, part.digest, len(data)), ())
+        except (NotFound, EngineError, ContentError, InvalidManifest) as error:
+            raise ManifestBlobUnknown(f"the index refers to {part.digest}, which was not pushed") from error
+        finally:
+            release()
+
+    async def _writer(self, digest: Digest) -> IBlobWriter:
+        def make() -> IBlobWriter:
+            return self._store.writer(digest.algorithm, durable=True)
+
+        return await self._workers.acquire(make, lambda writer: writer.abort())
+
+
+def check_bounds(manifest: Manifest) -> None:
+    """Check what is kept in memory of a manifest.  Raises `InvalidManifest`."""
+    if len(_artifact_type(manifest)) > media_types.LONGEST_TYPE:
+        raise InvalidManifest(
+            f"an artifact type or a config's media type has more than {media_types.LONGEST_TYPE} characters"
+        )
+    parts = {part.digest for part in manifest.children()}
+    if len(parts) > _MOST_PARTS:
+        raise InvalidManifest(f"a manifest refers to {len(parts)} others; at most {_MOST_PARTS} are taken")
+
+
+def _artifact_type(manifest: Manifest) -> str:
+    """The manifest's own, else an image's config's media type (distribution-spec 1.1, "Listing Referrers")."""
+    if manifest.artifact_type or manifest.config is None:
+        return manifest.artifact_type
+    return manifest.config.media_type
+
+
+def pushed_manifest(manifest: Manifest, digest: Digest, size: int) -> PushedManifest:
+    """What is remembered of a manifest of `size` bytes.
+
+    Its artifact type and annotations are for the list of referrers.  A manifest without a subject is in none, and its
+    annotations are left out.
+    """
+    subject = None if manifest.subject is None else manifest.subject.digest
+    annotations = {} if subject is None else manifest.annotations
+    descriptor = Descriptor(
+        manifest.media_type, digest, size, artifact_type=_artifact_type(manifest), annotations=annotations
+    )
+    return PushedManifest(descriptor, frozenset(part.digest for part in manifest.children()), subject)
+
+
+def _parse(data: bytes, part: Descriptor) -> Manifest:
+    if Digest.of(data, part.digest.algorithm) != part.digest:
+        raise DigestMismatch(f"{part.digest} does not hash to its digest")
+    manifest = Manifest.parse(data, part.media_type)
+    check_bounds(manifest)
+    return manifest

@@ -1,0 +1,147 @@
+"""The use case of finding out what is here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IImageNames
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import EngineError, NameUnknown
+from k3dreg.oci.listing import Names
+from k3dreg.oci.reference import DOCKER_HUB, Repository, Tag
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.reporting.logger import make_logger
+from k3dreg.store.interfaces import IPushed, PushedManifest
+from k3dreg.streaming.single_flight import FreshFlight
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# Seconds for which a client that goes from page to page is given pages of the same list.
+_PAGED_FOR = 10.0
+# Seconds after which a list that does not come does not hold up the next question.
+_PATIENCE = 10.0
+
+_NO_NAMES = Names()
+
+
+@frozen
+class EngineList:
+    """The engine's images by name, at one time."""
+
+    repositories: Mapping[str | None, Names]
+    tags: Mapping[Repository, Names]
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[Repository, Tag]]) -> EngineList:
+        """Sort the names.  In a worker thread: ten thousand take a while."""
+        paths: dict[str | None, set[str]] = {}
+        tags: dict[Repository, set[str]] = {}
+        for repository, tag in found:
+            own = Repository(_lower(repository.registry), repository.path)
+            paths.setdefault(own.registry, set()).add(own.path)
+            tags.setdefault(own, set()).add(tag.name)
+        return cls(
+            {registry: Names(each) for registry, each in paths.items()},
+            {repository: Names(each) for repository, each in tags.items()},
+        )
+
+
+_EMPTY = EngineList({}, {})
+
+
+class EngineLists:
+    """The engine's list of images, asked for once by all who want it at the same time."""
+
+    def __init__(self, names: IImageNames, workers: Workers, clock: IReactorTime) -> None:
+        self._names = names
+        self._workers = workers
+        self._clock = clock
+        self._questions: FreshFlight[str, EngineList] = FreshFlight(clock, _PATIENCE)
+        self._last = _EMPTY
+        self._asked = -_PAGED_FOR
+
+    async def get(self, *, next_page: bool) -> EngineList:
+        """Return what the engine has now; for a `next_page` what it had within the last seconds.
+
+        Raises `EngineError`.
+        """
+        if next_page and 0 <= self._clock.seconds() - self._asked < _PAGED_FOR:
+            return self._last
+        return await self._questions.ask("", self._ask)
+
+    async def _ask(self) -> EngineList:
+        asked = self._clock.seconds()
+        found = await self._workers.run(EngineList.of, await self._names.names())
+        if asked >= self._asked:  # a question that took too long may end after the next one
+            self._last, self._asked = found, asked
+        return found
+
+    def shutdown(self) -> Deferred[None]:
+        """Ask no more."""
+        return self._questions.shutdown()
+
+
+class Discovery:
+    """See `IDiscovery`.  Lists what was pushed, and beside it what the engine has under the same names."""
+
+    def __init__(self, pushed: IPushed, names: OwnNames, engine: EngineLists | None = None) -> None:
+        self._pushed = pushed
+        self._names = names
+        self._engine = engine
+
+    async def tags(self, repository: Repository, *, next_page: bool = False) -> Sequence[Names]:
+        own = self._names.own(repository)
+        engine = await self._in_engine(next_page)
+        engines = [names for called in self._called(own) if (names := engine.tags.get(called))]
+        if not engines and not self._pushed.has(own):
+            raise NameUnknown(f"nothing was pushed to {repository}, and Docker has no image of this name")
+        return [self._pushed.tags(own), *engines]
+
+    async def repositories(self, *, next_page: bool = False) -> Sequence[Names]:
+        engine = await self._in_engine(next_page)
+        return [self._pushed.own_names(), *(engine.repositories.get(host, _NO_NAMES) for host in self._hosts())]
+
+    def referrers(
+        self, repository: Repository, subject: Digest, last: str | None, limit: int
+    ) -> Sequence[PushedManifest]:
+        return self._pushed.referrers(self._names.own(repository), subject, last, limit)
+
+    async def descriptors(
+        self, repository: Repository, digests: Sequence[Digest], limit: int
+    ) -> Mapping[Digest, bytes]:
+        return await self._pushed.descriptors(self._names.own(repository), digests, limit)
+
+    def _hosts(self) -> Sequence[str | None]:
+        """Return the registries by which the engine may call this one; None is for a bare name."""
+        return [None, *dict.fromkeys(host.lower() for host in self._names.hosts)]
+
+    def _called(self, asked: Repository) -> Iterator[Repository]:
+        """Yield the names that the engine may have for the repository `asked`."""
+        if asked.registry is None:
+            for host in self._hosts():
+                yield Repository(host, asked.path)
+            return
+        yield Repository(_lower(asked.registry), asked.path)
+        if asked.registry == DOCKER_HUB:  # as the engine itself reads a bare name
+            yield Repository(None, asked.path)
+            if asked.path.startswith("library/"):
+                yield Repository(None, asked.path.removeprefix("library/"))
+
+    async def _in_engine(self, next_page: bool) -> EngineList:
+        """What was pushed is listed without the engine, too."""
+        if self._engine is None:
+            return _EMPTY
+        try:
+            return await self._engine.get(next_page=next_page)
+        except EngineError as error:
+            log.warn("the list of Docker's images is left out: {error}", error=error)
+            return _EMPTY
+
+
+def _lower(registry: str | None) -> str | None:
+    return None if registry is None else registry.lower()

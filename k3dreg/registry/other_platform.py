@@ -1,0 +1,98 @@
+"""An image that the engine holds for another platform than its own, which a node of the engine's could not run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IEngine
+from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
+from k3dreg.oci.errors import K3dregError, ManifestUnknown
+from k3dreg.oci.platform import Platform
+from k3dreg.oci.reference import Reference
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.trace import Trace
+from k3dreg.streaming.negative_cache import NegativeCache
+
+log = make_logger()
+
+# Seconds for which a registry's answer counts.  To ask costs what a pull of the manifest does; nodes ask several times.
+_ANSWER_FOR = 300.0
+_ADVICE = "`docker pull --platform {engine}` the image, or name its digest for {held} to run that one"
+
+
+def differs(image: EngineImage, info: EngineInfo) -> bool:
+    """Whether an engine that holds one platform of an image holds another one than its own."""
+    held, own = image.platform, info.platform
+    if info.store is ImageStore.CONTAINERD or held is None or own is None or not held.architecture:
+        return False
+    return (held.os or own.os, held.architecture) != (own.os, own.architecture)
+
+
+class OtherPlatforms:
+    """Decides whether an image of another platform is served."""
+
+    def __init__(self, engine: IEngine, clock: IReactorTime) -> None:
+        self._engine = engine
+        self._refused: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
+        self._served: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
+
+    async def check(
+        self,
+        image: EngineImage,
+        reference: Reference,
+        ask: Callable[[], Awaitable[str]] | None,
+        trace: Trace,
+    ) -> None:
+        """Raise `ManifestUnknown` if the image's registry has the engine's own platform: the node gets it there.
+
+        Anything else is served, with a warning: what was built here, what exists for that platform only, and what no
+        registry can be asked about.  `ask` allows the registry to be asked, and gives `X-Registry-Auth`; None: it is
+        not to be asked.
+        """
+        info = await self._engine.info()
+        if not differs(image, info):
+            return
+        trace.step(f"{image.platform}")
+        key = (reference, str(image.id))
+        self._refused.check(key)
+        own = str(info.platform)
+        try:
+            self._served.check(key)
+        except ManifestUnknown:
+            return
+        if ask is not None and await self._registry_has(info.platform, image, reference, ask):
+            error = ManifestUnknown(
+                f"Docker holds {reference} for {image.platform} only, and its registry has it for {own}",
+                advice=_ADVICE.format(engine=own, held=image.platform),
+            )
+            self._refused.remember(key, error, _ANSWER_FOR)
+            log.warn("{error}: the node is sent there. {advice}", error=error, advice=error.advice)
+            raise error
+        log.warn(
+            "{reference} is served for {held}, while Docker runs on {own}: a node may not be able to run it",
+            reference=reference,
+            held=str(image.platform),
+            own=own,
+        )
+        self._served.remember(key, ManifestUnknown("its registry does not have it for the engine's own"), _ANSWER_FOR)
+
+    async def _registry_has(
+        self,
+        own: Platform | None,
+        image: EngineImage,
+        reference: Reference,
+        ask: Callable[[], Awaitable[str]],
+    ) -> bool:
+        repository = reference.repository.upstream
+        # Docker writes Docker Hub's names short.
+        short = str(repository).removeprefix("docker.io/").removeprefix("library/")
+        if not any(name.partition("@")[0] in (str(repository), short) for name in image.repo_digests):
+            return False
+        try:
+            platforms = await self._engine.platforms(str(reference), await ask())
+        except K3dregError as error:
+            log.debug("the platforms of {reference} are not known: {error}", reference=reference, error=error)
+            return False
+        return own is not None and any((p.os, p.architecture) == (own.os, own.architecture) for p in platforms)

@@ -1,0 +1,104 @@
+"""Finding out what this registry is called, from its sockets and from the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from k3dreg.docker.documents import ask, fetch_images, images_in
+from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.image import ImageStore, is_helper_image
+from k3dreg.oci.errors import EngineError, InvalidName, InvalidReference
+from k3dreg.oci.reference import Repository, Tag
+from k3dreg.registry.own_names import OwnNames, names_of_container, names_of_machine, short_name
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# Seconds until an engine that could not be asked is asked again: it may be started together with this daemon.
+_AGAIN = 2.0
+
+
+async def learn_names(
+    names: OwnNames, engine: IEngineRequests, hostname: str, ports: Sequence[int], clock: IReactorTime
+) -> None:
+    """Learn what this registry, which listens on `ports`, is called.
+
+    In a container the machine's names are those of the *published* port, so the container is looked up in the engine,
+    by its own hostname; elsewhere they are those of the port itself.  An engine that cannot be asked is asked again and
+    again, and until it answers this is taken for no container: pushes go on without an engine, and nodes pull them.
+    Cancelling ends it.
+    """
+    found: tuple[str, ...] = ()
+    while True:
+        try:
+            inspected = await ask(
+                engine, "GET", f"/containers/{quote(hostname, safe='')}/json", "a container's description"
+            )
+        except EngineError as error:
+            _tell(names.learn(names_of_machine(ports, as_host(hostname))))
+            if error.status == 404:
+                return
+            await deferLater(clock, _AGAIN)
+            continue
+        if isinstance(inspected, dict):
+            found = names_of_container(inspected, hostname, ports)
+        _tell(names.learn(found or names_of_machine(ports, as_host(hostname))))
+        return
+
+
+def _tell(new: Sequence[str]) -> None:
+    if new:
+        log.info("this registry is also {names}", names=", ".join(new))
+
+
+class EngineImageNames:
+    """The engine's list of images.  A worker thread parses it: ten thousand images take a quarter of a second."""
+
+    def __init__(self, engine: IEngineRequests, workers: Workers) -> None:
+        self._engine = engine
+        self._workers = workers
+
+    async def names(self) -> Sequence[tuple[Repository, Tag]]:
+        """As Docker writes them, without those of k3dreg's own helper images.
+
+        Names that do not parse are left out: nobody could ask for them.
+        """
+        text = await fetch_images(self._engine)
+        found = await self._workers.run(_names_in, text)
+        if (await self._engine.info()).store is ImageStore.PODMAN:
+            return [(short_name(repository), tag) for repository, tag in found]
+        return found
+
+
+def _names_in(text: bytes) -> Sequence[tuple[Repository, Tag]]:
+    """Return the names in the engine's list of images.  Raises `EngineError` where it is not one."""
+    texts = [
+        text for image in images_in(text) for text in ((image.get("RepoTags") or ()) if isinstance(image, dict) else ())
+    ]
+    return [name for text in texts if not is_helper_image(str(text)) and (name := _name(text)) is not None]
+
+
+def _name(text: object) -> tuple[Repository, Tag] | None:
+    """`localhost:5005/app:t`, `team/app:t`, `app:t`; not `<none>:<none>`."""
+    whole, _, tag = str(text).rpartition(":")
+    first, slash, rest = whole.partition("/")
+    # As Docker tells a registry from the first part of a path.
+    is_host = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    try:
+        return Repository.parse(rest, first) if is_host else Repository.parse(whole), Tag.parse(tag)
+    except (InvalidName, InvalidReference):
+        return None
+
+
+def as_host(hostname: str) -> str:
+    """The hostname where it can be part of an image's name, else nothing."""
+    try:
+        Repository.parse("x", f"{hostname}:1")
+    except InvalidName:
+        return ""
+    return hostname

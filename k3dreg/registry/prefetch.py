@@ -1,0 +1,259 @@
+"""Images made ready before anybody asks for them (`--warm`).
+
+Where an image's bytes have to be exported, or its layers put together, the first pull waits for that.  For images whose
+names match a pattern it is done as soon as Docker has them.  Where Docker's files are read as they are there is nothing
+to do, and nothing is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IReactorTime
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from k3dreg.docker.engine import IEngine, IImageEvents, IImageNames
+from k3dreg.docker.image import EngineImage
+from k3dreg.images.source import IImageSource
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import (
+    BlobUnknown,
+    ContentError,
+    EngineError,
+    EngineUnavailable,
+    ImageIncomplete,
+    ImageNotInEngine,
+    K3dregError,
+    NotFound,
+)
+from k3dreg.oci.manifest import Manifest
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.interfaces import IBlobStore
+
+log = make_logger()
+
+# Seconds until an engine that does not answer is listened to again.
+_AGAIN = 2.0
+# Seconds until one that refuses to tell of its images is asked again; they are looked at as often.
+_REFUSED = 60.0
+# Seconds between two looks whether requests are under way.
+_LOOK_EVERY = 1.0
+
+
+class Prefetch:
+    """Makes images ready, one at a time, while no request is under way."""
+
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        engine: IEngine,
+        events: IImageEvents,
+        names: IImageNames,
+        sources: Sequence[IImageSource],
+        store: IBlobStore,
+        is_busy: Callable[[], bool],
+        clock: IReactorTime,
+    ) -> None:
+        """`patterns`: see `matches`.  `sources` in the order in which they are tried; `is_busy`: requests go first."""
+        self._patterns = patterns
+        self._engine = engine
+        self._events = events
+        self._names = names
+        self._sources = sources
+        self._store = store
+        self._is_busy = is_busy
+        self._clock = clock
+        self._look_at_all = False
+        self._named: dict[str, None] = {}  # in the order in which they were heard of
+        # What was made ready, or could not be: images by ID, in the state in which they were.
+        self._done: dict[Digest, str] = {}
+        self._woken: Deferred[None] | None = None
+        self._running: list[Deferred[None]] = []
+
+    def start(self) -> None:
+        """Begin to listen, and with the images that are there; without patterns, with nothing."""
+        if not self._patterns:
+            return
+        for work in (self._listen(), self._work()):
+            running = Deferred.fromCoroutine(work)
+            running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            running.addErrback(lambda failure: log.failure("making images ready has ended", failure=failure))
+            self._running.append(running)
+
+    def stop(self) -> None:
+        """Make nothing ready any more.  An export, or a layer, that is under way is its source's to stop."""
+        for running in self._running:
+            running.cancel()
+        self._running.clear()
+        self._woken = None
+
+    def change(self, patterns: Sequence[str]) -> None:
+        """Go on with others, or with none.  An image in the middle of which it was may be begun again."""
+        if patterns != self._patterns:
+            self.stop()
+            self._patterns = patterns
+            self.start()
+
+    # -- hearing of images --------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        complaint = ""
+        while True:
+            after = _AGAIN
+            try:
+                await self._events.follow(self._heard)
+                complaint = ""
+            except EngineUnavailable:
+                pass  # others say so
+            except EngineError as error:
+                after = _REFUSED
+                self._heard("")
+                if str(error) != complaint:
+                    complaint = str(error)
+                    log.warn("Docker does not tell what happens to its images: {error}", error=error)
+            await deferLater(self._clock, after)
+
+    def _heard(self, name: str) -> None:
+        if not name:
+            self._look_at_all = True
+        elif matches(name, self._patterns):
+            self._named[name] = None
+        else:
+            return
+        woken, self._woken = self._woken, None
+        if woken is not None:
+            woken.callback(None)
+
+    async def _work(self) -> None:
+        while True:
+            if self._look_at_all:
+                self._look_at_all = False
+                await self._look()
+            elif self._named:
+                name = next(iter(self._named))
+                del self._named[name]
+                await self._warm(name)
+            else:
+                self._woken = Deferred()
+                await self._woken
+
+    async def _look(self) -> None:
+        """Whatever Docker has."""
+        try:
+            for repository, tag in await self._names.names():
+                self._heard(f"{repository}:{tag}")
+        except EngineError as error:
+            log.debug("Docker's images cannot be listed: {error}", error=error)
+
+    # -- making an image ready ----------------------------------------------------------------------
+
+    async def _warm(self, name: str) -> None:
+        try:
+            image = await self._engine.inspect(name)
+        except (ImageNotInEngine, EngineError):
+            return  # gone again; or the engine is, and when it comes back all is looked at
+        if self._done.get(image.id) == image.fingerprint:
+            return
+        await self._until_idle()
+        started = self._clock.seconds()
+        # An export brings an image's layers before it is known what there is to fetch.
+        lacking = [layer for layer in image.diff_ids if not self._store.has(layer)]
+        try:
+            fetched = await self._make_ready(image)
+        except EngineUnavailable:
+            return
+        except K3dregError as error:
+            log.warn("{name} could not be made ready: {error}", name=name, error=error)
+        except Exception:  # noqa: BLE001  (one image must not end it for the others)
+            log.failure("{name} could not be made ready", name=name)
+        else:
+            if fetched or any(map(self._store.has, lacking)):
+                log.info("made {name} ready in {seconds:.1f} s", name=name, seconds=self._clock.seconds() - started)
+        self._done[image.id] = image.fingerprint
+
+    async def _make_ready(self, image: EngineImage) -> bool:
+        """Whether anything had to be fetched.  Raises what the last of the sources raised, if none gives the image."""
+        failed: K3dregError | None = None
+        for source in self._sources:
+            try:
+                root = await source.root(image, Trace())
+                return not source.at_hand and await self._fetch(source, image, root)
+            except (NotFound, ImageIncomplete, ContentError) as error:
+                failed = error
+        if failed is not None:
+            raise failed
+        return False
+
+    async def _fetch(self, source: IImageSource, image: EngineImage, described: Descriptor) -> bool:
+        """A part of the image, and its own parts; whether anything had to be fetched."""
+        if described.media_type not in media_types.MANIFESTS | media_types.INDEXES:
+            return await self._fetch_blob(source, image, described)
+        blob = await source.open(image, described.digest, Trace())
+        manifest = Manifest.parse(await blob.read(), described.media_type)
+        fetched = False
+        for child in manifest.children():
+            if not media_types.is_distributable(child.media_type):
+                continue
+            try:
+                fetched |= await self._fetch(source, image, child)
+            except BlobUnknown:
+                if not manifest.is_index:  # of an index, Docker holds some platforms only
+                    raise
+        return fetched
+
+    async def _fetch_blob(self, source: IImageSource, image: EngineImage, described: Descriptor) -> bool:
+        if self._store.has(described.digest):
+            return False
+        await self._until_idle()
+        blob = await source.open(image, described.digest, Trace())
+        if blob.size:
+            # The last byte of what is arriving is given when all of it is in the store.
+            await blob.send(_Nowhere(), blob.size - 1, blob.size)
+        return True
+
+    async def _until_idle(self) -> None:
+        while self._is_busy():
+            await deferLater(self._clock, _LOOK_EVERY)
+
+
+@implementer(IConsumer)
+class _Nowhere:
+    """Takes everything, and keeps nothing."""
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """It is never paused."""
+
+    def unregisterProducer(self) -> None:
+        """It is never told anything."""
+
+    def write(self, data: bytes) -> None:
+        """Away with it."""
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether an image's name, as Docker writes it, matches one of the patterns.
+
+    Those of a shell (`*`, `?`, `[ab]`; a slash is nothing special), for the name with its tag or without: `my-app`
+    and `my-app:*` are any `my-app`.  The name may be Docker's short one or the one in full.
+    """
+    return any(fnmatchcase(spelling, pattern) for spelling in _spellings(name) for pattern in patterns)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    repository, at, _ = name.partition("@")
+    if not at:
+        path, colon, tag = name.rpartition(":")
+        repository = path if colon and "/" not in tag else name
+    rest = name[len(repository) :]
+    short = repository.removeprefix("docker.io/").removeprefix("library/")
+    first, slash, _ = short.partition("/")
+    has_host = slash and ("." in first or ":" in first or first == "localhost")
+    for each in {short, short if has_host else f"docker.io/{short if slash else f'library/{short}'}"}:
+        yield each + rest
+        yield each

@@ -1,0 +1,218 @@
+"""From a reference to the image in the engine, which pulls it when it does not hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.engine import IEngine
+from k3dreg.docker.image import EngineImage, ImageStore, PullProgress
+from k3dreg.oci.errors import ImageNotInEngine, K3dregError, ManifestUnknown, NotFound, Refused, UpstreamFailed
+from k3dreg.oci.reference import Reference, Repository
+from k3dreg.registry.name_cache import Images
+from k3dreg.registry.other_platform import OtherPlatforms
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.reporting.activity import Activity, Progress
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
+from k3dreg.reporting.trace import Trace
+from k3dreg.streaming.negative_cache import NegativeCache
+from k3dreg.streaming.single_flight import SingleFlight
+from k3dreg.upstream.permission import MayAsk, every_registry
+
+log = make_logger()
+
+# Seconds between two lines about a pull that is under way.
+_REPORT_EVERY = 5.0
+# Seconds for which digests of a repository are refused after its registry refused a pull.  A node whose pull by tag
+# failed here goes to its next host, and then asks here first for every digest that it learned there: those must not
+# each start a pull.  A minute covers such a node's pull; a pull by tag is tried anew sooner.
+_FAILED_FOR = 60.0
+
+_DIGEST_ADVICE = {
+    ImageStore.CLASSIC: (
+        "Docker's classic image store keeps no registry manifests: switch it to the containerd image store "
+        '("features": {"containerd-snapshotter": true} in daemon.json) or refer to the image by tag'
+    ),
+    ImageStore.PODMAN: (
+        "Podman does not keep an image as its registry had it: refer to the image by tag, or let k3dreg fetch it from "
+        "there (--origin-fallback)"
+    ),
+}
+_OWN_NAME_ADVICE = "an image of another registry is asked for with that registry's name: ?ns=docker.io"
+
+
+def digest_advice(store: ImageStore) -> str:
+    """What to do where an engine with this store cannot give an image by its registry's digest."""
+    return _DIGEST_ADVICE.get(store, "")
+
+
+class Resolver:
+    """Asks the engine what a reference is, and lets it pull what it lacks: one pull, however many ask."""
+
+    def __init__(
+        self,
+        engine: IEngine,
+        clock: IReactorTime,
+        names: OwnNames | None = None,
+        observer: IObserver = NULL_OBSERVER,
+        images: Images | None = None,
+        may_ask: MayAsk = every_registry,
+        is_known: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
+        """`names` are what this registry is called; `observer` is told of pulls; `images`, or else the engine, says
+        what a name means.  `may_ask` is called before a pull.
+
+        `is_known` tells registries that the user has to do with; None for all.  What is wrong at another one is for the
+        log alone, or a client could find out what listens at any address.
+        """
+        self._images = engine if images is None else images
+        self._observer = observer
+        self._names = OwnNames() if names is None else names
+        self._engine = engine
+        self._may_ask = may_ask
+        self._is_known = is_known
+        self._clock = clock
+        self._platforms = OtherPlatforms(engine, clock)
+        self._pulls: SingleFlight[tuple[Reference, str], float] = SingleFlight()
+        # With the credentials in the key: one caller's refusal is never another's.
+        self._refused: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
+        self._failed: NegativeCache[tuple[Repository, str]] = NegativeCache(clock)
+
+    async def image(
+        self, reference: Reference, registry_auth: Callable[[], Awaitable[str]], trace: Trace
+    ) -> EngineImage:
+        """The image that the reference names now.
+
+        The engine is asked every time which image that is, so a rebuilt or re-tagged one is seen at once.
+        `registry_auth` gives the credentials of the pull, should one be needed; "" for none.  Under this registry's own
+        names, or none, nothing is pulled: the engine would have to ask here, and a client that pushes looks first
+        whether the name is taken.
+
+        Raises what `may_ask`, `IEngine.inspect` and `IEngine.pull` raise (a refusal for some seconds again, without
+        asking), and `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a
+        repository it has just failed to pull from.  Cancelling leaves a pull running for whoever asks next.
+        """
+        store = (await self._engine.info()).store
+        for name in self._names.in_engine(reference, store):
+            try:
+                image = await self._images.current(str(name))
+            except ImageNotInEngine:
+                continue
+            await self._platforms.check(image, reference, self._asking(reference, registry_auth), trace)
+            return image
+        if self._names.is_own(reference.repository.registry):
+            raise ManifestUnknown(f"Docker has no {reference}, and it was not pushed here", advice=_OWN_NAME_ADVICE)
+        if reference.digest is not None and store is not ImageStore.CONTAINERD:
+            raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(store))
+        await self._may_ask(str(reference.repository.registry))
+        auth = await registry_auth()
+        try:
+            self._refused.check((reference, auth))
+            if reference.digest is not None:
+                self._failed.check((reference.repository, auth))
+            seconds = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth))
+        except (NotFound, UpstreamFailed) as error:
+            raise await self._for_client(error, reference) from error
+        trace.step(f"pull {seconds:.1f}s")
+        try:
+            return await self._engine.inspect(str(reference))
+        except ImageNotInEngine as error:
+            raise ManifestUnknown(f"Docker pulled {reference} and does not have it all the same") from error
+
+    def _asking(
+        self, reference: Reference, registry_auth: Callable[[], Awaitable[str]]
+    ) -> Callable[[], Awaitable[str]] | None:
+        """Credentials for asking the reference's registry, if that may be asked; None for this registry itself."""
+        registry = reference.repository.upstream.registry
+        if self._names.is_own(reference.repository.registry) or self._names.is_own(registry):
+            return None
+
+        async def ask() -> str:
+            await self._may_ask(str(registry))
+            return await registry_auth()
+
+        return ask
+
+    async def _for_client(self, error: K3dregError, reference: Reference) -> K3dregError:
+        """A pull's failure as the client is told of it: without what happened, if the registry is not known."""
+        if self._is_known is None or await self._is_known(str(reference.repository.registry)):
+            return error
+        log.warn("Docker could not pull {reference}: {error}", reference=reference, error=error)
+        return ManifestUnknown(
+            f"Docker could not pull {reference}",
+            advice="k3dreg's log says why, and nothing else does: Docker has no other image of that registry",
+        )
+
+    def is_pulling(self, reference: Reference) -> bool:
+        """Whether the engine pulls it now, for whomever."""
+        pulls = self._pulls.keys()
+        return any(pulled == reference for pulled, _ in pulls)
+
+    def shutdown(self) -> None:
+        """Stop all pulls."""
+        self._pulls.shutdown()
+
+    def _tell_digests(self, key: tuple[Repository, str], error: K3dregError) -> None:
+        """Let digests of the repository be refused without a pull, if its registry is why a pull failed.
+
+        A registry that could not be reached lacks nothing, and may be back within seconds.  Trouble of the engine's
+        own says nothing about the registry.
+        """
+        if isinstance(error, UpstreamFailed):
+            self._failed.remember(key, error)
+        elif isinstance(error, Refused | NotFound):
+            unknown = ManifestUnknown(f"Docker could not pull {key[0]} just now: {error}")
+            self._failed.remember(key, unknown, _FAILED_FOR)
+
+    async def _is_here(self, reference: Reference) -> bool:
+        """Return whether the engine has the image now; False when the engine cannot be asked."""
+        try:
+            await self._engine.inspect(str(reference))
+        except K3dregError:
+            return False
+        return True
+
+    async def _pull(self, reference: Reference, auth: str) -> float:
+        """Let the engine pull the image, and return the seconds it took.
+
+        A pull that ends with an error and leaves the image in the engine counts as a success: a containerd store keeps
+        the content of what it cannot unpack.
+        """
+        started = reported = self._clock.seconds()
+        latest = Progress()
+
+        def report(progress: PullProgress) -> None:
+            nonlocal reported, latest
+            latest = Progress(progress.current, progress.total)
+            now = self._clock.seconds()
+            if now - reported >= _REPORT_EVERY:
+                reported = now
+                log.info(
+                    "Docker is pulling {reference}: {done:.0f} of {total:.0f} MB, {seconds:.0f} s so far",
+                    reference=reference,
+                    done=progress.current / 1e6,
+                    total=progress.total / 1e6,
+                    seconds=now - started,
+                )
+
+        activity = Activity(
+            "pull", str(reference), started, lambda: latest, lambda: self._pulls.waiters((reference, auth))
+        )
+        log.info("Docker has no {reference}, so it pulls it", reference=reference)
+        try:
+            with observed(self._observer, activity, self._clock):
+                await self._engine.pull(str(reference), auth, report)
+        except K3dregError as error:
+            if await self._is_here(reference):
+                # Fetched and not unpacked, as artifacts and signatures are: what a node needs is there.
+                log.warn("Docker has {reference}, but: {error}", reference=reference, error=error)
+                return self._clock.seconds() - started
+            self._refused.remember((reference, auth), error)
+            self._tell_digests((reference.repository, auth), error)
+            raise
+        self._failed.forget((reference.repository, auth))
+        seconds = self._clock.seconds() - started
+        log.info("Docker pulled {reference} in {seconds:.1f} s", reference=reference, seconds=seconds)
+        return seconds

@@ -1,0 +1,37 @@
+"""The story of one request, told by whoever works on it and written as one log line."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from k3dreg.oci.descriptor import Descriptor
+
+# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (facts: clients, 0.1), and then take the mirror
+# for broken; this leaves room for a machine that is busy with the very pull that is waited for.
+PATIENCE = 18.0
+
+
+@define
+class Trace:
+    """What was done for a request.
+
+    Use cases and sources add to it; the web room writes it.  `source` is where the bytes came from, in one word
+    ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
+    is why it failed, in one sentence.  `patience` is how many seconds the client waits for the head of an answer.
+    `circular`: the client is an engine which asks because it was asked by this very daemon.  `may_decide_a_push`: the
+    client asks whether a manifest is there, and may be a push tool, which sends none where it is.
+    `manifest` is the manifest that the request is answered with.
+    """
+
+    source: str = ""
+    steps: list[str] = field(factory=list)
+    reason: str = ""
+    patience: float = PATIENCE
+    circular: bool = False
+    may_decide_a_push: bool = False
+    manifest: Descriptor | None = None
+
+    def step(self, text: str) -> None:
+        """Add a step; said twice, it is told once."""
+        if text not in self.steps:
+            self.steps.append(text)

@@ -1,1 +1,0 @@
-"""Where an image's bytes come from."""

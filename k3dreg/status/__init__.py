@@ -1,0 +1,1 @@
+"""Health, metrics, and the status page.  Nothing here changes what k3dreg does."""

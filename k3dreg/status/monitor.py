@@ -1,0 +1,180 @@
+"""Joins what watches: the observer that the other rooms report to, and the answers for the web room."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.documents import ask_images
+from k3dreg.docker.engine import IEngine, IEngineRequests
+from k3dreg.docker.image import EngineInfo
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import EngineError
+from k3dreg.oci.reference import Repository, Tag
+from k3dreg.reporting.observer import IObserver
+from k3dreg.status.metrics import MEDIA_TYPE, Metrics, Readings
+from k3dreg.status.overview import Listed, Live, Overview, SourceState
+from k3dreg.status.recent_requests import Observers, RecentRequests
+from k3dreg.store.interfaces import IPushed, PushedManifest
+from k3dreg.streaming.response_body import read_whole
+from k3dreg.streaming.single_flight import SingleFlight
+
+# Seconds until an engine that says nothing counts as down.  A healthy one answers a ping within milliseconds.
+_PATIENCE = 3.0
+# Seconds for which an answer of the engine's is good: whatever asks for health and metrics, the engine is not bothered.
+_GOOD_FOR = 1.0
+# Images listed on the page.
+_LISTED = 200
+_LARGEST_PING = 4096
+
+Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
+
+
+class Monitor:
+    """See `IMonitoring`.  `observer` is what the other rooms report to."""
+
+    observer: IObserver
+
+    def __init__(
+        self,
+        engine: IEngine,
+        requests: IEngineRequests,
+        clock: IReactorTime,
+        *,
+        version: str,
+        where: str,
+        cache: Callable[[], Readings],
+        pushed: IPushed,
+        size_of: Callable[[Digest], int],
+        sources: Sources,
+    ) -> None:
+        """`engine` and `requests` are the same engine; `where` is its address.
+
+        `cache` gives the readings of the store, `size_of` the bytes of a blob in it (0: it is not there), `sources`
+        which ways to the bytes of images are open.
+        """
+        self._engine = engine
+        self._requests = requests
+        self._clock = clock
+        self._version = version
+        self._where = where
+        self._cache = cache
+        self._pushed = pushed
+        self._size_of = size_of
+        self._sources = sources
+        self._board = RecentRequests(clock)
+        self._metrics = Metrics(version, cache)
+        self._looks: SingleFlight[str, str] = SingleFlight()
+        self._looked: tuple[float, str] | None = None
+        self.observer = Observers([self._board, self._metrics])
+
+    async def engine_trouble(self) -> str:
+        """See `IMonitoring`.  One question to the engine, however many ask."""
+        looked = self._looked
+        if looked is not None and 0 <= self._clock.seconds() - looked[0] < _GOOD_FOR:
+            return looked[1]
+        return await self._looks.join("engine", self._look)
+
+    async def metrics(self) -> tuple[str, bytes]:
+        """See `IMonitoring`."""
+        self._metrics.engine_up = not await self.engine_trouble()
+        return MEDIA_TYPE, self._metrics.text()
+
+    def live(self) -> Live:
+        """See `IMonitoring`."""
+        return self._board.live()
+
+    async def overview(self) -> Overview:
+        """See `IMonitoring`."""
+        trouble = await self.engine_trouble()
+        engine = ""
+        images: list[Listed] = []
+        sources: Sequence[SourceState] = ()
+        if not trouble:
+            try:
+                info = await self._engine.info()
+                engine = f"{'Podman' if info.store.value == 'podman' else 'Docker'} {info.version}, "
+                engine += f"{info.store.value} image store"
+                images = await self._images()
+                sources = await self._sources(info)
+            except EngineError as error:
+                trouble = str(error)
+        pushed, pushed_count = self._list_pushed()
+        cache = self._cache()
+        return Overview(
+            version=self._version,
+            engine=engine,
+            where=self._where,
+            trouble=trouble,
+            sources=tuple(sources),
+            images=tuple(images[:_LISTED]),
+            image_count=len(images),
+            pushed=tuple(pushed),
+            pushed_count=pushed_count,
+            cache_bytes=cache.cache_bytes,
+            cache_limit=cache.cache_limit,
+            cache_blobs=cache.cache_blobs,
+            evicted_blobs=cache.evicted_blobs,
+            evicted_bytes=cache.evicted_bytes,
+        )
+
+    def _list_pushed(self) -> tuple[list[Listed], int]:
+        """The first by name, and how many there are.
+
+        The size is that of everything here that belongs to it: what two images have counts for both.
+        """
+        now = self._clock.seconds()
+        names = [(each, tag) for each in self._pushed.repositories() for tag in self._pushed.tags(each)]
+        found = []
+        for repository, name in names[:_LISTED]:
+            manifest = self._pushed.tagged(repository, Tag(name))
+            if manifest is not None:
+                size = sum(map(self._size_of, self._reached(repository, manifest)))
+                age = now - manifest.since if manifest.since else None
+                found.append(Listed(f"{repository}:{name}", str(manifest.digest), size, age))
+        return found, len(names)
+
+    def _reached(self, repository: Repository, manifest: PushedManifest) -> set[Digest]:
+        """A manifest and all that it refers to, an index' manifests with what they refer to."""
+        found, waiting = {manifest.digest}, set(manifest.parts)
+        while waiting:
+            digest = waiting.pop()
+            found.add(digest)
+            part = self._pushed.manifest(repository, digest)
+            if part is not None:
+                waiting |= part.parts - found
+        return found
+
+    async def _look(self) -> str:
+        trouble = ""
+        try:
+            response = await self._requests.request("GET", "/_ping", versioned=False, patience=_PATIENCE)
+            await read_whole(self._requests.body(response, "an answer to a ping"), _LARGEST_PING)
+            await self._engine.info()
+        except EngineError as error:
+            trouble = f"{error}. {error.advice}" if error.advice else str(error)
+        self._looked = self._clock.seconds(), trouble
+        return trouble
+
+    async def _images(self) -> list[Listed]:
+        """Newest first.  Raises `EngineError`."""
+        return listed(await ask_images(self._requests), self._clock.seconds())
+
+
+def listed(told: object, now: float) -> list[Listed]:
+    """The images in an answer to `GET /images/json`, one for each name, newest first; `now` since the epoch."""
+    found = [
+        Listed(
+            str(name),
+            str(image.get("Id") or ""),
+            size if isinstance(size := image.get("Size"), int) else 0,
+            # 0: built so that the same sources give the same image, whenever it is.
+            now - created if isinstance(created := image.get("Created"), int) and created > 0 else None,
+        )
+        for image in (told if isinstance(told, list) else ())
+        if isinstance(image, dict)
+        for name in image.get("RepoTags") or ()
+        if name != "<none>:<none>"
+    ]
+    return sorted(found, key=lambda image: (image.age is None, image.age or 0.0, image.name))

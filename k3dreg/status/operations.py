@@ -1,0 +1,124 @@
+"""Pages about the daemon itself: health, metrics, and the status page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from k3dreg.status.cluster_snippets import Address
+from k3dreg.status.event_stream import Events
+from k3dreg.status.monitoring import IMonitoring
+from k3dreg.status.status_page import document, flatten, recent, running, saved
+from k3dreg.web.answers import Answer, Headers
+from k3dreg.web.error_answers import error_answer
+from k3dreg.web.pages import Page
+from k3dreg.web.request_log import Record
+
+_FRESH = ("Cache-Control", "no-store")
+# Nothing but what this server itself gives, and no way to put the page into another one (CSP level 3).
+_SAFE: Headers = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+_ASSETS = {
+    "status.css": "text/css; charset=utf-8",
+    "status.js": "text/javascript; charset=utf-8",
+    "status.svg": "image/svg+xml",
+}
+# Seconds for which the moving parts, once made, are good for every page that is open.
+_PARTS_ARE_GOOD_FOR = 0.25
+
+
+class Operations:
+    """`/healthz`, `/readyz`, `/metrics`, and the page at `/` with what belongs to it.
+
+    `has_page`, which may be changed at any time, is whether there is the latter.
+    """
+
+    def __init__(self, monitoring: IMonitoring, clock: IReactorTime, *, status_page: bool = True) -> None:
+        self._monitoring = monitoring
+        self._clock = clock
+        self._parts: tuple[float, dict[str, bytes]] | None = None
+        self.has_page = status_page
+        self.events = Events(self._moving_parts, clock)
+        self._always: dict[bytes, Page] = {
+            b"/healthz": Page("health", self._healthz),
+            b"/readyz": Page("health", self._readyz),
+            b"/metrics": Page("metrics", self._metrics),
+        }
+        self._with_page: dict[bytes, Page] = {**self._always, b"/": Page("page", self._page)}
+        for name, media_type in _ASSETS.items():
+            # Read once: they are part of the program.
+            data = files("k3dreg.status").joinpath("assets", name).read_bytes()
+            self._with_page[f"/{name}".encode("ascii")] = Page("page", _asset(data, media_type))
+
+    def page(self, path: bytes) -> Page | None:
+        """What is at this path, or None."""
+        if path == b"/events" and self.has_page and self.events.is_full:
+            return Page("page", self._no_place)
+        return (self._with_page if self.has_page else self._always).get(path)
+
+    def takes_events(self, request: Request, record: Record) -> bool:
+        """Answer a request for the stream of events; False when it is not one, or there are too many.
+
+        `page` answers what is one too many.
+        """
+        if not self.has_page or request.path != b"/events" or request.method != b"GET" or self.events.is_full:
+            return False
+        record.route, record.quiet = "page", True
+        self.events.render(request, record, (*_SAFE, _FRESH, ("X-Request-Id", record.id)))
+        return True
+
+    async def _healthz(self, request: Request) -> Answer:
+        """Alive: the reactor answers.  An engine that is away is no reason to restart k3dreg."""
+        return _json(200, {"status": "ok"})
+
+    async def _readyz(self, request: Request) -> Answer:
+        """Ready: the engine answers."""
+        trouble = await self._monitoring.engine_trouble()
+        if trouble:
+            return _json(503, {"status": "unavailable", "reason": trouble}, reason=trouble)
+        return _json(200, {"status": "ok"})
+
+    async def _metrics(self, request: Request) -> Answer:
+        media_type, text = await self._monitoring.metrics()
+        return Answer(200, (("Content-Type", media_type), _FRESH), len(text), text)
+
+    async def _page(self, request: Request) -> Answer:
+        overview = await self._monitoring.overview()
+        address = Address.of(request.getHeader("Host"), secure=bool(request.isSecure()))
+        tree = document(overview, self._monitoring.live(), address, self._clock.seconds())
+        data = b"<!DOCTYPE html>\n" + await flatten(tree)
+        return Answer(200, (("Content-Type", "text/html; charset=utf-8"), _FRESH, *_SAFE), len(data), data)
+
+    async def _no_place(self, request: Request) -> Answer:
+        return error_answer(self.events.refusal())
+
+    async def _moving_parts(self) -> Mapping[str, bytes]:
+        now = self._clock.seconds()
+        if self._parts is None or not 0 <= now - self._parts[0] < _PARTS_ARE_GOOD_FOR:
+            live = self._monitoring.live()
+            trees = {"saved": saved(live.saved), "running": running(live.running), "recent": recent(live.recent)}
+            self._parts = now, {name: await flatten(tree) for name, tree in trees.items()}
+        return self._parts[1]
+
+
+def _asset(data: bytes, media_type: str) -> Callable[[Request], Awaitable[Answer]]:
+    async def answer(request: Request) -> Answer:
+        return Answer(200, (("Content-Type", media_type), ("Cache-Control", "no-cache"), *_SAFE), len(data), data)
+
+    return answer
+
+
+def _json(status: int, value: Mapping[str, str], *, reason: str = "") -> Answer:
+    data = json.dumps(value).encode("ascii") + b"\n"
+    return Answer(status, (("Content-Type", "application/json"), _FRESH), len(data), data, reason=reason)

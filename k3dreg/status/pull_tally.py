@@ -1,0 +1,110 @@
+"""What did not have to come over the internet, in bytes and in images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TypeVar
+
+from k3dreg.oci.media_types import INDEXES
+from k3dreg.reporting.activity import Activity, RequestReport
+from k3dreg.status.overview import Saved
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+# Repositories, digests and clients that are remembered: far more than are pulled at about the same time.
+_MOST = 1000
+
+
+class Tally:
+    """Counts images as clients pull them.
+
+    A pull is several requests: HEAD of the tag, GET of the index by digest, GET of the platform's manifest, which is
+    in it.  What counts is the GET of the first manifest.  Docker's own pull is set off against the first client that
+    gets an image of the repository afterwards.
+    """
+
+    def __init__(self, most: int = _MOST) -> None:
+        """`most` bounds each thing that is remembered."""
+        self._most = most
+        self._bytes = 0
+        self._pulls = 0
+        self._fetched = 0
+        # How many of Docker's pulls of a repository no client has had the image of yet.
+        self._pulled: OrderedDict[str, int] = OrderedDict()
+        # Digests that clients learned by HEAD: no client asks so for a manifest that is in an index.
+        self._named: OrderedDict[str, None] = OrderedDict()
+        # Clients that were given an index, with its repository.
+        self._given_index: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def saved(self) -> Saved:
+        """Return the sums since the start."""
+        return Saved(self._bytes, self._pulls, self._fetched)
+
+    @property
+    def remembered(self) -> int:
+        """How many things are remembered."""
+        return len(self._pulled) + len(self._named) + len(self._given_index)
+
+    def began(self, activity: Activity) -> None:
+        """Docker begins to pull.  Nodes may be given the image before it ends."""
+        if activity.kind == "pull":
+            repository = _repository_of(activity.subject)
+            self._put(self._pulled, repository, self._pulled.get(repository, 0) + 1)
+
+    def ended(self, activity: Activity, refusal: str) -> None:
+        """Docker's pull ended.  `refusal` is why it failed, or ""."""
+        if activity.kind != "pull":
+            return
+        self._fetched += max(0, activity.progress().done)
+        if refusal:
+            self._take_pull(_repository_of(activity.subject))
+
+    def answered(self, report: RequestReport) -> None:
+        """A request ended."""
+        self._note_head(report)
+        if report.method != "GET" or report.status not in (200, 206):
+            return
+        if report.source == "registry":
+            self._fetched += report.sent
+            return
+        self._bytes += report.sent
+        if report.manifest is None or report.aborted or not self._is_first(report):
+            return
+        if not self._take_pull(_repository_of(report.subject)):
+            self._pulls += 1
+
+    def _note_head(self, report: RequestReport) -> None:
+        if report.method == "HEAD" and report.manifest is not None and report.status == 200:
+            self._put(self._named, str(report.manifest.digest), None)
+
+    def _is_first(self, report: RequestReport) -> bool:
+        """Whether this manifest is what the client's reference means, rather than one in an index that it was given."""
+        assert report.manifest is not None
+        client = report.client, _repository_of(report.subject)
+        if report.manifest.media_type in INDEXES:
+            self._put(self._given_index, client, None)
+            return True
+        by_tag = "@" not in report.subject
+        return by_tag or str(report.manifest.digest) in self._named or client not in self._given_index
+
+    def _take_pull(self, repository: str) -> bool:
+        """Set one of Docker's pulls off.  False when there is none."""
+        left = self._pulled.pop(repository, 0)
+        if left > 1:
+            self._put(self._pulled, repository, left - 1)
+        return bool(left)
+
+    def _put(self, table: OrderedDict[K, V], key: K, value: V) -> None:
+        table[key] = value
+        table.move_to_end(key)
+        if len(table) > self._most:
+            table.popitem(last=False)
+
+
+def _repository_of(subject: str) -> str:
+    """Return the repository of `registry.example:5000/app:1` or of `app@sha256:…`."""
+    name = subject.partition("@")[0]
+    path, colon, tag = name.rpartition(":")
+    return path if colon and "/" not in tag else name

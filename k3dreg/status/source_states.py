@@ -1,0 +1,57 @@
+"""Which ways to the bytes of images are open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from k3dreg.docker.image import EngineInfo
+from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.layout import LayerPaths, content_directories
+from k3dreg.oci.errors import K3dregError
+from k3dreg.status.overview import SourceState
+
+
+async def source_states(
+    info: EngineInfo, local: IEngineFiles, handed: IEngineFiles | None, *, reader: str, may_be_handed: bool = False
+) -> Sequence[SourceState]:
+    """Fastest first.  `local` are the engine's files as they are on this machine, `handed` those whose directories are
+    handed over, None where none are; `reader` is the option of that name.  `may_be_handed`: to a daemon, not to this
+    process.
+
+    Never raises for what cannot be reached: that is the answer.
+    """
+    directories = _directories(info)
+    if not directories:
+        return (SourceState("export", "open; this engine's image store is not one whose files k3dreg reads"),)
+    if read := await _readable(local, directories):
+        states = [SourceState("the engine's files", f"open, at {read}")]
+    elif handed is not None and (read := await _readable(handed, directories)):
+        states = [SourceState("the engine's files", f"open: {read} was handed over")]
+    elif may_be_handed:
+        states = [SourceState("the engine's files", "handed over to k3dreg when it starts")]
+    else:
+        host = f"run k3dreg on the engine's machine, or in a container with -v {info.root_dir}:{info.root_dir}:ro"
+        states = [SourceState("the engine's files", "closed: they cannot be read from here", host)]
+    states.append(
+        SourceState("reader containers", "off", "--reader on")
+        if reader == "off"
+        else SourceState("reader containers", "on")
+    )
+    states.append(SourceState("export", "open, and the slowest"))
+    return states
+
+
+async def _readable(files: IEngineFiles, directories: Sequence[str]) -> str:
+    """The first of the `directories` that is one there; "" if none is."""
+    for directory in directories:
+        try:
+            if (await files.stat(directory)).is_directory:
+                return directory
+        except K3dregError:
+            continue
+    return ""
+
+
+def _directories(info: EngineInfo) -> Sequence[str]:
+    layers = LayerPaths.of(info)
+    return content_directories(info) if layers is None else (layers.database,)

@@ -1,0 +1,242 @@
+"""Blobs as files: placed by rename, evicted by rename.  Everything here blocks: for worker threads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import InvalidDigest, StoreError
+from k3dreg.reporting.logger import make_logger
+from k3dreg.store.blob_index import BlobIndex, IndexEntry
+from k3dreg.store.durable_files import storage_errors, sync_directory, sync_file
+from k3dreg.store.state_directory import StateDirectory
+
+log = make_logger()
+
+
+class BlobFiles:
+    """The directory `blobs/<algorithm>/<first two digits>/<digits>` and the index of it, kept in step.
+
+    Placing and removing change both under one lock, which the reactor's thread never takes.
+    """
+
+    def __init__(self, state: StateDirectory, index: BlobIndex) -> None:
+        self.index = index
+        self._state = state
+        self._files = threading.Lock()
+        self._numbers = itertools.count()
+        self._open = True
+
+    def path_of(self, digest: Digest) -> Path:
+        """Where the blob is, or would be."""
+        return blob_path(self._state.blobs, digest)
+
+    def staging_path(self) -> Path:
+        """A name in the staging directory that nobody else has."""
+        return self._state.staging / f"blob-{next(self._numbers)}"
+
+    def start(self) -> None:
+        """Find out what is there.  Raises `StoreError`."""
+        with storage_errors("reading it"):
+            found = self._without_damaged(self._scan())
+        unverified, unsynced = self._state.begin({digest: size for digest, size, _ in found})
+        for digest, size, used in sorted(found, key=lambda blob: blob[2]):
+            self.index.add(digest, IndexEntry(size, digest not in unverified, digest not in unsynced, used))
+        self.evict()
+        self._state.reserve.fill()
+
+    def stop(self) -> None:
+        """Sync what needs it, and record that.  Nothing can be placed afterwards.  Raises `StoreError`."""
+        with self._files:
+            if not self._open:
+                return
+            self._open = False
+            unsynced = self.index.matching(lambda entry: entry.verified and not entry.synced)
+            with storage_errors("syncing it"):
+                paths = [self.path_of(digest) for digest in unsynced]
+                for path in paths:
+                    with contextlib.suppress(FileNotFoundError):
+                        sync_file(path)
+                self._sync_directories({path.parent for path in paths})
+            self._state.end(self.index.matching(lambda entry: not entry.verified), self.index.sizes())
+
+    def place(self, staged: Path, digest: Digest, size: int, *, durable: bool) -> None:
+        """Make a verified file from the staging directory the blob of this digest.
+
+        A good one that is there already is kept and `staged` removed.  `durable`: the caller has synced the file, and
+        it will be there after a power failure when this returns.  Raises `StoreError` or `StoreFull`.
+        """
+        path = self.path_of(digest)
+        with self._files, storage_errors("adding a blob"):
+            if not self._open:
+                raise StoreError("k3dreg is stopping")
+            if not durable and self._has_good(digest, path, size):
+                staged.unlink()
+                self.index.use(digest)
+                return
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            staged.replace(path)
+            if durable:
+                self._sync_directories({path.parent})
+            self.index.add(digest, IndexEntry(size, verified=True, synced=durable, stamped=time.time()))
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob if it is there.  Raises `StoreError`."""
+        with self._files, storage_errors("removing a blob"):
+            self._remove(digest)
+
+    def remove_unwanted(self, digest: Digest) -> bool:
+        """Remove a blob that is neither held nor pinned.  Whether it is gone.  Raises `StoreError`."""
+        with self._files, storage_errors("removing a blob"):
+            if self.index.is_wanted(digest):
+                return False
+            self.index.remove(digest)
+            away = self._put_away(digest)
+        with contextlib.suppress(OSError):
+            away.unlink()
+        self._state.reserve.fill()
+        return True
+
+    def sync(self, digest: Digest) -> bool:
+        """Make a blob durable.  False when it is not there, or not whole.  Hold it.  Raises `StoreError`."""
+        path = self.path_of(digest)
+        entry = self.index.peek(digest)
+        with storage_errors("syncing a blob"):
+            if entry is None or not _is_whole(path, entry.size):
+                return False
+            if not entry.synced:
+                sync_file(path)  # without the lock: it may take a while
+                self._sync_directories({path.parent})
+                entry.synced = True
+        return True
+
+    def remove_if_damaged(self, digest: Digest, size: int) -> None:
+        """Forget a blob that could not be read, if its file is gone or has another size.  Raises `StoreError`."""
+        path = self.path_of(digest)
+        with self._files, storage_errors("removing a blob"):
+            if not _is_whole(path, size):
+                log.warn("{digest} is not on the disk as it should be, and is forgotten", digest=digest)
+                self._remove(digest)
+
+    def verify(self, digest: Digest) -> bool:
+        """Hash a blob that is not to be believed; a wrong one is removed.  Raises `StoreError`."""
+        path = self.path_of(digest)
+        try:
+            with storage_errors("reading a blob"), path.open("rb") as file:
+                good = hashlib.file_digest(file, digest.algorithm).hexdigest() == digest.hex
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            good = False
+        with self._files, storage_errors("removing a blob"):
+            entry = self.index.peek(digest)
+            if entry is None or entry.verified:  # removed, or placed anew, meanwhile
+                return entry is not None
+            if good:
+                # It came from the disk, for it was not written in this session.
+                entry.verified = entry.synced = True
+            else:
+                log.warn("{digest} was damaged when the machine stopped, and is forgotten", digest=digest)
+                self._remove(digest)
+            return good
+
+    def stamp(self, digest: Digest, used: float) -> None:
+        """Note the time of the last use in the file, for the next start."""
+        with contextlib.suppress(OSError):  # evicted meanwhile; and it is only a hint
+            os.utime(self.path_of(digest), (used, used))
+
+    def evict(self, excess: int | None = None) -> int:
+        """Evict `excess` bytes, or what is beyond the limit; returns how many bytes went.
+
+        A reader who has the file open reads on undisturbed.
+        """
+        with self._files:
+            victims = self.index.take_victims(excess)
+            # Out of the way by rename, so that the lock is not held while large files are given back to the disk.
+            trash = [self._put_away(digest) for digest in victims]
+        for path in trash:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        freed = sum(entry.size for entry in victims.values())
+        if victims:
+            log.info("evicted {count} blobs, {size:.1f} MB", count=len(victims), size=freed / 1e6)
+        return freed
+
+    def _put_away(self, digest: Digest) -> Path:
+        path, away = self.path_of(digest), self.staging_path()
+        try:
+            path.rename(away)
+        except OSError:  # gone already, or no room even for a name
+            return path
+        return away
+
+    def _remove(self, digest: Digest) -> None:
+        self.index.remove(digest)
+        self.path_of(digest).unlink(missing_ok=True)
+
+    def _has_good(self, digest: Digest, path: Path, size: int) -> bool:
+        entry = self.index.peek(digest)
+        return entry is not None and entry.verified and _is_whole(path, size)
+
+    def _sync_directories(self, directories: set[Path]) -> None:
+        """With those above them, which may be new as well."""
+        above = {directory.parent for directory in directories}
+        for directory in (*directories, *above, self._state.blobs):
+            sync_directory(directory)
+
+    def _without_damaged(self, found: list[tuple[Digest, int, float]]) -> list[tuple[Digest, int, float]]:
+        """Remove the files that have another size than was recorded; return the others."""
+        sizes, good = self._state.last_sizes(), []
+        for digest, size, used in found:
+            expected = sizes.get(digest, size)
+            if size == expected:
+                good.append((digest, size, used))
+                continue
+            log.error(
+                "{digest} has {size} bytes on the disk, not {expected}: it is damaged, and is removed; push it again "
+                "if it was pushed",
+                digest=digest,
+                size=size,
+                expected=expected,
+            )
+            self.path_of(digest).unlink(missing_ok=True)
+        return good
+
+    def _scan(self) -> list[tuple[Digest, int, float]]:
+        """Digest, size and time of last use of every blob.  Anything else is left alone."""
+        found, strangers = [], 0
+        for directory, _, names in os.walk(self._state.blobs):
+            for name in names:
+                path = Path(directory, name)
+                try:
+                    digest = Digest.parse(f"{path.parts[-3]}:{name}")
+                    status = path.lstat()
+                except (InvalidDigest, OSError):
+                    strangers += 1
+                    continue
+                if path != self.path_of(digest) or not stat.S_ISREG(status.st_mode):
+                    strangers += 1
+                else:
+                    found.append((digest, status.st_size, status.st_mtime))
+        if strangers:
+            log.warn("{count} files in the blobs directory are not k3dreg's, and are left alone", count=strangers)
+        return found
+
+
+def blob_path(blobs: Path, digest: Digest) -> Path:
+    """Where a blob is in the directory of them."""
+    return blobs / digest.algorithm / digest.hex[:2] / digest.hex
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,138 @@
+"""Blobs on their way into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import DigestMismatch, StoreError, StoreFull
+from k3dreg.store.blob_files import BlobFiles
+from k3dreg.store.durable_files import NO_ROOM, storage_errors
+from k3dreg.streaming.content import IFileHandle
+from k3dreg.streaming.file_handles import FileHandle
+
+# Bytes evicted at once when the disk is full: enough for a usual layer, so that it does not happen at every write.
+_ROOM = 256 * 1024 * 1024
+# Bytes of a durable blob after which the kernel is asked to begin with writing them out.
+_PUSH_OUT = 8 * 1024 * 1024
+
+
+class BlobWriter:
+    """Writes to a staging file and hashes what it writes; `commit` renames the file to its digest.
+
+    For worker threads.  One call waits for another: whoever was cancelled while a worker writes can have `abort` called
+    at once.
+    """
+
+    def __init__(self, shelf: BlobFiles, algorithm: str, durable: bool, committed: Callable[[Digest], None]) -> None:
+        """Raises `StoreError`.
+
+        `durable`: the blob survives a power failure once it is committed.
+        `committed` is called, in the thread of the commit, with a digest that is held in the index until the callee
+        releases it.
+        """
+        self._descriptor: int | None = None
+        self.written = 0
+        self._pushed_out = 0
+        self._shelf = shelf
+        self._algorithm = algorithm
+        self._durable = durable
+        self._committed = committed
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._lock = threading.Lock()
+        self._path = shelf.staging_path()
+        with storage_errors("beginning a blob"):
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append and hash.  When the disk is full, blobs are evicted to make room.
+
+        Raises `StoreFull` when that does not help, or `StoreError`; the writer has aborted itself then.
+        """
+        with self._lock:
+            descriptor = self._open_descriptor()
+            self._hash.update(data)
+            left = memoryview(data)
+            try:
+                with storage_errors("writing a blob"):
+                    while left:
+                        left = left[self._write_some(descriptor, left) :]
+            except StoreError:
+                self._close()
+                raise
+            self.written += len(data)
+            if self._durable and self.written - self._pushed_out >= _PUSH_OUT:
+                # Let the kernel begin to write it to the disk now, or `commit` waits for all of it.  The advice does
+                # that for what is dirty, which all of it is; it drops from memory only what is on the disk already.
+                os.posix_fadvise(descriptor, self._pushed_out, self.written - self._pushed_out, os.POSIX_FADV_DONTNEED)
+                self._pushed_out = self.written
+
+    def open_reader(self) -> IFileHandle:
+        """A handle on the staging file, which stays the blob's file after the commit."""
+        with self._lock, storage_errors("reading a blob that is being written"):
+            return FileHandle(descriptor=os.dup(self._open_descriptor()))
+
+    def commit(self, digest: Digest | None = None, size: int | None = None) -> Digest:
+        """Verify and make visible; nothing is left of it otherwise.
+
+        Raises `DigestMismatch`, `StoreFull` or `StoreError`.
+        """
+        with self._lock:
+            descriptor = self._open_descriptor()
+            try:
+                actual = Digest.parse(f"{self._algorithm}:{self._hash.hexdigest()}")
+                if size is not None and size != self.written:
+                    raise DigestMismatch(f"{digest or actual} has {self.written} bytes, not {size}")
+                if digest is not None and digest != actual:
+                    raise DigestMismatch(f"{self.written} bytes that should be {digest} are {actual}")
+                if self._durable:
+                    with storage_errors("syncing a blob"):
+                        os.fsync(descriptor)
+                # Held before it is visible: another commit may be evicting at this moment.
+                self._shelf.index.hold([actual])
+                try:
+                    self._place(actual)
+                except BaseException:
+                    self._shelf.index.release([actual])
+                    raise
+            finally:
+                self._close()
+        self._shelf.evict()
+        self._committed(actual)
+        return actual
+
+    def abort(self) -> None:
+        """Remove the staging file, once a write that is under way has ended."""
+        with self._lock:
+            self._close()
+
+    def _place(self, digest: Digest) -> None:
+        try:
+            self._shelf.place(self._path, digest, self.written, durable=self._durable)
+        except StoreFull:  # a full disk may have no room even for a directory
+            if not self._shelf.evict(_ROOM):
+                raise
+            self._shelf.place(self._path, digest, self.written, durable=self._durable)
+
+    def _write_some(self, descriptor: int, data: memoryview) -> int:
+        while True:
+            try:
+                return os.write(descriptor, data)
+            except OSError as error:
+                # It ends: each round takes something away, until nothing is left that may be evicted.
+                if error.errno not in NO_ROOM or not self._shelf.evict(max(_ROOM, len(data))):
+                    raise
+
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise StoreError("a blob was written to after its end")
+        return self._descriptor
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._path.unlink(missing_ok=True)  # a committed file has another name by now

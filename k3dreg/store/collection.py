@@ -1,0 +1,138 @@
+"""Collecting what nobody refers to: blobs that were pushed and never named by a manifest, and what was deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import StoreError
+from k3dreg.oci.reference import Repository
+from k3dreg.reporting.logger import make_logger
+from k3dreg.store.interfaces import IBlobStore, IPushed, PushedManifest
+
+log = make_logger()
+
+# Seconds that a blob is kept for a manifest to come.  A push sends the blobs first and the manifest last, and asks for
+# blobs that it need not send; either starts this time anew.  Nobody's push takes six hours from a blob to its manifest.
+GRACE = 6 * 3600.0
+# Seconds between two rounds.
+EVERY = 1800.0
+
+
+@frozen
+class Collected:
+    """What a round has removed: blobs of repositories, manifests, and files, with the bytes in those."""
+
+    blobs: int = 0
+    manifests: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
+def unreferenced_blobs(pushed: IPushed, repository: Repository) -> Sequence[Digest]:
+    """Blobs of a repository that no manifest of it refers to."""
+    referred = {part for manifest in pushed.manifests(repository) for part in manifest.parts}
+    return [digest for digest in pushed.blobs(repository) if digest not in referred]
+
+
+def untagged_manifests(pushed: IPushed) -> Mapping[Repository, Sequence[Digest]]:
+    """Manifests that no tag leads to: not directly, nor by an index, nor by what they are about (their subject)."""
+    found: dict[Repository, Sequence[Digest]] = {}
+    for repository in pushed.repositories():
+        manifests = {manifest.digest: manifest for manifest in pushed.manifests(repository)}
+        reached = _reached(manifests, pushed.tagged_digests(repository))
+        unreached = [digest for digest in manifests if digest not in reached]
+        if unreached:
+            found[repository] = unreached
+    return found
+
+
+def _reached(manifests: Mapping[Digest, PushedManifest], tagged: Iterable[Digest]) -> set[Digest]:
+    about: dict[Digest, list[Digest]] = {}
+    for manifest in manifests.values():
+        if manifest.subject is not None:
+            about.setdefault(manifest.subject, []).append(manifest.digest)
+    reached: set[Digest] = set()
+    waiting = list(tagged)
+    while waiting:
+        digest = waiting.pop()
+        if digest in manifests and digest not in reached:
+            reached.add(digest)
+            waiting += [*manifests[digest].parts, *about.get(digest, ())]
+    return reached
+
+
+class Collector:
+    """Collects, once or from time to time."""
+
+    def __init__(
+        self, pushed: IPushed, store: IBlobStore, is_engines: Callable[[Digest], bool], clock: IReactorTime
+    ) -> None:
+        """`is_engines` says what is the engine's as well: its file stays, as a cached one.
+
+        `clock` tells seconds since the epoch.
+        """
+        self._pushed = pushed
+        self._store = store
+        self._is_engines = is_engines
+        self._clock = clock
+        self._running: Deferred[None] | None = None
+
+    async def collect(self, grace: float = GRACE, *, untagged: bool = False) -> Collected:
+        """One round.  A push in progress loses nothing as long as it takes less than `grace` seconds.
+
+        `untagged`: manifests that no tag leads to go as well; somebody may know their digests, so only if asked.
+        Raises `StoreError`.
+        """
+        manifests = 0
+        if untagged:
+            for repository, digests in untagged_manifests(self._pushed).items():
+                for digest in digests:
+                    manifests += await self._pushed.remove_manifest(repository, digest)
+        blobs = 0
+        for repository in self._pushed.repositories():
+            # What is unreferenced is found and leaves the list in one go: a push that comes between the two would be
+            # told that it is here.
+            idle, since = unreferenced_blobs(self._pushed, repository), self._clock.seconds() - grace
+            blobs += await self._pushed.remove_blobs(repository, idle, unused_since=since)
+        files = size = 0
+        for digest in self._pushed.let_go():
+            its_size = self._store.size_of(digest)
+            if not self._store.has(digest) or self._is_engines(digest):
+                self._pushed.forget(digest)
+            elif await self._store.drop(digest):
+                self._pushed.forget(digest)
+                files += 1
+                size += its_size
+        return Collected(blobs, manifests, files, size)
+
+    def start(self) -> None:
+        """Collect from time to time, until `stop`."""
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def stop(self) -> None:
+        """A round that is under way ends with what it is doing."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await deferLater(self._clock, EVERY)
+            try:
+                collected = await self.collect()
+            except StoreError as error:
+                log.error("collecting what nobody refers to failed: {error}", error=error)
+                continue
+            if collected != Collected():
+                log.info(
+                    "collected {blobs} pushed blobs that no manifest refers to, and {files} files, {size:.1f} MB",
+                    blobs=collected.blobs,
+                    files=collected.files,
+                    size=collected.bytes / 1e6,
+                )

@@ -1,0 +1,83 @@
+"""Refusals: as a client is told of them, and remembered, so that a herd of retries does not become a herd of pulls."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.oci.errors import AuthenticationRequired, K3dregError, NotFound, RateLimited, Refused
+
+K = TypeVar("K", bound=Hashable)
+
+# Seconds.  A node asks for the same thing several times within one pull (HEAD, then GET; once for each of a pod's
+# containers), a deployment's nodes all at once, and a kubelet again after ten seconds: those are to be pulls anew,
+# for somebody may have pushed the image or logged in meanwhile.
+FOR = 5.0
+# Registries that count pulls count them over hours (Docker Hub: six); every one that is tried makes it worse.
+FOR_RATE_LIMITED = 60.0
+# Entries.  Some hundred bytes each.
+REMEMBERED = 1000
+
+
+def for_client(error: Refused, *, showed: bool) -> Refused:
+    """A refusal for want of access, as it is to reach a client; `showed` is whether that one sent credentials.
+
+    One who did not is asked for them, whatever the registry calls its refusal: some (Google's) say "denied" to the
+    anonymous, and a pod's credentials come only when they are asked for.  One who did is not asked: a node that is
+    challenged again shows the same ones again, five times over (docs/refusals.md).
+    """
+    if not showed:
+        return AuthenticationRequired(str(error), advice=error.advice)
+    if isinstance(error, AuthenticationRequired):
+        return AuthenticationRequired(str(error), challenge=False, advice=error.advice)
+    return error
+
+
+@frozen
+class _Entry:
+    until: float
+    error: K3dregError
+
+
+class NegativeCache(Generic[K]):
+    """Refusals by key, for seconds.
+
+    A key holds everything that the answer depends on, the credentials that were shown included: one caller's refusal
+    must never be another's.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._entries: OrderedDict[K, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def check(self, key: K) -> None:
+        """Raise the error that is remembered for the key, if any."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return
+        if self._clock.seconds() < entry.until:
+            # The same object, raised from several places, would gather their tracebacks.
+            raise entry.error.with_traceback(None)
+        del self._entries[key]
+
+    def remember(self, key: K, error: K3dregError, seconds: float = FOR) -> None:
+        """Keep it, if it is the registry's answer.  What went wrong in the engine or here is worth another try."""
+        if not isinstance(error, Refused | NotFound):
+            return
+        if isinstance(error, RateLimited):
+            seconds = max(seconds, FOR_RATE_LIMITED)
+        self._entries[key] = _Entry(self._clock.seconds() + seconds, error)
+        self._entries.move_to_end(key)
+        while len(self._entries) > REMEMBERED:
+            self._entries.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        """It went well after all."""
+        self._entries.pop(key, None)

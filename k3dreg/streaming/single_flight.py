@@ -1,0 +1,206 @@
+"""One piece of work for many who want its result at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar, cast
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.outcome import Waiters
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+log = make_logger()
+
+
+@define(eq=False)
+class _Flight(Generic[V]):
+    waiters: Waiters[V] = field(factory=Waiters)
+    work: Deferred[None] | None = None
+
+
+class SingleFlight(Generic[K, V]):
+    """Single flight: the first who asks for a key starts the work, everyone who asks meanwhile waits for its result.
+
+    The work belongs to nobody: it goes on when all who wait have left, and a failure is only logged then.  A result
+    is not kept; who asks after the end starts anew.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[K, _Flight[V]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._flights
+
+    def keys(self) -> list[K]:
+        """What is under way."""
+        return list(self._flights)
+
+    def waiters(self, key: K) -> int:
+        """How many wait for `key`."""
+        flight = self._flights.get(key)
+        return 0 if flight is None else len(flight.waiters)
+
+    def join(self, key: K, start: Callable[[], Awaitable[V]]) -> Deferred[V]:
+        """The result of the work for `key`, which `start` begins unless it is under way.
+
+        Fails as the work fails, also when `start` itself raises; every waiter gets a Failure of his own around the
+        same exception.  Cancelling removes this waiter only.  After `shutdown` it fails with `CancelledError`.
+
+        The work must not wait for its own key: that would be for ever.
+        """
+        if self._closed:
+            return fail(CancelledError("k3dreg is stopping"))
+        flight = self._flights.get(key)
+        if flight is not None:
+            return flight.waiters.add()
+        # In the table before it starts: `start` may come back here for the same key.
+        flight = self._flights[key] = _Flight()
+        waiter = flight.waiters.add()
+        flight.work = Deferred.fromCoroutine(_awaited(start)).addBoth(self._landed, key, flight)
+        return waiter
+
+    def shutdown(self) -> Deferred[None]:
+        """Cancel everything and take nothing more; fires when all has ended.  Waiters get `CancelledError`."""
+        self._closed = True
+        works = [flight.work for flight in self._flights.values() if flight.work is not None]
+        for work in works:
+            work.cancel()
+        return DeferredList(works).addCallback(lambda _: None)
+
+    def _landed(self, result: V | Failure, key: K, flight: _Flight[V]) -> None:
+        # Before the waiters hear of it, so that one who tries again starts anew.
+        del self._flights[key]
+        if not flight.waiters:
+            _log_unheard(result, key)
+        flight.waiters.deliver(result)
+
+
+@define(eq=False)
+class _Question(Generic[V]):
+    """What is asked about one key: the question under way, those that take too long, and the one after them."""
+
+    now: _Flight[V] | None = None
+    rest: IDelayedCall | None = None
+    late: list[_Flight[V]] = field(factory=list)
+    later: Waiters[V] = field(factory=Waiters)
+    start_later: Callable[[], Awaitable[V]] | None = None
+
+
+class FreshFlight(Generic[K, V]):
+    """Single flight for answers that must not be older than the asking.
+
+    Who asks while a question for the same key is under way does not share it, for it began before he asked; he shares
+    the next one, which starts when the first ends.  So any number who ask at once cost two questions, and a steady
+    stream of them costs one question at a time.
+    """
+
+    def __init__(self, clock: IReactorTime, patience: float, rest: float = 0.0) -> None:
+        """A question that takes more than `patience`, in seconds, does not hold up the next any longer.
+
+        After one that several shared the next starts `rest` seconds later: those who ask again at once all share it,
+        where otherwise the first of them would have it for himself, and the others wait for two.
+        """
+        self._clock = clock
+        self._patience = patience
+        self._rest = rest
+        self._questions: dict[K, _Question[V]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def ask(self, key: K, start: Callable[[], Awaitable[V]]) -> Deferred[V]:
+        """An answer that `start` began to look for after this call.
+
+        Fails as the question fails.  Cancelling removes this waiter only; a question that all have left before it
+        started is not asked.  After `shutdown` it fails with `CancelledError`.
+        """
+        if self._closed:
+            return fail(CancelledError("k3dreg is stopping"))
+        question = self._questions.setdefault(key, _Question())
+        if question.now is not None or question.rest is not None:
+            question.start_later = start
+            return question.later.add()
+        waiters: Waiters[V] = Waiters()
+        waiter = waiters.add()
+        self._start(key, question, waiters, start)
+        return waiter
+
+    def shutdown(self) -> Deferred[None]:
+        """Cancel everything and take nothing more; fires when all has ended.  Waiters get `CancelledError`."""
+        self._closed = True
+        works = []
+        for question in list(self._questions.values()):
+            question.later.deliver(Failure(CancelledError("k3dreg is stopping")))
+            if question.rest is not None:
+                question.rest.cancel()
+            for flight in (question.now, *question.late):
+                if flight is not None and flight.work is not None:
+                    works.append(flight.work)
+                    flight.work.cancel()
+        return DeferredList(works).addCallback(lambda _: None)
+
+    def _start(self, key: K, question: _Question[V], waiters: Waiters[V], start: Callable[[], Awaitable[V]]) -> None:
+        flight = question.now = _Flight(waiters)
+        work = Deferred.fromCoroutine(_awaited(start))
+        # Before a callback is added: an answer that is there already may start the next.
+        flight.work = cast("Deferred[None]", work)
+        timer = self._clock.callLater(self._patience, self._give_way, key, question, flight)
+        work.addBoth(self._answered, key, question, flight, timer)
+
+    def _give_way(self, key: K, question: _Question[V], flight: _Flight[V]) -> None:
+        question.late.append(flight)
+        self._next(key, question)
+
+    def _answered(
+        self, result: V | Failure, key: K, question: _Question[V], flight: _Flight[V], timer: IDelayedCall
+    ) -> None:
+        if timer.active():
+            timer.cancel()
+        if not flight.waiters:
+            _log_unheard(result, key)
+        shared = len(flight.waiters) > 1
+        # The question counts as under way meanwhile: who asks again on hearing the answer joins the next.
+        flight.waiters.deliver(result)
+        if question.now is flight and shared and self._rest and not self._closed:
+            question.now = None
+            question.rest = self._clock.callLater(self._rest, self._next, key, question)
+        elif question.now is flight:
+            self._next(key, question)
+        else:
+            question.late.remove(flight)
+            self._forget_if_done(key, question)
+
+    def _next(self, key: K, question: _Question[V]) -> None:
+        question.now = question.rest = None
+        start, question.start_later = question.start_later, None
+        if start is not None and question.later:
+            waiters, question.later = question.later, Waiters()
+            self._start(key, question, waiters, start)
+        else:
+            self._forget_if_done(key, question)
+
+    def _forget_if_done(self, key: K, question: _Question[V]) -> None:
+        if question.now is None and question.rest is None and not question.late:
+            del self._questions[key]
+
+
+async def _awaited(start: Callable[[], Awaitable[V]]) -> V:
+    """So that an exception of `start` itself is one of the work's."""
+    return await start()
+
+
+def _log_unheard(result: object, key: object) -> None:
+    if isinstance(result, Failure) and not result.check(CancelledError):
+        log.warn("{key}: failed when nobody waited any more: {error}", key=key, error=result.getErrorMessage())

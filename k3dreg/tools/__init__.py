@@ -1,1 +1,0 @@
-"""Commands for people: `k3dreg doctor`, `k3dreg why`, `k3dreg warm`."""

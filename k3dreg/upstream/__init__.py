@@ -1,0 +1,1 @@
+"""Registries that images come from, asked directly: client, tokens, downloads."""

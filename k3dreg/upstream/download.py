@@ -1,0 +1,174 @@
+"""One blob from a registry into the store, resumed where it broke off, read by others while it arrives."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+
+from twisted.python.failure import Failure
+
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import DigestMismatch, EngineError, K3dregError, RedirectRefused, StoreError, UpstreamFailed
+from k3dreg.reporting.logger import make_logger
+from k3dreg.store.interfaces import IBlobStore, IBlobWriter
+from k3dreg.streaming.arriving_blob import ArrivingBlob
+from k3dreg.streaming.content import IBlob, IByteStream
+from k3dreg.streaming.outcome import Outcome
+from k3dreg.streaming.workers import Workers
+from k3dreg.upstream.registry_requests import RegistryResponse
+
+log = make_logger()
+
+# Times in a row that nothing came.  A connection that brings something is worth going on with, however often it ends.
+_FRUITLESS = 3
+
+Get = Callable[[Mapping[str, str]], Awaitable[RegistryResponse]]
+Body = Callable[[RegistryResponse, str], IByteStream]
+
+
+class Download:
+    """`run` it once; `blob` is there as soon as the registry has begun to send it."""
+
+    def __init__(
+        self, name: str, digest: Digest, size: int | None, get: Get, body: Body, store: IBlobStore, workers: Workers
+    ) -> None:
+        """`get` asks the registry for the blob, with further headers; `body` reads the answer.
+
+        `name` is for logs.  `size` in bytes, None if it is not known beforehand.
+        """
+        self.name = name
+        self._digest = digest
+        self._size = size
+        self._get = get
+        self._body = body
+        self._store = store
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._writer: IBlobWriter | None = None
+        self._arriving: ArrivingBlob | None = None
+        # The blob as soon as it can be read, and once it is whole.
+        self.blob: Outcome[IBlob] = Outcome()
+        self.whole: Outcome[IBlob] = Outcome()
+
+    async def run(self) -> IBlob:
+        """The blob, whole, verified and in the store.
+
+        Raises `BlobUnknown` or a `Refused` as `get` does, `DigestMismatch`, `StoreError`.  Cancelling gives it up.
+        Its caller then tells those who wait, by `give_up` or `succeed`, when nobody can find this download any more:
+        one who tries again must not come back to it.
+        """
+        try:
+            return await self._run()
+        finally:
+            await self._workers.run(self._abort)
+
+    def succeed(self, blob: IBlob) -> None:
+        """What `run` returned."""
+        if self._arriving is not None:
+            self._arriving.finish(blob)
+        self.blob.succeed(blob)
+        self.whole.succeed(blob)
+
+    def give_up(self, error: BaseException) -> None:
+        """It will not come: all who wait for it, or read it, are told."""
+        known = isinstance(error, K3dregError)
+        reason = error if known else UpstreamFailed(f"{self.name} was given up: k3dreg is stopping")
+        if self._arriving is not None:
+            self._arriving.fail(Failure(reason))
+        self.blob.fail(reason)
+        self.whole.fail(reason)
+
+    async def _run(self) -> IBlob:
+        self._writer = await self._workers.acquire(
+            self._store.writer, lambda writer: writer.abort(), self._digest.algorithm
+        )
+        fruitless = 0
+        while True:
+            before = self._writer.written
+            try:
+                await self._attempt()
+                break
+            except RedirectRefused:
+                raise
+            except (EngineError, UpstreamFailed) as error:
+                # An `EngineError` is what a broken body is called in the streaming room.
+                fruitless = 0 if self._writer.written > before else fruitless + 1
+                if fruitless >= _FRUITLESS:
+                    raise UpstreamFailed(f"{self.name} broke off at byte {before}: {_plain(error)}") from error
+                log.debug("{name} broke off at byte {at}, and goes on", name=self.name, at=self._writer.written)
+        await self._workers.run(self._commit)
+        blob = self._store.get(self._digest)
+        if blob is None:
+            raise StoreError(f"{self._digest} was evicted as soon as it was kept")
+        return blob
+
+    async def _attempt(self) -> None:
+        """Ask for what is still missing and write it, until the answer ends."""
+        assert self._writer is not None
+        start = self._writer.written
+        answer = await self._get({"Range": f"bytes={start}-"} if start else {})
+        skip = self._bytes_to_skip(answer, start)
+        await self._begin(answer, start)
+        stream = self._body(answer, self.name)
+        try:
+            while data := await stream.read():
+                dropped = min(skip, len(data))
+                skip -= dropped
+                if dropped == len(data):
+                    continue
+                written = await self._workers.run(self._write, data[dropped:])
+                if self._size is not None and written > self._size:
+                    raise DigestMismatch(f"{self.name} is longer than the {self._size} bytes that it should have")
+                if self._arriving is not None:
+                    self._arriving.advance(written)
+        finally:
+            stream.close()
+        if self._size is not None and self._writer.written < self._size:
+            raise UpstreamFailed(f"only {self._writer.written} of {self._size} bytes came")
+
+    def _bytes_to_skip(self, answer: RegistryResponse, start: int) -> int:
+        """How many bytes of the answer we have already (RFC 9110, 14.4: a server may ignore a range)."""
+        if answer.status == 200:
+            return start
+        found = re.match(r"bytes (\d+)-", answer.header("content-range"))
+        first = int(found[1]) if answer.status == 206 and found else -1
+        if not 0 <= first <= start:
+            self._body(answer, self.name).close()
+            raise UpstreamFailed(f"{answer.host} answered {answer.status} to a request for the rest of a blob")
+        return start - first
+
+    async def _begin(self, answer: RegistryResponse, start: int) -> None:
+        """Let others read it, as soon as its size is known."""
+        if start == 0 and answer.status == 200 and answer.length is not None:
+            if self._size not in (None, answer.length):
+                self._body(answer, self.name).close()
+                raise DigestMismatch(f"{self.name} has {answer.length} bytes, and should have {self._size}")
+            self._size = answer.length
+        if self._arriving is None and self._size and self._writer is not None:
+            handle = await self._workers.acquire(self._writer.open_reader, lambda handle: handle.close())
+            self._arriving = ArrivingBlob(self._workers, self._digest, self._size, handle)
+            self.blob.succeed(self._arriving)
+
+    # -- in worker threads ----------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> int:
+        with self._lock:
+            assert self._writer is not None
+            self._writer.write(data)
+            return self._writer.written
+
+    def _commit(self) -> None:
+        with self._lock:
+            assert self._writer is not None
+            self._writer.commit(self._digest, self._size)
+
+    def _abort(self) -> None:
+        """Waits for a write whose caller was cancelled."""
+        with self._lock:
+            if self._writer is not None:
+                self._writer.abort()
+
+
+def _plain(error: Exception) -> str:
+    return str(error).replace("the engine", "the registry")

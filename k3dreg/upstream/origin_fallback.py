@@ -1,0 +1,128 @@
+"""What Docker cannot give, from the image's own registry: `--origin-fallback`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import AuthenticationRequired, BlobUnknown, Denied, K3dregError
+from k3dreg.oci.manifest import Manifest
+from k3dreg.oci.reference import Reference, Repository
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.trace import Trace
+from k3dreg.streaming.content import IBlob, ServedManifest
+from k3dreg.streaming.memory_blob import MemoryBlob
+from k3dreg.streaming.negative_cache import NegativeCache, for_client
+from k3dreg.streaming.single_flight import SingleFlight
+from k3dreg.upstream.origin import ICredentialSource, IOrigin
+from k3dreg.upstream.permission import MayAsk, every_registry
+
+log = make_logger()
+
+# Parts of images that were fetched with somebody's credentials, kept in memory only; an image has some tens.
+_PARTS_REMEMBERED = 20_000
+
+
+@frozen
+class _Part:
+    """How large a part of an image is, and with whose credentials the image was found."""
+
+    size: int
+    credentials: Credentials | None
+
+
+class OriginFallback:
+    """See `IFallback`."""
+
+    def __init__(
+        self,
+        origin: IOrigin,
+        credentials: ICredentialSource,
+        clock: IReactorTime,
+        is_own: Callable[[str | None], bool] = lambda registry: registry is None,
+        may_ask: MayAsk = every_registry,
+    ) -> None:
+        """`is_own` says whether a registry (None: none was named) is k3dreg itself: that one is never asked.
+
+        `may_ask` is called before any other is asked, and before credentials for it are looked for.
+        """
+        self._origin = origin
+        self._credentials = credentials
+        self._is_own = is_own
+        self._may_ask = may_ask
+        self._parts: OrderedDict[tuple[Repository, Digest], _Part] = OrderedDict()
+        self._refused: NegativeCache[tuple[str, Reference, Credentials | None]] = NegativeCache(clock)
+        # Registries count what they are asked for, so nodes that all want the same ask once.
+        self._asking: SingleFlight[tuple[Reference, Credentials | None], tuple[Descriptor, bytes]] = SingleFlight()
+
+    async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
+        """As the registry has it now: nothing but the content is kept."""
+        repository = await self._upstream(reference.repository)
+        key = ("manifest", reference, shown)
+        self._refused.check(key)
+        credentials = shown or await self._of_host(repository)
+        try:
+            descriptor, data = await self._asking.join(
+                (reference, credentials), lambda: self._origin.manifest(reference, credentials)
+            )
+        except K3dregError as error:
+            log.info("{reference} is not to be had from its registry either: {error}", reference=reference, error=error)
+            told = error
+            if isinstance(error, AuthenticationRequired | Denied):
+                told = for_client(error, showed=shown is not None)
+                if shown is None:
+                    self._credentials.refused(str(repository.registry))
+            self._refused.remember(key, told)
+            raise told from error
+        trace.source = "registry"
+        for child in Manifest.parse(data, descriptor.media_type).children():
+            self._remember(repository, child.digest, child.size, credentials)
+        blob = MemoryBlob(descriptor.digest, data, descriptor.media_type)
+        return ServedManifest(descriptor, blob.itself)
+
+    def shutdown(self) -> Deferred[None]:
+        """Stop asking."""
+        return self._asking.shutdown()
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        """With the credentials that its manifest was found with, if it was found here; else with this host's."""
+        repository = await self._upstream(repository)
+        part = self._parts.get((repository, digest))
+        if part is None:
+            key = ("blob", Reference(repository, digest), None)
+            self._refused.check(key)
+            credentials = await self._of_host(repository)
+            try:
+                blob = await self._origin.blob(repository, digest, None, credentials)
+            except K3dregError as error:
+                self._refused.remember(key, error)
+                raise
+        else:
+            blob = await self._origin.blob(repository, digest, part.size, part.credentials)
+        trace.source = "registry"
+        return blob
+
+    async def _upstream(self, repository: Repository) -> Repository:
+        if self._is_own(repository.registry) or self._is_own(repository.upstream.registry):
+            raise BlobUnknown(f"{repository} is one of k3dreg's own names")
+        upstream = repository.upstream
+        await self._may_ask(str(upstream.registry))
+        return upstream
+
+    async def _of_host(self, repository: Repository) -> Credentials | None:
+        assert repository.registry is not None
+        return await self._credentials.credentials(repository.registry)
+
+    def _remember(self, repository: Repository, digest: Digest, size: int, credentials: Credentials | None) -> None:
+        key = (repository, digest)
+        self._parts[key] = _Part(size, credentials)
+        self._parts.move_to_end(key)
+        while len(self._parts) > _PARTS_REMEMBERED:
+            self._parts.popitem(last=False)

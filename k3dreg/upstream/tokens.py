@@ -1,0 +1,149 @@
+"""How a registry wants to be shown credentials: Basic, or a token from its token server.
+
+The token flow is the registry's "Token Authentication Specification" and "OAuth2 Token Authentication"
+(distribution/distribution, docs/content/spec/auth); Docker Hub, GHCR and most others use it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.formats.basic_auth import Credentials
+from k3dreg.formats.challenge import Challenge
+from k3dreg.oci.errors import AuthenticationRequired, UpstreamFailed
+from k3dreg.oci.reference import Repository
+from k3dreg.upstream.registry_requests import Requests, check_is_elsewhere, is_loopback
+
+# Seconds for which a token counts when its server does not say (Token Authentication Specification, `expires_in`).
+_LIFETIME = 60.0
+# Seconds before its end from which it is not used any more: the request has to get there.
+_MARGIN = 10.0
+# Bytes.  Tokens have some KiB.
+_LARGEST_ANSWER = 256 * 1024
+# Entries.
+_REMEMBERED = 500
+_CLIENT_ID = "k3dreg"
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@frozen
+class _Asked:
+    """What a token is for.  Its `repr` holds no secret: that of `Credentials` does not."""
+
+    realm: str
+    service: str
+    scope: str
+    credentials: Credentials | None
+
+
+@frozen
+class _Token:
+    value: str
+    expires: float
+
+
+class Authorizer:
+    """Turns a challenge and credentials into the value of an `Authorization` header.
+
+    Challenges and tokens are remembered in memory, by repository and by credentials, so a blob costs one request.
+    """
+
+    def __init__(self, requests: Requests, clock: IReactorTime) -> None:
+        self._requests = requests
+        self._clock = clock
+        self._challenges: OrderedDict[tuple[Repository, Credentials | None], Challenge] = OrderedDict()
+        self._tokens: OrderedDict[_Asked, _Token] = OrderedDict()
+
+    async def known(self, repository: Repository, credentials: Credentials | None) -> str:
+        """What was right the last time for this repository and these credentials; "" if that is not known."""
+        challenge = self._challenges.get((repository, credentials))
+        return "" if challenge is None else await self._answer(challenge, repository, credentials)
+
+    async def answer(self, challenges: list[Challenge], repository: Repository, credentials: Credentials | None) -> str:
+        """What to show after a 401 with these challenges; "" if there is nothing new to show.
+
+        Raises `AuthenticationRequired` when the token server wants (other) credentials, and `UpstreamFailed`.
+        """
+        usable = [c for c in challenges if c.scheme == "bearer" or (c.scheme == "basic" and credentials is not None)]
+        for challenge in usable:
+            value = await self._answer(challenge, repository, credentials, fresh=True)
+            if value:
+                _keep(self._challenges, (repository, credentials), challenge)
+                return value
+        return ""
+
+    async def _answer(
+        self, challenge: Challenge, repository: Repository, credentials: Credentials | None, *, fresh: bool = False
+    ) -> str:
+        if challenge.scheme == "basic":
+            return "" if credentials is None else credentials.to_header()
+        if credentials is not None and credentials.registry_token:
+            return f"Bearer {credentials.registry_token}"
+        asked = _Asked(
+            challenge.parameters.get("realm", ""),
+            challenge.parameters.get("service", ""),
+            challenge.parameters.get("scope", "") or f"repository:{repository.path}:pull",
+            credentials,
+        )
+        held = self._tokens.get(asked)
+        if held is None or fresh or held.expires <= self._clock.seconds():
+            check_is_elsewhere(urlsplit(asked.realm).netloc.rpartition("@")[2], str(repository.registry))
+            held = await self._fetch(asked)
+            _keep(self._tokens, asked, held)
+        return f"Bearer {held.value}"
+
+    async def _fetch(self, asked: _Asked) -> _Token:
+        realm = urlsplit(asked.realm)
+        if realm.scheme != "https" and not (realm.scheme == "http" and is_loopback(realm.netloc)):
+            raise UpstreamFailed("the registry's token server is not protected by TLS")
+        about = {"service": asked.service} if asked.service else {}
+        about["scope"] = asked.scope
+        credentials = asked.credentials
+        if credentials is not None and credentials.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "client_id": _CLIENT_ID,
+                "refresh_token": credentials.identity_token,
+            }
+            answer = await self._requests.post(asked.realm, form | about)
+        else:
+            authorization = ""
+            if credentials is not None and credentials.username:
+                authorization = credentials.to_header()
+                about["account"] = credentials.username
+            joint = "&" if realm.query else "?"
+            answer = await self._requests.get(f"{asked.realm}{joint}{urlencode(about)}", {}, authorization)
+        if answer.status != 200:
+            words = await self._requests.complaint(answer)
+            if answer.status in (400, 401, 403):
+                raise AuthenticationRequired(words, challenge=credentials is None)
+            raise UpstreamFailed(words)
+        return self._token(await self._requests.read(answer, _LARGEST_ANSWER), answer.host)
+
+    def _token(self, body: bytes, host: str) -> _Token:
+        try:
+            value = json.loads(body)
+            token = value.get("token") or value.get("access_token")
+            lifetime = value.get("expires_in")
+        except (ValueError, AttributeError, RecursionError):
+            token = lifetime = None
+        if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+            raise UpstreamFailed(f"{host} answered without a token")
+        if not isinstance(lifetime, int | float) or lifetime <= 0:
+            lifetime = _LIFETIME
+        return _Token(token, self._clock.seconds() + lifetime - _MARGIN)
+
+
+def _keep(table: OrderedDict[K, V], key: K, value: V) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > _REMEMBERED:
+        table.popitem(last=False)

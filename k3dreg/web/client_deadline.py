@@ -1,0 +1,26 @@
+"""How long a client waits for the head of an answer, by what it says it is."""
+
+from __future__ import annotations
+
+import re
+
+from k3dreg.reporting.trace import PATIENCE
+
+# Of more digits `int` may refuse to make a number.
+_CONTAINERD = re.compile(r"containerd/v?([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
+# The first containerd that gives up waiting for the head of an answer (facts: clients, 0.1 and 3.5).
+_FIRST_IMPATIENT = (2, 3)
+# Seconds.  Earlier ones wait for as long as it takes, but end a whole pull after five minutes without a byte.
+_LONG = 240.0
+
+
+def patience_of(user_agent: str | None) -> float:
+    """Seconds.  A client that is not known to wait for long is taken for one that does not.
+
+    With an answer of "not yet" a node goes to the image's own registry, and downloads what Docker is downloading; so
+    where there is no need to hurry the answer waits for Docker.
+    """
+    match = _CONTAINERD.match(user_agent or "")
+    if match is None:
+        return PATIENCE
+    return PATIENCE if (int(match[1]), int(match[2])) >= _FIRST_IMPATIENT else _LONG

@@ -1,0 +1,159 @@
+"""`k3dreg ls` and `k3dreg gc`, as processes, on what a daemon left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from k3dreg.commands.housekeeping import listing
+from k3dreg.oci import media_types
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.reference import Repository
+from k3dreg.store import pushed_database
+from k3dreg.store.interfaces import PushedManifest
+from k3dreg.store.pushed import LEDGER_NAME
+from k3dreg.store.pushed_database import PushedDatabase, PushedRow
+from k3dreg.store.state_directory import StateDirectory
+
+APP = Repository(None, "app")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from k3dreg.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def manifest(data: bytes, *parts: bytes) -> PushedManifest:
+    descriptor = Descriptor(media_types.OCI_MANIFEST, Digest.of(data), len(data))
+    return PushedManifest(descriptor, frozenset(map(Digest.of, parts)))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Two tagged manifests, one without a tag, and a blob that none of them has."""
+    kept = [b"layer", b"orphan", b"one", b"two", b"untagged"]
+    for data in kept:
+        path = tmp_path / "blobs" / "sha256" / Digest.of(data).hex[:2] / Digest.of(data).hex
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    file = PushedDatabase(tmp_path / LEDGER_NAME)
+    file.write(
+        [
+            *(pushed_database.add_blob(APP, Digest.of(data), 0.0) for data in kept[:2]),
+            *(pushed_database.add_manifest(APP, manifest(data, b"layer")) for data in kept[2:]),
+            *(
+                pushed_database.add_tag(APP, tag, Digest.of(data))
+                for tag, data in (("b", b"one"), ("a", b"one"), ("c", b"two"))
+            ),
+        ]
+    )
+    file.close()
+    return tmp_path
+
+
+def held(state: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (state / "blobs").rglob("*") if path.is_file()}
+
+
+def test_ls_lists_tags_and_what_has_none_also_while_a_daemon_runs(state: Path) -> None:
+    directory = StateDirectory(state)
+    status, output, _ = run("ls", "--state-dir", str(state))
+    directory.close()
+    names = [line.split()[0] for line in output.splitlines()]
+    assert (status, names) == (0, ["NAME", "app:<none>", "app:a", "app:b", "app:c"])
+    assert [line.split()[1] for line in output.splitlines()[1:2]] == [str(Digest.of(b"untagged"))]
+
+
+def test_gc_removes_what_nobody_refers_to(state: Path) -> None:
+    assert run("gc", "--state-dir", str(state))[:2] == (0, "removed 1 blob and 0 manifests: 1 file, 0.0 MB\n")
+    assert held(state) == {b"layer", b"one", b"two", b"untagged"}
+    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (
+        0,
+        "removed 0 blobs and 1 manifest: 1 file, 0.0 MB\n",
+    )
+    assert held(state) == {b"layer", b"one", b"two"}
+    assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (
+        0,
+        "removed 0 blobs and 0 manifests: 0 files, 0.0 MB\n",
+    )
+
+
+def test_gc_leaves_a_directory_alone_that_a_daemon_uses(state: Path) -> None:
+    directory = StateDirectory(state)
+    status, _, complaint = run("gc", "--state-dir", str(state))
+    directory.close()
+    assert status == 1
+    assert "a daemon that runs collects by itself" in complaint
+    assert b"orphan" in held(state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["gc", "--nonsense"], 2),
+        (["gc", "--grace", "soon"], 2),
+        (["gc", "--grace", "-1"], 2),
+        (["gc", "--grace", "nan"], 2),
+        (["ls", "--state-dir", "/nonexistent"], 1),
+        (["ls", "--state-dir", "/proc/version"], 1),
+    ],
+)
+def test_what_cannot_be_done_is_said(arguments: list[str], status: int) -> None:
+    code, _, complaint = run(*arguments)
+    assert code == status
+    assert complaint.startswith("k3dreg: ")
+    assert "Traceback" not in complaint
+
+
+def test_a_size_is_that_of_all_parts_and_a_time_is_told_where_it_is_known() -> None:
+    parts = {Digest.of(b"layer"): 1_500_000, Digest.of(b"image"): 400_000, Digest.of(b"index"): 100_000}
+    rows = [
+        PushedRow(APP, manifest=evolve(manifest(b"image", b"layer"), since=1_700_000_000.0)),
+        PushedRow(APP, manifest=manifest(b"index", b"image")),
+        PushedRow(APP, tag=("all", Digest.of(b"index"))),
+        PushedRow(APP, tag=("one", Digest.of(b"image"))),
+    ]
+    titles, everything, one = listing(rows, lambda digest: parts[digest])
+    assert titles.split() == ["NAME", "DIGEST", "SIZE", "PUSHED"]
+    assert everything.split() == ["app:all", str(Digest.of(b"index")), "2.0", "MB", "-"]
+    assert one.split()[2:5] == ["1.9", "MB", time.strftime("%Y-%m-%d", time.localtime(1_700_000_000.0))]
+    assert listing([], lambda digest: 0) == ["nothing is here that was pushed"]
+
+
+def rows_of(*repositories: str) -> list[PushedRow]:
+    """An image in each, tagged `1`."""
+    digest = Digest.of(b"image")
+    manifest = PushedManifest(Descriptor(media_types.OCI_MANIFEST, digest, 5), frozenset())
+    found = []
+    for each in repositories:
+        repository = Repository(None, each)
+        found += [PushedRow(repository, manifest=manifest), PushedRow(repository, tag=("1", digest))]
+    return found
+
+
+def test_one_long_name_moves_no_other_line() -> None:
+    long = "team/" + "x" * 150
+    _, app, moved = listing(rows_of("app", long), lambda digest: 5)
+    assert moved.startswith(f"{long}:1  {Digest.of(b'image')}  ")
+    assert app.index(" sha256:") < 50
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_line_fits_a_terminal_unless_its_name_is_long(width: int) -> None:
+    lines = listing(rows_of("app", "team/" + "x" * 150, "group/project"), lambda digest: 10**9, width)
+    assert [len(line) <= width for line in lines] == [True, True, True, False]
+    assert lines[1].split()[1] == str(Digest.of(b"image"))[:19]
