@@ -23,8 +23,8 @@ class ConfigOptions(CommandLine):
 
     synopsis = SYNOPSIS
     about = (
-        "Print the files that point a cluster at k3dreg, with a line that names each file where there are several; "
-        "or FILE alone."
+        "Print the files that point a cluster at k3dreg. Where there are several, a line before each names it. With "
+        "FILE, print only that one."
     )
     examples = (
         "k3dreg config k3d --mode host > k3d-cluster.yaml",
@@ -35,19 +35,20 @@ class ConfigOptions(CommandLine):
             "mode",
             None,
             None,
-            "Where k3dreg is: created (by k3d, with the cluster), separate (a container), host",
+            "Where k3dreg runs: created (by k3d, with the cluster), separate (in a container of its own) or host (on "
+            "this machine, in no container)",
         ],
-        ["name", None, None, "What nodes call k3dreg: a name or an address"],
-        ["port", None, None, "Where nodes reach it [5000]"],
-        ["host-port", None, None, "Where programs on the host reach a k3dreg in a container [5005]"],
-        ["image", None, None, "k3dreg's own image [k3dreg:latest]"],
+        ["name", None, None, "Host name or address by which nodes reach k3dreg"],
+        ["port", None, None, "Port by which nodes reach k3dreg [5000]"],
+        ["host-port", None, None, "Port of the host by which its programs reach a k3dreg in a container [5005]"],
+        ["image", None, None, "The image to run k3dreg from [k3dreg:latest]"],
         ["socket", None, None, "Docker's socket on the host [/var/run/docker.sock]"],
-        ["ca", None, None, "For k3dreg behind TLS: the file of the authority, on the host"],
+        ["ca", None, None, "For a k3dreg with HTTPS: the certificate authority's file, on the host"],
     ]
     optFlags = [  # noqa: RUF012
-        ["offline", None, "Nodes are to ask no registry but k3dreg"],
-        ["auth", None, "Nodes have to log in (--htpasswd): leave room for a name and a password"],
-        ["configmap", None, "Print the ConfigMap by which Tilt and Skaffold find the registry, and nothing else"],
+        ["offline", None, "Keep nodes from falling back to an image's own registry"],
+        ["auth", None, "For a k3dreg with --htpasswd: add placeholders for a user and a password"],
+        ["configmap", None, "Print only the ConfigMap by which Tilt and Skaffold find the registry"],
     ]
     file = ""
 

@@ -46,11 +46,11 @@ class ListOptions(CommandLine):
 
     synopsis = "Usage: k3dreg ls [--state-dir DIR]"
     about = (
-        "List what was pushed.  A daemon that uses the directory is not disturbed.  On a terminal digests are "
-        "shortened; elsewhere, as in `k3dreg ls | cat`, they are whole."
+        "List the images that were pushed. It may run beside a daemon. On a terminal digests are shortened; "
+        "in a pipe, as in `k3dreg ls | cat`, they are whole."
     )
     examples = ("k3dreg ls --state-dir /var/lib/k3dreg",)
-    optParameters = [["state-dir", None, None, "The state directory of the daemon"]]  # noqa: RUF012
+    optParameters = [["state-dir", None, None, "The daemon's state directory"]]  # noqa: RUF012
 
 
 class CollectOptions(CommandLine):
@@ -58,15 +58,15 @@ class CollectOptions(CommandLine):
 
     synopsis = "Usage: k3dreg gc [--state-dir DIR] [--grace HOURS] [--untagged]"
     about = (
-        "Remove pushed content that nothing refers to.  A running daemon does it by itself, so this command is for one "
-        "that does not run."
+        "Remove pushed blobs that no manifest refers to. A running daemon does this by itself: stop it before you run "
+        "this command."
     )
     examples = ("k3dreg gc --untagged --grace 24",)
     optParameters = [  # noqa: RUF012
-        ["state-dir", None, None, "The state directory of the daemon"],
-        ["grace", None, str(GRACE / _HOUR), "Hours that a blob without a manifest is kept"],
+        ["state-dir", None, None, "The daemon's state directory"],
+        ["grace", None, str(GRACE / _HOUR), "Keep blobs without a manifest for this many hours"],
     ]
-    optFlags = [["untagged", None, "Remove manifests that no tag leads to, too"]]  # noqa: RUF012
+    optFlags = [["untagged", None, "Also remove manifests that no tag leads to"]]  # noqa: RUF012
 
 
 def main(command: str, arguments: Sequence[str], environment: dict[str, str]) -> None:

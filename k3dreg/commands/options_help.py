@@ -10,8 +10,8 @@ from k3dreg.config.options import Options
 from k3dreg.config.usage import CommandLine, wrapped
 
 _THE_DAEMONS = (
-    "The registry's own options (k3dreg --help), its environment and its settings file are taken, too: give those that "
-    "your registry has."
+    "This command also takes the daemon's options (k3dreg --help), environment and settings file. Give it the same "
+    "ones as the daemon, so that it looks at the same engine, port and state."
 )
 
 
@@ -37,18 +37,18 @@ class _Doctor(CommandLine):
     synopsis = "Usage: k3dreg doctor [OPTION]..."
     about = (
         "Check what k3dreg needs: Docker's socket, the engine and its image store, the port, the disk, credential "
-        "helpers, and who reaches this registry. Each line has a verdict, ok, warn or fail, and what to do. The exit "
-        "status is 1 if a check failed."
+        "helpers, and whether clients reach this registry. Each line has a verdict (ok, warn or fail) and says what "
+        "to do. The exit status is 1 if a check failed."
     )
     examples: tuple[str, ...] = ("k3dreg doctor", "k3dreg doctor --json")
-    optFlags = [["json", None, "Print one JSON object"]]  # noqa: RUF012  (the shape of usage.Options)
+    optFlags = [["json", None, "Print the checks as one JSON object"]]  # noqa: RUF012  (the shape of usage.Options)
 
 
 class _Why(CommandLine):
     synopsis = "Usage: k3dreg why [OPTION]... IMAGE"
     about = (
-        "Say step by step how a node's request for IMAGE is answered, and why. Nothing is pulled. The exit status is "
-        "1 if a node would not get the image."
+        "Show step by step how k3dreg answers a node's request for IMAGE, and why. Nothing is pulled. The exit status "
+        "is 1 if a node would not get the image."
     )
     examples: tuple[str, ...] = ("k3dreg why nginx:1.27", "k3dreg why --origin-fallback ghcr.io/team/app:1")
 
@@ -56,14 +56,14 @@ class _Why(CommandLine):
 class _Warm(CommandLine):
     synopsis = "Usage: k3dreg warm [OPTION]... IMAGE..."
     about = (
-        "Ask a running k3dreg for each IMAGE as a node would, so that Docker pulls what it lacks and k3dreg prepares "
-        "it. The exit status is 1 if an image could not be had."
+        "Request each IMAGE from a running k3dreg as a node would, so that Docker pulls what it lacks and k3dreg "
+        "prepares it. The exit status is 1 if k3dreg could not give an image."
     )
     examples: tuple[str, ...] = (
         "k3dreg warm nginx:1.27 redis:7",
         "k3dreg warm --server http://127.0.0.1:5005 my-app:1",
     )
-    optParameters = [["server", None, "http://127.0.0.1:5000", "The k3dreg to ask"]]  # noqa: RUF012
+    optParameters = [["server", None, "http://127.0.0.1:5000", "URL of the running k3dreg"]]  # noqa: RUF012
 
 
 class DoctorOptions(_Doctor, _Tool):

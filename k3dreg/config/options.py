@@ -97,29 +97,65 @@ class Options(CommandLine):
             "docker",
             None,
             None,
-            f"The engine: unix:///path, tcp://host:port or ssh://host [as Docker's client: else {DEFAULT_DOCKER}]",
+            "The engine's address: unix:///path, tcp://host:port or ssh://host "
+            f"[as for Docker's client, else {DEFAULT_DOCKER}]",
         ],
-        ["config", None, None, f"A settings file, TOML, whose keys are the names of options [{DEFAULT_FILE}]"],
-        ["state-dir", None, None, "Where exported images are kept [/var/lib/k3dreg, or ~/.local/state/k3dreg]"],
-        ["cache-size", None, None, "How much of them to keep; what was not used for longest goes first [20GB]"],
-        ["content-store", None, None, "Where the engine's content store is here [where the engine says]"],
-        ["docker-root", None, None, "Where Docker's data directory is here [where the engine says]"],
+        ["config", None, None, f"Read settings from this TOML file; its keys are option names [{DEFAULT_FILE}]"],
+        [
+            "state-dir",
+            None,
+            None,
+            "Directory for pushed and cached content [root: /var/lib/k3dreg, others: ~/.local/state/k3dreg]",
+        ],
+        [
+            "cache-size",
+            None,
+            None,
+            "Largest size of the cache; the least recently used content is evicted first [20GB]",
+        ],
+        [
+            "content-store",
+            None,
+            None,
+            "Path by which k3dreg reaches containerd's content store [the path that the engine reports]",
+        ],
+        [
+            "docker-root",
+            None,
+            None,
+            "Path by which k3dreg reaches Docker's data directory [the path that Docker reports]",
+        ],
         [
             "reader",
             None,
             None,
-            "Read the engine's files by means of containers: on, stopped (of such as are never started) or off [on]",
+            "How to reach the engine's files where k3dreg cannot open them itself: on, by a helper container that runs "
+            "for a moment; stopped, by containers that never start; off, not at all, which is slower [on]",
         ],
-        ["status-page", None, None, "Show a status page at /: on or off [on]"],
-        ["htpasswd", None, None, "A file by htpasswd -B: who may pull, push and look [everybody may]"],
-        ["proxy-remote-url", None, None, "The one registry whose images are given, as a URL [*, which is all of them]"],
-        ["log-level", None, None, f"One of {', '.join(LEVELS)} [info]"],
-        ["log-format", None, None, f"{' or '.join(LOG_FORMATS)}: lines for people, or an object per line [text]"],
+        ["status-page", None, None, "Serve the status page at /: on or off [on]"],
+        [
+            "htpasswd",
+            None,
+            None,
+            "Ask for a password; the file lists the users and is made by htpasswd -B [no password]",
+        ],
+        [
+            "proxy-remote-url",
+            None,
+            None,
+            "Serve images of this registry only, such as https://ghcr.io [*, every registry]",
+        ],
+        ["log-level", None, None, f"Log this level and those above: {', '.join(LEVELS)} [info]"],
+        ["log-format", None, None, f"{' or '.join(LOG_FORMATS)}: readable lines, or one JSON object a line [text]"],
     ]
 
     optFlags = [  # noqa: RUF012  (the shape of usage.Options)
-        ["origin-fallback", None, "Fetch what Docker cannot give, by digest, from an image's own registry"],
-        ["anonymous-pull", None, "With --htpasswd: everybody may pull and look"],
+        [
+            "origin-fallback",
+            None,
+            "Fetch from the image's own registry what Docker cannot give, such as digests with the classic image store",
+        ],
+        ["anonymous-pull", None, "With --htpasswd: let clients pull and see the status page without a password"],
     ]
 
     config: Config
@@ -169,19 +205,19 @@ class Options(CommandLine):
         return again
 
     def opt_listen(self, endpoint: str) -> None:
-        """Where to listen, a Twisted endpoint; may be repeated [REGISTRY_HTTP_ADDR, systemd's sockets, tcp:5000]"""
+        """Listen at this Twisted endpoint; may be repeated [REGISTRY_HTTP_ADDR, systemd's sockets or tcp:5000]"""
         self._listen.append(endpoint)
 
     def opt_alias(self, name: str) -> None:
-        """Another name of this registry, host:port as in an image's name; may be repeated"""
+        """One more name that images use for this registry, as host:port; may be repeated [k3dreg finds its names]"""
         self._aliases.append(name)
 
     def opt_warm(self, pattern: str) -> None:
-        """Make images of such names ready as soon as Docker has them, as 'my-app:*'; may be repeated"""
+        """Prepare images of matching names, such as 'team/*', as soon as Docker has them; may be repeated [none]"""
         self._warm.append(pattern)
 
     def opt_allow_registry(self, pattern: str) -> None:
-        """A registry that may be asked, such as ghcr.io; may be repeated [*, which is all but this machine's own]"""
+        """Allow pulls from this registry, such as ghcr.io; may be repeated [*, all but this machine's own]"""
         self._allow_registries.append(pattern)
 
     def postOptions(self) -> None:

@@ -13,11 +13,11 @@ from k3dreg import __version__
 
 # In the order in which help lists them.
 COMMANDS: Mapping[str, str] = {
-    "doctor": "Check the engine, the port, the disk and more; say what to do",
-    "why": "Say step by step how a node's request for an image is answered",
-    "warm": "Make images ready before a node asks for them",
+    "doctor": "Check the engine, the port, the disk and more, and say what to do",
+    "why": "Show step by step how k3dreg answers a request for an image",
+    "warm": "Prepare images before a node asks for them",
     "config": "Print the files that point a cluster at k3dreg",
-    "ls": "List what was pushed",
+    "ls": "List the images that were pushed",
     "gc": "Remove pushed content that nothing refers to",
 }
 
