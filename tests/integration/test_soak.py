@@ -30,12 +30,18 @@ from tests.integration.support.docker_api import Docker, DockerError
 from tests.integration.support.puller import Puller, chunks
 from tests.integration.support.registry_client import RegistryClient, digest_of
 from tests.integration.support.rig import EngineAddress
+from tests.integration.test_resources import descriptors, disk_space, until
 
 SECONDS = float(os.environ.get("K3DREG_SOAK", "20"))
 CLIENTS = 10
 # Seconds in which everything gets its answer, and the next of its bytes.
 PATIENCE = 60
 MOST_PUSHED = 8_000_000
+TAGS = "abc"
+# Bytes.
+CACHE = 150_000_000
+# Open at rest: standard streams, the reactor's own, listening sockets, databases, idle connections to the engine.
+DESCRIPTORS = 64
 
 
 class Client(threading.Thread):
@@ -106,7 +112,7 @@ class Client(threading.Thread):
     def push(self) -> None:
         """An image; the layer that it had before is removed."""
         client, data = RegistryClient(self._daemon.host), self._chance.randbytes(self._chance.randrange(MOST_PUSHED))
-        tag = self._chance.choice("abc")
+        tag = self._chance.choice(TAGS)
         manifest = client.push_image(self._repository, tag, data)
         assert client.get(f"/v2/{self._repository}/manifests/{tag}").body == manifest
         assert client.get(f"/v2/{self._repository}/blobs/{digest_of(data)}").body == data
@@ -149,6 +155,12 @@ def _disturb(daemon: Daemon, docker: Docker, end: float, others: set[str]) -> No
                 docker.ask("DELETE", f"/containers/{container}", force="1")
 
 
+def in_use(daemon: Daemon, state: Path) -> list[str]:
+    """Files of content that the daemon has open, and files that are removed already and take room still."""
+    content = (f"{state}/blobs", f"{state}/staging")
+    return [target for target in descriptors(daemon) if target.startswith(content) or target.endswith("(deleted)")]
+
+
 @pytest.mark.engines("docker29", "docker29-classic")
 def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: PushedImage, tmp_path: Path) -> None:
     seed = int(os.environ.get("K3DREG_SEED", str(random.randrange(1 << 30))))
@@ -156,7 +168,7 @@ def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: Pu
     docker = layered_image.pull_into(engine)
     others = _readers(docker)
     # Not all of the image fits in the cache.
-    with running(engine, tmp_path, *READERS_ONLY, "--cache-size", "150M") as daemon:
+    with running(engine, tmp_path, *READERS_ONLY, "--cache-size", str(CACHE)) as daemon:
         end = time.monotonic() + SECONDS
         clients = [Client(daemon, layered_image, seed + number, end) for number in range(CLIENTS)]
         for client in clients:
@@ -168,4 +180,11 @@ def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: Pu
         failures = [failure for client in clients for failure in client.failures]
         assert not failures, "\n".join(failures)[:10_000]
         assert daemon.peak_memory() < 96 << 20
+        # What is kept is the cache, and the last push of each tag; staged data and open files end with their requests.
+        state = tmp_path / "state"
+        until(lambda: not in_use(daemon, state), lambda: str(in_use(daemon, state)), seconds=60)
+        until(lambda: not disk_space(state / "staging"), lambda: str(list((state / "staging").rglob("*"))), seconds=60)
+        print(f"at the end: {len(descriptors(daemon))} descriptors, {disk_space(state) >> 20} MiB on the disk")
+        assert len(descriptors(daemon)) < DESCRIPTORS
+        assert disk_space(state) < CACHE + CLIENTS * len(TAGS) * 2 * MOST_PUSHED
     docker.remove(layered_image.name)
