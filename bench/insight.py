@@ -47,7 +47,7 @@ class Request:
 
 
 def unobserved(arguments: list[str]) -> None:
-    """Be a k3dreg whose rooms report to nobody: there is no option for it, as there is no reason to want it."""
+    """Be a k3dreg whose packages report to no observer: there is no option for it, as there is no reason to want it."""
     from k3dreg.cli import main
     from k3dreg.daemon import service
     from k3dreg.reporting.observer import NULL_OBSERVER

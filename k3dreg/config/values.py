@@ -23,9 +23,9 @@ from k3dreg.oci.reference import Repository, registry_host
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-# Below this a single image would not fit and every pull would export again.
 # A host with an optional port, with `*` for any text and `?` for any character.
 _REGISTRIES = re.compile(r"[A-Za-z0-9.:*?\[\]_-]{1,255}")
+# Below this a single image would not fit and every pull would export again.
 _SMALLEST_CACHE = 64 * 1024 * 1024
 
 

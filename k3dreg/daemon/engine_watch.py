@@ -32,7 +32,7 @@ _LOOK_FOR_ENGINE = 2.0
 def make_monitor(
     config: Config, engine: Engine, files: EngineFileAccess, store: BlobStore, pushed: IPushed, clock: IReactorTime
 ) -> Monitor:
-    """What watches the daemon, and is told by the other rooms what they do."""
+    """The monitor, and the observer that other packages report to."""
 
     def cache() -> Readings:
         used = store.usage()

@@ -1,4 +1,4 @@
-"""Puts the rooms together and runs them.  The only module that imports the reactor."""
+"""Put the packages together and run them.  The only module that imports the reactor."""
 
 from __future__ import annotations
 

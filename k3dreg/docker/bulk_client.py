@@ -44,7 +44,7 @@ class _Decoder(ChunkedDecoder):
 
 
 class _Client(HTTP11ClientProtocol):
-    """A `TakingClient`: the protocol of a body finds it as its transport's `client`."""
+    """A `ThreadReadClient`: the protocol of a body finds it as its transport's `client`."""
 
     _received: Callable[[], None] | None = None
     _delivering = False
@@ -71,7 +71,7 @@ class _Client(HTTP11ClientProtocol):
         if self._received is not None:
             self._received()
 
-    # -- see `k3dreg.streaming.response_body.TakingClient` -------------------------------------------------
+    # -- see `k3dreg.streaming.response_body.ThreadReadClient` -------------------------------------------------
 
     def tell_received(self, received: Callable[[], None]) -> None:
         self._received = received
@@ -86,7 +86,7 @@ class _Client(HTTP11ClientProtocol):
         return None if descriptor is None else SocketBody(self, decoder, Handle(descriptor), _PATIENCE)
 
     def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
-        """It is given back.  See `k3dreg.streaming.socket_body.Connection`."""
+        """It is given back.  See `k3dreg.streaming.socket_body.SocketConnection`."""
         parser = self._parser
         if parser is None:  # the connection is lost
             return

@@ -1,7 +1,7 @@
 """What the engine tells of its images while it runs: `GET /events`.
 
 A hint, and no more: `load` tells no tags and no `tag` event follows, Podman's names are not Docker's, and what happened
-while nobody listened is not told at all (facts: engine, 8).
+while nobody listened is not told at all.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from k3dreg.streaming.content import IBlob
 
 @frozen
 class Helper:
-    """`command` runs `hand_over`, but for its arguments; `container` and `host` are parts of the description of a
-    container, and of its `HostConfig` (Engine API, "Create a container"); `files`, a tar, is to be put into it.
+    """`command` runs `pass_directories`, without its arguments; `container` and `host` are parts of the description of
+    a container, and of its `HostConfig` (Engine API, "Create a container"); `files`, a tar, is to be put into it.
     """
 
     command: Sequence[str]

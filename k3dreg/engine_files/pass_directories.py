@@ -1,4 +1,4 @@
-"""Open directories and hand them over to k3dreg: all that runs in the container that `handing` starts.
+"""Open directories and hand them over to k3dreg: all that runs in the container that `directory_passing` starts.
 
 It is run as a script, by a Python that has hardly any of its library, so that it takes some ten milliseconds.
 

@@ -30,13 +30,13 @@ _ENGINE_AGAIN = 2.0
 
 
 class Hands(Protocol):
-    """What gets the directories: see `Handing.take`."""
+    """What gets the directories: see `DirectoryPassing.take`."""
 
     async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]: ...
 
 
 class PassedDirectories:
-    """See `Places`.  The directories are asked for once, and again when the engine has become another one."""
+    """See `EngineDirectories`.  They are asked for once, and again when the engine has become another one."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class PassedDirectories:
                 return
 
     async def locate(self, path: str) -> EngineDirectory:
-        """See `Places`.  Waits a moment for directories that are being handed over."""
+        """See `EngineDirectories`.  Waits a moment for directories that are being handed over."""
         self._ensure(await self._engine.info())
         if not self._taken.is_set and self._clock.seconds() < self._began + _WORTH_WAITING_FOR:
             left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()

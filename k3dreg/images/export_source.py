@@ -24,7 +24,7 @@ from k3dreg.streaming.workers import Workers
 log = make_logger()
 
 # The engine has no limit of its own, and exports hold each other up: four at once took three times as long as one on
-# two processors (facts: engine, 9), and on the classic store each makes a full copy on the engine's disk.
+# two processors (measured), and on the classic store each makes a full copy on the engine's disk.
 _EXPORTS_AT_ONCE = 2
 # Seconds for which an image whose whole export did not give it is not exported again.  Its content stays as it is; a
 # layer that was damaged on the engine's disk may be mended by pulling the image anew.

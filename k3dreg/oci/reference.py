@@ -26,7 +26,7 @@ _LONGEST_PATH = 255
 _LONGEST_HOST = 255
 
 DOCKER_HUB = "docker.io"
-# Docker folds only the first of these into docker.io (facts: `registry-1.docker.io/x` is another name to it);
+# Docker folds only the first of these into docker.io (`registry-1.docker.io/x` is another name to it);
 # containerd counts the last as docker.io's own host.  Nobody keeps different images under them.
 _HUB_SPELLINGS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 

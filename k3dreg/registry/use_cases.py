@@ -31,7 +31,7 @@ class IFallback(Protocol):
 
 
 class IRegistry(Protocol):
-    """The use case of a pull, as the web room calls it."""
+    """The use case of a pull, as the web package calls it."""
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         """What `reference` means now.  `authorization` is what the client sent.
@@ -45,7 +45,7 @@ class IRegistry(Protocol):
 
 
 class IDiscovery(Protocol):
-    """The use case of finding out what is here, as the web room calls it."""
+    """The use case of finding out what is here, as the web package calls it."""
 
     async def tags(self, repository: Repository, *, next_page: bool = False) -> Sequence[Names]:
         """Return the tags of a repository, in one or more lists that belong together.  Raises `NameUnknown`.
@@ -89,7 +89,7 @@ class Pushed:
 
 
 class IUploads(Protocol):
-    """The use case of a push, and of taking things back, as the web room calls it.
+    """The use case of a push, and of taking things back, as the web package calls it.
 
     Sizes are in bytes.  What a coroutine that ends well has taken is on disk for good.  All of it may raise
     `StoreFull` and `StoreError`; whatever adds to a repository of another registry, `NotOurs`.

@@ -6,8 +6,9 @@ from attrs import define, field
 
 from k3dreg.oci.descriptor import Descriptor
 
-# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (facts: clients, 0.1), and then take the mirror
-# for broken; this leaves room for a machine that is busy with the very pull that is waited for.
+# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (`ResponseHeaderTimeout` in its
+# `core/remotes/docker/registry.go`), and then take the mirror for broken.  This leaves time for a machine that is busy
+# with the very pull that the client waits for.
 PATIENCE = 18.0
 
 
@@ -15,7 +16,7 @@ PATIENCE = 18.0
 class Trace:
     """What was done for a request.
 
-    Use cases and sources add to it; the web room writes it.  `source` is where the bytes came from, in one word
+    Use cases and sources add to it; the web package writes it.  `source` is where the bytes came from, in one word
     ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
     is why it failed, in one sentence.  `patience` is how many seconds the client waits for the head of an answer.
     `circular`: the client is an engine which asks because it was asked by this very daemon.  `may_decide_a_push`: the

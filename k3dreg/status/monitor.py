@@ -1,4 +1,4 @@
-"""Joins what watches: the observer that the other rooms report to, and the answers for the web room."""
+"""Joins what watches: the observer that the other packages report to, and the answers for the web package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
 
 
 class Monitor:
-    """See `IMonitoring`.  `observer` is what the other rooms report to."""
+    """See `IMonitoring`.  `observer` is what the other packages report to."""
 
     observer: IObserver
 

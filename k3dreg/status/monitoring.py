@@ -8,7 +8,7 @@ from k3dreg.status.overview import Live, Overview
 
 
 class IMonitoring(Protocol):
-    """What the web room shows of the daemon itself, to people and programs that look after it."""
+    """What the web package shows of the daemon itself, to people and programs that look after it."""
 
     async def engine_trouble(self) -> str:
         """Why the engine cannot be used, in a sentence; "" when it answers.  Takes a few seconds at most."""

@@ -85,7 +85,7 @@ class Sender(PushProducer):
 class FileSending:
     """One sending of a file's bytes to one consumer, while the file may still be growing.  Call `run` once.
 
-    By the kernel alone where more than a chunk goes into a socket as it is (`streaming.sockets`); else they are read
+    By the kernel alone where more than a chunk goes into a socket as it is (`streaming.sendfile`); else they are read
     in worker threads, a chunk at a time.
     """
 

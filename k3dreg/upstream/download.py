@@ -92,7 +92,7 @@ class Download:
             except RedirectRefused:
                 raise
             except (EngineError, UpstreamFailed) as error:
-                # An `EngineError` is what a broken body is called in the streaming room.
+                # `streaming` raises an `EngineError` for a body that breaks.
                 fruitless = 0 if self._writer.written > before else fruitless + 1
                 if fruitless >= _FRUITLESS:
                     raise UpstreamFailed(f"{self.name} broke off at byte {before}: {_plain(error)}") from error

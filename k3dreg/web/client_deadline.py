@@ -8,7 +8,7 @@ from k3dreg.reporting.trace import PATIENCE
 
 # Of more digits `int` may refuse to make a number.
 _CONTAINERD = re.compile(r"containerd/v?([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
-# The first containerd that gives up waiting for the head of an answer (facts: clients, 0.1 and 3.5).
+# The first containerd that gives up waiting for the head of an answer (its `core/remotes/docker/registry.go`).
 _FIRST_IMPATIENT = (2, 3)
 # Seconds.  Earlier ones wait for as long as it takes, but end a whole pull after five minutes without a byte.
 _LONG = 240.0

@@ -210,7 +210,7 @@ class BodyChannel(HTTPChannel):
         return SocketBody(self, cast(Decoder, self._transferDecoder), Handle(descriptor))
 
     def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
-        """It is given back.  See `k3dreg.streaming.socket_body.Connection`."""
+        """It is given back.  See `k3dreg.streaming.socket_body.SocketConnection`."""
         body = self._receiving
         if body is None:  # the connection is lost
             return
