@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
         if "tests/integration/" in report.nodeid and not any(os.environ.get(name) for name in ENGINES):
-            reasons["integration tests need Docker or other programs: see CONTRIBUTING.md"] += 1
+            reasons["integration tests, which need Docker or other programs: see CONTRIBUTING.md"] += 1
         else:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             reasons[reason.removeprefix("Skipped: ")] += 1

@@ -39,10 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Before pytest-xdist's own, which reads the group.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # A plain `pytest` without engines is for the unit tests: some of these need no engine, but all take their time.
+    is_wanted = rig.is_there() or any("integration" in argument for argument in config.args)
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.integration)
+            if not is_wanted:
+                item.add_marker(pytest.mark.skip("not asked for"))
             # One process of pytest-xdist has the engines, nodes and registries to itself (`--dist loadgroup`).
             item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.stem in APART else "rig"))
 

@@ -103,6 +103,11 @@ def _pairs(variable: str) -> list[tuple[str, str]]:
     return [(name, value) for name, equals, value in (word.partition("=") for word in words) if equals]
 
 
+def is_there() -> bool:
+    """Return whether there is any engine to test with, or there ought to be."""
+    return bool(engines() or spares() or podmans()) or os.environ.get("CI") == "true"
+
+
 def own() -> EngineAddress | None:
     """Return a person's own Docker, if K3DREG_TEST_ENGINE names one."""
     url = os.environ.get("K3DREG_TEST_ENGINE", "")
