@@ -51,6 +51,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.stem in APART else "rig"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where pytest-xdist does not see the groups: two processes would use the same engines."""
+    there = [item for item in session.items if item.path.is_relative_to(HERE)]
+    if hasattr(session.config, "workerinput") and not all("@" in item.nodeid for item in there):
+        raise pytest.UsageError(
+            "pytest-xdist does not see the groups of tests: use -n 0, or the pytest of pyproject.toml"
+        )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`engine` stands for the engines that the test's marker names, else for the matrix; `node` for every node.
 
