@@ -13,6 +13,7 @@ from typing import Any
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -42,6 +43,7 @@ from k3dreg.registry.pull_in_progress import PullInProgress
 from k3dreg.registry.push import Uploads
 from k3dreg.registry.pushed_first import PushedFirst
 from k3dreg.registry.resolver import Resolver
+from k3dreg.registry.upload_sessions import MOST_SESSIONS
 from k3dreg.reporting.logger import make_logger, set_level
 from k3dreg.status.operations import Operations
 from k3dreg.store.blob_store import open_store_in
@@ -51,6 +53,7 @@ from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.upload_staging import Staging
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.name_resolution import make_resolve
+from k3dreg.web.connections import connection_budget
 from k3dreg.web.passwords import THREADS as PASSWORD_THREADS
 from k3dreg.web.site import make_site
 
@@ -141,8 +144,17 @@ class Daemon(MultiService):
         falling_back = upstream.behind(ahead, config.origin_fallback)
         allowed = restricted(falling_back, config.remote, names, pushed)
         registry = PushedFirst(allowed, pushed, store, names, behind.knows)
+        budget = connection_budget()
         uploads = Uploads(
-            store, Staging(store), pushed, registry, names, self._workers, self._reactor, deleting=config.deleting
+            store,
+            Staging(store),
+            pushed,
+            registry,
+            names,
+            self._workers,
+            self._reactor,
+            deleting=config.deleting,
+            most_sessions=min(MOST_SESSIONS, budget),
         )
         self._closing.append(uploads.shutdown)
         collector = Collector(pushed, store, behind.knows, self._reactor)
@@ -164,6 +176,7 @@ class Daemon(MultiService):
             observer=monitor.observer,
             access=door.access,
             is_own_host=names.is_own_host,
+            budget=budget,
         )
         warming = make_warming(config, self._engine, image_names, made.sources, store, monitor, self._reactor)
 
@@ -183,9 +196,13 @@ class Daemon(MultiService):
             "allow_registries",
         )
         self._reloader.on_change(door.use, "htpasswd", "anonymous_pull")
-        ports = await door.listen(
-            config.listen, site, names, self._reactor, lambda port: self._closing.append(port.stopListening)
-        )
+        self._closing.append(site.connections.shutdown)
+
+        def opened(port: IListeningPort) -> None:
+            self._closing.append(port.stopListening)
+            site.connections.admit_at(port)
+
+        ports = await door.listen(config.listen, site, names, self._reactor, opened)
         learning = Deferred.fromCoroutine(learn_names(names, self._engine, socket.gethostname(), ports, self._reactor))
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._closing.append(learning.cancel)

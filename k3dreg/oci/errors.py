@@ -249,6 +249,14 @@ class StoreFull(StoreError):
     """No room is left on the disk of the state directory."""
 
 
+class TooManyFiles(StoreError):
+    """A file cannot be opened, because k3dreg has as many open as it may have: ask again in `after` seconds."""
+
+    def __init__(self, message: str, *, after: float, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.after = after
+
+
 class NotYet(K3dregError):
     """The work goes on, but longer than a client waits: ask again in `after` seconds."""
 

@@ -17,7 +17,7 @@ from k3dreg.oci.manifest import Manifest
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.registry.adoption import Adopter, check_bounds, pushed_manifest
 from k3dreg.registry.own_names import OwnNames
-from k3dreg.registry.upload_sessions import UploadSessions
+from k3dreg.registry.upload_sessions import MOST_SESSIONS, UploadSessions
 from k3dreg.registry.use_cases import IRegistry, Pushed, UploadStatus
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.interfaces import IBlobStore, IPushed, IStaging
@@ -42,8 +42,12 @@ class Uploads:
         clock: IReactorTime,
         *,
         deleting: bool = True,
+        most_sessions: int = MOST_SESSIONS,
     ) -> None:
-        """`registry` is asked for content that a pushed manifest refers to and that was not pushed."""
+        """`registry` is asked for content that a pushed manifest refers to and that was not pushed.
+
+        `most_sessions`: how many upload sessions there may be at a time.
+        """
         self.deleting = deleting
         self._store = store
         self._pushed = pushed
@@ -51,7 +55,7 @@ class Uploads:
         self._workers = workers
         self._adopter = Adopter(store, pushed, registry, workers)
         self._parsing = DeferredSemaphore(_PARSED_AT_ONCE)
-        self._sessions = UploadSessions(staging, names, workers, clock)
+        self._sessions = UploadSessions(staging, names, workers, clock, most_sessions)
 
     # -- blobs ----------------------------------------------------------------------------------
 

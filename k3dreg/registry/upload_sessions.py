@@ -32,8 +32,8 @@ log = make_logger()
 # Seconds without a request, or a byte, after which a session is forgotten.  A client that lost its connection is back
 # within minutes; what it left behind takes room on the disk until then.
 SESSION_IDLE = 3600.0
-# Sessions at a time.  Each holds an open file once it has bytes, of which a process has 1024 by default.  A push has
-# three to five at a time, so this is a hundred pushes.
+# Sessions at a time.  Each holds an open file once it has bytes, so a daemon that may open few files has fewer.  A push
+# has three to five at a time, so this is a hundred pushes.
 MOST_SESSIONS = 400
 # Seconds after which a session without a request may make room for another, when there are that many.
 LEFT_ALONE = 60.0
@@ -65,7 +65,11 @@ class _Upload:
 class UploadSessions:
     """All sessions there are.  A session belongs to the repository that it was opened for, whatever that is called."""
 
-    def __init__(self, staging: IStaging, names: OwnNames, workers: Workers, clock: IReactorTime) -> None:
+    def __init__(
+        self, staging: IStaging, names: OwnNames, workers: Workers, clock: IReactorTime, most: int = MOST_SESSIONS
+    ) -> None:
+        """`most`: how many sessions there may be at a time."""
+        self._most = most
         self._staging = staging
         self._names = names
         self._workers = workers
@@ -224,7 +228,7 @@ class UploadSessions:
         A session without a byte costs its client nothing, as it can open another; and a client sends its first byte
         at once.  Raises `TooManyUploads` when all have bytes and none was left alone for long.
         """
-        if len(self._uploads) < MOST_SESSIONS:
+        if len(self._uploads) < self._most:
             return
         now = self._clock.seconds()
         left = [upload for upload in self._uploads.values() if upload.expiry is not None]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from k3dreg.oci.errors import StoreError, StoreFull
+from k3dreg.streaming.file_handles import raise_if_too_many
 
 # EDQUOT: the user's quota is as full as a disk is.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -16,9 +17,9 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """`OSError`s of the block as `StoreFull` or `StoreError`; `what` completes "the state directory: ... failed".
+    """Raise `OSError`s of the block as `StoreFull`, `TooManyFiles` or another `StoreError`.
 
-    The text has no path in it: clients see it.
+    `what` completes "the state directory: ... failed".  The text has no path in it: clients see it.
     """
     try:
         yield
@@ -29,6 +30,7 @@ def storage_errors(what: str) -> Iterator[None]:
                 f"no room is left on the disk of the state directory: {what} failed ({reason})",
                 advice="free some space there, or give k3dreg a smaller --cache-size",
             ) from error
+        raise_if_too_many(error)
         raise StoreError(f"the state directory could not be used: {what} failed ({reason})") from error
 
 

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from k3dreg.oci.errors import ContentGone
+from k3dreg.oci.errors import ContentGone, TooManyFiles
+
+# The process, or the whole machine, has as many files open as it may have.
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+# Seconds after which a client may ask again: connections end all the time.
+_AGAIN = 5.0
+
+
+def check_descriptors() -> None:
+    """Raise `TooManyFiles` when no file can be opened now."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise_if_too_many(error)
+
+
+def raise_if_too_many(error: OSError) -> None:
+    """Raise `TooManyFiles` when that is why a file could not be opened."""
+    if error.errno in _NO_DESCRIPTOR:
+        raise TooManyFiles(
+            "k3dreg has as many files open as it may have",
+            after=_AGAIN,
+            advice="ask again; the limit is LimitNOFILE of a service, --ulimit nofile of a container",
+        ) from error
 
 
 class Handle:

@@ -81,6 +81,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     # k3dreg itself.
     errors.StoreError: (500, "UNKNOWN"),
     errors.StoreFull: (507, "UNAVAILABLE"),
+    errors.TooManyFiles: (503, "UNAVAILABLE"),
     errors.NotYet: (503, "UNAVAILABLE"),
     errors.TooManyViewers: (503, "UNAVAILABLE"),
     errors.UsageError: (500, "UNKNOWN"),
@@ -100,7 +101,7 @@ def error_answer(error: errors.K3dregError) -> Answer:
         # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when those have been refused: a
         # second challenge makes them repeat the same ones, five times.
         headers.append(("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"'))
-    elif isinstance(error, errors.NotYet | errors.TooManyViewers):
+    elif isinstance(error, errors.NotYet | errors.TooManyViewers | errors.TooManyFiles):
         headers.append(("Retry-After", str(max(1, math.ceil(error.after)))))
     elif isinstance(error, errors.RangeNotSatisfiable):
         headers.append(("Content-Range", f"bytes */{error.size}"))

@@ -21,6 +21,7 @@ from k3dreg.oci.errors import DigestMismatch, K3dregError
 from k3dreg.reporting.activity import Activity, Progress
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import CANCELLED, observed
+from k3dreg.streaming.file_handles import check_descriptors
 from k3dreg.streaming.push_producer import ConsumerGone, ConsumerStalled
 from k3dreg.web.answers import API_VERSION, Answer
 from k3dreg.web.error_answers import UNEXPECTED, error_answer, identified, interrupted_answer, unexpected_answer
@@ -132,7 +133,10 @@ class _Rendering:
     async def _ask(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer, whatever happens."""
         try:
-            return await ask()
+            answer = await ask()
+            if answer.parts:
+                # The file is opened when its first byte is sent: too late for another status.
+                check_descriptors()
         except K3dregError as error:
             return error_answer(error)
         except CancelledError:
@@ -140,6 +144,7 @@ class _Rendering:
         except Exception:  # noqa: BLE001  (a fault of k3dreg is told to the log, not to the client)
             log.failure("no answer to {method} {subject}", method=self._record.method, subject=self._record.subject)
             return unexpected_answer()
+        return answer
 
     def _write_head(self, answer: Answer) -> None:
         """Status and headers, at once: a node waits 30 s for them, and longer for the first byte of the body."""

@@ -25,7 +25,15 @@ EXPORTS_ONLY = ("--reader", "off")
 # What most users have, and the oldest engine.  The other engines run the tests of what k3dreg relies on in an engine.
 MATRIX = ("docker29", "docker29-classic", "docker20")
 # Modules of tests that share no engine, node or registry with others, so they run beside all else.
-APART = ("test_beyond_conformance", "test_conformance", "test_crash", "test_fuzz", "test_k3d", "test_push_limits")
+APART = (
+    "test_beyond_conformance",
+    "test_conformance",
+    "test_crash",
+    "test_descriptors",
+    "test_fuzz",
+    "test_k3d",
+    "test_push_limits",
+)
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
