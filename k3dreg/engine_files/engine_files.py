@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from attrs import frozen
@@ -62,10 +62,11 @@ class IEngineFiles(Protocol):
         fails; the last byte is then never sent.
         """
 
-    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         """Give `sink` the contents of all the files it wants, which are in `directory` or below.
 
-        `progress` is called in the reactor's thread whenever some were given.  Symbolic links are never followed.
+        `progress` is called in the reactor's thread whenever some were given, at most 8 MiB; the next are given when it
+        has returned (that is the back-pressure).  Symbolic links are never followed.
         Raises `ContentError` or `FileAbsent` when a file is not as long as it should be or not there, and what `sink`
         raises.  Cancelling waits for nothing; the sink may get some more bytes.
         """

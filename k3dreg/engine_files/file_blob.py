@@ -12,7 +12,7 @@ from k3dreg.engine_files.archive_reads import ArchivedFile
 from k3dreg.engine_files.scratch_files import NoCopy, ScratchSpool
 from k3dreg.engine_files.shared_copies import SharedCopies
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import ContentError, ContentGone, StoreError
+from k3dreg.oci.errors import ContentError, ContentGone
 from k3dreg.streaming.file_producer import Sender
 
 # Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
@@ -49,7 +49,8 @@ class ReaderBlob:
     no offsets, and clients that ask for one part ask for others.
 
     One who has made the engine wait for `patience` seconds in all gets the rest by way of such a copy, too: the engine
-    reads one archive at a time from a container, so a slow client would keep it from everybody else.
+    reads one archive at a time from a container, so a slow client would keep it from everybody else.  Where there is no
+    room for that copy the client keeps its reader, as long as the client takes bytes at all.
     """
 
     def __init__(self, files: FileReads, path: str, digest: Digest, size: int, patience: float) -> None:
@@ -114,6 +115,7 @@ class Way:
         self._file: ArchivedFile | None = None
         self._spool: ScratchSpool | None = None
         self._straight = False
+        self._may_wait = False  # there was no room for the rest
         self._sharing = False  # the temporary file was not made for this one
         self._given_up = False  # a read has ended because it goes on there
         self._position = 0
@@ -133,8 +135,8 @@ class Way:
                 try:
                     await self._spool.send(consumer, self._position, self._stop)
                 except NoCopy as error:
-                    if not self._sharing:  # he is slow, and the engine waits for nobody
-                        raise StoreError(str(error)) from error
+                    # A read does not fail for want of a copy: the engine has to wait for a slow client.
+                    self._may_wait = self._may_wait or not self._sharing
                     self._position = error.position
                     self._leave_spool()
                 else:
@@ -192,7 +194,7 @@ class Way:
             self._no_longer_straight()
             if self._position < self._size:  # else it gives the reader back by itself
                 file.close()
-        else:
+        elif not self._may_wait:
             self._waiting_since = self._files.clock.seconds()
             self._timer = self._files.clock.callLater(max(0.0, self._patience), self._out_of_patience)
         return data

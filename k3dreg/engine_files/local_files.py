@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 
 from twisted.internet.interfaces import IConsumer
@@ -65,13 +65,13 @@ class LocalFiles:
             raise ContentError(f"{digest} has {found} bytes on the engine's disk, not {size}")
         return LocalBlob(self._workers, lambda: _PlaceHandle(here), digest, found)
 
-    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         """Contents are read in worker threads in the order in which they are wanted."""
         tree = LocalTree(await self._places.locate(directory))
         try:
             while await self._workers.run(tree.give, sink):
-                progress()
-            progress()
+                await progress()
+            await progress()
         finally:
             self._workers.clean_up(tree.close)
 

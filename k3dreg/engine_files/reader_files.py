@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from twisted.internet.defer import Deferred
@@ -122,7 +122,7 @@ class ReaderFiles:
             raise ContentError(f"{digest} has {found.size} bytes on the engine's disk, not {size}")
         return ReaderBlob(self, path, digest, found.size, self._patience)
 
-    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         """One archive of the whole directory; what comes before it is wanted waits in a temporary file."""
         response, release = await self._request("GET", directory, long=True)
         stream = self._engine.body(response, "a layer's files")
@@ -137,9 +137,8 @@ class ReaderFiles:
             drain(stream, release)
         finally:
             self._workers.clean_up(tree.close)
-            progress()
 
-    async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], None]) -> None:
+    async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], Awaitable[None]]) -> None:
         """Until the sink wants no more, or the archive ends."""
 
         def feed(data: memoryview) -> None:
@@ -153,12 +152,12 @@ class ReaderFiles:
                     taken = await run_taking(self._workers, taking, feed, _TRIP)
                 except _Enough:
                     return
-                progress()
+                await progress()
                 if taken:
                     continue
             if not await self._feed_batch(tree, stream):
                 return
-            progress()
+            await progress()
 
     async def _feed_batch(self, tree: ArchivedTree, stream: IPieceStream) -> bool:
         """What comes by way of the reactor; whether there is more, and the sink wants it."""

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
 
 from k3dreg.oci.errors import ContentError, ContentGone, K3dregError, StoreError
+from k3dreg.store.durable_files import storage_errors
 from k3dreg.streaming.content import IByteStream, IThreadReadable
 from k3dreg.streaming.file_handles import FileHandle
 from k3dreg.streaming.file_producer import FileSending
@@ -46,15 +47,12 @@ class ScratchFile(FileHandle):
 
     def write(self, data: bytes | memoryview) -> None:
         """Append.  Raises `StoreError`; `ContentGone` when it is closed."""
-        try:
-            with self.use() as descriptor:
-                view = memoryview(data)
-                while view:
-                    count = os.pwrite(descriptor, view, self.written)
-                    self.written += count
-                    view = view[count:]
-        except OSError as error:
-            raise StoreError(f"a temporary file cannot be written: {os.strerror(error.errno or 0)}") from error
+        with storage_errors("writing a temporary file"), self.use() as descriptor:
+            view = memoryview(data)
+            while view:
+                count = os.pwrite(descriptor, view, self.written)
+                self.written += count
+                view = view[count:]
 
     def again(self) -> FileHandle:
         """Another handle of the same file, which lasts when this one is closed.  Raises as `read` does."""
@@ -62,11 +60,11 @@ class ScratchFile(FileHandle):
             return FileHandle(descriptor=os.dup(descriptor))
 
     def _open(self) -> int:
-        try:
-            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
-                return os.dup(file.fileno())
-        except OSError as error:
-            raise StoreError(f"no temporary file can be made: {os.strerror(error.errno or 0)}") from error
+        with (
+            storage_errors("making a temporary file"),
+            tempfile.TemporaryFile(dir=self._directory, buffering=0) as file,
+        ):
+            return os.dup(file.fileno())
 
 
 class ScratchSpool:

@@ -10,7 +10,7 @@ from k3dreg.docker.image import EngineImage
 from k3dreg.images.export_contents import ExportContents, contents_of
 from k3dreg.images.export_spool import Begun, ExportSpool, Grown, SpoolEvent, close_handles
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError
+from k3dreg.oci.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError, StoreError
 from k3dreg.reporting.activity import Activity, Progress
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
@@ -24,6 +24,10 @@ log = make_logger()
 
 # Seconds between two lines about an export that is under way.
 _REPORT_EVERY = 5.0
+_NO_ROOM_ADVICE = (
+    "give the state directory a disk that can be written and has room for the image; images that k3dreg reads in "
+    "Docker's own files (--reader) are served without it"
+)
 
 
 class Export:
@@ -96,6 +100,14 @@ class Export:
         except CancelledError:
             self._fail(EngineUnavailable(f"the export of {name} was given up: k3dreg is stopping"))
             raise
+        except StoreError as error:
+            refused = type(error)(
+                f"Docker's export of {name} has to be written to the disk before it can be served, and {error}",
+                advice=_NO_ROOM_ADVICE,
+            )
+            log.error("{error}; {advice}", error=refused, advice=refused.advice)
+            self._fail(refused)
+            raise refused from error
         except K3dregError as error:
             log.error("exporting {name} failed: {error} {advice}", name=name, error=error, advice=error.advice)
             self._fail(error)

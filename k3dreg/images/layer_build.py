@@ -14,8 +14,8 @@ from k3dreg.images.layer_assembly import LARGEST_TAR_SPLIT, LayerAssembly
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, EngineUnavailable, FileAbsent, K3dregError
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.interfaces import IBlobStore, IBlobWriter
-from k3dreg.streaming.arriving_blob import ArrivingBlob
+from k3dreg.store.arrivals import Arrival
+from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -44,17 +44,16 @@ class LayerBuild:
         slots: DeferredSemaphore,
         directory: str,
         tar_split: str,
-        writer: IBlobWriter,
-        blob: ArrivingBlob,
+        arrival: Arrival,
     ) -> None:
-        self.blob = blob
+        self.blob = arrival.blob
         self._files = files
         self._store = store
         self._workers = workers
         self._slots = slots
         self._directory = directory
         self._tar_split = tar_split
-        self._writer = writer
+        self._arrival = arrival
         self._running: Deferred[None] | None = None
 
     @classmethod
@@ -70,7 +69,7 @@ class LayerBuild:
         """Everything is ready for those who want to read; nothing is read of the layer yet.
 
         Raises `FileAbsent`, `FilesUnreachable` or `ContentError` when the layer's directory is not there or not to be
-        read, `StoreError`.
+        read.
         """
         cache_id = (await files.read(paths.about(layer.chain, "cache-id"), 256)).strip()
         if not _CACHE_ID.fullmatch(cache_id) or cache_id.startswith(b"."):
@@ -78,15 +77,14 @@ class LayerBuild:
         directory = paths.files(cache_id.decode("ascii"))
         if not (await files.stat(directory)).is_directory:
             raise FileAbsent("a layer has no directory of files")
-        writer = await workers.acquire(store.writer, lambda writer: writer.abort(), layer.diff_id.algorithm)
+        writer = await workers.acquire(store.passing_writer, lambda writer: writer.abort(), layer.diff_id.algorithm)
         try:
-            handle = await workers.acquire(writer.open_reader, lambda handle: handle.close())
+            arrival = await Arrival.begin(workers, writer, layer.diff_id, layer.size)
         except BaseException:
             workers.clean_up(writer.abort)
             raise
-        blob = ArrivingBlob(workers, layer.diff_id, layer.size, handle)
         tar_split = paths.about(layer.chain, "tar-split.json.gz")
-        return cls(files, store, workers, slots, directory, tar_split, writer, blob)
+        return cls(files, store, workers, slots, directory, tar_split, arrival)
 
     def start(self, ended: Callable[[Exception | None], None]) -> None:
         """Put it together; `ended` is told how that went: None, or what went wrong."""
@@ -105,9 +103,9 @@ class LayerBuild:
             await self._slots.acquire()
             try:
                 await self._put_together()
+                await self._arrival.verify()
             finally:
                 self._slots.release()
-            await self._workers.run(self._writer.commit, self.blob.digest, self.blob.size)
         except CancelledError:
             error = EngineUnavailable("k3dreg is stopping")
         except K3dregError as failure:
@@ -118,19 +116,17 @@ class LayerBuild:
         # Before its readers hear of it: one who asks again at once must not be given this run.
         ended(error)
         if error is None:
-            self.blob.finish(self._store.get(self.blob.digest))
+            self._arrival.finish(self._store)
         else:
             self.blob.fail(error)
-            self._workers.clean_up(self._writer.abort)
+            self._workers.clean_up(self._arrival.writer.abort)
 
     async def _put_together(self) -> None:
-        """Raises `ContentError`, `FileAbsent`, `FilesUnreachable`, `StoreError`."""
+        """Raises `ContentError`, `FileAbsent`, `FilesUnreachable`, and as `Arrival.advance`."""
         tar_split = await self._files.read(self._tar_split, LARGEST_TAR_SPLIT)
-        assembly = LayerAssembly(tar_split, self._writer.write)
+        assembly = LayerAssembly(tar_split, self._arrival.writer.write)
         await self._workers.run(assembly.begin)
-        self._progress()
+        await self._arrival.advance()
         if assembly.wanted is not None:
-            await self._files.fill(self._directory, assembly, self._progress)
-
-    def _progress(self) -> None:
-        self.blob.advance(self._writer.written)
+            await self._files.fill(self._directory, assembly, self._arrival.advance)
+            await self._arrival.advance()

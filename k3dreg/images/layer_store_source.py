@@ -99,7 +99,8 @@ class LayerStoreSource:
         self._sizes: OrderedDict[Digest, int] = OrderedDict()  # by chain ID
         self._looking: SingleFlight[Digest, _Held] = SingleFlight()
         self._starting: SingleFlight[Digest, IBlob] = SingleFlight()
-        self._runs: dict[Digest, LayerBuild] = {}
+        self._runs: dict[Digest, LayerBuild] = {}  # those that a new reader can join
+        self._running: set[LayerBuild] = set()
         self._broken: dict[Digest, float] = {}
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
@@ -124,7 +125,7 @@ class LayerStoreSource:
         if self._clock.seconds() < self._broken.get(digest, 0.0):
             raise BlobUnknown(f"the layer {digest} could not be put together from its files")
         run = self._runs.get(digest)
-        if run is not None:
+        if run is not None and run.blob.has_beginning:
             trace.source = self.name
             return run.blob
         kept = self._store.get(digest)
@@ -142,7 +143,7 @@ class LayerStoreSource:
         """Give up all that is under way."""
         await self._looking.shutdown()
         await self._starting.shutdown()
-        for run in list(self._runs.values()):
+        for run in list(self._running):
             await run.cancel()
 
     # -- looking at an image ------------------------------------------------------------------------
@@ -236,12 +237,15 @@ class LayerStoreSource:
         paths = await self._paths()
         run = await LayerBuild.begin(files, self._store, self._workers, self._slots, paths, layer)
         self._runs[layer.diff_id] = run
+        self._running.add(run)
         started = self._clock.seconds()
-        run.start(lambda error: self._ended(layer, self._clock.seconds() - started, error))
+        run.start(lambda error: self._ended(run, layer, self._clock.seconds() - started, error))
         return run.blob
 
-    def _ended(self, layer: Layer, seconds: float, error: Exception | None) -> None:
-        del self._runs[layer.diff_id]
+    def _ended(self, run: LayerBuild, layer: Layer, seconds: float, error: Exception | None) -> None:
+        self._running.discard(run)
+        if self._runs.get(layer.diff_id) is run:  # else a later reader needed one from the beginning
+            del self._runs[layer.diff_id]
         if error is None:
             log.info(
                 "put the layer {layer} together: {size:.0f} MB in {seconds:.1f} s",

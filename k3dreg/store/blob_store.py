@@ -16,8 +16,9 @@ from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.blob_index import BlobIndex, Usage
 from k3dreg.store.blob_writer import BlobWriter
 from k3dreg.store.durable_files import storage_errors
-from k3dreg.store.interfaces import IBlobWriter
+from k3dreg.store.interfaces import IBlobWriter, IPassingWriter
 from k3dreg.store.state_directory import StateDirectory
+from k3dreg.store.unkept_bytes import UnkeptBytes
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.file_handles import FileHandle
 from k3dreg.streaming.file_producer import FileSending
@@ -84,6 +85,10 @@ class BlobStore:
     def writer(self, algorithm: str = "sha256", *, durable: bool = False) -> IBlobWriter:
         """A writer for one more blob, for worker threads.  `durable`: it is to survive a power failure."""
         return BlobWriter(self._shelf, algorithm, durable, self._settle)
+
+    def passing_writer(self, algorithm: str = "sha256") -> IPassingWriter:
+        """A writer for one more blob that goes on in memory when the disk cannot be written, for worker threads."""
+        return BlobWriter(self._shelf, algorithm, False, self._settle, UnkeptBytes())
 
     async def put(self, data: bytes) -> Digest:
         """Keep a small document.  Cancelling does not stop it."""

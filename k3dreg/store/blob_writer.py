@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import DigestMismatch, StoreError, StoreFull
 from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.durable_files import NO_ROOM, storage_errors
+from k3dreg.store.unkept_bytes import PartlyKept, UnkeptBytes
 from k3dreg.streaming.content import IFileHandle
 from k3dreg.streaming.file_handles import FileHandle
 
@@ -27,14 +30,25 @@ class BlobWriter:
     at once.
     """
 
-    def __init__(self, shelf: BlobFiles, algorithm: str, durable: bool, committed: Callable[[Digest], None]) -> None:
+    def __init__(
+        self,
+        shelf: BlobFiles,
+        algorithm: str,
+        durable: bool,
+        committed: Callable[[Digest], None],
+        rest: UnkeptBytes | None = None,
+    ) -> None:
         """Raises `StoreError`.
 
         `durable`: the blob survives a power failure once it is committed.
         `committed` is called, in the thread of the commit, with a digest that is held in the index until the callee
         releases it.
+        `rest`: takes what cannot be written; `unkept` says why then, and nothing raises `StoreError`.
         """
         self._descriptor: int | None = None
+        self._rest = rest
+        self._ended = False
+        self.unkept: StoreError | None = None
         self.written = 0
         self._pushed_out = 0
         self._shelf = shelf
@@ -44,8 +58,11 @@ class BlobWriter:
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
         self._lock = threading.Lock()
         self._path = shelf.staging_path()
-        with storage_errors("beginning a blob"):
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with storage_errors("beginning a blob"):
+                self._descriptor = _create(self._path)
+        except StoreError as error:
+            self._do_not_keep(error)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append and hash.  When the disk is full, blobs are evicted to make room.
@@ -53,27 +70,32 @@ class BlobWriter:
         Raises `StoreFull` when that does not help, or `StoreError`; the writer has aborted itself then.
         """
         with self._lock:
-            descriptor = self._open_descriptor()
+            self._check_not_ended()
             self._hash.update(data)
             left = memoryview(data)
-            try:
-                with storage_errors("writing a blob"):
-                    while left:
-                        left = left[self._write_some(descriptor, left) :]
-            except StoreError:
-                self._close()
-                raise
-            self.written += len(data)
-            if self._durable and self.written - self._pushed_out >= _PUSH_OUT:
+            while left:
+                count = self._write_some(left)
+                self.written += count
+                left = left[count:]
+            if self._durable and self._descriptor is not None and self.written - self._pushed_out >= _PUSH_OUT:
                 # Let the kernel begin to write it to the disk now, or `commit` waits for all of it.  The advice does
                 # that for what is dirty, which all of it is; it drops from memory only what is on the disk already.
-                os.posix_fadvise(descriptor, self._pushed_out, self.written - self._pushed_out, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(
+                    self._descriptor, self._pushed_out, self.written - self._pushed_out, os.POSIX_FADV_DONTNEED
+                )
                 self._pushed_out = self.written
 
     def open_reader(self) -> IFileHandle:
         """A handle on the staging file, which stays the blob's file after the commit."""
         with self._lock, storage_errors("reading a blob that is being written"):
-            return FileHandle(descriptor=os.dup(self._open_descriptor()))
+            self._check_not_ended()
+            descriptor = None if self._descriptor is None else os.dup(self._descriptor)
+            return FileHandle(descriptor=descriptor) if self._rest is None else PartlyKept(descriptor, self._rest)
+
+    def discard_before(self, offset: int) -> None:
+        """Drop the bytes before `offset` that are in memory: no reader needs them any more."""
+        if self._rest is not None:
+            self._rest.discard_before(offset)
 
     def commit(self, digest: Digest | None = None, size: int | None = None) -> Digest:
         """Verify and make visible; nothing is left of it otherwise.
@@ -81,33 +103,41 @@ class BlobWriter:
         Raises `DigestMismatch`, `StoreFull` or `StoreError`.
         """
         with self._lock:
-            descriptor = self._open_descriptor()
+            self._check_not_ended()
             try:
                 actual = Digest.parse(f"{self._algorithm}:{self._hash.hexdigest()}")
                 if size is not None and size != self.written:
                     raise DigestMismatch(f"{digest or actual} has {self.written} bytes, not {size}")
                 if digest is not None and digest != actual:
                     raise DigestMismatch(f"{self.written} bytes that should be {digest} are {actual}")
-                if self._durable:
-                    with storage_errors("syncing a blob"):
-                        os.fsync(descriptor)
-                # Held before it is visible: another commit may be evicting at this moment.
-                self._shelf.index.hold([actual])
-                try:
-                    self._place(actual)
-                except BaseException:
-                    self._shelf.index.release([actual])
-                    raise
+                if self._descriptor is not None:
+                    self._keep(self._descriptor, actual)
             finally:
                 self._close()
-        self._shelf.evict()
-        self._committed(actual)
+        if self.unkept is None:
+            self._shelf.evict()
+            self._committed(actual)
         return actual
 
     def abort(self) -> None:
         """Remove the staging file, once a write that is under way has ended."""
         with self._lock:
             self._close()
+
+    def _keep(self, descriptor: int, digest: Digest) -> None:
+        try:
+            if self._durable:
+                with storage_errors("syncing a blob"):
+                    os.fsync(descriptor)
+            # Held before it is visible: another commit may be evicting at this moment.
+            self._shelf.index.hold([digest])
+            try:
+                self._place(digest)
+            except BaseException:
+                self._shelf.index.release([digest])
+                raise
+        except StoreError as error:
+            self._do_not_keep(error)
 
     def _place(self, digest: Digest) -> None:
         try:
@@ -117,22 +147,57 @@ class BlobWriter:
                 raise
             self._shelf.place(self._path, digest, self.written, durable=self._durable)
 
-    def _write_some(self, descriptor: int, data: memoryview) -> int:
+    def _write_some(self, data: memoryview) -> int:
+        """Write some of `data` and return how many bytes; 0 when it goes on in memory."""
+        if self._descriptor is None:
+            assert self._rest is not None
+            self._rest.append(data)
+            return len(data)
+        try:
+            with storage_errors("writing a blob"):
+                return self._write_to_disk(self._descriptor, data)
+        except StoreError as error:
+            self._do_not_keep(error)
+            return 0
+
+    def _write_to_disk(self, descriptor: int, data: memoryview) -> int:
         while True:
             try:
-                return os.write(descriptor, data)
+                return _append(descriptor, data)
             except OSError as error:
                 # It ends: each round takes something away, until nothing is left that may be evicted.
                 if error.errno not in NO_ROOM or not self._shelf.evict(max(_ROOM, len(data))):
                     raise
 
-    def _open_descriptor(self) -> int:
-        if self._descriptor is None:
+    def _do_not_keep(self, error: StoreError) -> None:
+        """Go on without the file.  Raises `error` if there is nowhere else to go, and has aborted the writer then."""
+        if self._rest is None:
+            self._close()
+            raise error
+        self._remove_file()
+        self.unkept = error
+        self._rest.begin(self.written)
+
+    def _check_not_ended(self) -> None:
+        if self._ended:
             raise StoreError("a blob was written to after its end")
-        return self._descriptor
 
     def _close(self) -> None:
+        self._ended = True
+        self._remove_file()
+
+    def _remove_file(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-            self._path.unlink(missing_ok=True)  # a committed file has another name by now
+            # A committed file has another name by now.  One that a broken disk does not let go is removed at a start.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _append(descriptor: int, data: memoryview) -> int:
+    return os.write(descriptor, data)

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import StoreError
 from k3dreg.oci.listing import Names
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.streaming.content import IBlob, IFileHandle
@@ -45,6 +46,21 @@ class IBlobWriter(Protocol):
         """Forget it.  Safe at any time, any number of times, after `commit` too."""
 
 
+class IPassingWriter(IBlobWriter, Protocol):
+    """A writer that passes a blob on to its readers when the store cannot keep it.
+
+    None of its methods raises `StoreError` because the disk cannot be written.  The bytes from there on are in memory
+    until `discard_before`, so the caller waits for readers before it writes much more (see `store.arrivals`).
+    """
+
+    @property
+    def unkept(self) -> StoreError | None:
+        """Why the blob is not kept; None as long as it is.  `commit` verifies all the same."""
+
+    def discard_before(self, offset: int) -> None:
+        """Drop the bytes before `offset` that are in memory: no reader needs them any more."""
+
+
 class IBlobStore(Protocol):
     """Content by digest, on this machine's disk."""
 
@@ -62,6 +78,9 @@ class IBlobStore(Protocol):
 
         `durable`: once it is committed, it survives a power failure.
         """
+
+    def passing_writer(self, algorithm: str = "sha256") -> IPassingWriter:
+        """A writer for one more blob, which goes on when the disk cannot be written.  Call it in a worker thread."""
 
     async def put(self, data: bytes) -> Digest:
         """Keep a small document; returns its sha256 digest.  Raises `StoreFull` or `StoreError`."""

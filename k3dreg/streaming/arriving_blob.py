@@ -42,7 +42,10 @@ class ArrivingBlob:
         self._finished = False
         self._kept: IBlob | None = None
         self._failed: BaseException | None = None
-        self._senders: set[FileSending] = set()
+        # Each with the offset of the first byte that it has not taken out of the file.
+        self._senders: dict[FileSending, int] = {}
+        self._watching: list[Deferred[None]] = []  # those who wait until senders move
+        self._dropped = 0  # bytes at the beginning that are not there any more
         self._waiting: list[Deferred[None]] = []
 
     # -- the writer's side ----------------------------------------------------------------------
@@ -51,7 +54,7 @@ class ArrivingBlob:
         """The first `total` bytes are in the file.  Bytes beyond `size` are nobody's business here."""
         if total > self._written:
             self._written = min(total, self.size)
-            self._wake()
+            _fire(self._waiting)
 
     def finish(self, kept: IBlob | None) -> None:
         """All of it is in the file, and it is verified.
@@ -62,7 +65,7 @@ class ArrivingBlob:
             self._written = self.size
             self._kept = kept
             self._finished = True
-            self._wake()
+            _fire(self._waiting)
             self._close_if_ended()
 
     def fail(self, reason: Exception | Failure) -> None:
@@ -75,8 +78,26 @@ class ArrivingBlob:
         self._failed = reason.value if isinstance(reason, Failure) else reason
         for sender in list(self._senders):
             sender.interrupt(self._error())
-        self._wake()
+        _fire(self._waiting)
         self._close_if_ended()
+
+    @property
+    def has_beginning(self) -> bool:
+        """Return whether a new reader can begin at the first byte."""
+        return self._dropped == 0
+
+    async def drop_read(self, most: int, patience: float) -> int:
+        """Wait until every sender, and one at least, lacks at most `most` of the bytes that are in the file.
+
+        Returns the offset before which the writer may drop what it has: no sender can begin there from now on.
+        Raises Twisted's `TimeoutError` after `patience` seconds in which there is no sender.
+        """
+        while not self._senders or self._written - min(self._senders.values()) > most:
+            moved: Deferred[None] = Deferred(lambda gone: _forget(gone, self._watching))
+            self._watching.append(moved)
+            await (moved if self._senders else moved.addTimeout(patience, self._workers.clock))
+        self._dropped = min(self._senders.values())
+        return self._dropped
 
     # -- IBlob ----------------------------------------------------------------------------------
 
@@ -86,12 +107,22 @@ class ArrivingBlob:
         if self._finished:
             await self._as_kept().send(consumer, start, stop)
             return
-        sender = FileSending(self._workers, self._handle, consumer, self._available)
-        self._senders.add(sender)
+        if start < self._dropped:
+            raise ContentGone(f"the beginning of {self.digest} is gone, as it could not be kept")
+
+        def available(offset: int) -> Deferred[int]:
+            self._senders[sender] = offset
+            _fire(self._watching)
+            return Deferred.fromCoroutine(self._readable_beyond(offset))
+
+        sender = FileSending(self._workers, self._handle, consumer, available)
+        self._senders[sender] = start
+        _fire(self._watching)
         try:
             await sender.run(start, stop)
         finally:
-            self._senders.discard(sender)
+            del self._senders[sender]
+            _fire(self._watching)
             self._close_if_ended()
 
     async def read(self) -> bytes:
@@ -102,9 +133,6 @@ class ArrivingBlob:
         return await self._as_kept().read()
 
     # -- waiting --------------------------------------------------------------------------------
-
-    def _available(self, offset: int) -> Deferred[int]:
-        return Deferred.fromCoroutine(self._readable_beyond(offset))
 
     async def _readable_beyond(self, offset: int) -> int:
         await self._until(lambda: self._readable > offset)
@@ -119,20 +147,9 @@ class ArrivingBlob:
             self._raise_if_failed()
             if ready():
                 return
-            waiter: Deferred[None] = Deferred(self._forget)
+            waiter: Deferred[None] = Deferred(lambda gone: _forget(gone, self._waiting))
             self._waiting.append(waiter)
             await waiter
-
-    def _wake(self) -> None:
-        # One at a time from the list: what one does next may cancel another.
-        woken, self._waiting = self._waiting, []
-        for waiter in woken:
-            if not waiter.called:
-                waiter.callback(None)
-
-    def _forget(self, waiter: Deferred[None]) -> None:
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
 
     def _raise_if_failed(self) -> None:
         if self._failed is not None:
@@ -151,3 +168,17 @@ class ArrivingBlob:
     def _close_if_ended(self) -> None:
         if (self._finished or self._failed is not None) and not self._senders:
             self._workers.clean_up(self._handle.close)
+
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    """Wake those who wait now.  What one does next may cancel another, or make it wait again."""
+    woken = waiting.copy()
+    waiting.clear()
+    for waiter in woken:
+        if not waiter.called:
+            waiter.callback(None)
+
+
+def _forget(waiter: Deferred[None], waiting: list[Deferred[None]]) -> None:
+    if waiter in waiting:
+        waiting.remove(waiter)

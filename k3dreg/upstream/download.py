@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import DigestMismatch, EngineError, K3dregError, RedirectRefused, StoreError, UpstreamFailed
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.interfaces import IBlobStore, IBlobWriter
-from k3dreg.streaming.arriving_blob import ArrivingBlob
+from k3dreg.store.arrivals import Arrival
+from k3dreg.store.interfaces import IBlobStore, IPassingWriter
 from k3dreg.streaming.content import IBlob, IByteStream
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
@@ -45,8 +45,10 @@ class Download:
         self._store = store
         self._workers = workers
         self._lock = threading.Lock()
-        self._writer: IBlobWriter | None = None
-        self._arriving: ArrivingBlob | None = None
+        self._writer: IPassingWriter | None = None
+        self._arrival: Arrival | None = None
+        # Whether its readers may have the last byte.
+        self.is_verified = False
         # The blob as soon as it can be read, and once it is whole.
         self.blob: Outcome[IBlob] = Outcome()
         self.whole: Outcome[IBlob] = Outcome()
@@ -54,7 +56,8 @@ class Download:
     async def run(self) -> IBlob:
         """The blob, whole, verified and in the store.
 
-        Raises `BlobUnknown` or a `Refused` as `get` does, `DigestMismatch`, `StoreError`.  Cancelling gives it up.
+        Raises `BlobUnknown` or a `Refused` as `get` does, `DigestMismatch`, and `StoreError` when it could not be kept:
+        then `is_verified` says whether its readers can have it all the same.  Cancelling gives it up.
         Its caller then tells those who wait, by `give_up` or `succeed`, when nobody can find this download any more:
         one who tries again must not come back to it.
         """
@@ -65,23 +68,30 @@ class Download:
 
     def succeed(self, blob: IBlob) -> None:
         """What `run` returned."""
-        if self._arriving is not None:
-            self._arriving.finish(blob)
+        if self._arrival is not None:
+            self._arrival.blob.finish(blob)
         self.blob.succeed(blob)
         self.whole.succeed(blob)
 
     def give_up(self, error: BaseException) -> None:
-        """It will not come: all who wait for it, or read it, are told."""
+        """It will not be kept: all who wait for that are told, and those who read it, unless it is verified."""
         known = isinstance(error, K3dregError)
         reason = error if known else UpstreamFailed(f"{self.name} was given up: k3dreg is stopping")
-        if self._arriving is not None:
-            self._arriving.fail(Failure(reason))
+        if self._arrival is not None and self.is_verified:
+            self._arrival.blob.finish(None)
+        elif self._arrival is not None:
+            self._arrival.blob.fail(Failure(reason))
         self.blob.fail(reason)
         self.whole.fail(reason)
 
+    @property
+    def has_beginning(self) -> bool:
+        """Return whether a new reader can begin at the first byte."""
+        return self._arrival is None or self._arrival.blob.has_beginning
+
     async def _run(self) -> IBlob:
         self._writer = await self._workers.acquire(
-            self._store.writer, lambda writer: writer.abort(), self._digest.algorithm
+            self._store.passing_writer, lambda writer: writer.abort(), self._digest.algorithm
         )
         fruitless = 0
         while True:
@@ -97,7 +107,10 @@ class Download:
                 if fruitless >= _FRUITLESS:
                     raise UpstreamFailed(f"{self.name} broke off at byte {before}: {_plain(error)}") from error
                 log.debug("{name} broke off at byte {at}, and goes on", name=self.name, at=self._writer.written)
-        await self._workers.run(self._commit)
+        unkept = await self._verify()
+        if unkept is not None:
+            self.is_verified = True
+            raise unkept
         blob = self._store.get(self._digest)
         if blob is None:
             raise StoreError(f"{self._digest} was evicted as soon as it was kept")
@@ -120,8 +133,7 @@ class Download:
                 written = await self._workers.run(self._write, data[dropped:])
                 if self._size is not None and written > self._size:
                     raise DigestMismatch(f"{self.name} is longer than the {self._size} bytes that it should have")
-                if self._arriving is not None:
-                    self._arriving.advance(written)
+                await self._advance()
         finally:
             stream.close()
         if self._size is not None and self._writer.written < self._size:
@@ -145,10 +157,25 @@ class Download:
                 self._body(answer, self.name).close()
                 raise DigestMismatch(f"{self.name} has {answer.length} bytes, and should have {self._size}")
             self._size = answer.length
-        if self._arriving is None and self._size and self._writer is not None:
-            handle = await self._workers.acquire(self._writer.open_reader, lambda handle: handle.close())
-            self._arriving = ArrivingBlob(self._workers, self._digest, self._size, handle)
-            self.blob.succeed(self._arriving)
+        if self._arrival is None and self._size and self._writer is not None:
+            self._arrival = await Arrival.begin(self._workers, self._writer, self._digest, self._size)
+            self.blob.succeed(self._arrival.blob)
+
+    async def _advance(self) -> None:
+        """Tell the readers what came.  Raises `StoreError` when it cannot be kept, and nobody reads it."""
+        assert self._writer is not None
+        if self._arrival is not None:
+            await self._arrival.advance()
+        elif self._writer.unkept is not None:  # without a size it cannot be read before it is whole
+            raise self._writer.unkept
+
+    async def _verify(self) -> StoreError | None:
+        """Verify it, and keep it if that is possible: why not, else."""
+        if self._arrival is not None:
+            return await self._arrival.verify()
+        await self._workers.run(self._commit)
+        assert self._writer is not None
+        return self._writer.unkept
 
     # -- in worker threads ----------------------------------------------------------------------
 

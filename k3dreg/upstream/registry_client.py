@@ -67,7 +67,8 @@ class RegistryClient:
         self._workers = workers
         self._clock = clock
         self._slots = DeferredSemaphore(_DOWNLOADS_AT_ONCE)
-        self._downloads: dict[_Key, tuple[Download, Deferred[IBlob]]] = {}
+        self._downloads: dict[_Key, Download] = {}  # those that a new reader can join
+        self._running: set[Deferred[IBlob]] = set()
 
     async def manifest(self, reference: Reference, credentials: Credentials | None) -> tuple[Descriptor, bytes]:
         """Cancelling closes the connection."""
@@ -106,15 +107,15 @@ class RegistryClient:
 
     def shutdown(self) -> None:
         """Give up all downloads."""
-        for _, running in list(self._downloads.values()):
+        for running in list(self._running):
             running.cancel()
 
     def _join(
         self, repository: Repository, digest: Digest, size: int | None, credentials: Credentials | None
     ) -> Download:
         key = _Key(repository.upstream, digest, credentials)
-        if key in self._downloads:
-            return self._downloads[key][0]
+        if key in self._downloads and self._downloads[key].has_beginning:
+            return self._downloads[key]
         path = f"/v2/{key.repository.path}/blobs/{digest}"
         download = Download(
             f"{key.repository}@{digest.algorithm}:{digest.short}",
@@ -127,15 +128,20 @@ class RegistryClient:
         )
         running = Deferred.fromCoroutine(self._run(download))
         if not running.called:
-            self._downloads[key] = (download, running)
-        running.addBoth(self._ended, key, download)
+            self._downloads[key] = download
+            self._running.add(running)
+        running.addBoth(self._ended, key, download, running)
         return download
 
-    def _ended(self, result: IBlob | Failure, key: _Key, download: Download) -> None:
-        self._downloads.pop(key, None)
+    def _ended(self, result: IBlob | Failure, key: _Key, download: Download, running: Deferred[IBlob]) -> None:
+        self._running.discard(running)
+        if key in self._downloads and self._downloads[key] is download:
+            del self._downloads[key]
         if isinstance(result, Failure):
             download.give_up(result.value or CancelledError())
-            if result.check(K3dregError):
+            if download.is_verified:
+                log.info("fetched {name} from its registry for those who read it", name=download.name)
+            elif result.check(K3dregError):
                 log.warn(
                     "{name} was not fetched from its registry: {error}",
                     name=download.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import Deferred
 
@@ -25,6 +25,7 @@ class FakeEngineFiles:
         self.host = host
         self.asked: list[str] = []
         self.fills = 0
+        self.given = 0  # bytes of layers
         self.unreachable = False
         self.held: Deferred[None] | None = None  # a fill waits for it half-way
 
@@ -50,7 +51,7 @@ class FakeEngineFiles:
             raise ContentError(f"{digest} is not of that size")
         return MemoryBlob(digest, data)
 
-    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], None]) -> None:
+    async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         self.fills += 1
         self._ask(directory)
         while (wanted := sink.wanted) is not None:
@@ -60,8 +61,9 @@ class FakeEngineFiles:
             half = len(data) // 2
             for part in filter(None, (data[:half], data[half:])):
                 sink.add(part)
+                self.given += len(part)
                 sink.flush()
-                progress()
+                await progress()
                 if self.held is not None:
                     held, self.held = self.held, None
                     await held

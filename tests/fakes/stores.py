@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.oci.digest import Digest
+from k3dreg.store import blob_writer
 from k3dreg.store.blob_index import SMALL
 from k3dreg.store.blob_store import SETTLING, BlobStore, open_store
 from k3dreg.streaming.content import IBlob
@@ -60,3 +63,27 @@ class StoreTestCase(SynchronousTestCase):
 
     def staged(self) -> list[Path]:
         return list((self.root / "staging").iterdir())
+
+
+def refuse_writes(case: SynchronousTestCase) -> None:
+    """Let no blob of the store be begun from now on, as on a disk that is mounted read-only."""
+
+    def refuse(*arguments: object, **more: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    case.patch(blob_writer, "_create", refuse)
+
+
+def fill_disk_after(case: SynchronousTestCase, size: int) -> None:
+    """Let the store write `size` more bytes of blobs; then its disk is full."""
+    left = size
+
+    def write(descriptor: int, data: memoryview) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = os.write(descriptor, data[:left])
+        left -= count
+        return count
+
+    case.patch(blob_writer, "_append", write)

@@ -131,7 +131,11 @@ class LocalFilesTests(SynchronousTestCase):
         assembly = LayerAssembly(tar_split, out.extend)
         assembly.begin()
         seen: list[int] = []
-        self.result(self.files.fill(str(self.root), assembly, lambda: seen.append(len(out))))
+
+        async def progress() -> None:
+            seen.append(len(out))
+
+        self.result(self.files.fill(str(self.root), assembly, progress))
         self.assertEqual(out, tar)
         self.assertGreater(len(seen), 2)
         self.assertEqual(seen, sorted(seen))
@@ -144,7 +148,10 @@ class LocalFilesTests(SynchronousTestCase):
         (self.root / "a/d/e").unlink()
         assembly = LayerAssembly(tar_split, lambda _: None)
         assembly.begin()
-        self.fails(self.files.fill(str(self.root), assembly, lambda: None), FileAbsent)
+
+        async def progress() -> None: ...
+
+        self.fails(self.files.fill(str(self.root), assembly, progress), FileAbsent)
         self.fails(self.files.blob(str(self.path), DIGEST, 1), ContentError)
         self.fails(self.files.blob(str(self.root), DIGEST), FileAbsent)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)

@@ -460,14 +460,18 @@ class SharingTests(_Case):
         self.check_nothing_is_left()
         self.assertTrue(all(stream.closed for stream in self.engine.streams))
 
-    def test_a_slow_one_for_whom_there_is_no_room_does_not_keep_the_reader(self) -> None:
+    def test_a_slow_one_for_whom_there_is_no_room_gets_the_rest_at_its_own_pace(self) -> None:
         reader = Reader(1)
         sending = self.send(reader)
         with self.room(1_000):
             self.clock.advance(PATIENCE)
             self.assertTrue(self.engine.streams[0].closed)
+            reader.eat(300_000)
+            self.clock.advance(2 * PATIENCE)
+            self.assertNoResult(sending)
             reader.eat(None)
-        self.fails(sending, StoreError)
+        self.successResultOf(sending)
+        self.assertEqual(reader.received, DATA)
         self.check_nothing_is_left()
 
     def test_none_is_begun_for_some_time_after_there_was_no_room(self) -> None:

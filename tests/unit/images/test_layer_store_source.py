@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, ContentError, ManifestUnknown
 from k3dreg.oci.manifest import make_image_manifest
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import READER_WAIT, WINDOW
+from k3dreg.streaming.push_producer import ConsumerGone
 from tests.fakes.consumers import Reader
 from tests.fakes.engine_files import FakeEngineFiles, FakeInfo
 from tests.fakes.images import FakeImage, make_image, make_layer
-from tests.fakes.stores import StoreTestCase
+from tests.fakes.stores import StoreTestCase, fill_disk_after, refuse_writes
 from tests.fakes.tar_splits import split
 from tests.fakes.workers import InlineWorkers
 
+MiB = 1024 * 1024
 INFO = EngineInfo("an-engine", "28.5.2", (1, 51), ImageStore.CLASSIC, "overlay2", "/var/lib/docker")
 PATHS = LayerPaths.of(INFO)
 assert PATHS is not None
@@ -146,6 +150,72 @@ class LayerStoreTests(StoreTestCase):
             self.successResultOf(sending)
             self.assertEqual(reader.received, layer.diff)
         self.assertEqual(self.files.fills, 1)
+
+    def test_a_layer_is_served_where_none_can_be_kept(self) -> None:
+        self.root_of()
+        refuse_writes(self)
+        for digest, data in self.parts(self.fake).items():
+            for _ in range(2):  # a later reader starts anew
+                self.assertEqual(self.fetch(digest), data)
+        self.assertFalse(self.store.has(self.fake.best.layers[0].diff_id))
+
+    def test_a_layer_is_served_when_the_disk_is_full_in_the_middle_of_it(self) -> None:
+        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"})])
+        image, layer = self.hold(fake), fake.best.layers[0]
+        self.root_of(image)
+        fill_disk_after(self, 5 * MiB)
+        blob, reader, late = self.blob(layer.diff_id, image), Reader(1), Reader()
+        first = Deferred.fromCoroutine(blob.send(reader, 0, blob.size))
+        self.assertEqual(self.files.fills, 1)
+        reader.eat(20 * MiB)
+        # By now the first bytes are gone: a second reader gets a build of its own.
+        other = self.blob(layer.diff_id, image)
+        self.result(other.send(late, 0, other.size))
+        self.assertEqual(late.received, layer.diff)
+        self.assertEqual(self.files.fills, 2)
+        self.assertNoResult(first)
+        reader.eat(None)
+        self.successResultOf(first)
+        self.assertEqual(reader.received, layer.diff)
+        self.assertFalse(self.store.has(layer.diff_id))
+        self.assertEqual(self.staged(), [])
+
+    def test_a_part_of_a_layer_is_served_where_none_can_be_kept(self) -> None:
+        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"})])
+        image, layer = self.hold(fake), fake.best.layers[0]
+        self.root_of(image)
+        refuse_writes(self)
+        for start, stop in ((0, 10), (30 * MiB, 31 * MiB), (5, 8)):
+            reader = Reader()
+            self.result(self.blob(layer.diff_id, image).send(reader, start, stop))
+            self.assertEqual(reader.received, layer.diff[start:stop])
+            self.clock.advance(READER_WAIT)
+
+    def test_a_layer_that_is_not_kept_waits_for_its_reader_within_bounds(self) -> None:
+        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"})])
+        image, layer = self.hold(fake), fake.best.layers[0]
+        self.root_of(image)
+        refuse_writes(self)
+        blob = self.blob(layer.diff_id, image)
+        self.clock.advance(READER_WAIT - 1)
+        reader = Reader(1)
+        sending = Deferred.fromCoroutine(blob.send(reader, 0, blob.size))
+        reader.eat(1)
+        self.assertLess(self.files.given, WINDOW + 7 * MiB)
+        reader.leave()
+        self.failureResultOf(sending, ConsumerGone)
+        self.clock.advance(READER_WAIT)
+        self.failureResultOf(Deferred.fromCoroutine(blob.send(Reader(), 0, blob.size)), ContentError)
+        self.assertEqual(self.fetch(layer.diff_id, image), layer.diff)
+
+    def test_wrong_bytes_that_are_not_kept_never_look_whole(self) -> None:
+        self.root_of()
+        refuse_writes(self)
+        layer = self.fake.best.layers[0]
+        self.files.host[self.about("c")] = b"owt"
+        blob, reader = self.blob(layer.diff_id), Reader()
+        self.failureResultOf(Deferred.fromCoroutine(blob.send(reader, 0, blob.size)), ContentError)
+        self.assertLess(len(reader.received), blob.size)
 
     def test_wrong_bytes_never_look_whole_and_are_left_to_the_next_source(self) -> None:
         layer = self.fake.best.layers[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -25,6 +26,7 @@ from k3dreg.oci.errors import (
     K3dregError,
     ManifestUnknown,
     RateLimited,
+    StoreFull,
     UpstreamFailed,
 )
 from k3dreg.oci.reference import Reference, Repository
@@ -34,6 +36,7 @@ from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.registry_client import RegistryClient
 from k3dreg.upstream.registry_requests import check_is_elsewhere, make_origin_agent, make_origin_pool
 from k3dreg.upstream.tokens import Authorizer
+from tests.fakes.stores import fill_disk_after, refuse_writes
 from tests.fakes.upstream import FakeUpstream
 from tests.unit.upstream.test_addresses import LOCAL
 
@@ -191,6 +194,39 @@ class FetchingTests(OriginTestCase):
                 error = await self.failure(self.fetch(digest, size))
                 self.assertIsInstance(error, DigestMismatch if lengths or size < len(BLOB) else UpstreamFailed)
         self.assertFalse(self.store.has(digest))
+
+    async def test_a_blob_is_passed_on_where_it_cannot_be_kept(self) -> None:
+        digest = self.upstream.add_blob(BLOB)
+        refuse_writes(self)
+        for _ in range(2):  # a later reader starts anew
+            blob = await self.origin.blob(self.repository, digest, len(BLOB), None)
+            self.assertEqual(await content(blob), BLOB)
+        self.assertFalse(self.store.has(digest))
+        self.assertEqual(len(self.upstream.seen), 2)
+
+    async def test_a_disk_that_is_full_in_the_middle_of_a_download_does_not_break_it(self) -> None:
+        large = os.urandom(1 << 20) * 30
+        digest = self.upstream.add_blob(large)
+        fill_disk_after(self, 3 << 20)
+        self.upstream.cut_after = [5 << 20, 15 << 20]
+        self.assertEqual(await content(await self.origin.blob(self.repository, digest, None, None)), large)
+        self.assertFalse(self.store.has(digest))
+
+    async def test_a_blob_that_must_be_kept_is_said_not_to_be(self) -> None:
+        digest = self.upstream.add_blob(BLOB)
+        fill_disk_after(self, 1 << 20)
+        whole = Deferred.fromCoroutine(self.origin.fetch(self.repository, digest, None, None))
+        blob = await self.origin.blob(self.repository, digest, None, None)
+        self.assertEqual(await content(blob), BLOB)
+        self.assertIsInstance(await self.failure(whole), StoreFull)
+
+    async def test_wrong_bytes_that_cannot_be_kept_never_look_whole(self) -> None:
+        digest = Digest.of(b"other")
+        self.upstream.blobs[digest] = BLOB
+        refuse_writes(self)
+        blob, consumer = await self.origin.blob(self.repository, digest, None, None), StringTransport()
+        await self.failure(blob.send(consumer, 0, blob.size))
+        self.assertLess(len(consumer.value()), len(BLOB))
 
     async def test_a_blob_that_is_not_there_is_said_to_be_unknown(self) -> None:
         self.assertIsInstance(await self.failure(self.fetch(Digest.of(b"other"))), BlobUnknown)
