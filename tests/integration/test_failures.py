@@ -158,6 +158,18 @@ def test_a_full_disk_is_an_error_that_says_so_and_room_is_all_it_takes(
         assert daemon.peak_memory() < 80 << 20
 
 
+@pytest.mark.engines("docker29-classic")
+def test_layers_are_put_together_and_served_on_a_full_disk(
+    engine: EngineAddress, layered_image: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
+) -> None:
+    layered_image.pull_into(engine)
+    with running(engine, tmp_path, state=tight_disk(20_000_000)) as daemon, ThreadPoolExecutor(2) as threads:
+        sizes = list(threads.map(lambda _: _pull(daemon, layered_image), range(2)))
+        assert min(sizes) == max(sizes) > 2e8
+        daemon.wait_for("is sent without being kept: no room is left on the disk of the state directory")
+        assert daemon.peak_memory() < 150 << 20
+
+
 @pytest.mark.engines("docker29", "docker26")
 def test_a_full_disk_does_not_matter_to_those_who_share_one_reading_of_docker_s_files(
     engine: EngineAddress, large: PushedImage, tmp_path: Path, tight_disk: Callable[[int], Path]
