@@ -21,12 +21,14 @@ from k3dreg.oci.errors import (
     ImageIncomplete,
     K3dregError,
     ManifestUnknown,
+    StoreFull,
 )
 from k3dreg.registry.engine_registry import EngineRegistry
 from k3dreg.reporting.trace import Trace
 from tests.fakes.engine import FakeEngine, PullError, SaveFault
 from tests.fakes.images import FakeImage, lose, make_image, make_layer
 from tests.fakes.pulling import HELLO, PullCase, by_digest
+from tests.fakes.stores import fill_disk_after
 
 
 class Host:
@@ -341,6 +343,16 @@ class BrokenExportTests(PullCase):
 
     def test_an_export_may_end_early_with_every_sign_of_success(self) -> None:
         self.attempt_everywhere("truncate")
+
+    def test_an_export_without_room_says_what_is_full_and_what_to_do(self) -> None:
+        fill_disk_after(self, 100)
+        served = self.manifest()
+        asked = self.begin(self.registry.blob(HELLO.repository, served.descriptor.digest, Trace()))
+        self.engine.flush()
+        error = self.failureResultOf(asked, StoreFull).value
+        self.assertIn("has to be written to the disk before it can be served", str(error))
+        self.assertIn("no room is left on the disk of the state directory", str(error))
+        self.assertIn("--reader", error.advice)
 
     def test_dockers_error_in_the_archive_is_told(self) -> None:
         self.engine.save_fault = SaveFault("error", 512)
