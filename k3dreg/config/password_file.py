@@ -25,17 +25,21 @@ def read_password_file(path: Path, known: FileState | None = None) -> tuple[File
     try:
         # Not blocking, should it be a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        # Not by `open`, which leaves the descriptor of a directory open.
+        try:
             found = os.fstat(descriptor)
             state = (found.st_mtime_ns, found.st_ino, found.st_size)
             if state == known:
                 return None
             if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE:
                 raise UsageError("it is not a file of a sensible size")
-            hashes = parse_htpasswd(file.read(_LARGEST_FILE))
-            if not hashes:
-                # A file is empty for a moment while an editor or a script writes it.
-                raise UsageError("it has no users")
-            return state, hashes
+            with open(descriptor, "rb", closefd=False) as file:
+                hashes = parse_htpasswd(file.read(_LARGEST_FILE))
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UsageError(f"it cannot be read ({error.strerror})") from error
+    if not hashes:
+        # A file is empty for a moment while an editor or a script writes it.
+        raise UsageError("it has no users")
+    return state, hashes

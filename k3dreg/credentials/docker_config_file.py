@@ -90,16 +90,21 @@ def _read(path: Path, before: _Read) -> _Read:
         return _NOTHING
     except OSError as error:
         return _Read(None, DockerConfig(), f"it cannot be read ({error.strerror})")
-    with open(descriptor, "rb") as file:
+    # Not by `open`, which fails for a directory, and leaves its descriptor open.
+    try:
         found = os.fstat(descriptor)
         state = (found.st_mtime_ns, found.st_ino, found.st_size)
         if before.state == state:
             return before
         if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_CONFIG:
             return _Read(state, DockerConfig(), "it is not a file of a sensible size")
-        try:
-            return _Read(state, DockerConfig.parse(file.read(_LARGEST_CONFIG)))
-        except BadConfig as error:
-            return _Read(state, DockerConfig(), str(error))
-        except OSError as error:
-            return _Read(None, DockerConfig(), f"it cannot be read ({error.strerror})")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(_LARGEST_CONFIG)
+    except OSError as error:
+        return _Read(None, DockerConfig(), f"it cannot be read ({error.strerror})")
+    finally:
+        os.close(descriptor)
+    try:
+        return _Read(state, DockerConfig.parse(data))
+    except BadConfig as error:
+        return _Read(state, DockerConfig(), str(error))

@@ -267,9 +267,11 @@ class ConfigFileTests(LoggingTestCase):
         self.assertNotIn(SECRET, "".join(self.lines))
 
     def test_a_directory_or_pipe_in_its_place_is_a_broken_file(self) -> None:
-        os.mkfifo(self.path)
-        self.assertIsNone(self.find("ghcr.io"))
-        self.assertIn("not a file", self.lines[0])
+        for number, make in enumerate((os.mkfifo, os.mkdir)):
+            make(self.path)
+            self.assertIsNone(self.find("ghcr.io"))
+            self.assertIn("not a file", self.lines[0])
+            self.path.rename(f"{self.path}-{number}")
 
     def test_the_helper_in_charge_is_asked(self) -> None:
         self.write(credHelpers={"ghcr.io": "good"}, credsStore="none")
