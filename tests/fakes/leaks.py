@@ -1,4 +1,4 @@
-"""What a test leaves behind: open descriptors, held blobs, staged files."""
+"""What a test leaves behind: open descriptors, held blobs, staged files, answers that are neither read nor closed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet import reactor as _reactor  # noqa: F401  (its own descriptors are there before any test's)
 
 from k3dreg.store.blob_index import BlobIndex
+from k3dreg.streaming.response_body import ResponseBody
+
+T = TypeVar("T")
 
 # Seconds in which what a test has ended may still be closed: by a worker thread, or by the kernel.
 _SETTLE = 0.5
@@ -38,28 +41,41 @@ def open_descriptors() -> dict[int, str]:
 def nothing_left(directory: Path) -> Iterator[None]:
     """Raise `AssertionError` at the end of the `with` if something that began in it has not ended.
 
-    That is: a descriptor is open, a store holds a blob, or a file lies in a directory `staging` below `directory`.
+    That is: a descriptor is open, a store holds a blob, a file lies in a directory `staging` below `directory`, or the
+    answer of an engine or a registry has neither been read to its end nor closed, so that its connection is held.
     The cyclic garbage collector is off meanwhile, so that it does not hide what nothing else closes.
     """
     before = open_descriptors()
-    indexes: list[BlobIndex] = []
-    make = BlobIndex.__init__
-
-    def watched(self: BlobIndex, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        indexes.append(self)
-
     was_enabled = gc.isenabled()
     gc.disable()
-    BlobIndex.__init__ = watched  # type: ignore[method-assign]
     try:
-        yield
-        left = _after_a_while(lambda: [*_descriptors(before), *_holds(indexes), *_staged(directory)])
+        with _made(BlobIndex) as indexes, _made(ResponseBody) as bodies:
+            yield
+            left = _after_a_while(
+                lambda: [*_descriptors(before), *_holds(indexes), *_unread(bodies), *_staged(directory)]
+            )
     finally:
-        BlobIndex.__init__ = make  # type: ignore[method-assign]
         if was_enabled:
             gc.enable()
     assert not left, f"the test leaves behind: {', '.join(left)}"
+
+
+@contextmanager
+def _made(kind: type[T]) -> Iterator[list[T]]:
+    """The instances of `kind` that are made while the `with` lasts."""
+    made: list[T] = []
+    its: Any = kind
+    make = its.__init__
+
+    def watched(self: T, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        make(self, *args, **kwargs)
+
+    its.__init__ = watched
+    try:
+        yield made
+    finally:
+        its.__init__ = make
 
 
 def _after_a_while(look: Callable[[], list[str]]) -> list[str]:
@@ -80,6 +96,12 @@ def _holds(indexes: Iterable[BlobIndex]) -> Iterator[str]:
     for index in indexes:
         for digest in index.held():
             yield f"a hold of {digest.short}"
+
+
+def _unread(bodies: Iterable[ResponseBody]) -> Iterator[str]:
+    for body in bodies:
+        if not body._ended:
+            yield f"{body._what}, which goes on"
 
 
 def _staged(directory: Path) -> Iterator[str]:

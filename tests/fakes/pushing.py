@@ -67,10 +67,12 @@ class UploadsCase(StoreTestCase):
     def open(self, limit: int = LIMIT) -> BlobStore:
         state = StateDirectory(self.root)
         self.pushed: PushedContent = self.result(open_pushed(self.root, self.workers, self.clock))
+        self.addCleanup(lambda pushed: self.result(pushed.close()), self.pushed)
         self.workers.clock = self.clock
         store: BlobStore = self.result(
             open_store_in(state, self.workers, limit, self.clock, is_pinned=self.pushed.keeps, closed=state.close)
         )
+        self.close_in_the_end(store)
         return store
 
     def begin(self, deleting: bool = True) -> None:
@@ -85,7 +87,12 @@ class UploadsCase(StoreTestCase):
             self.clock,
             deleting=deleting,
         )
+        self.addCleanup(self._end, self.uploads, self.workers)
         self.collector = Collector(self.pushed, self.store, self.is_engines, self.clock)
+
+    def _end(self, uploads: Uploads, workers: InlineWorkers) -> None:
+        uploads.shutdown()
+        workers.work_all()
 
     def restart(self) -> None:
         self.uploads.shutdown()

@@ -38,7 +38,12 @@ class StoreTestCase(SynchronousTestCase):
 
     def open(self, limit: int = LIMIT) -> BlobStore:
         store: BlobStore = self.result(open_store(self.root, InlineWorkers(self.clock), limit, self.clock))
+        self.close_in_the_end(store)
         return store
+
+    def close_in_the_end(self, store: BlobStore) -> None:
+        """Close the store when the test ends, unless the test has closed it."""
+        self.addCleanup(lambda: self.result(store.close()))
 
     def reopen(self, limit: int = LIMIT) -> None:
         self.result(self.store.close())

@@ -42,6 +42,9 @@ class InlineWorkers(Workers):
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         return execute(function, *args, **kwargs) if self._running else fail(StoreError("k3dreg is stopping"))
 
+    def work_all(self) -> None:
+        """Do all work that waits."""
+
 
 class ManualWorkers(InlineWorkers):
     """Keeps the work until the test calls `work`."""
@@ -58,3 +61,7 @@ class ManualWorkers(InlineWorkers):
     def work(self) -> None:
         """Do the piece of work that has waited for longest."""
         self.waiting.pop(0)()
+
+    def work_all(self) -> None:
+        while self.waiting:
+            self.work()

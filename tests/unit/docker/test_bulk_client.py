@@ -37,7 +37,9 @@ class FastClientTests(SynchronousTestCase):
     def answered(self) -> ResponseBody:
         asked = self.ask()
         self.client.dataReceived(_HEAD)
-        return ResponseBody(self.successResultOf(asked), Clock(), silence=1.0, what="a test")
+        body = ResponseBody(self.successResultOf(asked), Clock(), silence=1.0, what="a test")
+        self.addCleanup(body.close)
+        return body
 
     def test_more_is_taken_from_the_socket_at_a_time(self) -> None:
         self.assertEqual(self.transport.bufferSize, 256 * 1024)

@@ -130,7 +130,14 @@ class HandingTests(SynchronousTestCase):
 
     def take(self, *alternatives: tuple[str, ...]) -> Deferred[Mapping[str, Handle]]:
         hands = DirectoryPassing(self.engine, self.workers, "owner", OwnImageHelpers(self.engine, OWN))
-        return Deferred.fromCoroutine(hands.take(alternatives or (self.directories,)))
+        return Deferred.fromCoroutine(hands.take(alternatives or (self.directories,))).addCallback(
+            self.close_in_the_end
+        )
+
+    def close_in_the_end(self, handles: Mapping[str, Handle]) -> Mapping[str, Handle]:
+        for handle in handles.values():
+            self.addCleanup(handle.close)
+        return handles
 
     def taken(self, *alternatives: tuple[str, ...]) -> Mapping[str, Handle]:
         return self.successResultOf(self.take(*alternatives))
@@ -440,6 +447,7 @@ class HandedPlacesTests(SynchronousTestCase):
         self.hands = _Hands()
         self.otherwise = FakeEngineFiles({})
         self.places = PassedDirectories(self.engine, self.hands, self.clock, directories_to_hand_over, self.otherwise)
+        self.addCleanup(lambda: self.successResultOf(self.begin(self.places.close())))
         self.files: IEngineFiles = LocalFiles(InlineWorkers(), self.places, "handed")
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:

@@ -66,7 +66,12 @@ class OwnPythonTests(SynchronousTestCase):
         hands = DirectoryPassing(
             self.engine, workers, "owner", OwnPythonHelpers(self.engine, workers, "owner", str(self.root))
         )
-        return Deferred.fromCoroutine(hands.take((self.directories,)))
+        return Deferred.fromCoroutine(hands.take((self.directories,))).addCallback(self.close_in_the_end)
+
+    def close_in_the_end(self, handles: Mapping[str, Handle]) -> Mapping[str, Handle]:
+        for handle in handles.values():
+            self.addCleanup(handle.close)
+        return handles
 
     def test_it_hands_directories_over(self) -> None:
         handles = self.successResultOf(self.take())

@@ -50,9 +50,11 @@ class _Case(SynchronousTestCase):
 
     def another(self, owner: str = "owner", size: int = 4) -> ReaderFiles:
         workers = InlineWorkers(self.clock)
-        return ReaderFiles(
+        files = ReaderFiles(
             self.engine, workers, self.clock, owner=owner, scratch=self.scratch, size=size, patience=PATIENCE
         )
+        self.addCleanup(files.copies.close)  # those that are kept for a while
+        return files
 
     def hold(self) -> ReaderFiles:
         """The engine gives no bytes of an archive until it is let go."""

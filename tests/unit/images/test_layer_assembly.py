@@ -108,6 +108,7 @@ def test_a_file_of_which_the_archive_has_only_a_link_comes_from_its_target(tmp_p
     tree = ArchivedTree(str(tmp_path), assembly)
     assert not tree.feed([archive])
     assert out == tar
+    tree.close()
 
 
 def test_bytes_are_passed_on_before_the_layer_ends(tmp_path: Path) -> None:

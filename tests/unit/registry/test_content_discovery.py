@@ -257,7 +257,7 @@ class ListsOnTheWireTests(WireTestCase):
         super().setUp()
         self.case = UploadsCase()
         self.case.setUp()
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.case.pushed.close()))
+        self.addCleanup(self.case.doCleanups)
         self.discovery = Discovery(self.case.pushed, self.case.names)
         self.port = self.listen(make_site(FakeRegistry(), Clock(), discovery=self.discovery))
         self.case.push_blob(CONFIG)

@@ -180,6 +180,7 @@ class MonitorTests(SynchronousTestCase):
         directory = Path(self.mktemp())
         directory.mkdir()
         self.pushed = self.done(open_pushed(directory, workers, self.clock))
+        self.addCleanup(lambda: self.done(self.pushed.close()))
         self.fake = FakeEngine(ImageStore.CONTAINERD)
         engine = self.fake.client(self.clock)
 

@@ -162,6 +162,9 @@ class BlobStoreTests(StoreTestCase):
         putting.cancel()
         workers.work()
         self.assertTrue(self.store.has(Digest.of(b"content")))
+        closing = Deferred.fromCoroutine(self.store.close())
+        workers.work_all()
+        self.successResultOf(closing)
 
     def test_only_the_owner_may_look_into_the_state_directory(self) -> None:
         digest = self.put(b"content")
@@ -271,6 +274,7 @@ class EvictionTests(StoreTestCase):
             self.root, InlineWorkers(self.clock), LIMIT, self.clock, is_pinned=lambda digest: digest == pinned
         )
         self.store = self.result(opening)
+        self.close_in_the_end(self.store)
         digests = [self.put(layer(number)) for number in range(7)]
         # It is not counted either: the limit is that of the others.
         self.assertEqual(self.has(*digests), [True, False, True, True, True, True, True])

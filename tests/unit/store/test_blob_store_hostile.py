@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -233,9 +233,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = open_inline(self.root, self.limit, self.clock)
         self.held: list[Digest] = []
         self.durable = False
+        self.stores = [self.store]
+        self.holds: list[Callable[[], None]] = []
 
     def teardown(self) -> None:
-        result(self.store.close())
+        # Also the stores of daemons that were killed: this process lives on.
+        for store in reversed(self.stores):
+            result(store.close())
+        for release in self.holds:
+            release()
         shutil.rmtree(self.root)
 
     @rule(target=kept, number=st.integers(0, 9), size=st.sampled_from([10, SMALL - 1, SMALL, 2 * SMALL, 7 * SMALL]))
@@ -254,7 +260,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(target=releases, digest=kept)
     def hold(self, digest: Digest) -> tuple[Digest, Any, BlobStore]:
         self.held.append(digest)
-        return digest, self.store.hold([digest]), self.store
+        self.holds.append(self.store.hold([digest]))
+        return digest, self.holds[-1], self.store
 
     @rule(held=consumes(releases))
     def release(self, held: tuple[Digest, Any, BlobStore]) -> None:
@@ -283,14 +290,14 @@ class StoreMachine(RuleBasedStateMachine):
         if clean:
             result(self.store.close())
         else:
-            for call in list(self.clock.getDelayedCalls()):
-                call.cancel()
+            self.clock = Clock()  # whose time comes no more for what the killed daemon had planned
             self.store._when_closed()
         if reboot:
             (self.root / "session").unlink()
         (self.root / "staging" / "half").write_bytes(b"half")
         self.held.clear()
         self.store = open_inline(self.root, self.limit, self.clock)
+        self.stores.append(self.store)
         after = self.store.usage()
         assert after.bytes <= self.limit
         assert (after.bytes, after.count) == (before.bytes, before.count) or before.bytes > self.limit

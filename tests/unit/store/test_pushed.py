@@ -68,7 +68,9 @@ class PushedCase(SynchronousTestCase):
         self.pushed = self.reopened()
 
     def reopened(self) -> PushedContent:
-        return self.done(open_pushed(self.directory, self.workers, self.clock))
+        pushed = self.done(open_pushed(self.directory, self.workers, self.clock))
+        self.addCleanup(lambda: self.done(pushed.close()))
+        return pushed
 
     def done(self, coroutine: object) -> PushedContent:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))  # type: ignore[arg-type]
@@ -182,9 +184,15 @@ class AnswersTests(PushedCase):
 
 
 class WritingTests(PushedCase):
+    def other(self, kind: type[PushedDatabase] = PushedDatabase) -> PushedDatabase:
+        """A list in another file, closed when the test ends."""
+        book = kind(self.directory / "other")
+        self.addCleanup(book.close)
+        return book
+
     def test_nothing_is_visible_before_it_is_written_and_waiting_changes_go_together(self) -> None:
         workers = ManualWorkers()
-        pushed = PushedContent(PushedDatabase(self.directory / "other"), [], workers, self.clock)
+        pushed = PushedContent(self.other(), [], workers, self.clock)
         asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n))) for n in range(3)]
         self.assertFalse(pushed.has_blob(APP, digest(0)))
         workers.work()
@@ -197,7 +205,7 @@ class WritingTests(PushedCase):
 
     def test_who_leaves_does_not_take_the_change_along(self) -> None:
         workers = ManualWorkers()
-        pushed = PushedContent(PushedDatabase(self.directory / "other"), [], workers, self.clock)
+        pushed = PushedContent(self.other(), [], workers, self.clock)
         asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1)))
         asked.cancel()
         workers.work()
@@ -239,7 +247,7 @@ class WritingTests(PushedCase):
                 super().write(statements, removing=removing)
 
         workers = ManualWorkers()
-        pushed = PushedContent(Picky(self.directory / "other"), [], workers, self.clock)
+        pushed = PushedContent(self.other(Picky), [], workers, self.clock)
         asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n))) for n in range(4)]
         while workers.waiting:
             workers.work()
@@ -260,7 +268,7 @@ class WritingTests(PushedCase):
 
     def test_closing_waits_for_what_is_being_written_and_takes_no_more(self) -> None:
         workers = ManualWorkers()
-        pushed = PushedContent(PushedDatabase(self.directory / "other"), [], workers, self.clock)
+        pushed = PushedContent(self.other(), [], workers, self.clock)
         asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1)))
         closed = Deferred.fromCoroutine(pushed.close())
         self.assertNoResult(closed)
@@ -379,6 +387,7 @@ def test_a_list_that_cannot_be_made_is_an_error_of_what_is_written(tmp_path: Pat
     (tmp_path / "none").mkdir()
     book.write([pushed_database.add_blob(APP, digest(1), 0.0)])
     assert len(book.read()) == 1
+    book.close()
 
 
 WRITER = """
@@ -410,7 +419,9 @@ def test_what_was_acknowledged_before_a_kill_is_there_and_a_change_is_there_whol
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        rows = PushedDatabase(file).read()
+        book = PushedDatabase(file)
+        rows = book.read()
+        book.close()
         blobs = {row.blob for row in rows if row.blob}
         manifests = {row.manifest.digest for row in rows if row.manifest}
         (tag,) = [row.tag for row in rows if row.tag]

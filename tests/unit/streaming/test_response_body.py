@@ -89,6 +89,7 @@ class _BodyCase(SynchronousTestCase):
             what="a test",
             broke=self._broke,
         )
+        self.addCleanup(body.close)
         return response, body
 
     def _broke(self) -> None:
@@ -129,6 +130,7 @@ class Taking(_BodyCase):
         response, rest, taken = _Response([]), _Rest(), bytearray()
         cast(Any, response.transport).client = rest
         body = ResponseBody(response, self.clock, silence=10, what="a test")  # type: ignore[arg-type]
+        self.addCleanup(body.close)
         for content in (b"one", b"two"):
             piece = _Piece(content)
             rest.before.append(weakref.ref(piece))

@@ -257,8 +257,10 @@ class TrickleTests(SynchronousTestCase):
             return True
 
         began = time.monotonic()
-        take(Handle(ours.detach()), give, 0.02)
+        handle = Handle(ours.detach())
+        take(handle, give, 0.02)
         lasted = time.monotonic() - began
+        handle.close()
         done.set()
         sending.join()
         theirs.close()
