@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
 
 from twisted.internet import reactor
@@ -101,6 +103,15 @@ class Tunnels(TestCase):
             await wait()
         protocol.transport.abortConnection()  # type: ignore[union-attr]
         await protocol.ended
+
+    async def test_a_connection_that_is_aborted_ends_though_a_child_of_the_process_keeps_its_pipes(self) -> None:
+        script = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+        protocol = await self.connect(script)
+        while not protocol.data.endswith(b"\n"):
+            await wait()
+        self.addCleanup(os.kill, int(protocol.data), signal.SIGKILL)
+        protocol.transport.abortConnection()  # type: ignore[union-attr]
+        await protocol.ended.addTimeout(10, reactor)
 
     async def test_a_reader_that_pauses_gets_no_more(self) -> None:
         protocol = await self.connect("import sys\nwhile True: sys.stdout.write('x' * 65536)")
