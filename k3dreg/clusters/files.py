@@ -52,7 +52,7 @@ def place_for(cluster: str, mode: str = "", name: str = "", port: int = 0, host_
         raise UsageError(f"--mode {mode!r} is not one of {cluster}'s: {', '.join(cases)}")
     port = port or DEFAULT_PORT
     if mode == HOST and host_port not in (0, port):
-        raise UsageError("--host-port is for a k3dreg in a container; on the host there is but --port")
+        raise UsageError("--host-port is for a k3dreg in a container; for one on the host use --port")
     return Place(mode, name or cases[mode].name, port, port if mode == HOST else host_port or DEFAULT_HOST_PORT)
 
 
@@ -68,6 +68,6 @@ def hosting_for(cluster: str, place: Place) -> File:
     if cluster == "k3d" and place.mode == SEPARATE and not place.name.startswith("k3d-"):
         place = evolve(place, name=f"k3d-{place.name}")
     comment = "# How Tilt and Skaffold find this registry (KEP-1755).\n"
-    comment += "# k3d has made it by itself.\n" if made else f"# kubectl apply -f {CONFIG_MAP}\n"
+    comment += "# k3d creates it for its own registries.\n" if made else f"# kubectl apply -f {CONFIG_MAP}\n"
     # k3d writes the address that the port is bound to.
     return File(CONFIG_MAP, comment + config_map(place, f"127.0.0.1:{place.host_port}" if made else ""))

@@ -43,14 +43,14 @@ def _store(info: EngineInfo) -> Check:
         return Check(
             "image store",
             WARN,
-            "Podman's: images cannot be asked for by their registry's digest",
-            "--origin-fallback fetches those from there",
+            "Podman: nodes cannot pull by a registry's digest",
+            "pull by tag, or start k3dreg with --origin-fallback: it fetches such images from their registry",
         )
     return Check(
         "image store",
         WARN,
-        f"{info.store.value} ({info.driver}): images cannot be asked for by their registry's digest",
-        'for digests, "features": {"containerd-snapshotter": true} in Docker\'s daemon.json',
+        f"{info.store.value} ({info.driver}): nodes cannot pull by a registry's digest",
+        'to pull by digest, set "features": {"containerd-snapshotter": true} in Docker\'s daemon.json',
     )
 
 
@@ -62,8 +62,13 @@ async def _clock(engine: Engine, now: float) -> Check:
         zone = rest.lstrip("0123456789") if rest else ""
         there = datetime.fromisoformat(head + zone if rest else text).timestamp()
     except (EngineError, ValueError, KeyError, TypeError):
-        return Check("clock", OK, "the engine does not tell its time")
+        return Check("clock", OK, "the engine does not report its time")
     off = there - now
     if abs(off) > _CLOCK:
-        return Check("clock", WARN, f"the engine's is {off:+.0f} s from this machine's", "set them by NTP")
+        return Check(
+            "clock",
+            WARN,
+            f"the engine's is {off:+.0f} s from this machine's",
+            "synchronize both clocks, for example by NTP",
+        )
     return Check("clock", OK, f"the engine's is within {_CLOCK:.0f} s of this machine's")

@@ -21,15 +21,17 @@ def socket_file(address: EngineAddress) -> Check:
     """Whether it is there, and this user may use it.  Who answers on it is another question."""
     path = address.path
     if not path or address.ssh:
-        return Check("socket", OK, f"none of this machine's: the engine is at {address}")
+        return Check("socket", OK, f"none on this machine: the engine is at {address}")
     try:
         found = os.stat(path)
     except PermissionError:
-        return Check("socket", FAIL, f"{path}: its directory may not be looked into", _permission(""))
+        return Check("socket", FAIL, f"{path}: k3dreg may not open its directory", _permission(""))
     except OSError as error:
-        return Check("socket", FAIL, f"{path}: {error.strerror}", "start Docker, or --docker URL (DOCKER_HOST)")
+        return Check(
+            "socket", FAIL, f"{path}: {error.strerror}", "start Docker, or name its address: --docker URL (DOCKER_HOST)"
+        )
     if not stat.S_ISSOCK(found.st_mode):
-        return Check("socket", FAIL, f"{path} is not a socket", "--docker URL (DOCKER_HOST)")
+        return Check("socket", FAIL, f"{path} is not a socket", "name the engine's socket: --docker URL (DOCKER_HOST)")
     owner = _name(lambda: pwd.getpwuid(found.st_uid).pw_name, found.st_uid)
     group = _name(lambda: grp.getgrgid(found.st_gid).gr_name, found.st_gid)
     said = f"{path}, {stat.filemode(found.st_mode)} {owner}:{group}"
@@ -57,7 +59,12 @@ def state_directory(directory: Path, cache_size: int) -> Check:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Check("state directory", FAIL, f"{directory} cannot be written", "--state-dir DIR, one of your own")
+        return Check(
+            "state directory",
+            FAIL,
+            f"{directory} cannot be written",
+            "choose a directory that k3dreg may write: --state-dir DIR",
+        )
     usage = shutil.disk_usage(existing)
     held = 0
     for file in (directory / "blobs").rglob("*"):
@@ -70,8 +77,8 @@ def state_directory(directory: Path, cache_size: int) -> Check:
         return Check(
             "state directory",
             WARN,
-            f"{said}: less than the {cache_size / 1e9:.1f} GB that may be kept",
-            f"--cache-size {max(room // 2, 10**8) // 10**6}MB, or make room",
+            f"{said}: less than the {cache_size / 1e9:.1f} GB of --cache-size",
+            f"set --cache-size {max(room // 2, 10**8) // 10**6}MB, or free disk space",
         )
     return Check("state directory", OK, said)
 
@@ -84,7 +91,7 @@ def credential_helpers(environment: Mapping[str, str]) -> Check:
     except FileNotFoundError:
         return Check("credentials", OK, f"none: {path} is not there; a pod's own credentials are used")
     except (OSError, ValueError) as error:
-        return Check("credentials", FAIL, f"{path} cannot be read: {error}", "mend it, or docker login")
+        return Check("credentials", FAIL, f"{path} cannot be read: {error}", "correct the file, or run docker login")
     helpers: set[str] = set()
     if isinstance(told, dict):
         named = told.get("credHelpers")
@@ -94,6 +101,9 @@ def credential_helpers(environment: Mapping[str, str]) -> Check:
     missing = [program for program in programs if shutil.which(program, path=environment.get("PATH")) is None]
     if missing:
         return Check(
-            "credentials", FAIL, f"{path} names {', '.join(missing)}, not on the PATH", "install it, or log in"
+            "credentials",
+            FAIL,
+            f"{path} names {', '.join(missing)}, which the PATH does not have",
+            "install it, or run docker login",
         )
     return Check("credentials", OK, f"{path}{', ' + ', '.join(programs) if programs else ''}")

@@ -66,22 +66,38 @@ async def knock(endpoint: str, reactor: Any) -> ListeningPort:
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
         if getattr(error.socketError, "errno", None) != errno.EADDRINUSE:
-            return ListeningPort(Check(name, FAIL, reason, "--listen ENDPOINT"))
+            return ListeningPort(Check(name, FAIL, reason, "choose another address: --listen ENDPOINT"))
         host = (match["host"] if match else "") or "127.0.0.1"
         told = await _server(f"http://{host}:{port}/healthz", reactor) if match and match["kind"] == "tcp" else None
         if told is None:
             return ListeningPort(
-                Check(name, WARN, f"{reason}: by k3dreg, or by another program", "--listen ENDPOINT"), port
+                Check(
+                    name,
+                    WARN,
+                    f"{reason}: k3dreg or another program uses the port",
+                    "choose another port: --listen ENDPOINT",
+                ),
+                port,
             )
         if told.startswith("k3dreg/"):
             return ListeningPort(
                 Check(name, OK, f"k3dreg {told.removeprefix('k3dreg/')} listens there"), port, answers=True
             )
         return ListeningPort(
-            Check(name, FAIL, "another program has it", "end that program, or --listen ENDPOINT"), port
+            Check(
+                name,
+                FAIL,
+                "another program uses the port",
+                "stop that program, or choose another port: --listen ENDPOINT",
+            ),
+            port,
         )
     except Exception as error:  # noqa: BLE001  (each kind of endpoint has its own ways to fail)
-        return ListeningPort(Check(name, FAIL, str(getattr(error, "strerror", None) or error), "--listen ENDPOINT"))
+        return ListeningPort(
+            Check(
+                name, FAIL, str(getattr(error, "strerror", None) or error), "choose another address: --listen ENDPOINT"
+            )
+        )
     # Where any port will do, as in `tcp:0`, this one was chosen for now only.
     port = port and int(getattr(listening.getHost(), "port", 0))
 

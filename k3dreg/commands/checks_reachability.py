@@ -44,16 +44,18 @@ async def reach_checks(
         if not answers or not ports:
             return [*checks, Check("reach", WARN, "not tried: k3dreg does not answer on its ports", "see above")]
         if (await engine.info()).store is ImageStore.PODMAN:
-            return [*checks, Check("reach", OK, "not tried: Podman asks no registry for others")]
+            return [*checks, Check("reach", OK, "not tried: Podman looks nothing up in a registry without a pull")]
         for host in (name for name in names.hosts if name.startswith("localhost:")):
-            checks.append(await _reached(engine, "Docker", host, "nodes need an address of this machine: --name"))
+            checks.append(
+                await _reached(engine, "Docker", host, "give nodes an address of this machine: k3dreg config --name")
+            )
         if not in_container:
             for network, gateway in await _gateways(engine):
                 for port in ports:
-                    advice = f"--listen tcp:{port}, or let a firewall pass it"
+                    advice = f"listen on it too (--listen tcp:{port}), or let the firewall pass it"
                     checks.append(await _reached(engine, f"network {network}", f"{gateway}:{port}", advice))
     except EngineError as error:
-        return [Check("reach", WARN, f"the engine does not tell: {error}", error.advice)]
+        return [Check("reach", WARN, f"the engine did not answer: {error}", error.advice)]
     return checks
 
 

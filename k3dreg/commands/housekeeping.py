@@ -83,7 +83,7 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
     try:
         (state_dir / LEDGER_NAME).stat()
     except FileNotFoundError:
-        _fail(f"nothing was ever pushed into the state directory {state_dir}", 1)
+        _fail(f"nothing was pushed into the state directory {state_dir}", 1)
     except OSError as error:
         _fail(f"the state directory {state_dir} cannot be used: {error.strerror}; run it as the daemon's user", 1)
     if command == "ls":
@@ -147,7 +147,7 @@ def listing(rows: Sequence[PushedRow], size_of: Callable[[Digest], int], width: 
         shown = str(digest) if width is None else str(digest)[:_SHORT_DIGEST]
         lines += [(name, shown, size, pushed) for name in names]
     if not lines:
-        return ["nothing is here that was pushed"]
+        return ["nothing was pushed"]
     lines = [("NAME", "DIGEST", "SIZE", "PUSHED"), *sorted(lines)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     room = _LONGEST_NAME if width is None else max(width - sum(widths[1:]) - 6, len("NAME"))
@@ -174,7 +174,7 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
             await pushed.close()
             state.close()
     except UsageError as error:
-        _fail(f"{error} (a daemon that runs collects by itself; to collect now, stop it first)", 1)
+        _fail(f"{error} (a running daemon collects by itself; to collect now, stop it first)", 1)
     except K3dregError as error:
         _fail(str(error), 1)
     finally:

@@ -74,7 +74,7 @@ class Warmer:
         await _read(response, lambda size: None)
         if response.code == 401:
             raise CannotWarm(
-                f"the k3dreg at {host} knows no {found.username} with the password of Docker's config.json",
+                f"the k3dreg at {host} does not accept the user {found.username} and password of Docker's config.json",
                 advice=f"docker login {host}",
             )
 
@@ -94,7 +94,7 @@ class Warmer:
                 except CannotWarm as error:  # a platform that Docker did not pull
                     refused = error
             if not found:
-                raise refused or CannotWarm(f"{name} is an index of nothing")
+                raise refused or CannotWarm(f"{name} is an index without manifests")
         for each in found:
             layers |= {
                 part.digest: part.size for part in each.children() if media_types.is_distributable(part.media_type)
@@ -134,7 +134,7 @@ class Warmer:
             after = (response.headers.getRawHeaders("Retry-After") or [""])[0]
             if response.code != 503 or not after:
                 message, advice = _explanation(b"".join(parts))
-                raise CannotWarm(message or f"the answer is {response.code}", advice=advice)
+                raise CannotWarm(message or f"k3dreg answered {response.code}", advice=advice)
             await deferLater(self._clock, float(after) if after.isdecimal() else _AGAIN)
 
     async def _request(self, path: str) -> IResponse:

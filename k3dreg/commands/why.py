@@ -71,7 +71,7 @@ async def walk(
     if own:
         yield Step(f"{repository.registry} is this registry: what was pushed here comes first")
     elif only not in (None, repository.registry):
-        yield Step(f"404: k3dreg was told to give images of {only} alone (REGISTRY_PROXY_REMOTEURL)", False)
+        yield Step(f"404: k3dreg serves images of {only} only (REGISTRY_PROXY_REMOTEURL)", False)
         return
     found = pushed(Reference(names.own(repository), reference.target))
     if found is not None:
@@ -87,9 +87,9 @@ async def walk(
             try:
                 image = await engine.inspect(str(name))
             except ImageNotInEngine:
-                yield Step(f"it has no {name}")
+                yield Step(f"the engine has no {name}")
             else:
-                yield Step(f"it has {name}: image {image.id}, {image.size / 1e6:.1f} MB")
+                yield Step(f"the engine has {name}: image {image.id}, {image.size / 1e6:.1f} MB")
                 if differs(image, info):
                     yield Step(
                         f"it is for {image.platform}, and the engine runs on {info.platform}: if its registry has it "
@@ -105,10 +105,10 @@ async def walk(
         async for step in _held(image, ask):
             yield step
     elif own:
-        yield Step("nothing is pulled under this registry's own names: 404", False)
+        yield Step("404: Docker pulls nothing under this registry's own names", False)
     elif reference.digest is not None and info.store is not ImageStore.CONTAINERD:
         if origin_fallback:
-            yield Step("Docker cannot give a digest; --origin-fallback: k3dreg asks the image's registry")
+            yield Step("Docker cannot give an image by digest, so k3dreg asks the image's registry (--origin-fallback)")
             async for step in ask.steps(f"k3dreg fetches it from {repository.registry}"):
                 yield step
         else:
@@ -166,7 +166,7 @@ class _Asking:
         except K3dregError as error:
             if isinstance(error, EngineError) and not isinstance(error, EngineUnavailable) and not error.status:
                 # One that cannot be asked without a pull, as Podman.
-                yield Step(f"what {registry} says is not known before: {error}. {then}", True)
+                yield Step(f"k3dreg cannot ask {registry} without a pull: {error}. {then}", True)
                 return
             said = f"{error}. {error.advice}" if error.advice else str(error)
             yield Step(f"{registry} does not give it: {said}")

@@ -113,7 +113,9 @@ def _address_of_context(name: str, directory: Path) -> EngineAddress:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"the Docker context {name!r} has no endpoint: {contexts}/meta/{key}/meta.json") from error
     if skip_verify:
-        raise UsageError(f"the Docker context {name!r} skips the verification of certificates, which k3dreg does not")
+        raise UsageError(
+            f"the Docker context {name!r} skips the verification of certificates, which k3dreg does not support"
+        )
     material = contexts / "tls" / key / "docker"
     return parse_engine_url(host, read_tls(material) if material.is_dir() else None)
 

@@ -32,7 +32,7 @@ def read_password_file(path: Path, known: FileState | None = None) -> tuple[File
             if state == known:
                 return None
             if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_FILE:
-                raise UsageError("it is not a file of a sensible size")
+                raise UsageError("it is too large, or not a regular file")
             with open(descriptor, "rb", closefd=False) as file:
                 hashes = parse_htpasswd(file.read(_LARGEST_FILE))
         finally:

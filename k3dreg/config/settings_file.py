@@ -50,12 +50,12 @@ def with_settings(
         ) from error
     extra = settings.pop("environment", {})
     if not isinstance(extra, dict) or not all(isinstance(value, str) for value in extra.values()):
-        raise UsageError(f"settings file {path or DEFAULT_FILE}: [environment] holds texts")
+        raise UsageError(f"settings file {path or DEFAULT_FILE}: the values in [environment] must be strings")
     found = {name: value for name, value in extra.items() if name not in environment}
     merged = {**environment, **found}
     for name, value in settings.items():
         if name not in options:
-            raise UsageError(f"settings file {path or DEFAULT_FILE}: no option is called {name!r}")
+            raise UsageError(f"settings file {path or DEFAULT_FILE}: there is no option {name!r}")
         variable = "K3DREG_" + name.upper().replace("-", "_")
         if not any(environment.get(other) for other in (variable, *_SAME.get(name, ()))):
             merged[variable] = _text(name, value)
@@ -71,4 +71,4 @@ def _text(name: str, value: object) -> str:
         return str(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return " ".join(value)
-    raise UsageError(f"settings file: {name} is neither a text, a number, a switch nor a list of texts")
+    raise UsageError(f"settings file: {name} must be a string, a number, true, false or a list of strings")

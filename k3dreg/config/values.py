@@ -70,7 +70,7 @@ def endpoint_of_address(address: str, certificate: str = "", key: str = "") -> s
     if not certificate and not key:
         return f"{'tcp6' if in_brackets else 'tcp'}:{port}{interface}"
     if not certificate or not key:
-        raise usage.UsageError("REGISTRY_HTTP_TLS_CERTIFICATE and REGISTRY_HTTP_TLS_KEY go together")
+        raise usage.UsageError("REGISTRY_HTTP_TLS_CERTIFICATE and REGISTRY_HTTP_TLS_KEY: set both or neither")
     files = f":privateKey={quoteStringArgument(key)}:certKey={quoteStringArgument(certificate)}"
     if _certificates_in(certificate) > 1:
         files += f":extraCertChain={quoteStringArgument(certificate)}"
@@ -158,10 +158,10 @@ def check_htpasswd(path: str, scheme: str = "") -> Path | None:
     `scheme` is `REGISTRY_AUTH` of the official registry image: a door that it would have is not left open here.
     """
     if scheme not in ("", "htpasswd"):
-        raise usage.UsageError(f"REGISTRY_AUTH={scheme!r}: k3dreg knows htpasswd alone")
+        raise usage.UsageError(f"REGISTRY_AUTH={scheme!r}: k3dreg supports htpasswd only")
     if not path:
         if scheme:
-            raise usage.UsageError("REGISTRY_AUTH=htpasswd without REGISTRY_AUTH_HTPASSWD_PATH")
+            raise usage.UsageError("REGISTRY_AUTH=htpasswd needs REGISTRY_AUTH_HTPASSWD_PATH")
         return None
     try:
         read_password_file(Path(path))
@@ -173,7 +173,9 @@ def check_htpasswd(path: str, scheme: str = "") -> Path | None:
 def check_anonymous_pull(wanted: bool, htpasswd: Path | None) -> bool:
     """Raises `usage.UsageError` where it would open nothing, and might be taken for closing something."""
     if wanted and htpasswd is None:
-        raise usage.UsageError("--anonymous-pull goes with --htpasswd: without it everybody may push, too")
+        raise usage.UsageError(
+            "--anonymous-pull goes with --htpasswd: without a password file every client may push, too"
+        )
     return wanted
 
 
@@ -183,7 +185,7 @@ def check_remote(url: str, username: str, password: str) -> Remote:
     `url` is `https://ghcr.io`, or `*` for every registry.  Raises `usage.UsageError`, which shows no secret.
     """
     if bool(username) != bool(password):
-        raise usage.UsageError("REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD go together")
+        raise usage.UsageError("REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD: set both or neither")
     return Remote(_registry_at(url), Credentials.login(username, password) if username else None)
 
 
@@ -193,7 +195,9 @@ def _registry_at(url: str) -> str | None:
     scheme, _, rest = url.rpartition("://")
     authority, _, path = rest.partition("/")
     if "@" in authority:
-        raise usage.UsageError("--proxy-remote-url names a user: REGISTRY_PROXY_USERNAME and _PASSWORD are for that")
+        raise usage.UsageError(
+            "--proxy-remote-url contains a user: set REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD instead"
+        )
     # Nobody says the usual port in the name of an image.
     host = authority.lower().removesuffix(":80" if scheme.lower() == "http" else ":443")
     try:

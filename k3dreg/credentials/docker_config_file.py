@@ -77,7 +77,7 @@ class ConfigFile:
         before = self._read
         self._read = read = await self._workers.run(_read, self._path, before)
         if read.complaint and read.complaint != before.complaint:
-            log.warn("Docker's config.json is left aside: {reason}", reason=read.complaint)
+            log.warn("Docker's config.json is ignored: {reason}", reason=read.complaint)
         return read.config
 
 
@@ -97,7 +97,7 @@ def _read(path: Path, before: _Read) -> _Read:
         if before.state == state:
             return before
         if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_CONFIG:
-            return _Read(state, DockerConfig(), "it is not a file of a sensible size")
+            return _Read(state, DockerConfig(), "it is too large, or not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(_LARGEST_CONFIG)
     except OSError as error:

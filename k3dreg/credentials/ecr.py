@@ -85,7 +85,8 @@ class EcrCredentials:
             return held.credentials
         if len(self._flights) >= _MOST_ASKED and endpoint not in self._flights:
             log.warn(
-                "no credentials for {registry} from AWS, so it is asked without: AWS is being asked for {count} others",
+                "no credentials for {registry} from AWS, so Docker pulls without: k3dreg is asking AWS "
+                "for {count} others",
                 registry=registry,
                 count=_MOST_ASKED,
             )
@@ -116,7 +117,7 @@ class EcrCredentials:
         if found is None:
             held = _Held(None, self._clock.seconds() + _FAILED_FOR)
             log.warn(
-                "no credentials for {registry} from AWS, so it is asked without: {trouble}",
+                "no credentials for {registry} from AWS, so Docker pulls without: {trouble}",
                 registry=registry,
                 trouble="; ".join(troubles),
             )
@@ -137,7 +138,7 @@ class EcrCredentials:
             return None
         credentials = await self._helpers.get(_HELPER, registry, _HELPER_ENVIRONMENT)
         if credentials is None:
-            raise HelperFailed(f"docker-credential-{_HELPER} has none; its log is in ~/.ecr")
+            raise HelperFailed(f"docker-credential-{_HELPER} has no token; its log is in ~/.ecr")
         return EcrToken(credentials, self._clock.seconds() + _HELPER_TOKEN_AGE)
 
     async def _from_api(self, endpoint: EcrHost, registry: str) -> EcrToken | None:

@@ -67,7 +67,7 @@ class HelperRunner:
         if path is None:
             raise HelperFailed(f"docker-credential-{name} is not on the PATH")
         if len(self._turns.waiting) >= MOST_WAITING:
-            raise HelperFailed(f"docker-credential-{name} was not asked: too many helpers are being asked")
+            raise HelperFailed(f"docker-credential-{name} was not asked: too many helpers run already")
         await self._turns.acquire()
         try:
             return await self._run(name, path, registry, extra or {})
@@ -110,9 +110,9 @@ def _credentials(name: str, succeeded: bool, answer: bytes) -> Credentials | Non
         value = json.loads(text)
         username, secret = value["Username"], value["Secret"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise HelperFailed(f"docker-credential-{name} answered with something else than credentials") from None
+        raise HelperFailed(f"docker-credential-{name} answered with something other than credentials") from None
     if not isinstance(username, str) or not isinstance(secret, str):
-        raise HelperFailed(f"docker-credential-{name} answered with something else than credentials")
+        raise HelperFailed(f"docker-credential-{name} answered with something other than credentials")
     credentials = Credentials.login(username, secret)
     return None if credentials.is_empty else credentials
 

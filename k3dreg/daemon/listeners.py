@@ -95,8 +95,8 @@ class Listeners:
     def _warn_if_open(self) -> None:
         if self._exposed and self.access.is_open:
             log.warn(
-                "whoever reaches {addresses} can pull what Docker has, and push: --htpasswd FILE asks for a password, "
-                "--listen tcp:5000:interface=127.0.0.1 keeps it to this machine",
+                "every client that reaches {addresses} can pull what Docker has, and push: ask for a password "
+                "(--htpasswd FILE), or listen on this machine only (--listen tcp:5000:interface=127.0.0.1)",
                 addresses=" and ".join(self._exposed),
             )
 

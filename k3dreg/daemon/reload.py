@@ -83,21 +83,21 @@ class Reloader:
         try:
             options = await self._workers.run(self._options.read_again)
         except (usage.UsageError, K3dregError) as error:
-            log.error("settings stay as they are: {error}", error=error)
+            log.error("the settings were not changed: {error}", error=error)
             return str(error)
         new = options.config
         changed = {name for name in fields_dict(Config) if getattr(new, name) != getattr(self._config, name)}
         taken = changed & {name for names, _ in self._parts for name in names}
         # The others keep the value that they were started with, and are spoken of at each reload until the restart.
         self._config = evolve(self._config, **{name: getattr(new, name) for name in taken})
-        log.info("settings were read again: {what}", what=f"new are {_listed(taken)}" if taken else "none has changed")
+        log.info("settings read again: {what}", what=f"changed {_listed(taken)}" if taken else "nothing has changed")
         for names, apply in self._parts:
             if names & taken:
                 apply(self._config)
         environments = [_of_others(each.settings_environment) for each in (options, self._options)]
         left = _listed(changed - taken, *["environment"] * (environments[0] != environments[1]))
         if left:
-            log.warn("changed, and used from the next start on: {left}", left=left)
+            log.warn("restart k3dreg to apply these changed settings: {left}", left=left)
         return ""
 
 

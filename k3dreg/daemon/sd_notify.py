@@ -59,7 +59,7 @@ class ServiceManager:
 
     def reloaded(self, trouble: str) -> None:
         """They were, and are used; or not, because of `trouble`."""
-        self._trouble = f"settings stay as they are: {trouble}" if trouble else ""
+        self._trouble = f"the settings were not changed: {trouble}" if trouble else ""
         if self._is_ready:
             self._tell("READY=1", self._status())
 
@@ -107,7 +107,10 @@ def _address(name: str) -> bytes:
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
     if name:
-        log.warn("NOTIFY_SOCKET={name} is of no kind that k3dreg knows", name=name)
+        log.warn(
+            "NOTIFY_SOCKET={name} is neither an absolute path nor an abstract socket (@name): systemd gets no notices",
+            name=name,
+        )
     return b""
 
 

@@ -285,7 +285,7 @@ def makeService(options: Options) -> Daemon:
     set_level(options.config.log_level)
     if options.idle_sockets > 0:
         log.warn(
-            "{count} of the sockets of the service manager's socket unit will not be answered at, because settings say "
+            "k3dreg does not use {count} of the sockets of the service manager's socket unit, because its settings say "
             "where to listen: stop the socket unit, or remove `listen` from the settings",
             count=options.idle_sockets,
         )

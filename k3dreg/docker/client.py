@@ -165,7 +165,7 @@ class Engine:
         try:
             return Descriptor.from_json(answer.get("Descriptor"))
         except (InvalidManifest, InvalidDigest) as error:
-            raise EngineError(f"the engine did not say what {name} is") from error
+            raise EngineError(f"the engine did not describe {name}") from error
 
     async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
         """For which platforms the image's registry has `name`.  Asked as `distribution` is."""
@@ -174,7 +174,7 @@ class Engine:
 
     async def _distribution(self, name: str, registry_auth: str) -> Mapping[str, Any]:
         if (await self.info()).store is ImageStore.PODMAN:
-            raise EngineError(f"Podman does not tell what {name} is in its registry")
+            raise EngineError(f"Podman does not say which digest {name} has in its registry")
         try:
             response = await self._connection.request(
                 "GET",

@@ -129,7 +129,7 @@ class ArchivedFile:
             for event in tar.feed(data):
                 if isinstance(event, TarEntry):
                     if event.kind is not EntryKind.FILE:
-                        raise FileAbsent("what is there is no file")
+                        raise FileAbsent("it is not a regular file")
                     if self.size is None:
                         self.size = self._left = event.size
                 elif isinstance(event, EntryContent):

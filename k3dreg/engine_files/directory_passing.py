@@ -150,7 +150,7 @@ class DirectoryPassing:
         except CancelledError:
             return
         except EngineError as error:
-            log.debug("a container is not waited for: {error}", error=error)
+            log.debug("k3dreg cannot wait for its helper container: {error}", error=error)
         _knock(name, secret)
 
     async def _remove_earlier(self) -> None:
@@ -191,9 +191,9 @@ def _receive(door: socket.socket, secret: str, count: int) -> list[Handle]:
                 with connection:
                     descriptors = _received(connection, secret, count)
     except OSError as error:
-        raise FilesUnreachable(f"the container that was to hand Docker's directories over did not: {error}") from error
+        raise FilesUnreachable(f"the helper container did not pass Docker's directories: {error}") from error
     if not descriptors:
-        raise FilesUnreachable("the container that was to hand Docker's directories over gave none")
+        raise FilesUnreachable("the helper container passed no directories")
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     handles = [Handle(descriptor) for descriptor in descriptors]
@@ -252,7 +252,7 @@ def _check_are_usable(handles: Sequence[Handle], count: int) -> None:
     A security module of the machine (AppArmor, SELinux) may forbid that.
     """
     if len(handles) != count:
-        raise FilesUnreachable("the container that was to hand Docker's directories over gave others")
+        raise FilesUnreachable("the helper container passed fewer or more directories than k3dreg asked for")
     try:
         for number, handle in enumerate(handles):
             with handle.use() as descriptor:
@@ -262,5 +262,5 @@ def _check_are_usable(handles: Sequence[Handle], count: int) -> None:
                     os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
         raise FilesUnreachable(
-            f"Docker's directories were handed over, but are of no use here: {error.strerror}"
+            f"the helper container passed Docker's directories, but k3dreg cannot open them: {error.strerror}"
         ) from error

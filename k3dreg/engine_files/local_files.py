@@ -156,7 +156,7 @@ class LocalTree:
             given = 0
             while sink.wanted is not None and given < _STEP:
                 if self._closed:
-                    raise ContentGone("the reading of a layer was given up")
+                    raise ContentGone("the reading of a layer was cancelled")
                 if self._file is None:
                     self._file = self._open(sink.wanted)
                 # Not the file's own size: it is the layer that says how many bytes of it there are.
@@ -262,7 +262,7 @@ def _open(place: EngineDirectory) -> int:
         descriptor = os.open(path, _OPEN_FILE)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise FileAbsent("what is there is no file")
+            raise FileAbsent("it is not a regular file")
     return descriptor
 
 

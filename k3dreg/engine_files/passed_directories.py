@@ -82,11 +82,11 @@ class PassedDirectories:
             left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()
             await self._taken.wait().addTimeout(left, self._clock, lambda result, _: None)
         if not self._handles:
-            raise FilesUnreachable("Docker's directories were not handed over to k3dreg")
+            raise FilesUnreachable("no helper container has passed Docker's directories to k3dreg")
         for directory, handle in self._handles.items():
             if path == directory or path.startswith(f"{directory}/"):
                 return EngineDirectory(path[len(directory) + 1 :], handle)
-        raise FileAbsent("the engine keeps no such file where it was looked for")
+        raise FileAbsent("the engine has no such file in the directories that k3dreg knows")
 
     async def close(self) -> None:
         """Nothing is left on the engine's side.
@@ -126,18 +126,18 @@ class PassedDirectories:
                 self._complaint = ""
                 seconds = self._clock.seconds() - self._began
                 log.info(
-                    "Docker's files are read in place: their directories were handed over in {seconds:.1f} s",
+                    "Docker's files are read in place: a helper container passed their directories in {seconds:.1f} s",
                     seconds=seconds,
                 )
         except EngineUnavailable as error:
             self._known = None  # whoever asks next asks for them again
-            log.debug("Docker's directories are not handed over: {error}", error=error)
+            log.debug("no helper container can pass Docker's directories: {error}", error=error)
         except K3dregError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.info("Docker's files are read more slowly than they could be: {error}", error=error)
         except Exception:  # noqa: BLE001  (those who wait have to go on, whatever it is)
-            log.failure("having Docker's directories handed over failed")
+            log.failure("getting Docker's directories from a helper container failed")
         finally:
             taken.succeed(None)
 

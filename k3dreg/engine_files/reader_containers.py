@@ -72,7 +72,7 @@ class ReaderContainers:
         """
         alternatives = engine_directories(info)
         if not alternatives:
-            raise FilesUnreachable("the engine keeps its images in a way that is not known here")
+            raise FilesUnreachable("k3dreg does not know how this engine stores its images")
         async with image_of_nothing(self._engine, _IMAGE, "reader", self._owner) as name:
             first = await self._make_one(name, alternatives)
             made(first)

@@ -117,7 +117,7 @@ class ReaderFiles:
             return ReaderBlob(self, path, digest, size, self._patience)
         found = await self.stat(path)
         if not found.is_file:
-            raise FileAbsent("what is there is no file")
+            raise FileAbsent("it is not a regular file")
         if size is not None and size != found.size:
             raise ContentError(f"{digest} has {found.size} bytes on the engine's disk, not {size}")
         return ReaderBlob(self, path, digest, found.size, self._patience)
@@ -211,13 +211,13 @@ class ReaderFiles:
             # Somebody has removed the container: once more, with another one.
             self._pool.discard(reader)
             self._pool.release(reader, long=long)
-        raise FilesUnreachable("the containers through which Docker's files are read vanish as soon as they are made")
+        raise FilesUnreachable("k3dreg's reader containers vanish as soon as Docker has created them")
 
     async def _ask(self, reader: Reader, method: str, path: str) -> IResponse | None:
         """The answer; None if there is no such container any more."""
         inside = reader.inside(path)
         if inside is None:
-            raise FileAbsent("the engine keeps no such file where it was looked for")
+            raise FileAbsent("the engine has no such file in the directories that k3dreg knows")
         url = f"/containers/{reader.id}/archive"
         try:
             return await self._engine.request(method, url, params={"path": inside})

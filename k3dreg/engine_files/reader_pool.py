@@ -107,7 +107,7 @@ class ReaderPool:
         except EngineUnavailable:
             raise
         except EngineError as error:
-            raise FilesUnreachable(f"Docker does not tell of the containers that read its files: {error}") from error
+            raise FilesUnreachable(f"Docker did not describe k3dreg's reader containers: {error}") from error
 
     async def close(self) -> None:
         """Remove the containers."""
@@ -180,7 +180,9 @@ class ReaderPool:
             first.fail(FilesUnreachable("k3dreg is stopping"))
         except EngineError as error:
             if first.is_set:
-                log.warn("not all reader containers could be made, or their image not removed: {error}", error=error)
+                log.warn(
+                    "Docker did not create all reader containers, or did not remove their image: {error}", error=error
+                )
             elif isinstance(error, EngineUnavailable | FilesUnreachable):
                 first.fail(error)
             else:
@@ -193,10 +195,10 @@ class ReaderPool:
             settled.succeed(None)
 
     def _refuse(self, error: EngineError) -> None:
-        self._refusal = f"Docker refuses a container to read its files through: {error}"
+        self._refusal = f"Docker refused to create a reader container: {error}"
         self._refused_until = self._clock.seconds() + REFUSED_FOR
         log.warn(
-            "{refusal}; images are exported instead, and it is asked again in {minutes:.0f} minutes",
+            "{refusal}; k3dreg exports images instead, and asks Docker again in {minutes:.0f} minutes",
             refusal=self._refusal,
             minutes=REFUSED_FOR / 60,
         )

@@ -171,7 +171,7 @@ class ScratchSpool:
                     self._wake()
             self._whole = True
         except CancelledError:
-            self._error = ContentGone("the reading was given up")
+            self._error = ContentGone("the reading was cancelled")
         except K3dregError as error:
             self._error = error
         except Exception:

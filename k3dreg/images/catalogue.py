@@ -112,7 +112,9 @@ class Catalogue:
             await self._workers.run(self._flush, images)
         except StoreError as error:
             if str(error) != self._complaint:
-                log.warn("what is known of images is not kept: {error} {advice}", error=error, advice=error.advice)
+                log.warn(
+                    "k3dreg could not save its records of images: {error} {advice}", error=error, advice=error.advice
+                )
             self._complaint = str(error)
         else:
             self._complaint = ""
@@ -140,7 +142,7 @@ class Catalogue:
                 if record is not None and path == self._path_of(record.image.id):
                     found.append((recorded, record))
                 else:
-                    log.warn("what was known of image {name} is damaged, and is dropped", name=path.stem[:12])
+                    log.warn("the record of image {name} is damaged; k3dreg removed it", name=path.stem[:12])
                     path.unlink(missing_ok=True)
         found.sort(key=lambda pair: pair[0])
         return [record for _, record in found]

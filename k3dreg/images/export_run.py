@@ -98,7 +98,7 @@ class Export:
             with observed(self._observer, activity, self._clock):
                 contents = await self._transfer(name, started)
         except CancelledError:
-            self._fail(EngineUnavailable(f"the export of {name} was given up: k3dreg is stopping"))
+            self._fail(EngineUnavailable(f"the export of {name} was cancelled: k3dreg is stopping"))
             raise
         except StoreError as error:
             refused = type(error)(

@@ -112,7 +112,7 @@ class ExportSource:
                 image, self._engine, self._store, self._workers, self._clock, self._slots, self._observer
             )
             Deferred.fromCoroutine(self._watch(export, key)).addErrback(
-                lambda failure: log.failure("an export ended in a way nobody foresaw", failure=failure)
+                lambda failure: log.failure("an export failed with an unexpected error", failure=failure)
             )
         return export
 

@@ -130,7 +130,11 @@ class Repair:
             if not any(child.available for child in image.children):
                 raise
             # Another platform of it is whole, and that may be the one that is wanted.
-            log.warn("{reference} is served as it is: {error}", reference=reference, error=error)
+            log.warn(
+                "k3dreg serves only the platforms of {reference} that Docker holds whole: {error}",
+                reference=reference,
+                error=error,
+            )
             return image
 
     async def mend(
@@ -158,7 +162,7 @@ class Repair:
 
     async def _repair(self, case: _Case, image: EngineImage, reference: Reference) -> None:
         started = self._clock.seconds()
-        log.warn("Docker has lost blobs of {reference}; trying to mend it", reference=reference)
+        log.warn("Docker has lost blobs of {reference}; k3dreg is repairing it", reference=reference)
         try:
             how = await self._try(case, image, reference)
         except (ImageIncomplete, AuthenticationRequired) as error:
@@ -190,7 +194,7 @@ class Repair:
             try:
                 await self._rebuild(repository, image)
             except EngineError as error:
-                reasons.append(f"BuildKit: {error}")
+                reasons.append(f"a build to fetch them failed: {error}")
             else:
                 if not await self._is_broken(image):
                     return f"by a build from {repository}"
@@ -206,9 +210,12 @@ class Repair:
                     return f"with {count} blobs from {repository}"
                 reasons.append("Docker still lacks blobs after they were loaded")
         if denied is not None and case.shown is None:
-            raise AuthenticationRequired(f"the blobs that Docker has lost of {reference}: {denied}", advice=ADVICE)
+            raise AuthenticationRequired(
+                f"Docker has lost blobs of {reference}, and k3dreg may not fetch them: {denied}", advice=ADVICE
+            )
         raise ImageIncomplete(
-            f"Docker has lost blobs of {reference}, and they could not be had: {'; '.join(reasons) or 'no registry'}",
+            f"Docker has lost blobs of {reference}, and k3dreg could not fetch them: "
+            f"{'; '.join(reasons) or 'their registry is not known'}",
             advice=ADVICE,
         )
 
@@ -216,7 +223,7 @@ class Repair:
         """Once for each broken platform.  Engines that do not tell which are broken cannot do it."""
         broken = broken_children(image)
         if not broken:
-            raise EngineError("this engine is too old for it")
+            raise EngineError("this engine does not say which platforms are incomplete")
         for child in broken:
             alone = child.descriptor.digest == image.id
             await rebuild(self._requests, repository, image.id, None if alone else child.descriptor.platform)

@@ -60,7 +60,7 @@ def parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
         return ()
     ranges = tuple(found for match in matches if (found := _resolve(match[1], match[2], size)) is not None)
     if not ranges:
-        raise RangeNotSatisfiable(f"nothing was asked for that lies within the {size} bytes", size=size)
+        raise RangeNotSatisfiable(f"the requested range lies outside the {size} bytes", size=size)
     return ranges if sum(each.size for each in ranges) <= size else ()
 
 
@@ -72,7 +72,7 @@ def _resolve(first: str, last: str, size: int) -> ByteRange | None:
     start = _number(first)
     if last and _number(last) < start:
         # It could be ignored as well (RFC 9110, 14.2: "ignore or reject"); the conformance tests want it rejected.
-        raise RangeNotSatisfiable("a range was asked for that ends before it begins", size=size)
+        raise RangeNotSatisfiable("the requested range ends before it begins", size=size)
     if start >= size:
         return None
     return ByteRange(start, min(size, _number(last) + 1) if last else size)

@@ -111,7 +111,7 @@ def check_bounds(manifest: Manifest) -> None:
         )
     parts = {part.digest for part in manifest.children()}
     if len(parts) > _MOST_PARTS:
-        raise InvalidManifest(f"a manifest refers to {len(parts)} others; at most {_MOST_PARTS} are taken")
+        raise InvalidManifest(f"a manifest refers to {len(parts)} others; at most {_MOST_PARTS} are accepted")
 
 
 def _artifact_type(manifest: Manifest) -> str:

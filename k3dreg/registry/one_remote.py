@@ -15,7 +15,7 @@ from k3dreg.reporting.trace import Trace
 from k3dreg.store.interfaces import IPushed
 from k3dreg.streaming.content import IBlob, ServedManifest
 
-_ADVICE = 'REGISTRY_PROXY_REMOTEURL="*" lets k3dreg give the images of every registry'
+_ADVICE = 'REGISTRY_PROXY_REMOTEURL="*" lets k3dreg serve the images of every registry'
 
 
 def restricted(registry: IRegistry, remote: Remote, names: OwnNames, pushed: IPushed) -> IRegistry:
@@ -59,7 +59,7 @@ class OneRemote:
         except (NotFound, Refused) as error:
             # Whatever it was, no more than 404: a client that pushes asks first whether the name is taken, and any
             # other answer ends its push.
-            raise ManifestUnknown(f"{own}; nor is {there} to be had: {error}", advice=error.advice) from error
+            raise ManifestUnknown(f"{own}; and k3dreg could not get {there}: {error}", advice=error.advice) from error
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
         """See `IRegistry`.  Raises `BlobUnknown` for another registry's."""
@@ -85,4 +85,4 @@ class OneRemote:
         return repository.registry is None and repository.in_path is None and not self._is_pushed(repository)
 
     def _refusal(self, repository: Repository) -> str:
-        return f"k3dreg was told to give images of {self._remote} alone, and {repository} is another registry's"
+        return f"k3dreg serves images of {self._remote} only, and {repository} is another registry's"

@@ -68,7 +68,9 @@ class OtherPlatforms:
                 advice=_ADVICE.format(engine=own, held=image.platform),
             )
             self._refused.remember(key, error, _ANSWER_FOR)
-            log.warn("{error}: the node is sent there. {advice}", error=error, advice=error.advice)
+            log.warn(
+                "{error}: k3dreg answers 404, and the node pulls it there. {advice}", error=error, advice=error.advice
+            )
             raise error
         log.warn(
             "{reference} is served for {held}, while Docker runs on {own}: a node may not be able to run it",

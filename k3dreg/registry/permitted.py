@@ -66,11 +66,11 @@ class PermittedRegistries:
         if registry == self._remote or self._is_named(registry):
             return
         if not any(_matches(registry, pattern) for pattern in self._patterns):
-            raise self._refusal(registry, "it is not listed")
+            raise self._refusal(registry, "--allow-registry does not list it")
         where = await self._local_address(registry)
         if where is None or await self._is_in_use(registry):
             return
-        raise self._refusal(registry, f"{where}, is not listed, and Docker has no image of it")
+        raise self._refusal(registry, f"{where}, --allow-registry does not list it, and Docker has no image of it")
 
     async def is_known(self, registry: str) -> bool:
         """Whether the user has to do with this registry, so that a client may be told what is wrong there."""
@@ -106,7 +106,7 @@ class PermittedRegistries:
         return None
 
     def _refusal(self, registry: str, why: str) -> RegistryNotAllowed:
-        log.warn("{registry} is not asked for an image: {why}", registry=registry, why=why)
+        log.warn("k3dreg does not ask {registry} for an image: {why}", registry=registry, why=why)
         listed = f"'{EVERY}' --allow-registry {registry}" if self._patterns == (EVERY,) else registry
         variable = " ".join((*self._patterns, registry))
         return RegistryNotAllowed(

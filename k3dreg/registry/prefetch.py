@@ -83,7 +83,7 @@ class Prefetch:
         for work in (self._listen(), self._work()):
             running = Deferred.fromCoroutine(work)
             running.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            running.addErrback(lambda failure: log.failure("making images ready has ended", failure=failure))
+            running.addErrback(lambda failure: log.failure("preparing images (--warm) has stopped", failure=failure))
             self._running.append(running)
 
     def stop(self) -> None:
@@ -116,7 +116,7 @@ class Prefetch:
                 self._heard("")
                 if str(error) != complaint:
                     complaint = str(error)
-                    log.warn("Docker does not tell what happens to its images: {error}", error=error)
+                    log.warn("Docker does not report changes of its images: {error}", error=error)
             await deferLater(self._clock, after)
 
     def _heard(self, name: str) -> None:

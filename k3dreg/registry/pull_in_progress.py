@@ -146,7 +146,7 @@ class PullInProgress:
         try:
             told = await self._asking.join((reference, auth), lambda: self._engine.distribution(str(reference), auth))
         except K3dregError as error:
-            log.debug("{reference} is not known before it is pulled: {error}", reference=reference, error=error)
+            log.debug("k3dreg could not look {reference} up before the pull: {error}", reference=reference, error=error)
             return None
         self._told[reference, auth] = told
         return told

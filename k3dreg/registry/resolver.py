@@ -119,7 +119,7 @@ class Resolver:
         try:
             return await self._engine.inspect(str(reference))
         except ImageNotInEngine as error:
-            raise ManifestUnknown(f"Docker pulled {reference} and does not have it all the same") from error
+            raise ManifestUnknown(f"Docker pulled {reference}, but does not have it now") from error
 
     def _asking(
         self, reference: Reference, registry_auth: Callable[[], Awaitable[str]]
@@ -142,7 +142,7 @@ class Resolver:
         log.warn("Docker could not pull {reference}: {error}", reference=reference, error=error)
         return ManifestUnknown(
             f"Docker could not pull {reference}",
-            advice="k3dreg's log says why, and nothing else does: Docker has no other image of that registry",
+            advice="k3dreg's log says why; to show it to clients, too, list the registry with --allow-registry",
         )
 
     def is_pulling(self, reference: Reference) -> bool:

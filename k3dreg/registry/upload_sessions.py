@@ -208,7 +208,7 @@ class UploadSessions:
         def failed(error: BaseException) -> None:
             if upload.name not in self._uploads:
                 # It was cancelled, or expired, under this piece of work: what the writer says of that is no fault.
-                error = UploadUnknown("this upload session was given up")
+                error = UploadUnknown("this upload session was cancelled")
             self._forget(upload)  # its bytes are not what the client believes they are
             done.fail(error)
 
@@ -219,7 +219,7 @@ class UploadSessions:
     def _find(self, repository: Repository, session: str) -> _Upload:
         upload = self._uploads.get(session)
         if upload is None or upload.repository != self._names.own(repository):
-            raise UploadUnknown("no such upload session: it has ended, expired, or never was")
+            raise UploadUnknown("no such upload session: it has ended or expired, or never existed")
         return upload
 
     def _make_room(self) -> None:
@@ -252,7 +252,7 @@ class UploadSessions:
     def _expire(self, upload: _Upload) -> None:
         upload.expiry = None
         log.info(
-            "an upload into {repository} was given up: {size} bytes, and nothing more for {seconds:.0f} s",
+            "an upload into {repository} was cancelled: after {size} bytes the client sent nothing for {seconds:.0f} s",
             repository=upload.repository,
             size=upload.session.received,
             seconds=SESSION_IDLE,

@@ -57,5 +57,5 @@ class WithFallback:
         except AuthenticationRequired:
             raise
         except K3dregError as error:
-            log.debug("nor does its registry give it: {error}", error=error)
+            log.debug("and k3dreg could not get it from its registry: {error}", error=error)
             raise refused from error

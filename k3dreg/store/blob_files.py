@@ -122,7 +122,7 @@ class BlobFiles:
         path = self.path_of(digest)
         with self._files, storage_errors("removing a blob"):
             if not _is_whole(path, size):
-                log.warn("{digest} is not on the disk as it should be, and is forgotten", digest=digest)
+                log.warn("{digest} is missing on the disk or has another size; k3dreg removed it", digest=digest)
                 self._remove(digest)
 
     def verify(self, digest: Digest) -> bool:
@@ -143,7 +143,7 @@ class BlobFiles:
                 # It came from the disk, for it was not written in this session.
                 entry.verified = entry.synced = True
             else:
-                log.warn("{digest} was damaged when the machine stopped, and is forgotten", digest=digest)
+                log.warn("{digest} was damaged when the machine stopped; k3dreg removed it", digest=digest)
                 self._remove(digest)
             return good
 
@@ -226,7 +226,7 @@ class BlobFiles:
                 else:
                     found.append((digest, status.st_size, status.st_mtime))
         if strangers:
-            log.warn("{count} files in the blobs directory are not k3dreg's, and are left alone", count=strangers)
+            log.warn("{count} files in the blobs directory are not k3dreg's; k3dreg leaves them there", count=strangers)
         return found
 
 

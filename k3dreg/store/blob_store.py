@@ -158,7 +158,7 @@ class BlobStore:
         if entry is None or entry.verified:
             return
         if not await self._verifying.join(digest, lambda: self._workers.run(self._shelf.verify, digest)):
-            raise ContentGone(f"{digest} was damaged, and has been removed")
+            raise ContentGone(f"{digest} was damaged; k3dreg removed it")
 
     def _end_hold(self, digests: list[Digest]) -> None:
         too_much = self._shelf.index.release(digests)

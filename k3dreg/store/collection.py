@@ -127,7 +127,7 @@ class Collector:
             try:
                 collected = await self.collect()
             except StoreError as error:
-                log.error("collecting what nobody refers to failed: {error}", error=error)
+                log.error("garbage collection of pushed content failed: {error}", error=error)
                 continue
             if collected != Collected():
                 log.info(

@@ -67,7 +67,7 @@ class PushedDatabase:
             try:
                 blobs, manifests, tags = database.read(_blob, _manifest, _tag)
             except (ValueError, TypeError, InvalidDigest, InvalidName, InvalidManifest) as error:
-                raise StoreError("the list of what was pushed holds what k3dreg did not write") from error
+                raise StoreError("the list of what was pushed has entries that k3dreg did not write") from error
             return [*blobs, *manifests, *tags]
 
     def descriptors(self, repository: Repository, digests: Sequence[Digest], limit: int) -> dict[Digest, bytes]:

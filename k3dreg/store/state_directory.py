@@ -129,7 +129,7 @@ class StateDirectory:
         unsynced = frozenset() if last is not None and last.clean else everything - unverified
         if unverified:
             log.info(
-                "{count} blobs are verified at their next use: the machine had stopped before they were surely on disk",
+                "{count} blobs are verified at their next use: the machine stopped before they were synced to disk",
                 count=len(unverified),
             )
         self._record(Session(self._boot, clean=False, unverified=unverified, sizes=held))

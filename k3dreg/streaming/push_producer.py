@@ -75,7 +75,7 @@ class PushProducer:
     async def _wait_for_consumer(self, ready: Deferred[None]) -> None:
         """Wait until the consumer is ready, but no longer than it may stall."""
         timer = self._clock.callLater(
-            self._stall, self.interrupt, ConsumerStalled(f"the client took nothing for {self._stall:.0f} s")
+            self._stall, self.interrupt, ConsumerStalled(f"the client accepted no bytes for {self._stall:.0f} s")
         )
         try:
             await self._wait(ready)

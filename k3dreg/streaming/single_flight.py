@@ -203,4 +203,6 @@ async def _awaited(start: Callable[[], Awaitable[V]]) -> V:
 
 def _log_unheard(result: object, key: object) -> None:
     if isinstance(result, Failure) and not result.check(CancelledError):
-        log.warn("{key}: failed when nobody waited any more: {error}", key=key, error=result.getErrorMessage())
+        log.warn(
+            "{key}: failed after the last request for it had ended: {error}", key=key, error=result.getErrorMessage()
+        )

@@ -25,4 +25,4 @@ async def within(seconds: float, clock: IReactorTime, work: Coroutine[Deferred[A
     try:
         return await waiting
     except TimedOut:
-        raise NotYet(f"it takes longer than {seconds:.0f} s; it goes on, so ask again", after=after) from None
+        raise NotYet(f"it takes longer than {seconds:.0f} s and goes on in k3dreg: ask again", after=after) from None

@@ -135,7 +135,7 @@ class Workers:
             if not given_up:
                 taken.callback(result)  # a Failure errbacks
             elif isinstance(result, Failure):
-                log.debug("work that was given up failed: {error}", error=result.getErrorMessage())
+                log.debug("cancelled work failed: {error}", error=result.getErrorMessage())
             else:
                 self.clean_up(release, result)
 
@@ -172,7 +172,7 @@ class Workers:
             idle, self._idle = self._idle, None
             self._reactor.callFromThread(idle.callback, None)  # after whoever waits for this very answer
         if answer.called and isinstance(result, Failure):
-            log.debug("work that was given up failed: {error}", error=result.getErrorMessage())
+            log.debug("cancelled work failed: {error}", error=result.getErrorMessage())
         answer.callback(result)  # a Failure errbacks; an answer that was given up is ignored by the Deferred
 
 

@@ -76,7 +76,7 @@ class Download:
     def give_up(self, error: BaseException) -> None:
         """It will not be kept: all who wait for that are told, and those who read it, unless it is verified."""
         known = isinstance(error, K3dregError)
-        reason = error if known else UpstreamFailed(f"{self.name} was given up: k3dreg is stopping")
+        reason = error if known else UpstreamFailed(f"{self.name} was cancelled: k3dreg is stopping")
         if self._arrival is not None and self.is_verified:
             self._arrival.blob.finish(None)
         elif self._arrival is not None:
@@ -106,14 +106,14 @@ class Download:
                 fruitless = 0 if self._writer.written > before else fruitless + 1
                 if fruitless >= _FRUITLESS:
                     raise UpstreamFailed(f"{self.name} broke off at byte {before}: {_plain(error)}") from error
-                log.debug("{name} broke off at byte {at}, and goes on", name=self.name, at=self._writer.written)
+                log.debug("{name} broke off at byte {at}; k3dreg fetches the rest", name=self.name, at=self._writer.written)
         unkept = await self._verify()
         if unkept is not None:
             self.is_verified = True
             raise unkept
         blob = self._store.get(self._digest)
         if blob is None:
-            raise StoreError(f"{self._digest} was evicted as soon as it was kept")
+            raise StoreError(f"{self._digest} was evicted as soon as k3dreg had stored it")
         return blob
 
     async def _attempt(self) -> None:

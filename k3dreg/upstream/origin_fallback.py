@@ -73,7 +73,9 @@ class OriginFallback:
                 (reference, credentials), lambda: self._origin.manifest(reference, credentials)
             )
         except K3dregError as error:
-            log.info("{reference} is not to be had from its registry either: {error}", reference=reference, error=error)
+            log.info(
+                "k3dreg could not get {reference} from its registry either: {error}", reference=reference, error=error
+            )
             told = error
             if isinstance(error, AuthenticationRequired | Denied):
                 told = for_client(error, showed=shown is not None)

@@ -78,7 +78,7 @@ class RegistryClient:
         data = await self._requests.read(answer, LARGEST_MANIFEST)
         digest = Digest.of(data, reference.digest.algorithm if reference.digest else "sha256")
         if reference.digest not in (None, digest):
-            raise DigestMismatch(f"{answer.host} sent something else for {reference}")
+            raise DigestMismatch(f"{answer.host} sent other content than {reference}")
         said = answer.header("content-type").partition(";")[0].strip()
         try:
             manifest = Manifest.parse(data, said)
@@ -148,7 +148,7 @@ class RegistryClient:
                     error=result.getErrorMessage(),
                 )
             elif not result.check(CancelledError):
-                log.failure("a download ended in a way nobody foresaw", failure=result)
+                log.failure("a download failed with an unexpected error", failure=result)
         else:
             download.succeed(result)
 

@@ -113,7 +113,7 @@ def check_is_elsewhere(host: str, asked: str) -> None:
     What listens on this machine and its link is not for a registry elsewhere to reach through us.
     """
     if is_local_host(host) and hostname_of(host) != hostname_of(asked):
-        raise RedirectRefused(f"{asked} sends us to an address of this machine or its link")
+        raise RedirectRefused(f"{asked} redirects to an address of this machine or its link")
 
 
 def is_loopback(host: str) -> bool:
@@ -164,7 +164,7 @@ class Requests:
         """All of a small body.  Raises `UpstreamFailed`, also for one of more than `limit` bytes."""
         if answer.length is not None and answer.length > limit:
             self.body(answer, "an answer").close()
-            raise UpstreamFailed(f"{answer.host} answers with {answer.length} bytes where at most {limit} make sense")
+            raise UpstreamFailed(f"{answer.host} answers with {answer.length} bytes where at most {limit} are expected")
         try:
             return await read_whole(self.body(answer, "an answer"), limit)
         except EngineError as error:
@@ -205,7 +205,7 @@ class Requests:
                 raise CancelledError from error
             raise UpstreamFailed(f"{host} cannot be reached: {_reason(error)}") from error
         except ValueError as error:  # a URL that is none; it may hold a signature, so it is not repeated
-            raise UpstreamFailed("a registry sent us to something that is no address of a server") from error
+            raise UpstreamFailed("a registry redirects to something that is no address of a server") from error
         return RegistryResponse(response.code, response.headers, response, host)
 
 
@@ -245,7 +245,7 @@ def _check_redirect(before: SplitResult, after: SplitResult, asked: str) -> None
     check_is_elsewhere(after.netloc.rpartition("@")[2], asked)
     if after.scheme == "https" or (after.scheme == "http" and before.scheme == "http" and is_loopback(after.netloc)):
         return
-    raise RedirectRefused(f"{before.netloc} redirects to a place that is not protected by TLS")
+    raise RedirectRefused(f"{before.netloc} redirects to an address without TLS")
 
 
 def _words(body: bytes) -> str:

@@ -103,7 +103,7 @@ class Authorizer:
     async def _fetch(self, asked: _Asked) -> _Token:
         realm = urlsplit(asked.realm)
         if realm.scheme != "https" and not (realm.scheme == "http" and is_loopback(realm.netloc)):
-            raise UpstreamFailed("the registry's token server is not protected by TLS")
+            raise UpstreamFailed("the registry's token server does not use TLS")
         about = {"service": asked.service} if asked.service else {}
         about["scope"] = asked.scope
         credentials = asked.credentials

@@ -11,8 +11,8 @@ from k3dreg.web.users import IUsers
 
 _HOW = "docker login; for a node, --anonymous-pull or credentials in its registry settings"
 _ONE_HEADER = (
-    "a request has room for one user and password, and this one brought those for k3dreg: docker login on k3dreg's "
-    "machine, or let nodes pull without k3dreg's (--anonymous-pull)"
+    "a request carries one user and password, and this one carries k3dreg's: run docker login on "
+    "k3dreg's machine, or let nodes pull without a password (--anonymous-pull)"
 )
 
 
@@ -61,7 +61,7 @@ class Access:
             return self._for_others(shown)
         if shown is None:
             raise LoginRequired("k3dreg asks for a user and a password", advice=_HOW)
-        raise LoginRequired("k3dreg does not know this user and password", challenge=insist, advice=_HOW)
+        raise LoginRequired("k3dreg does not accept this user and password", challenge=insist, advice=_HOW)
 
     async def answer(
         self,

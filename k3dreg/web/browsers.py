@@ -38,7 +38,7 @@ _OWN_SITES = ("same-origin", "none")
 # What may be read without starting any work in Docker.
 _LISTS = re.compile(rb"/v2/?|/v2/_catalog|/v2/[^%]*/tags/list")
 
-_CURL = "browsers may look at k3dreg's own page; to use the registry itself, use a tool such as curl or crane"
+_CURL = "browsers may open k3dreg's own page only; for the registry use a tool such as curl or crane"
 
 
 def check_browser(headers: Headers, method: bytes, path: bytes, is_own_host: Callable[[str], bool]) -> None:

@@ -122,21 +122,21 @@ def identified(answer: Answer, request_id: str) -> Answer:
 
 def method_not_allowed(allowed: list[str]) -> Answer:
     """405, naming the methods that the route does have (RFC 9110, 15.5.6)."""
-    error = errors.UnsupportedOperation("this registry does not do that")
+    error = errors.UnsupportedOperation("this registry does not support that")
     status, code = status_and_code(error)
     answer = _answer(status, code, str(error), "", [("Allow", ", ".join(allowed))])
     return evolve(answer, refusal=type(error).__name__)
 
 
 def unexpected_answer() -> Answer:
-    """500, for what is a fault in k3dreg.  It says nothing more: the log does."""
-    answer = _answer(500, "UNKNOWN", "something went wrong in k3dreg; its log says what", "", [])
+    """500, for what is an error in k3dreg.  It says nothing more: the log does."""
+    answer = _answer(500, "UNKNOWN", "an error in k3dreg; its log has the details", "", [])
     return evolve(answer, refusal=UNEXPECTED)
 
 
 def interrupted_answer() -> Answer:
     """503, when the work for a client that is still there was cancelled: k3dreg is shutting down."""
-    answer = _answer(503, "UNAVAILABLE", "k3dreg gave up this request; ask again", "", [])
+    answer = _answer(503, "UNAVAILABLE", "k3dreg cancelled this request; ask again", "", [])
     return evolve(answer, refusal=CANCELLED)
 
 

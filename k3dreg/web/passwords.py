@@ -127,7 +127,7 @@ class Passwords:
         except UsageError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                log.warn("the password file cannot be used, so what it said before counts: {error}", error=error)
+                log.warn("the password file cannot be used, so k3dreg keeps the users it knows: {error}", error=error)
             return self._known
         self._complaint = ""
         if read is not self._known:

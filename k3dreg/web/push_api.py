@@ -58,7 +58,7 @@ class PushHandlers:
                 return _created_blob(repository, blob)
         algorithm = query.one("digest-algorithm") or DEFAULT_ALGORITHM
         if algorithm not in ALGORITHMS:
-            raise InvalidDigest(f"not an algorithm of digests that are taken here: {algorithm[:50]!r}")
+            raise InvalidDigest(f"not a digest algorithm that k3dreg supports: {algorithm[:50]!r}")
         return _accepted(self._uploads.open(repository, algorithm), repository)
 
     async def _whole(self, repository: Repository, digest: Digest, exchange: Exchange) -> Answer:
@@ -95,7 +95,7 @@ class PushHandlers:
         """end-6: the last chunk, or all of it, or nothing more; and the digest."""
         digest = exchange.query.one("digest")
         if digest is None:
-            raise BadRequest("an upload ends with its digest: ?digest= is missing")
+            raise BadRequest("?digest= is missing: the request that ends an upload names the blob's digest")
         parsed, content = Digest.parse(digest), exchange.content
         try:
             await self._uploads.commit(
@@ -120,7 +120,7 @@ class PushHandlers:
         digest = route.reference.digest
         names = exchange.query.parameters.get("tag", ())
         if len(names) > _MOST_TAGS:
-            raise BadRequest(f"{len(names)} tags at once; at most {_MOST_TAGS} are taken")
+            raise BadRequest(f"{len(names)} tags at once; at most {_MOST_TAGS} are accepted")
         tags = [Tag.parse(name) for name in names]
         if isinstance(route.reference.target, Tag):
             tags.insert(0, route.reference.target)

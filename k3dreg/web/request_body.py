@@ -144,13 +144,13 @@ class RequestBody:
         `grow` is called with the number of bytes that have come, before more are waited for, and may raise.
         """
         if self.length is not None and self.length > limit:
-            raise TooLarge(f"a body of {self.length} bytes; at most {limit} are taken here")
+            raise TooLarge(f"a body of {self.length} bytes; at most {limit} are accepted")
         # In one piece: a body that comes byte by byte would weigh forty times as much in a list.
         whole = bytearray()
         while data := await self.read():
             whole += data
             if len(whole) > limit:
-                raise TooLarge(f"a body of more than {limit} bytes, which is what is taken here")
+                raise TooLarge(f"a body of more than {limit} bytes, which is the limit")
             grow(len(whole))
         return bytes(whole)
 

@@ -57,7 +57,7 @@ def when_admitted(
         except Exception as error:  # noqa: BLE001  (it is the answer's)
             failed = error
         if gone:
-            record.write(CLIENT_GONE, 0, 0.0, "the client went away before the answer", at=clock.seconds())
+            record.write(CLIENT_GONE, 0, 0.0, "the client disconnected before the answer", at=clock.seconds())
         elif failed is None:
             go_on()
         else:
@@ -116,7 +116,7 @@ class _Rendering:
     async def _run(self, ask: Callable[[], Awaitable[Answer]]) -> None:
         answer = identified(await self._ask(ask), self._record.id)
         if self._gone:
-            self._write_line(CLIENT_GONE, reason="the client went away before the answer")
+            self._write_line(CLIENT_GONE, reason="the client disconnected before the answer")
             return
         self._write_head(answer)
         try:
@@ -202,7 +202,7 @@ class _Rendering:
         elif stalled or isinstance(error, K3dregError):
             reason, resumable = str(error), not (stalled or isinstance(error, DigestMismatch))
         else:
-            reason = "a fault in k3dreg"
+            reason = "an error in k3dreg"
             log.failure(
                 "no end of {method} {subject}",
                 failure=Failure(error),
@@ -230,7 +230,7 @@ class _Rendering:
         if answer.status == PARTIAL_CONTENT:
             self._write_line(answer.status, reason=f"the client closed the connection {where}")
         else:
-            self._write_line(CLIENT_GONE, reason=f"the client went away {where}")
+            self._write_line(CLIENT_GONE, reason=f"the client disconnected {where}")
 
     def _write_line(self, status: int, *, reason: str = "", aborted: bool = False, refusal: str = "") -> None:
         now = self._clock.seconds()

@@ -122,7 +122,7 @@ def test_k3ds_proxy_settings_name_the_one_registry_that_it_stands_for_and_what_t
         try:
             assert request(f"127.0.0.1:{port}", "HEAD", manifest_path(pushed))[0].status == 200, made.log()
             assert request(f"127.0.0.1:{port}", "HEAD", other)[0].status == 404
-            made.wait_for(f"told to give images of {private.address} alone")
+            made.wait_for(f"k3dreg serves images of {private.address} only")
         finally:
             held.remove(pushed.name)
             held.remove(small_image.name)

@@ -29,7 +29,7 @@ from tests.integration.support.rig import EngineAddress
 
 # The user nobody of Debian, as a number.
 NOBODY = 65534
-HANDED = r"their directories were handed over in [0-9.]+ s"
+HANDED = r"a helper container passed their directories in [0-9.]+ s"
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +235,7 @@ def test_where_docker_is_elsewhere_nothing_comes_of_it_and_that_is_soon_known(
     with log.open("wb") as out:
         process = subprocess.Popen([*command, "--state-dir", f"{tmp_path}/state"], stdout=out, stderr=out)
     end = time.monotonic() + 15
-    while "more slowly than they could be: the container that was to hand" not in log.read_text():
+    while "more slowly than they could be: the helper container" not in log.read_text():
         assert time.monotonic() < end, log.read_text()
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)

@@ -116,7 +116,7 @@ def test_a_layer_that_may_not_be_distributed_need_not_be_here(engine: EngineAddr
             for digest, (media_type, data) in image.contents.items():
                 if not media_type:
                     assert puller.blob(path, digest, len(data)) == len(data)
-            assert "trying to mend" not in daemon.log()
+            assert "is repairing it" not in daemon.log()
     finally:
         docker.remove(f"{name}:1")
 

@@ -105,9 +105,9 @@ def test_a_pull_under_way_does_not_notice_a_reload(
         assert not re.search(rf"blob {digest[:19]}\S* 200", managed.log()), "it was not under way"
 
     assert puller.blob(layered_image.repository, digest, size, halfway=reload_twice) == size
-    managed.wait_for("settings were read again: new are alias, cache-size")
-    managed.wait_for("from the next start on: log-format")
-    managed.wait_for("settings stay as they are: .*'cache-sise'")
+    managed.wait_for("settings read again: changed alias, cache-size")
+    managed.wait_for("to apply these changed settings: log-format")
+    managed.wait_for("the settings were not changed: .*'cache-sise'")
     managed.wait_for(rf"blob {digest[:19]}\S* 200")
     assert puller.image(layered_image.repository, "1") > size
     manager.hear("WATCHDOG=1")

@@ -40,7 +40,7 @@ class Reloaded:
         since = len(self.daemon.log())
         self.file.write_text(text)
         self.daemon.send(signal.SIGHUP)
-        self.daemon.wait_for("settings were read again: .*\n", since=since)
+        self.daemon.wait_for("settings read again: .*\n", since=since)
         # The daemon names what needs a restart in the same turn of the reactor, before it answers another request.
         assert self.client.ask("GET", "/healthz").status == 200
         return self.daemon.log()[since:]
@@ -51,7 +51,7 @@ class Reloaded:
         for text, wanted in ((on, True), (off, False), (on, True), (off, False)):
             said = self.set(text)
             assert f"new are {name}\n" in said
-            assert "from the next start on" not in said
+            assert "to apply these changed settings" not in said
             assert is_on() is wanted, f"after {text!r}"
 
 
@@ -99,7 +99,7 @@ def test_the_log_level(daemon: Reloaded) -> None:
         since = len(daemon.daemon.log())
         daemon.file.write_text(f'log-level = "{level}"\nlog-format = "json"')
         daemon.daemon.send(signal.SIGHUP)
-        daemon.daemon.wait_for("from the next start on: log-format", since=since)
+        daemon.daemon.wait_for("to apply these changed settings: log-format", since=since)
         assert is_logged() is wanted
 
 
@@ -209,7 +209,7 @@ def test_the_daemon_takes_each_of_these_and_no_other(daemon: Reloaded) -> None:
     }
     text = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
     said = daemon.set(f'{text}\n[environment]\nAWS_PROFILE = "work"')
-    assert "settings were read again: none has changed" in said
+    assert "settings read again: nothing has changed" in said
     # The daemon's command line says `--docker`, `--listen`, `--reader` and `--state-dir`, which counts first.
     left = "content-store, docker-root, environment, log-format, proxy-remote-url"
-    assert f"changed, and used from the next start on: {left}\n" in said
+    assert f"restart k3dreg to apply these changed settings: {left}\n" in said

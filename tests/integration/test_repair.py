@@ -74,7 +74,7 @@ def test_what_was_lost_is_fetched_again_though_the_tag_has_moved_upstream(
         daemon.wait_for(f"is whole again, {how}")
         # It has been mended for good: Docker itself gives all of it.
         assert exported(docker, image.name) > 400_000
-        assert daemon.log().count("trying to mend it") == 1
+        assert daemon.log().count("is repairing it") == 1
     # Nothing is left over: no image that a build made, no name that a load gave.
     assert image_ids(docker) == before
     images = json.loads(docker.call("GET", "/images/json", query={"all": "1"}))
@@ -148,6 +148,6 @@ def test_what_cannot_be_mended_is_a_404_in_time_and_the_log_says_what_to_do(
             for words in ("moby#49473", "containerd#8973", "content fetch"):
                 assert words in said
                 daemon.wait_for(words)
-            assert daemon.log().count("trying to mend it") == 1
+            assert daemon.log().count("is repairing it") == 1
     finally:
         docker.remove(image.name)

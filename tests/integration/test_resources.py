@@ -97,7 +97,7 @@ def test_a_cache_that_cannot_be_written_fails_no_manifest(
             (state / "staging").rename(state / "elsewhere")
         answer = Puller(daemon.host, small_image.registry).manifest(small_image.repository, small_image.tag)
         assert answer.status == 200, answer
-        daemon.wait_for("what is known of images is not kept")
+        daemon.wait_for("could not save its records of images")
 
 
 @pytest.mark.engines("docker29")

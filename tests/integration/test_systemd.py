@@ -96,7 +96,7 @@ def test_images_are_pulled_through_it(
 ) -> None:
     docker = small_image.pull_into(engine)
     # As all that it may use is the socket, Docker's directories are handed over to it.
-    service.wait_for("k3dreg.daemon.service", "their directories were handed over")
+    service.wait_for("k3dreg.daemon.service", "a helper container passed their directories")
     assert "was handed over" in status_page(host)
     assert Puller(host, small_image.registry).image(small_image.repository, "1") > 0
     docker.remove(small_image.name)
@@ -136,11 +136,11 @@ def test_a_pull_under_way_does_not_notice_that_settings_are_read_again(
     def reload() -> None:
         service.write(SETTINGS, "cache-sise = 1")
         service.run("systemctl reload k3dreg")
-        service.wait_for("k3dreg.daemon.service", "settings stay as they are:")
+        service.wait_for("k3dreg.daemon.service", "the settings were not changed:")
         assert "no option is called 'cache-sise'" in service.show("k3dreg.daemon.service", "StatusText")
         service.write(SETTINGS, 'cache-size = "1GB"')
         service.run("systemctl reload k3dreg")
-        service.wait_for("k3dreg.daemon.service", "settings were read again: new are cache-size")
+        service.wait_for("k3dreg.daemon.service", "settings read again: changed cache-size")
         assert service.show("k3dreg.daemon.service", "StatusText").startswith("images come from")
         assert f"blob {digest[:19]} 200" not in service.log("k3dreg.daemon.service"), "it was not under way"
 

@@ -250,7 +250,7 @@ def test_why_of_what_was_pushed(
     assert f"it was pushed here: a node gets {pushed.digest}" in said.out
     absent = k3dreg(*words, f"localhost:{port}/{pushed.repository}:2")
     assert absent.status == 1
-    assert "nothing is pulled under this registry's own names" in absent.out
+    assert "Docker pulls nothing under this registry's own names" in absent.out
 
 
 # -- warm -------------------------------------------------------------------------------------------

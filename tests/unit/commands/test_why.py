@@ -180,7 +180,7 @@ class WhyTests(SynchronousTestCase):
     def test_under_our_own_names_nothing_is_pulled(self) -> None:
         answer, said = self.outcome("localhost:5005/app:1")
         self.assertFalse(answer)
-        self.assertIn("nothing is pulled under this registry's own names", said)
+        self.assertIn("Docker pulls nothing under this registry's own names", said)
         self.assertEqual(self.fake.distributions, [])
         self.fake.add(make_image("docker.io/library/app:1"))
         self.assertTrue(self.outcome("localhost:5005/app:1")[0])

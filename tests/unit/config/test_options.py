@@ -179,8 +179,8 @@ def test_a_broken_line_is_told_by_its_number_and_not_shown(htpasswd: str) -> Non
 def test_a_door_that_would_be_left_open_is_a_usage_error(htpasswd: str) -> None:
     for environment, complaint in (
         ({"K3DREG_ANONYMOUS_PULL": "on"}, "--anonymous-pull goes with --htpasswd"),
-        ({"REGISTRY_AUTH": "htpasswd"}, "without REGISTRY_AUTH_HTPASSWD_PATH"),
-        ({"REGISTRY_AUTH": "token", "K3DREG_HTPASSWD": htpasswd}, "htpasswd alone"),
+        ({"REGISTRY_AUTH": "htpasswd"}, "needs REGISTRY_AUTH_HTPASSWD_PATH"),
+        ({"REGISTRY_AUTH": "token", "K3DREG_HTPASSWD": htpasswd}, "htpasswd only"),
         ({"K3DREG_HTPASSWD": htpasswd + ".gone"}, "cannot be read"),
     ):
         with pytest.raises(usage.UsageError, match=complaint):
@@ -217,7 +217,7 @@ def test_a_certificate_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> N
     ):
         with pytest.raises(usage.UsageError, match=r"such as ssl:5443:privateKey=KEY.pem"):
             parse("--listen", f"ssl:5443:privateKey={tmp_path}/{files.replace('certKey=', f'certKey={tmp_path}/')}")
-    with pytest.raises(usage.UsageError, match="go together"):
+    with pytest.raises(usage.UsageError, match="set both or neither"):
         parse(REGISTRY_HTTP_TLS_KEY=str(tmp_path / "key.pem"))
 
 
@@ -253,7 +253,7 @@ def test_credentials_for_the_remote_are_for_docker_hub_where_it_is_every_registr
     assert (remote.only, remote.login_for, remote.login) == (None, "docker.io", Credentials("me", "secret"))
     assert parse(**login, REGISTRY_PROXY_REMOTEURL="https://ghcr.io").remote.login_for == "ghcr.io"
     assert "secret" not in repr(remote)
-    with pytest.raises(usage.UsageError, match="go together"):
+    with pytest.raises(usage.UsageError, match="set both or neither"):
         parse(REGISTRY_PROXY_USERNAME="me")
     # As k3d sets them when nobody gave any.
     assert parse(REGISTRY_PROXY_USERNAME="", REGISTRY_PROXY_PASSWORD="").remote == Remote()

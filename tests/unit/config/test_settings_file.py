@@ -48,10 +48,10 @@ def test_the_environment_table_is_for_what_the_environment_does_not_say() -> Non
     [
         ("cache-sise = 1", "no option is called 'cache-sise'"),
         ("cache-size", "settings file k3dreg.toml"),
-        ("cache-size = 1.5", "neither a text"),
-        ("environment = 1", "holds texts"),
-        ("[environment]\nA = 1", "holds texts"),
-        ("state-dir = {}", "neither a text"),
+        ("cache-size = 1.5", "must be a string"),
+        ("environment = 1", "must be strings"),
+        ("[environment]\nA = 1", "must be strings"),
+        ("state-dir = {}", "must be a string"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_a_usage_error_that_says_why(text: str, complaint: str) -> None:

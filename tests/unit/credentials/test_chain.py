@@ -270,7 +270,7 @@ class ConfigFileTests(LoggingTestCase):
         for number, make in enumerate((os.mkfifo, os.mkdir)):
             make(self.path)
             self.assertIsNone(self.find("ghcr.io"))
-            self.assertIn("not a file", self.lines[0])
+            self.assertIn("not a regular file", self.lines[0])
             self.path.rename(f"{self.path}-{number}")
 
     def test_the_helper_in_charge_is_asked(self) -> None:

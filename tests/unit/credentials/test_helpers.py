@@ -84,7 +84,7 @@ class HelperTests(TestCase):
             for number in range(helpers.AT_ONCE + helpers.MOST_WAITING + 2)
         ]
         failures = [await self.failure_of(each) for each in asked[-2:]]
-        self.assertIn("too many helpers are being asked", failures[0])
+        self.assertIn("too many helpers run already", failures[0])
         for each in asked[:-2]:
             self.assertEqual(await each, Credentials("user", SECRET))
         counts = [int(word) for word in (self.directory / "counts").read_text().split()]

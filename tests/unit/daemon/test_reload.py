@@ -76,7 +76,7 @@ class ReloaderTests(SynchronousTestCase):
         lines = self.reload('cache-size = "4GB"\nalias = ["b.example:2"]')
         [config] = self.applied
         self.assertEqual((config.cache_size, config.aliases), (4 * 10**9, ("b.example:2",)))
-        self.assertEqual(lines, ["settings were read again: new are alias, cache-size"])
+        self.assertEqual(lines, ["settings read again: changed alias, cache-size"])
         self.assertEqual(self.told, ["began", "ended"])
 
     def test_a_part_hears_only_of_what_it_takes(self) -> None:
@@ -87,7 +87,7 @@ class ReloaderTests(SynchronousTestCase):
 
     def test_nothing_new_is_said_to_be_nothing(self) -> None:
         lines = self.reload('cache-size = "3GB"\nalias = ["a.example:1"]')
-        self.assertEqual((lines, self.applied), (["settings were read again: none has changed"], []))
+        self.assertEqual((lines, self.applied), (["settings read again: nothing has changed"], []))
 
     def test_the_command_line_and_the_environment_still_come_first(self) -> None:
         self.start("", "--cache-size", "1GB", K3DREG_LOG_LEVEL="warn")
@@ -101,7 +101,7 @@ class ReloaderTests(SynchronousTestCase):
             ('cache-size = "4GB', "settings file k3dreg.toml"),
         ):
             [line] = self.reload(text)
-            self.assertIn("settings stay as they are: ", line)
+            self.assertIn("the settings were not changed: ", line)
             self.assertIn(complaint, line)
             self.assertIn(complaint, self.told[-1])
         Path("k3dreg.toml").unlink()
@@ -114,8 +114,8 @@ class ReloaderTests(SynchronousTestCase):
         text = 'cache-size = "3GB"\nalias = ["a.example:1"]\n'
         for _ in range(2):
             lines = self.reload(text + 'listen = ["tcp:1"]\nreader = false\n[environment]\nAWS_PROFILE = "work"')
-            self.assertEqual(lines[1:], ["changed, and used from the next start on: environment, listen, reader"])
-        self.assertEqual(self.reload(text), ["settings were read again: none has changed"])
+            self.assertEqual(lines[1:], ["restart k3dreg to apply these changed settings: environment, listen, reader"])
+        self.assertEqual(self.reload(text), ["settings read again: nothing has changed"])
         self.assertEqual(self.applied, [])
 
     def test_an_option_that_no_part_takes_needs_a_restart_by_itself(self) -> None:

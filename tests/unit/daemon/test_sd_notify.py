@@ -72,7 +72,7 @@ class ServiceManagerTests(Case):
         self.assertTrue(before - 0.001 <= int(moment) / 1e6 <= time.monotonic())
         self.assertEqual(
             end,
-            "READY=1\nSTATUS=settings stay as they are: no option is called 'x'; images come from Docker 28",
+            "READY=1\nSTATUS=the settings were not changed: no option is called 'x'; images come from Docker 28",
         )
         daemon.reloading()
         daemon.reloaded("")

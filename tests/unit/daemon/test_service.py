@@ -174,7 +174,7 @@ def test_log_level_hides_what_is_less_important(started: list[Process]) -> None:
     assert "listening on 127.0.0.1" not in "".join(daemon.lines)
 
 
-OPEN_DOOR = "whoever reaches"
+OPEN_DOOR = "every client that reaches"
 USER = "user:$2y$05$guRC2rrCk5tNx1tymP1Cie4c1lwXMyt6DhXxitb5sHR1dUtmsLp42\n"
 
 
@@ -211,14 +211,14 @@ def test_on_sighup_it_reads_its_settings_again(started: list[Process]) -> None:
     port = daemon.port()
     settings.write_text('log-level = "warn"\nlisten = ["tcp:1"]\nreader = false')
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for("settings were read again: new are log-level")
-    daemon.wait_for("from the next start on: reader$")  # where it listens is said on the command line
+    daemon.wait_for("settings read again: changed log-level")
+    daemon.wait_for("to apply these changed settings: reader$")  # where it listens is said on the command line
     settings.write_text("no = 1")
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for("settings stay as they are: .* no option is called 'no'")
+    daemon.wait_for("the settings were not changed: .* there is no option 'no'")
     settings.write_text("reader = false")
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for("from the next start on: reader$")
+    daemon.wait_for("to apply these changed settings: reader$")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", "/v2/")
     assert connection.getresponse().status == 200
@@ -238,7 +238,7 @@ def test_on_sighup_it_lets_in_whom_its_settings_let_in(started: list[Process]) -
     ):
         settings.write_text(text)
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for("settings were read again: new are")
+        daemon.wait_for("settings read again: changed")
         if not text:
             daemon.wait_for(OPEN_DOOR)
         for method, path in (("GET", "/v2/x/tags/list"), ("POST", "/v2/x/blobs/uploads/")):
@@ -254,7 +254,7 @@ def test_so_does_twistd(started: list[Process]) -> None:
     daemon = start(started, *ANY_PORT, "--config", "k3dreg.toml", "--state-dir", "state", command=[*command, "k3dreg"])
     daemon.port()
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for("settings were read again: none has changed")
+    daemon.wait_for("settings read again: nothing has changed")
 
 
 def test_it_ends_with_the_terminal_it_was_started_from(started: list[Process]) -> None:
@@ -263,7 +263,7 @@ def test_it_ends_with_the_terminal_it_was_started_from(started: list[Process]) -
     os.close(slave)
     daemon.port()
     os.kill(daemon.process.pid, signal.SIGHUP)  # as ever: the terminal is there
-    daemon.wait_for("settings were read again")
+    daemon.wait_for("settings read again")
     os.close(master)
     daemon.wait_for("Main loop terminated")
     daemon.end()
@@ -323,7 +323,7 @@ def test_it_listens_on_what_its_service_manager_has_opened(
         port = int(daemon.wait_for(r"listening on .*:(\d+)$")[1])
         assert port == opened.getsockname()[1]
         daemon.process.send_signal(signal.SIGHUP)  # it is in use now, and not looked at again
-        daemon.wait_for("settings were read again: none has changed")
+        daemon.wait_for("settings read again: nothing has changed")
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     connection.request("GET", "/v2/")
     assert connection.getresponse().status == 200

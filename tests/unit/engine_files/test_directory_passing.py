@@ -210,13 +210,13 @@ class HandingTests(SynchronousTestCase):
 
     def test_one_that_ends_and_has_handed_nothing_over_is_not_waited_for(self) -> None:
         self.engine.run, self.engine.runs_on = lambda made: None, False
-        self.assertIn("gave none", self.fails(FilesUnreachable))
+        self.assertIn("passed no directories", self.fails(FilesUnreachable))
         self.check_nothing_is_left()
 
     def test_nor_one_that_is_gone_already(self) -> None:
         self.engine.runs_on = False
         self.engine.run = lambda made: self.engine.containers.pop(next(reversed(self.engine.containers)))
-        self.assertIn("gave none", self.fails(FilesUnreachable))
+        self.assertIn("passed no directories", self.fails(FilesUnreachable))
         self.check_nothing_is_left()
 
     def test_one_that_goes_on_is_not_waited_for_for_long(self) -> None:

@@ -648,7 +648,7 @@ class RefusalTests(_Case):
             before = self.engine.count("POST /images/create")
             for _ in range(3):
                 error = self.fails(self.files.stat(PATH), FilesUnreachable)
-                self.assertIn("Docker refuses a container", str(error))
+                self.assertIn("Docker refused to create a reader container", str(error))
             self.assertEqual(self.engine.count("POST /images/create"), before + 1)
             self.assertEqual((self.engine.images, self.engine.containers), ({}, {}))
             self.clock.advance(REFUSED_FOR)

@@ -325,7 +325,9 @@ class EndsTests(SocketCase):
         wire.transport.write(request("GET", self.blob()))
         await self.stuck()
         self.clock.advance(STALL)
-        self.assertRegex((await self.logged())[0], "aborted after [0-9]+ bytes, .*: the client took nothing for 300 s")
+        self.assertRegex(
+            (await self.logged())[0], "aborted after [0-9]+ bytes, .*: the client accepted no bytes for 300 s"
+        )
         wire.transport.resumeProducing()
         self.assertFalse((await wire.closed()).check(ConnectionDone))
         self.assertLess(len(wire.received), SIZE)

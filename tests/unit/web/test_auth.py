@@ -128,7 +128,7 @@ class LoginForEverythingTests(AccessCase):
         answer = await self.ask("GET", NGINX, OURS)
         self.assertEqual(answer.status, 401)
         self.assertNotIn("www-authenticate", answer.headers)
-        self.assertIn("room for one", json.loads(answer.body)["errors"][0]["detail"]["advice"])
+        self.assertIn("carries one user", json.loads(answer.body)["errors"][0]["detail"]["advice"])
 
     async def test_what_a_browser_asks_for_another_site_is_refused_before_its_password_is_looked_at(self) -> None:
         for method, path in (("GET", NGINX), ("POST", UPLOADS), ("GET", "/healthz"), ("OPTIONS", "/v2/"), ("GET", "/")):
@@ -235,7 +235,7 @@ class AnonymousPullTests(AccessCase):
         answer = await self.ask("GET", NGINX, basic("anna", "changed"))
         self.assertEqual(answer.status, 401)
         self.assertNotIn("www-authenticate", answer.headers)
-        self.assertIn("room for one", json.loads(answer.body)["errors"][0]["detail"]["advice"])
+        self.assertIn("carries one user", json.loads(answer.body)["errors"][0]["detail"]["advice"])
 
     async def test_a_node_is_asked_for_a_pods_secret_when_the_images_registry_wants_one(self) -> None:
         self.registry.before = wants_credentials

@@ -191,7 +191,8 @@ class ClientGoneTests(EndsCase):
         self.clock.advance(STALL)
         [line] = await self.logged()
         self.assertRegex(
-            line, r"^warn .* 200, aborted after \d{5,8} bytes, 300.000s: the client took nothing for 300 s \[\w{16}\]$"
+            line,
+            r"^warn .* 200, aborted after \d{5,8} bytes, 300.000s: the client accepted no bytes for 300 s \[\w{16}\]$",
         )
         wire.transport.resumeProducing()
         self.assertFalse((await wire.closed()).check(ConnectionDone))

@@ -179,7 +179,7 @@ def test_a_file_that_is_not_there_or_none_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nobody\n\n")
     for path, complaint in (
         (tmp_path / "gone", "No such file"),
-        (tmp_path, "directory|sensible size"),
+        (tmp_path, "directory|regular file"),
         (tmp_path / "empty", "it has no users"),
     ):
         failed: list[object] = []
