@@ -134,7 +134,7 @@ def k3dreg_container(docker: Docker, image: str, socket: str) -> Iterator[Server
     }
     with container(docker, f"k3dreg-bench-{os.getpid()}", body) as made:
         made.start()
-        made.wait_for("handed over")
+        made.wait_for("passed their directories")
         yield Server(address, (int(made.inspect()["State"]["Pid"]),))
 
 

@@ -56,6 +56,6 @@ def snippets(address: Address) -> list[Tag]:
             # It can be scrolled, so it can be reached by keyboard.
             label = {"aria-label": f"{cluster}: {file.name}"}
             files += [tags.p(tags.code(file.name)), tags.pre(file.text, tabindex="0", role="region", **label)]
-        part = tags.details(tags.summary(cluster), tags.p("As of ", tags.code(command)), *files)
+        part = tags.details(tags.summary(cluster), tags.p("Printed by ", tags.code(command)), *files)
         told.append(part(open="open") if number == 0 else part)
     return told

@@ -45,7 +45,7 @@ class Events:
 
     def refusal(self) -> TooManyViewers:
         """Return the error for one stream too many."""
-        return TooManyViewers(f"{_MOST} pages are kept up to date already", after=_AGAIN)
+        return TooManyViewers(f"{_MOST} status pages are live already", after=_AGAIN)
 
     def render(self, request: Request, record: Record, headers: Headers) -> int:
         """Answer with a stream, until the client goes away.  Returns what `IResource.render` has to."""

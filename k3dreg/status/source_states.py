@@ -22,22 +22,22 @@ async def source_states(
     """
     directories = _directories(info)
     if not directories:
-        return (SourceState("export", "open; this engine's image store is not one whose files k3dreg reads"),)
+        return (SourceState("export", "available; k3dreg cannot read the files of this engine's image store"),)
     if read := await _readable(local, directories):
-        states = [SourceState("the engine's files", f"open, at {read}")]
+        states = [SourceState("the engine's files", f"available, at {read}")]
     elif handed is not None and (read := await _readable(handed, directories)):
-        states = [SourceState("the engine's files", f"open: {read} was handed over")]
+        states = [SourceState("the engine's files", f"a helper container passed {read}")]
     elif may_be_handed:
-        states = [SourceState("the engine's files", "handed over to k3dreg when it starts")]
+        states = [SourceState("the engine's files", "a helper container passes them when k3dreg starts")]
     else:
         host = f"run k3dreg on the engine's machine, or in a container with -v {info.root_dir}:{info.root_dir}:ro"
-        states = [SourceState("the engine's files", "closed: they cannot be read from here", host)]
+        states = [SourceState("the engine's files", "k3dreg cannot read them from here", host)]
     states.append(
         SourceState("reader containers", "off", "--reader on")
         if reader == "off"
         else SourceState("reader containers", "on")
     )
-    states.append(SourceState("export", "open, and the slowest"))
+    states.append(SourceState("export", "available, and the slowest"))
     return states
 
 

@@ -114,8 +114,8 @@ def saved(counted: Saved) -> Tag:
     images = f"{counted.pulls} {'image' if counted.pulls == 1 else 'images'}"
     return tags.div(
         tags.p(_size(max(0, counted.bytes - counted.fetched)), class_="big"),
-        tags.p(f"not taken from the internet, {images} given without a pull"),
-        tags.p(f"{_size(counted.bytes)} given, {_size(counted.fetched)} fetched since the start", class_="quiet"),
+        tags.p(f"not downloaded again, {images} served without a pull"),
+        tags.p(f"{_size(counted.bytes)} served, {_size(counted.fetched)} fetched since the start", class_="quiet"),
     )
 
 
@@ -130,10 +130,10 @@ def _facts(overview: Overview, counted: Saved) -> Tag:
     return tags.div(
         tags.div(tags.h2("Engine"), *engine),
         tags.div(
-            tags.h2("Where bytes come from"),
-            tags.ol(*sources) if sources else tags.p("Not known without the engine.", class_="quiet"),
+            tags.h2("Where images come from"),
+            tags.ol(*sources) if sources else tags.p("Not known while the engine does not answer.", class_="quiet"),
         ),
-        tags.div(tags.h2("Kept"), *_kept(overview)),
+        tags.div(tags.h2("Cache"), *_kept(overview)),
         tags.div(tags.h2("Saved"), tags.div(saved(counted), id="saved")),
         class_="facts",
     )

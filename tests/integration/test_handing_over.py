@@ -185,7 +185,7 @@ def test_a_user_of_this_machine_needs_no_container(engine: EngineAddress, held: 
             daemon.wait_for("changes of names are seen in .* \\(handed\\)")
             wait_until_as_before(docker, before)
         else:
-            assert "handed over" not in daemon.log()
+            assert "passed their directories" not in daemon.log()
     assert everything(docker) == before
 
 
@@ -247,7 +247,7 @@ def test_where_docker_is_elsewhere_nothing_comes_of_it_and_that_is_soon_known(
 def _is_seen(docker: Docker, before: dict[str, set[str]], daemon: Daemon) -> bool:
     """Whether something more is in Docker before the directories are there."""
     while everything(docker) == before:
-        if "handed over" in daemon.log():
+        if "passed their directories" in daemon.log():
             return False
     return True
 
@@ -290,6 +290,6 @@ def test_where_nothing_may_be_handed_over_the_api_serves(
         made.wait_for("images come from Docker")
         assert pull(held, port) > 400_000
         assert (archives_read(docker, began) > 0) == (how != "--reader off")
-        assert "handed over" not in made.log()
+        assert "passed their directories" not in made.log()
         made.check_log()
         assert made.stop()[0] in (0, 143)

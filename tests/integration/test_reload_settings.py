@@ -50,7 +50,7 @@ class Reloaded:
         assert is_on() is False
         for text, wanted in ((on, True), (off, False), (on, True), (off, False)):
             said = self.set(text)
-            assert f"new are {name}\n" in said
+            assert f"changed {name}\n" in said
             assert "to apply these changed settings" not in said
             assert is_on() is wanted, f"after {text!r}"
 

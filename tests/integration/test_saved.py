@@ -19,7 +19,7 @@ from tests.integration.support.upstream import Upstream
 
 def given_without_a_pull(daemon: Daemon) -> int:
     page = RegistryClient(daemon.host).ask("GET", "/", Accept="text/html").body.decode()
-    found = re.search(r"(\d+) images? given without a pull", page)
+    found = re.search(r"(\d+) images? served without a pull", page)
     assert found is not None
     return int(found[1])
 

@@ -63,7 +63,7 @@ def test_the_page_in_a_browser(
     assert engine.socket in said
     assert small_image.name in said
     assert re.search(r"team/pushed:1\s+\d\.\d MB\s+\d+ s\s+sha256:", said)
-    assert re.search(r"1 image given without a pull\s+\d\.\d MB given, 0 B fetched", window.text("#saved"))
+    assert re.search(r"1 image served without a pull\s+\d\.\d MB served, 0 B fetched", window.text("#saved"))
     port = daemon.host.rpartition(":")[2]
     snippet = window.run("return document.querySelector('details pre').textContent")
     assert snippet == text_of(["k3d", "--mode", "host", "--port", port])

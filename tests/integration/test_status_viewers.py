@@ -32,8 +32,8 @@ def test_a_page_for_which_there_is_no_place_says_so_and_is_loaded_again(tmp_path
         for _ in range(PLACES):
             others.enter_context(viewer(daemon.host))
         window.open(f"http://{daemon.host}/")
-        said = eventually(lambda: window.text("#live") if "loaded again" in window.text("#live") else "")
-        assert said.startswith(f"Not live: {PLACES} pages are kept up to date already")
+        said = eventually(lambda: window.text("#live") if "reloads" in window.text("#live") else "")
+        assert said.startswith(f"Not live: {PLACES} status pages are live already")
         assert window.faults() == []
         window.screenshot(Path(os.environ.get("K3DREG_TEST_SCREENSHOTS", tmp_path)) / "status-no-place.png")
 

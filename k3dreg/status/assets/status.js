@@ -7,7 +7,7 @@ const live = document.getElementById("live");
 // An EventSource that was refused does not connect again, and does not tell why: a request of our own does.
 async function sayWhyNot() {
   const request = new AbortController();
-  let why = "the server does not send changes";
+  let why = "k3dreg does not send changes";
   try {
     const answer = await fetch("/events", { signal: request.signal });
     if (answer.ok) {
@@ -16,7 +16,7 @@ async function sayWhyNot() {
       why = (await answer.json()).errors[0].message;
     }
   } catch { /* it is gone, or said nothing that is understood here */ }
-  live.textContent = `Not live: ${why}. The page is loaded again every ${AGAIN} seconds.`;
+  live.textContent = `Not live: ${why}. This page reloads every ${AGAIN} seconds.`;
   setTimeout(loadAgain, AGAIN * 1000);
 }
 
@@ -25,7 +25,7 @@ async function loadAgain() {
     await fetch("/healthz");
     location.reload();
   } catch { // the browser's own error page would never come back
-    live.textContent = "The connection is lost; trying again.";
+    live.textContent = "The connection to k3dreg is lost; trying again.";
     setTimeout(loadAgain, AGAIN * 1000);
   }
 }
@@ -35,7 +35,7 @@ source.onerror = () => {
   if (source.readyState === EventSource.CLOSED) {
     sayWhyNot();
   } else {
-    live.textContent = "The connection is lost; trying again.";
+    live.textContent = "The connection to k3dreg is lost; trying again.";
   }
 };
 for (const name of ["saved", "running", "recent"]) {

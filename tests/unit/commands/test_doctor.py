@@ -72,7 +72,7 @@ class EngineTests(EngineCase):
         self.assertIn("API 1.51", found["engine"].says)
         self.assertEqual(found["image store"].verdict, OK)
         # There is no such directory on this machine: of an engine elsewhere, the line that would open it is there.
-        self.assertIn("handed over", found["source: the engine's files"].says)
+        self.assertIn("helper container passes them", found["source: the engine's files"].says)
         found = self.look("--docker", "tcp://engine:2375")
         self.assertIn("-v /var/lib/docker:/var/lib/docker:ro", found["source: the engine's files"].advice)
         self.assertEqual(found["source: reader containers"].verdict, OK)
@@ -81,7 +81,7 @@ class EngineTests(EngineCase):
     def test_in_a_container_files_need_not_be_mounted(self) -> None:
         found = self.look(container="c" * 64)["source: the engine's files"]
         self.assertEqual((found.verdict, found.advice), (OK, ""))
-        self.assertIn("handed over", found.says)
+        self.assertIn("helper container passes them", found.says)
         found = self.look("--reader", "stopped", container="c" * 64)["source: the engine's files"]
         self.assertEqual(found.verdict, WARN)
 

@@ -158,7 +158,7 @@ class PageTests(OperationsCase):
             await wire.head()
         refused = await (await self.wire()).ask("GET", "/events")
         self.assertEqual((refused.status, refused.headers["retry-after"]), (503, "15"))
-        self.assertIn("32 pages are kept up to date already", json.loads(refused.body)["errors"][0]["message"])
+        self.assertIn("32 status pages are live already", json.loads(refused.body)["errors"][0]["message"])
 
 
 class NoPageTests(OperationsCase):
@@ -248,7 +248,7 @@ def test_a_snippet_has_the_address_of_the_page_if_it_is_one(header: str | None, 
 @pytest.mark.parametrize("address", [Address("10.0.0.7", 5005), Address("", 5005), Address("10.0.0.7", 443, True)])
 def test_a_snippet_is_what_its_command_prints(address: Address) -> None:
     html = "".join(_text(tag) for tag in snippets(address))
-    found = re.findall(r"As of k3dreg config (.*)", html)
+    found = re.findall(r"Printed by k3dreg config (.*)", html)
     assert [command.split()[0] for command in found] == ["k3d", "k3s", "kind", "minikube"]
     for command in found:
         printed = re.sub(r"^# ==> .* <==$\n", "", text_of(command.split()), flags=re.MULTILINE)
