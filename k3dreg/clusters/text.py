@@ -49,7 +49,7 @@ def about_images(place: Place) -> tuple[str, ...]:
 def about_offline(place: Place, how: str = "") -> str:
     """What happens to an image that k3dreg does not give.  `how` is what there is to do for it beside this file."""
     if place.offline:
-        return f"Nodes ask k3dreg and nobody else{how}: what it cannot give is not pulled."
+        return f"Nodes ask no registry but k3dreg{how}: what it cannot give is not pulled."
     return (
         "What k3dreg cannot give, nodes get from the image's own registry. Where they may not: the same command with "
         "--offline."

@@ -129,7 +129,7 @@ async def _held(image: EngineImage, ask: _Asking) -> AsyncIterator[Step]:
             "Docker has lost blobs of it (moby#49473): k3dreg fetches them from its registry. Should that fail: remove "
             "the image, and those that share its layers, and pull it again"
         )
-        async for step in ask.steps("k3dreg mends it, and then the node gets it"):
+        async for step in ask.steps("k3dreg repairs it, and then the node gets it"):
             yield step
     elif image.store is ImageStore.CONTAINERD:
         yield Step(f"a node gets it by Docker's own digest, {image.id}", True)
