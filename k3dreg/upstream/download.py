@@ -106,7 +106,9 @@ class Download:
                 fruitless = 0 if self._writer.written > before else fruitless + 1
                 if fruitless >= _FRUITLESS:
                     raise UpstreamFailed(f"{self.name} broke off at byte {before}: {_plain(error)}") from error
-                log.debug("{name} broke off at byte {at}; k3dreg fetches the rest", name=self.name, at=self._writer.written)
+                log.debug(
+                    "{name} broke off at byte {at}; k3dreg fetches the rest", name=self.name, at=self._writer.written
+                )
         unkept = await self._verify()
         if unkept is not None:
             self.is_verified = True

@@ -59,7 +59,7 @@ def test_a_node_needs_no_secret_for_the_registry_and_another_is_not_asked(
     one_node.pull(image.name)
     with pytest.raises(PullFailed):
         one_node.pull(small_image.name)
-    proxy.wait_for(f"{small_image.registry}/{small_image.repository}:1 404, .* images of {image.registry} alone")
+    proxy.wait_for(f"{small_image.registry}/{small_image.repository}:1 404, .* images of {image.registry} only")
     # Nor by its name in the path, though Docker holds it.
     path = f"{small_image.registry}/{small_image.repository}"
     assert RegistryClient(proxy.host).get(f"/v2/{path}/manifests/1").status == 404

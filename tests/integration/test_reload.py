@@ -101,7 +101,7 @@ def test_a_pull_under_way_does_not_notice_a_reload(
         settings.write_text("cache-sise = 1")
         managed.send(signal.SIGHUP)
         manager.hear("RELOADING=1\nMONOTONIC_USEC=")
-        assert "no option is called 'cache-sise'" in manager.hear("READY=1")
+        assert "there is no option 'cache-sise'" in manager.hear("READY=1")
         assert not re.search(rf"blob {digest[:19]}\S* 200", managed.log()), "it was not under way"
 
     assert puller.blob(layered_image.repository, digest, size, halfway=reload_twice) == size

@@ -137,7 +137,7 @@ def test_a_pull_under_way_does_not_notice_that_settings_are_read_again(
         service.write(SETTINGS, "cache-sise = 1")
         service.run("systemctl reload k3dreg")
         service.wait_for("k3dreg.daemon.service", "the settings were not changed:")
-        assert "no option is called 'cache-sise'" in service.show("k3dreg.daemon.service", "StatusText")
+        assert "there is no option 'cache-sise'" in service.show("k3dreg.daemon.service", "StatusText")
         service.write(SETTINGS, 'cache-size = "1GB"')
         service.run("systemctl reload k3dreg")
         service.wait_for("k3dreg.daemon.service", "settings read again: changed cache-size")

@@ -194,7 +194,7 @@ def test_why_of_an_image_that_docker_has_that_its_registry_has_and_that_nobody_h
     docker = small_image.pull_into(engine)
     held = k3dreg("why", "--docker", engine.url, small_image.name)
     assert (held.status, held.err) == (0, "")
-    assert f"it has {small_image.name}" in held.out
+    assert f"the engine has {small_image.name}" in held.out
     by_digest = f"{small_image.registry}/{small_image.repository}@{small_image.manifest['digest']}"
     asked = k3dreg("why", "--docker", engine.url, by_digest)
     assert asked.status == (0 if engine.containerd_store else 1)
@@ -234,7 +234,7 @@ def test_why_of_an_image_of_which_docker_has_lost_blobs(engine: EngineAddress, u
     said = k3dreg("why", "--docker", engine.url, image.name)
     docker.remove(image.name)
     assert "Docker has lost blobs of it (moby#49473)" in said.out
-    assert (said.status, "mends it" in said.out) == (0, True)
+    assert (said.status, "repairs it" in said.out) == (0, True)
 
 
 @pytest.mark.engines("docker29")
@@ -288,7 +288,7 @@ def test_warm_logs_in_as_docker_login_left_it(engine: EngineAddress, small_image
             login.write_text(json.dumps({"auths": {daemon.host: {"auth": pair}}}))
             said = k3dreg(*words, DOCKER_CONFIG=str(tmp_path))
             assert said.status == status
-            assert ("knows no anna" in said.out, "ready" in said.out) == (status == 1, status == 0)
+            assert ("does not accept the user anna" in said.out, "ready" in said.out) == (status == 1, status == 0)
             assert password not in said.out.replace("password", "")
 
 

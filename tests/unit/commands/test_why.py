@@ -119,14 +119,14 @@ class WhyTests(SynchronousTestCase):
         self.fake.upstream[NGINX] = image
         answer, said = self.outcome("nginx:1")
         self.assertTrue(answer)
-        self.assertIn(f"it has no {NGINX}", said)
+        self.assertIn(f"the engine has no {NGINX}", said)
         self.assertIn(f"docker.io has it: {image.root.digest}", said)
 
     def test_another_registrys_image_is_a_404_where_one_registrys_are_given(self) -> None:
         self.fake.add(make_image("ghcr.io/team/app:1"))
         answer, said = self.outcome("ghcr.io/team/app:1", only="docker.io")
         self.assertFalse(answer)
-        self.assertIn("docker.io alone", said)
+        self.assertIn("docker.io only", said)
         self.fake.add(make_image(NGINX))
         self.assertTrue(self.outcome("nginx:1", only="docker.io")[0])
 
@@ -156,7 +156,7 @@ class WhyTests(SynchronousTestCase):
         self.fake.upstream[NGINX] = image
         answer, said = self.outcome("nginx:1")
         self.assertTrue(answer)
-        self.assertIn("mends it", said)
+        self.assertIn("repairs it", said)
 
     def test_an_engine_that_is_away_is_a_503(self) -> None:
         self.fake.down = True
@@ -189,7 +189,7 @@ class WhyTests(SynchronousTestCase):
         self.fake.store = ImageStore.PODMAN
         answer, said = self.outcome("nginx:1")
         self.assertTrue(answer)
-        self.assertIn("is not known before", said)
+        self.assertIn("without a pull", said)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_environment_table_is_for_what_the_environment_does_not_say() -> Non
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("cache-sise = 1", "no option is called 'cache-sise'"),
+        ("cache-sise = 1", "there is no option 'cache-sise'"),
         ("cache-size", "settings file k3dreg.toml"),
         ("cache-size = 1.5", "must be a string"),
         ("environment = 1", "must be strings"),

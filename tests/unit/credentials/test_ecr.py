@@ -222,7 +222,7 @@ class EcrTests(LoggingTestCase):
             self.assertIsNone(self.find())
             self.clock.advance(31)
         self.assertIn("no role", self.lines[0])
-        self.assertIn("has none", self.lines[1])
+        self.assertIn("has no token", self.lines[1])
 
     def test_hosts_that_nobody_uses_do_not_pile_up(self) -> None:
         for number in range(300):

@@ -97,7 +97,7 @@ class ReloaderTests(SynchronousTestCase):
     def test_a_file_that_is_wrong_changes_nothing_and_what_is_wrong_is_said(self) -> None:
         for text, complaint in (
             ('cache-size = "4GB"\nlog-level = "loud"', "--log-level 'loud' is not one of debug"),
-            ('cache-size = "4GB"\ncache-sise = 1', "no option is called 'cache-sise'"),
+            ('cache-size = "4GB"\ncache-sise = 1', "there is no option 'cache-sise'"),
             ('cache-size = "4GB', "settings file k3dreg.toml"),
         ):
             [line] = self.reload(text)

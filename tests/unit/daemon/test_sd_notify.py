@@ -65,14 +65,14 @@ class ServiceManagerTests(Case):
         self.manager.heard()
         before = time.monotonic()
         daemon.reloading()
-        daemon.reloaded("no option is called 'x'")
+        daemon.reloaded("there is no option 'x'")
         begin, end = self.manager.heard()
         state, _, moment = begin.partition("\nMONOTONIC_USEC=")
         self.assertEqual(state, "RELOADING=1")
         self.assertTrue(before - 0.001 <= int(moment) / 1e6 <= time.monotonic())
         self.assertEqual(
             end,
-            "READY=1\nSTATUS=the settings were not changed: no option is called 'x'; images come from Docker 28",
+            "READY=1\nSTATUS=the settings were not changed: there is no option 'x'; images come from Docker 28",
         )
         daemon.reloading()
         daemon.reloaded("")

@@ -246,7 +246,7 @@ class HandingTests(SynchronousTestCase):
             self.addCleanup(denied.stop)
 
         self.engine.run = run
-        self.assertIn("of no use here: Permission denied", self.fails(FilesUnreachable))
+        self.assertIn("cannot open them: Permission denied", self.fails(FilesUnreachable))
         self.check_nothing_is_left()
 
     def test_cancelled_it_removes_the_container_and_no_thread_waits_any_longer(self) -> None:

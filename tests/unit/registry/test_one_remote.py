@@ -76,7 +76,7 @@ class OneRemoteTests(SynchronousTestCase):
     def test_another_registrys_are_404_and_nobody_is_asked(self) -> None:
         for asked in (self.manifest("team/app", "ghcr.io"), self.blob("team/app", "ghcr.io")):
             error = self.failureResultOf(asked, ManifestUnknown, BlobUnknown).value
-            self.assertIn("images of docker.io alone, and ghcr.io/team/app is another", str(error))
+            self.assertIn("images of docker.io only, and ghcr.io/team/app is another", str(error))
             self.assertIn("REGISTRY_PROXY_REMOTEURL", error.advice)
         self.assertEqual(self.behind.asked, [])
 

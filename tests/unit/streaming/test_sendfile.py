@@ -338,7 +338,9 @@ class EndsTests(SocketCase):
         wire.transport.write(request("GET", path))
         await self.stuck()
         wire.transport.abortConnection()
-        self.assertRegex((await self.logged())[0], "^info .* 499, [0-9]+ bytes, .*: the client went away in the middle")
+        self.assertRegex(
+            (await self.logged())[0], "^info .* 499, [0-9]+ bytes, .*: the client disconnected in the middle"
+        )
         self.assertTrue((await other.ask("GET", path)).body == self.data)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -355,7 +355,7 @@ class CredentialsTests(OriginTestCase):
     async def test_a_token_server_without_tls_gets_nothing(self) -> None:
         self.upstream.auth, self.upstream.realm = "bearer", "http://tokens.example/token"
         error = await self.failure(self.fetch(self.upstream.add_blob(BLOB), None, LOGIN))
-        self.assertIn("without TLS", str(error))
+        self.assertIn("does not use TLS", str(error))
 
     async def test_a_token_server_on_this_machine_is_only_asked_for_a_registry_on_it(self) -> None:
         asked: list[str] = []
@@ -426,6 +426,6 @@ class RedirectTests(OriginTestCase):
 
     async def test_redirects_to_an_unprotected_place_or_for_ever_are_not_followed(self) -> None:
         self.upstream.redirect = "http://storage.example"
-        self.assertIn("does not use TLS", str(await self.failure(self.fetch(self.digest, None, LOGIN))))
+        self.assertIn("without TLS", str(await self.failure(self.fetch(self.digest, None, LOGIN))))
         self.upstream.redirect = f"http://{self.upstream.host}/v2/team/app/blobs/{self.digest}?"
         self.assertIn("for ever", str(await self.failure(self.fetch(self.digest, None, LOGIN))))

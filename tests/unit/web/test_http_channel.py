@@ -131,13 +131,13 @@ class ClientGoneTests(EndsCase):
         [line] = await self.logged()
         self.assertTrue(blob.stopped)
         self.assertTrue(blob.cancelled)
-        self.assertRegex(line, "^info .* 499, 100 bytes, .*: the client went away in the middle")
+        self.assertRegex(line, "^info .* 499, 100 bytes, .*: the client disconnected in the middle")
 
     async def test_a_blob_that_gives_up_by_itself_makes_the_same_one_line(self) -> None:
         blob = GivingUpBlob(DATA)
         wire = await self.asked(blob)
         wire.transport.abortConnection()
-        self.assertRegex((await self.logged())[0], " 499, 0 bytes, .*: the client went away in the middle")
+        self.assertRegex((await self.logged())[0], " 499, 0 bytes, .*: the client disconnected in the middle")
         await wire.closed()
         self.assertEqual(len(self.lines), 1)
 
@@ -146,7 +146,7 @@ class ClientGoneTests(EndsCase):
         wire = await self.asked(blob)
         blob.fail(ConsumerGone("the connection was lost"))
         await wire.closed()
-        self.assertRegex((await self.logged())[0], "^info .* 499, 0 bytes, .*: the client went away in the middle")
+        self.assertRegex((await self.logged())[0], "^info .* 499, 0 bytes, .*: the client disconnected in the middle")
 
     async def test_a_client_that_leaves_before_the_answer_cancels_the_work(self) -> None:
         cancelled: list[object] = []
