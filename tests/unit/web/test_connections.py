@@ -122,7 +122,7 @@ def test_new_connections_wait_while_all_are_busy(
     clock.advance(100)
     assert not port.accepting
     assert not any(each.closed for each in made)
-    assert [line[:21] for line in lines] == ["all 3 connections tha"]
+    assert [line[:17] for line in lines] == ["all 3 connections"]
     connections.ended(made[2])
     clock.advance(GRACE)
     assert port.accepting
