@@ -58,7 +58,7 @@ def service(machine: Machine, engine: rig.EngineAddress) -> Machine:
     try:
         machine.run(f"cd {CLONE}\n{steps('## Install')}", environment=installing)
     except AssertionError as error:
-        raise AssertionError(f"{error}\nand the service's log has:\n{machine.log('k3dreg.daemon.service')}") from error
+        raise AssertionError(f"{error}\nand the service's log has:\n{machine.log('k3dreg.service')}") from error
     return machine
 
 
@@ -71,15 +71,15 @@ def host(service: Machine) -> str:
 
 
 def test_it_runs_as_nobody_in_particular_and_says_which_engine_it_uses(service: Machine, host: str) -> None:
-    service.wait_for("k3dreg.daemon.service", "images come from Docker 28")
-    assert service.show("k3dreg.daemon.service", "StatusText").startswith("images come from Docker 28")
-    pid = service.show("k3dreg.daemon.service", "MainPID")
+    service.wait_for("k3dreg.service", "images come from Docker 29")
+    assert service.show("k3dreg.service", "StatusText").startswith("images come from Docker 29")
+    pid = service.show("k3dreg.service", "MainPID")
     status = service.run(f"cat /proc/{pid}/status")
     user = re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)
     assert user
     assert int(user[1]) > 60_000
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
-    assert "plugin cache" not in service.log("k3dreg.daemon.service")
+    assert "plugin cache" not in service.log("k3dreg.service")
 
 
 def test_units_are_what_systemd_can_use_and_the_service_is_little_exposed(service: Machine) -> None:
@@ -96,7 +96,7 @@ def test_images_are_pulled_through_it(
 ) -> None:
     docker = small_image.pull_into(engine)
     # As all that it may use is the socket, Docker's directories are handed over to it.
-    service.wait_for("k3dreg.daemon.service", "a helper container passed their directories")
+    service.wait_for("k3dreg.service", "a helper container passed their directories")
     assert "a helper container passed" in status_page(host)
     assert Puller(host, small_image.registry).image(small_image.repository, "1") > 0
     docker.remove(small_image.name)
@@ -119,10 +119,10 @@ def test_nobody_is_refused_while_it_is_restarted_or_not_there(service: Machine, 
             restarted.set()
         assert {status for answers in asking for status in answers} == {200}
     service.run("systemctl stop k3dreg.service")
-    assert service.show("k3dreg.daemon.service", "Result") == "success"
-    assert service.show("k3dreg.daemon.service", "ActiveState") == "inactive"
+    assert service.show("k3dreg.service", "Result") == "success"
+    assert service.show("k3dreg.service", "ActiveState") == "inactive"
     assert ping(host) == 200
-    assert service.show("k3dreg.daemon.service", "ActiveState") == "active"
+    assert service.show("k3dreg.service", "ActiveState") == "active"
 
 
 def test_a_pull_under_way_does_not_notice_that_settings_are_read_again(
@@ -136,16 +136,16 @@ def test_a_pull_under_way_does_not_notice_that_settings_are_read_again(
     def reload() -> None:
         service.write(SETTINGS, "cache-sise = 1")
         service.run("systemctl reload k3dreg")
-        service.wait_for("k3dreg.daemon.service", "the settings were not changed:")
-        assert "there is no option 'cache-sise'" in service.show("k3dreg.daemon.service", "StatusText")
+        service.wait_for("k3dreg.service", "the settings were not changed:")
+        assert "there is no option 'cache-sise'" in service.show("k3dreg.service", "StatusText")
         service.write(SETTINGS, 'cache-size = "1GB"')
         service.run("systemctl reload k3dreg")
-        service.wait_for("k3dreg.daemon.service", "settings read again: changed cache-size")
-        assert service.show("k3dreg.daemon.service", "StatusText").startswith("images come from")
-        assert f"blob {digest[:19]} 200" not in service.log("k3dreg.daemon.service"), "it was not under way"
+        service.wait_for("k3dreg.service", "settings read again: changed cache-size")
+        assert service.show("k3dreg.service", "StatusText").startswith("images come from")
+        assert f"blob {digest[:19]} 200" not in service.log("k3dreg.service"), "it was not under way"
 
     assert puller.blob(layered_image.repository, digest, size, halfway=reload) == size
-    assert service.show("k3dreg.daemon.service", "ActiveState") == "active"
+    assert service.show("k3dreg.service", "ActiveState") == "active"
     docker.remove(layered_image.name)
 
 
@@ -165,13 +165,13 @@ def test_a_daemon_whose_loop_stands_still_is_started_anew(service: Machine, host
     service.run("systemctl daemon-reload && systemctl restart k3dreg.service")
     # While it is well, it is left alone for longer than that.
     service.run("sleep 2")
-    before = service.show("k3dreg.daemon.service", "MainPID")
-    assert service.show("k3dreg.daemon.service", "NRestarts") == "0"
+    before = service.show("k3dreg.service", "MainPID")
+    assert service.show("k3dreg.service", "NRestarts") == "0"
     service.run(f"kill -STOP {before}")
-    service.wait_for("k3dreg.daemon.service", "Watchdog timeout")
-    service.wait_for("k3dreg.daemon.service", "Scheduled restart job")
+    service.wait_for("k3dreg.service", "Watchdog timeout")
+    service.wait_for("k3dreg.service", "Scheduled restart job")
     assert ping(host) == 200
-    assert service.show("k3dreg.daemon.service", "MainPID") != before
+    assert service.show("k3dreg.service", "MainPID") != before
 
 
 def test_with_the_drop_in_dockers_files_are_read_in_place(
@@ -185,11 +185,11 @@ def test_with_the_drop_in_dockers_files_are_read_in_place(
     service.run("systemctl restart k3dreg.service")
     assert "k3dreg cannot read them from here" in status_page(host)
     assert Puller(host, images[0].registry).image(images[0].repository, "1") > 0
-    assert re.search(r"/without-drop-in blob \S+ 200 export", service.log("k3dreg.daemon.service"))
+    assert re.search(r"/without-drop-in blob \S+ 200 export", service.log("k3dreg.service"))
     service.run(f"cd {CLONE}\n{steps('files in place')}")
     assert "k3dreg cannot read them from here" not in status_page(host)
     assert Puller(host, images[1].registry).image(images[1].repository, "1") > 0
-    assert re.search(r"/with-drop-in blob \S+ 200 content", service.log("k3dreg.daemon.service"))
+    assert re.search(r"/with-drop-in blob \S+ 200 content", service.log("k3dreg.service"))
     for image in images:
         image.remove_from(engine)
 
