@@ -122,7 +122,12 @@ async def _import_nothing(engine: IEngineRequests, name: str, labels: str) -> st
 
 
 async def _remove_image(engine: IEngineRequests, image: str) -> None:
-    await ask(engine, "DELETE", f"/images/{image}", params={"force": "1"})
+    """Remove the image; one that is gone is no error: Docker 26 lists an image for a moment after its removal."""
+    try:
+        await ask(engine, "DELETE", f"/images/{image}", params={"force": "1"})
+    except EngineError as error:
+        if error.status != 404:
+            raise
 
 
 def mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:

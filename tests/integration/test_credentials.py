@@ -97,7 +97,8 @@ def test_docker_auth_config_counts_before_a_login(
     (tmp_path / "home/.docker/config.json").write_text(json.dumps(entry("n0t-the-passw0rd")))
     (tmp_path / "run").mkdir()
     daemon = Daemon(engine, tmp_path / "run/state", tmp_path / "run/log")
-    daemon.environment = {"HOME": str(tmp_path / "home"), "DOCKER_AUTH_CONFIG": json.dumps(entry(private.password))}
+    config = json.dumps(entry(private.password))
+    daemon.environment |= {"HOME": str(tmp_path / "home"), "DOCKER_AUTH_CONFIG": config}
     daemon.start()
     try:
         assert head(daemon, image) == (200, "")

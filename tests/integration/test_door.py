@@ -233,12 +233,19 @@ def test_our_password_opens_no_other_registry_and_a_pods_secret_still_does(
         assert head(daemon, image) == (401, True)
         assert head(daemon, image, private.authorization) == (401, False)
         assert Docker(engine.socket).inspect(image.name) is None
-        # From now on that password is the other registry's alone.
+        # A user who was in the file since the start is never shown to another registry.
         users.write_text(tools.run(f"htpasswd -Bbn {USER} '{PASSWORD}'"))
         one_node.clean()
         one_node.use_mirror(daemon.host)
         daemon_knows(daemon, USER, PASSWORD)
         if anonymous:
+            with pytest.raises(PullFailed):
+                one_node.pull(image.name, private.username, private.password)
+            assert Docker(engine.socket).inspect(image.name) is None
+            # After a restart that password is the other registry's alone.
+            daemon.stop()
+            daemon.start()
+            one_node.use_mirror(daemon.host)
             one_node.pull(image.name, private.username, private.password)
             assert head(daemon, image) == (200, False)
         else:
