@@ -153,8 +153,10 @@ class Export:
             return contents
         finally:
             stream.close()
-            await self._workers.run(spool.abort)
-            spool.release()
+            try:
+                await self._workers.run(spool.abort)
+            finally:
+                spool.release()
 
     def _apply(self, event: SpoolEvent) -> None:
         if isinstance(event, Begun):

@@ -1,4 +1,4 @@
-"""Whether a registry may be asked, as those see it who would ask."""
+"""The check that callers make before they ask a registry."""
 
 from __future__ import annotations
 
