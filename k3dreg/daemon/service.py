@@ -233,9 +233,13 @@ class Daemon(MultiService):
             self._starting.cancel()
         await super().stopService()  # type: ignore[no-untyped-call]
         while self._closing:
-            closed = self._closing.pop()()
-            if closed is not None:
-                await closed
+            close = self._closing.pop()
+            try:
+                closed = close()
+                if closed is not None:
+                    await closed
+            except Exception:  # noqa: BLE001  (what was opened before it is closed all the same)
+                log.failure("{what} failed while k3dreg stopped", what=getattr(close, "__qualname__", repr(close)))
         self._hangup.remove()
 
     def _give_up(self, failure: Failure) -> None:

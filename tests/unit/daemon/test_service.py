@@ -134,6 +134,20 @@ def test_it_ends_soon_and_well_when_it_is_told_to(started: list[Process]) -> Non
     assert "Traceback" not in "".join(daemon.lines)
 
 
+def test_what_cannot_be_closed_keeps_nothing_else_from_being_closed(started: list[Process]) -> None:
+    script = (
+        "from k3dreg.cli import main; from k3dreg.registry.push import Uploads; "
+        "Uploads.shutdown = lambda self: 1 / 0; main()"
+    )
+    daemon = start(started, *ANY_PORT, command=(sys.executable, "-c", script, "--state-dir", "state"))
+    daemon.port()
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.end() in (0, -signal.SIGTERM)
+    assert "ZeroDivisionError" in "".join(daemon.lines)
+    # The store is closed after the uploads are; then it records that.
+    assert json.loads(Path("state", "session").read_text())["clean"] is True
+
+
 def test_it_is_the_same_as_twistd_k3dreg() -> None:
     command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "k3dreg", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=ENVIRONMENT)
