@@ -197,6 +197,7 @@ class Daemon(MultiService):
         )
         self._reloader.on_change(door.use, "htpasswd", "anonymous_pull")
         self._closing.append(site.connections.shutdown)
+        self._closing.append(operations.events.shutdown)
 
         def opened(port: IListeningPort) -> None:
             self._closing.append(port.stopListening)

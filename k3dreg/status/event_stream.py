@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
@@ -43,6 +44,11 @@ class Events:
         """Whether no more streams are taken."""
         return len(self._streams) >= _MOST
 
+    def shutdown(self) -> None:
+        """End all streams."""
+        for stream in list(self._streams):
+            stream.end()
+
     def refusal(self) -> TooManyViewers:
         """Return the error for one stream too many."""
         return TooManyViewers(f"{_MOST} status pages are live already", after=_AGAIN)
@@ -73,17 +79,23 @@ class _Stream:
         self._parts = parts
         self._clock = clock
         self._paused = False
+        self._work: Deferred[None] | None = None
 
     def run(self) -> Deferred[None]:
-        """Fires when the client is gone."""
+        """Fires when the client is gone, or after `end`."""
         gone = self._request.notifyFinish()
         self._request.responseHeaders.setRawHeaders("Content-Type", ["text/event-stream"])
         self._request.write(b"")
         self._request.registerProducer(self, True)
-        work = Deferred.fromCoroutine(self._send())
+        self._work = work = Deferred.fromCoroutine(self._send())
         work.addErrback(self._failed)
         gone.addErrback(lambda _: work.cancel())
         return work
+
+    def end(self) -> None:
+        """End the stream, as its client sees."""
+        if self._work is not None:
+            self._work.cancel()
 
     async def _send(self) -> None:
         sent: dict[str, bytes] = {}
@@ -100,10 +112,9 @@ class _Stream:
                     self._request.write(data)
             await deferLater(self._clock, _EVERY)
 
-    def _failed(self, failure: object) -> None:
-        if getattr(failure, "check", lambda _: None)(CancelledError):
-            return
-        log.failure("the status page's events ended", failure=failure)
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure("the status page's events ended", failure=failure)
         if self._request.channel is not None:
             self._request.unregisterProducer()
             self._request.finish()

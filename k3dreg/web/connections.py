@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from k3dreg.reporting.logger import make_logger
@@ -20,6 +21,10 @@ _FOR_EACH = 5
 # Seconds that a connection may be idle before it makes room for another: a client sends its next request at once, or
 # begins a TLS handshake, and closing the connection then would break that request off.
 GRACE = 0.2
+# Seconds that answers under way have to end when k3dreg stops, and seconds for the rest to close.  `docker stop` kills
+# after 10, and what was pushed is still to be synced.
+FINISHING = 3.0
+CLOSING = 1.0
 # Seconds between two log lines.
 _LOG_EVERY = 10.0
 
@@ -29,6 +34,15 @@ class IConnection(Protocol):
 
     def close_idle(self) -> None:
         """Close the connection, which is between two requests, after the bytes that are still to be sent."""
+
+    def close_when_answered(self) -> None:
+        """Take no request after the one that is under way."""
+
+    def interrupt(self) -> None:
+        """End the request that is under way: refuse it, or cut off the body of its answer."""
+
+    def abort(self) -> None:
+        """Close the connection now."""
 
 
 def connection_budget() -> int:
@@ -40,7 +54,7 @@ def connection_budget() -> int:
 
 
 class Connections:
-    """Keeps the number of connections within `budget`; without a budget it does nothing.
+    """Ends all connections in `shutdown`.  Keeps their number within `budget`, if there is one.
 
     Beyond the budget, the connection that has been idle for the longest time is closed.  While every connection has a
     request, new ones wait in the kernel's queue: the listening ports are paused.
@@ -58,6 +72,7 @@ class Connections:
         self._check: IDelayedCall | None = None
         self._paused = False
         self._lines = _RateLimit(clock)
+        self._none_left: Deferred[None] | None = None
 
     def admit_at(self, port: Any) -> None:
         """Pause and resume this listening port.  It is one of Twisted's, of TCP or UNIX."""
@@ -67,11 +82,10 @@ class Connections:
 
     def opened(self, connection: IConnection) -> None:
         """Count a new connection, which is idle until `began`."""
-        if self._budget is None:
-            return
         self._open.add(connection)
         self._idle[connection] = self._clock.seconds()
-        self._check_in(0)
+        if self._budget is not None:
+            self._check_in(0)
 
     def began(self, connection: IConnection) -> None:
         """Note that the connection has a request."""
@@ -92,14 +106,42 @@ class Connections:
             self._open.remove(connection)
             if self._paused:
                 self._check_in(0)
+            if not self._open and self._none_left is not None:
+                self._none_left.callback(None)
 
-    def shutdown(self) -> None:
-        """Do nothing more."""
+    async def shutdown(self) -> None:
+        """End every connection, once no port listens any more.
+
+        Idle ones are closed now, others when their request is answered.  After `FINISHING` seconds what is still under
+        way is interrupted, and after `CLOSING` more what is still open is aborted.
+        """
         self._ports.clear()
         self._budget = None
+        self._paused = False
         if self._check is not None:
             self._check.cancel()
             self._check = None
+        for connection in list(self._open):
+            if connection in self._idle:
+                connection.close_idle()
+            else:
+                connection.close_when_answered()
+        await self._wait(FINISHING)
+        for connection in list(self._open):
+            connection.interrupt()
+        await self._wait(CLOSING)
+        for connection in list(self._open):
+            connection.abort()
+        await self._wait(CLOSING)
+
+    async def _wait(self, seconds: float) -> None:
+        """Return when no connection is open, or after `seconds`."""
+        if not self._open:
+            return
+        self._none_left = Deferred()
+        self._none_left.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: None)
+        await self._none_left
+        self._none_left = None
 
     def _check_in(self, seconds: float) -> None:
         """Look at the numbers after `seconds`, or sooner: it is never too soon.

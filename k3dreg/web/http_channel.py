@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer, ISSLTransport
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -46,6 +47,7 @@ class BodyRequest(Request):
 
     body: RequestBody
     fault: BadRequest | None = None  # why the request is no proper one; it has to be answered with that
+    work: Deferred[None] | None = None  # on the answer
     _begun = False
 
     def gotLength(self, length: int | None) -> None:
@@ -93,11 +95,12 @@ class BodyRequest(Request):
 
     def write(self, data: bytes) -> None:
         """With the first bytes of the answer it is decided whether the connection lives on."""
-        if not self.startedWriting and not self._disconnected and not self.body.is_complete:
+        if not self.startedWriting and not self._disconnected:
             channel = cast(BodyChannel, self.channel)
-            if self._awaits_continue or not self.body.is_small:
-                self.responseHeaders.setRawHeaders("Connection", ["close"])
+            if not self.body.is_complete and (self._awaits_continue or not self.body.is_small):
                 channel.persistent = False
+            if not channel.persistent:
+                self.responseHeaders.setRawHeaders("Connection", ["close"])
         super().write(data)  # type: ignore[no-untyped-call]
 
     def way_around(self) -> object:
@@ -109,6 +112,11 @@ class BodyRequest(Request):
     def went_around(self, size: int) -> None:
         """So much of the body was sent."""
         self.sentLength += size
+
+    def interrupt(self) -> None:
+        """Cancel the work on the answer, for a client that is still there."""
+        if self.work is not None:
+            self.work.cancel()
 
     def _continue(self) -> None:
         if self._awaits_continue and not self.startedWriting:

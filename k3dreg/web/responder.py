@@ -25,6 +25,7 @@ from k3dreg.streaming.file_handles import check_descriptors
 from k3dreg.streaming.push_producer import ConsumerGone, ConsumerStalled
 from k3dreg.web.answers import API_VERSION, Answer
 from k3dreg.web.error_answers import UNEXPECTED, error_answer, identified, interrupted_answer, unexpected_answer
+from k3dreg.web.http_channel import BodyRequest
 from k3dreg.web.request_log import CLIENT_GONE, Record
 
 log = make_logger()
@@ -65,7 +66,7 @@ def when_admitted(
 
     # Asked for first: it never fires on a request that is finished already.
     finished = request.notifyFinish()
-    work = Deferred.fromCoroutine(admit())
+    cast(BodyRequest, request).work = work = Deferred.fromCoroutine(admit())
     work.addErrback(lambda failure: log.failure("a request's beginning went wrong", failure=failure))
 
     def client_gone(failure: Failure) -> None:
@@ -102,7 +103,7 @@ class _Rendering:
     def start(self, answer: Callable[[], Awaitable[Answer]]) -> None:
         # Asked for first: it never fires on a request that is finished already.
         finished = self._request.notifyFinish()
-        work = Deferred.fromCoroutine(self._run(answer))
+        cast(BodyRequest, self._request).work = work = Deferred.fromCoroutine(self._run(answer))
         work.addErrback(lambda failure: log.failure("a request's end went wrong", failure=failure))
 
         def client_gone(_: Failure) -> None:

@@ -95,6 +95,19 @@ class Channel(BodyChannel):
             self._abort = self.callLater(LINGER, self.transport.abortConnection)  # type: ignore[no-untyped-call]
         self.loseConnection()  # type: ignore[no-untyped-call]
 
+    def close_when_answered(self) -> None:
+        """Take no request after the one that is under way."""
+        self.persistent = False
+
+    def interrupt(self) -> None:
+        """End the request that is under way: refuse it, or cut off the body of its answer."""
+        for request in list(self.requests):
+            request.interrupt()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self.transport.abortConnection()
+
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         """The end."""
         if self._abort is not None and self._abort.active():

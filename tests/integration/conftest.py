@@ -33,6 +33,7 @@ APART = (
     "test_fuzz",
     "test_k3d",
     "test_push_limits",
+    "test_stopping",
 )
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")

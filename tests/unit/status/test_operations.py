@@ -151,6 +151,13 @@ class PageTests(OperationsCase):
             await self.turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    async def test_a_stop_ends_the_events_of_a_page_that_is_open(self) -> None:
+        wire = await self.wire()
+        wire.transport.write(request("GET", "/events"))
+        await wire.until(lambda: b"event: recent" in wire.received)
+        self.operations.events.shutdown()
+        await wire.until(lambda: wire.received.endswith(b"0\r\n\r\n"))
+
     async def test_there_are_only_so_many_streams(self) -> None:
         for _ in range(32):
             wire = await self.wire()

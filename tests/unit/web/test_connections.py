@@ -6,11 +6,12 @@ import resource
 from collections.abc import Iterator
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from k3dreg.web.connections import GRACE, Connections, connection_budget
+from k3dreg.web.connections import CLOSING, FINISHING, GRACE, Connections, connection_budget
 
 
 class FakePort:
@@ -32,12 +33,22 @@ class FakeConnection:
 
     def __init__(self, connections: Connections) -> None:
         self.closed = False
+        self.told: list[str] = []
         self.connections = connections
         connections.opened(self)
 
     def close_idle(self) -> None:
         self.closed = True
         self.connections.lost(self)
+
+    def close_when_answered(self) -> None:
+        self.told.append("close when answered")
+
+    def interrupt(self) -> None:
+        self.told.append("interrupt")
+
+    def abort(self) -> None:
+        self.told.append("abort")
 
 
 class SlowlyClosing(FakeConnection):
@@ -173,10 +184,34 @@ def test_without_a_budget_nothing_is_closed_and_nothing_is_scheduled(clock: Cloc
 
 
 def test_nothing_is_scheduled_after_the_shutdown(connections: Connections, clock: Clock) -> None:
-    made = [FakeConnection(connections) for _ in range(4)]
-    connections.shutdown()
+    made = [SlowlyClosing(connections) for _ in range(4)]
+    stopped = Deferred.fromCoroutine(connections.shutdown())
     for each in made:
+        assert not stopped.called
         connections.lost(each)
+    assert stopped.called
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("budget", [None, 3])
+def test_a_shutdown_closes_what_is_idle_and_gives_the_rest_time_to_end(clock: Clock, budget: int | None) -> None:
+    connections = Connections(clock, budget)
+    idle, answered, slow, silent = (FakeConnection(connections) for _ in range(4))
+    for busy in (answered, slow, silent):
+        connections.began(busy)
+    stopped = Deferred.fromCoroutine(connections.shutdown())
+    assert idle.closed
+    assert answered.told == slow.told == silent.told == ["close when answered"]
+    connections.lost(answered)
+    clock.advance(FINISHING)
+    assert slow.told == silent.told == ["close when answered", "interrupt"]
+    connections.lost(slow)
+    clock.advance(CLOSING)
+    assert silent.told == ["close when answered", "interrupt", "abort"]
+    assert answered.told == ["close when answered"]
+    assert not stopped.called
+    connections.lost(silent)
+    assert stopped.called
     assert clock.getDelayedCalls() == []
 
 
