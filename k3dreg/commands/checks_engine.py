@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from k3dreg.commands.checks import FAIL, OK, WARN, Check
-from k3dreg.config.options import Config
+from k3dreg.config.settings import Config
 from k3dreg.docker.client import Engine
 from k3dreg.docker.documents import ask
 from k3dreg.docker.image import EngineInfo, ImageStore

@@ -21,7 +21,7 @@ from k3dreg.commands.doctor import examine
 from k3dreg.commands.options_help import OPTIONS
 from k3dreg.commands.warm import Warmer, make_printer
 from k3dreg.commands.why import parse_image, pushed_in, walk
-from k3dreg.config.options import Config
+from k3dreg.config.settings import Config
 from k3dreg.config.usage import complaint
 from k3dreg.credentials.chain import make_chain, make_docker_logins
 from k3dreg.docker.client import Engine

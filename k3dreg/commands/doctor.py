@@ -11,7 +11,7 @@ from k3dreg.commands.checks_engine import engine_checks
 from k3dreg.commands.checks_machine import credential_helpers, socket_file, state_directory
 from k3dreg.commands.checks_ports import ListeningPort, knock
 from k3dreg.commands.checks_reachability import reach_checks
-from k3dreg.config.options import Config
+from k3dreg.config.settings import Config
 from k3dreg.docker.client import Engine
 from k3dreg.streaming.workers import Workers
 

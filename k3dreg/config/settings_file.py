@@ -6,7 +6,7 @@
     [environment]
     AWS_PROFILE = "work"
 
-A key is an option's name.  The file counts after the environment, so it is read as more of that.
+A key is an option's name.
 """
 
 from __future__ import annotations
@@ -15,52 +15,42 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from attrs import frozen
+
 from k3dreg.oci.errors import UsageError
 
 DEFAULT_FILE = "/etc/k3dreg/k3dreg.toml"
-# What other programs call the same thing counts as the environment's word, too.
-_SAME = {
-    "listen": ("REGISTRY_HTTP_ADDR",),
-    "htpasswd": ("REGISTRY_AUTH_HTPASSWD_PATH",),
-    "proxy-remote-url": ("REGISTRY_PROXY_REMOTEURL",),
-    "proxy-username": ("REGISTRY_PROXY_USERNAME",),
-    "proxy-password": ("REGISTRY_PROXY_PASSWORD",),
-    "docker": ("DOCKER_HOST", "DOCKER_CONTEXT"),
-}
 
 
-def with_settings(
-    environment: Mapping[str, str], path: str | None, options: Collection[str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The environment with the file's settings where it says nothing itself; and the file's `[environment]`.
+@frozen
+class SettingsFile:
+    """`texts` are the values by their keys, as an environment variable would have them; `environment` is the table."""
 
-    `path` None means the default file, which may be absent.  `options` are the keys there may be.
-    Raises `UsageError`.  Reads a file: call it before the reactor runs.
+    texts: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
+
+
+def read_settings_file(path: str, keys: Collection[str]) -> SettingsFile:
+    """Return what the file says.  `path` "" means the default file, which may be absent.
+
+    `keys` are those there may be.  Raises `UsageError`.  Blocks.
     """
+    where = path or DEFAULT_FILE
     try:
-        text = Path(path or DEFAULT_FILE).read_text(encoding="utf-8")
-        settings = tomllib.loads(text)
+        settings = tomllib.loads(Path(where).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if path is None:
-            return dict(environment), {}
+        if not path:
+            return SettingsFile()
         raise UsageError(f"there is no settings file {path}") from error
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"settings file {path or DEFAULT_FILE}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    extra = settings.pop("environment", {})
-    if not isinstance(extra, dict) or not all(isinstance(value, str) for value in extra.values()):
-        raise UsageError(f"settings file {path or DEFAULT_FILE}: the values in [environment] must be strings")
-    found = {name: value for name, value in extra.items() if name not in environment}
-    merged = {**environment, **found}
-    for name, value in settings.items():
-        if name not in options:
-            raise UsageError(f"settings file {path or DEFAULT_FILE}: there is no option {name!r}")
-        variable = "K3DREG_" + name.upper().replace("-", "_")
-        if not any(environment.get(other) for other in (variable, *_SAME.get(name, ()))):
-            merged[variable] = _text(name, value)
-            merged.update(dict.fromkeys(_SAME.get(name, ()), ""))
-    return merged, found
+        raise UsageError(f"settings file {where}: {getattr(error, 'strerror', None) or error}") from error
+    environment = settings.pop("environment", {})
+    if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
+        raise UsageError(f"settings file {where}: the values in [environment] must be strings")
+    for name in settings:
+        if name not in keys:
+            raise UsageError(f"settings file {where}: there is no option {name!r}")
+    return SettingsFile({name: _text(name, value) for name, value in settings.items()}, environment)
 
 
 def _text(name: str, value: object) -> str:

@@ -1,13 +1,13 @@
-"""The values of settings, checked.  Each function takes what a person wrote and gives what it means.
+"""Parsers of settings: each turns what was given into the value that it means.
 
-Every complaint is a `usage.UsageError` that names the setting.
+They raise `usage.UsageError`, which says what is wrong and what to do.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
@@ -16,8 +16,7 @@ from twisted.python import usage
 from k3dreg.config.docker_context import locate_engine
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.password_file import read_password_file
-from k3dreg.config.remote import Remote
-from k3dreg.formats.basic_auth import Credentials
+from k3dreg.config.setting import Given
 from k3dreg.oci.errors import InvalidName, UsageError
 from k3dreg.oci.reference import Repository, registry_host
 
@@ -38,19 +37,40 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
 
 
-def check_cache_size(text: str) -> int:
-    """Bytes.  Raises `usage.UsageError`."""
-    size = parse_size(text)
+def parse_text(given: Given) -> str:
+    """Return the text as it is."""
+    return given.text
+
+
+def parse_cache_size(given: Given) -> int:
+    """Return bytes."""
+    size = parse_size(given.text)
     if size < _SMALLEST_CACHE:
         raise usage.UsageError(f"--cache-size must be at least {_SMALLEST_CACHE >> 20}MiB")
     return size
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """One of `choices`, in lower case.  Raises `usage.UsageError`."""
-    if value.lower() not in choices:
-        raise usage.UsageError(f"--{name} {value!r} is not one of {', '.join(choices)}")
-    return value.lower()
+def choice_of(*choices: str) -> Callable[[Given], str]:
+    """Return a parser that takes one of `choices`, which are in lower case."""
+
+    def parse(given: Given) -> str:
+        if given.text.lower() not in choices:
+            raise usage.UsageError(f"--{given.name} {given.text!r} is not one of {', '.join(choices)}")
+        return given.text.lower()
+
+    return parse
+
+
+def parse_listen(given: Given) -> tuple[str, ...]:
+    """Return endpoint strings: what was given, else `REGISTRY_HTTP_ADDR`, else the service manager's sockets."""
+    endpoints = given.values
+    if not endpoints:
+        address = given.environment.get("REGISTRY_HTTP_ADDR", "")
+        tls = [given.environment.get(f"REGISTRY_HTTP_TLS_{name}", "") for name in ("CERTIFICATE", "KEY")]
+        # The service manager's sockets are for plain HTTP.
+        inherited = () if address or any(tls) else given.sockets
+        endpoints = inherited or (endpoint_of_address(address or ":5000", *tls),)
+    return tuple(map(check_endpoint, endpoints))
 
 
 def endpoint_of_address(address: str, certificate: str = "", key: str = "") -> str:
@@ -102,39 +122,39 @@ def check_endpoint(description: str) -> str:
     return description
 
 
-def check_docker(url: str, environment: Mapping[str, str]) -> EngineAddress:
-    """Where the engine is; "" for the one that Docker's own settings mean.  Raises `usage.UsageError`."""
+def parse_docker(given: Given) -> EngineAddress:
+    """Return where the engine is; where nothing was given, the engine that Docker's own settings mean."""
     try:
-        return locate_engine(url, environment)
+        return locate_engine(given.text, given.environment)
     except UsageError as error:
         raise usage.UsageError(f"--docker: {error}") from error
 
 
-def check_aliases(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of this registry.  Raises `usage.UsageError`."""
+def parse_aliases(given: Given) -> tuple[str, ...]:
+    """Return names of this registry."""
     try:
-        return tuple(dict.fromkeys(registry_host(name) for name in names))
+        return tuple(dict.fromkeys(registry_host(name) for name in given.values))
     except InvalidName as error:
         raise usage.UsageError(f"--alias: {error}, such as registry.localhost:5000") from error
 
 
-def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Patterns of names of images.  Raises `usage.UsageError`."""
-    for pattern in patterns:
+def parse_patterns(given: Given) -> tuple[str, ...]:
+    """Return patterns of names of images."""
+    for pattern in given.values:
         if not pattern or any(character.isspace() for character in pattern):
             raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
-    return tuple(dict.fromkeys(patterns))
+    return tuple(dict.fromkeys(given.values))
 
 
-def check_registries(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Patterns of registries' hosts.  Raises `usage.UsageError`."""
-    for pattern in patterns:
+def parse_registries(given: Given) -> tuple[str, ...]:
+    """Return patterns of registries' hosts."""
+    for pattern in given.values:
         if not _REGISTRIES.fullmatch(pattern):
             raise usage.UsageError(
                 f"--allow-registry {pattern!r} is neither a registry, such as ghcr.io or localhost:5001, "
                 "nor a pattern, such as *.example.com"
             )
-    return tuple(dict.fromkeys(map(_as_asked_for, patterns)))
+    return tuple(dict.fromkeys(map(_as_asked_for, given.values)))
 
 
 def _as_asked_for(pattern: str) -> str:
@@ -145,18 +165,20 @@ def _as_asked_for(pattern: str) -> str:
         return pattern.lower()
 
 
-def check_switch(name: str, value: str) -> bool:
-    """`on` or `off`.  Raises `usage.UsageError`."""
-    if value not in ("on", "off"):
-        raise usage.UsageError(f"--{name} is either on or off, not {value!r}")
-    return value == "on"
+def parse_switch(given: Given) -> bool:
+    """Return whether it is `on`, not `off`."""
+    if given.text not in ("on", "off"):
+        raise usage.UsageError(f"--{given.name} is either on or off, not {given.text!r}")
+    return given.text == "on"
 
 
-def check_htpasswd(path: str, scheme: str = "") -> Path | None:
-    """A password file that can be used; None for none.  Reads it.  Raises `usage.UsageError`.
+def parse_htpasswd(given: Given) -> Path | None:
+    """Return a password file that can be used; None for none.  Reads it.
 
-    `scheme` is `REGISTRY_AUTH` of the official registry image: a door that it would have is not left open here.
+    With `REGISTRY_AUTH` of the official registry image there must be one: what that image would protect is not left
+    open here.
     """
+    path, scheme = given.text, given.environment.get("REGISTRY_AUTH", "")
     if scheme not in ("", "htpasswd"):
         raise usage.UsageError(f"REGISTRY_AUTH={scheme!r}: k3dreg supports htpasswd only")
     if not path:
@@ -170,26 +192,12 @@ def check_htpasswd(path: str, scheme: str = "") -> Path | None:
     return Path(path)
 
 
-def check_anonymous_pull(wanted: bool, htpasswd: Path | None) -> bool:
-    """Raises `usage.UsageError` where it would open nothing, and might be taken for closing something."""
-    if wanted and htpasswd is None:
-        raise usage.UsageError(
-            "--anonymous-pull goes with --htpasswd: without a password file every client may push, too"
-        )
-    return wanted
+def parse_remote(given: Given) -> str | None:
+    """Return the host of the one registry whose images are served, such as `https://ghcr.io`; None for `*`, all.
 
-
-def check_remote(url: str, username: str, password: str) -> Remote:
-    """Out of `REGISTRY_PROXY_REMOTEURL`, `_USERNAME` and `_PASSWORD`, as k3d makes them of a registry's `proxy`.
-
-    `url` is `https://ghcr.io`, or `*` for every registry.  Raises `usage.UsageError`, which shows no secret.
+    `REGISTRY_PROXY_REMOTEURL` is what k3d makes of a registry's `proxy`.  An error shows no secret.
     """
-    if bool(username) != bool(password):
-        raise usage.UsageError("REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD: set both or neither")
-    return Remote(_registry_at(url), Credentials.login(username, password) if username else None)
-
-
-def _registry_at(url: str) -> str | None:
+    url = given.text
     if url == "*":
         return None
     scheme, _, rest = url.rpartition("://")
@@ -210,18 +218,21 @@ def _registry_at(url: str) -> str | None:
     return registry
 
 
-def check_deleting(value: str) -> bool:
-    """`REGISTRY_STORAGE_DELETE_ENABLED` of the official registry image, as k3d and ctlptl set it; on by default.
+def parse_deleting(given: Given) -> bool:
+    """Return whether clients may delete, as k3d and ctlptl say it to the official registry image."""
+    text = given.text.strip().lower()
+    if text not in ("", "true", "false", "1", "0", "t", "f"):
+        raise usage.UsageError(f"{given.name}={given.text!r} is neither true nor false")
+    return text not in ("false", "0", "f")
 
-    Raises `usage.UsageError`.
-    """
-    if value.strip().lower() not in ("", "true", "false", "1", "0", "t", "f"):
-        raise usage.UsageError(f"REGISTRY_STORAGE_DELETE_ENABLED={value!r} is neither true nor false")
-    return value.strip().lower() not in ("false", "0", "f")
+
+def parse_state_dir(given: Given) -> Path:
+    """Return the directory that was given, or `default_state_dir`."""
+    return Path(given.text or default_state_dir(given.environment))
 
 
 def default_state_dir(environment: Mapping[str, str]) -> str:
-    """Where state is kept when nobody says.
+    """Return where state is kept when nothing was given.
 
     Where the service manager says (systemd.exec(5), StateDirectory=); the system's place for root, and for others who
     may write there, as in a container; the user's own else.

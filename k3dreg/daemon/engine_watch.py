@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from k3dreg import __version__
-from k3dreg.config.options import Config
+from k3dreg.config.settings import Config
 from k3dreg.daemon.image_sources import EngineFileAccess
 from k3dreg.docker.client import Engine
 from k3dreg.docker.engine import IEngine

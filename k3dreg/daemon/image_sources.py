@@ -11,7 +11,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.config.options import Config
+from k3dreg.config.settings import Config
 from k3dreg.docker.client import Engine
 from k3dreg.docker.engine import IImageNames
 from k3dreg.engine_files.change_detection import ChangeDetection

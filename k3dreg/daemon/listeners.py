@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 
-from k3dreg.config.options import Config
+from k3dreg.config.settings import Config
 from k3dreg.oci.errors import InvalidName
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.logger import make_logger

@@ -16,7 +16,8 @@ from attrs import evolve, fields_dict
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python import usage
 
-from k3dreg.config.options import Config, Options
+from k3dreg.config.options import Options
+from k3dreg.config.settings import SETTINGS, Config
 from k3dreg.oci.errors import K3dregError
 from k3dreg.reporting.logger import make_logger
 from k3dreg.streaming.workers import Workers
@@ -107,14 +108,8 @@ def _of_others(environment: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _listed(fields: set[str], *others: str) -> str:
-    """As the settings file calls them."""
-    called = {
-        "aliases": "alias",
-        "allow_registries": "allow-registry",
-        "deleting": "REGISTRY_STORAGE_DELETE_ENABLED",
-        "remote": "proxy-remote-url",
-    }
-    return ", ".join(sorted([*(called.get(field, field.replace("_", "-")) for field in fields), *others]))
+    """Return the settings' names, as the user writes them."""
+    return ", ".join(sorted([*(SETTINGS[field].name for field in fields), *others]))
 
 
 class Hangup:

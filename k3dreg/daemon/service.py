@@ -19,7 +19,8 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from k3dreg import __version__
-from k3dreg.config.options import Config, Options
+from k3dreg.config.options import Options
+from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
 from k3dreg.daemon.engine_watch import EngineWatch, make_monitor
 from k3dreg.daemon.image_sources import make_files, make_images, make_sources, make_warming

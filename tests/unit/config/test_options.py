@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from twisted.python import usage
 
-from k3dreg.config.options import Config, Options
+from k3dreg.config.options import Options
 from k3dreg.config.remote import Remote
+from k3dreg.config.settings import Config
 from k3dreg.config.values import endpoint_of_address, parse_size
 from k3dreg.formats.basic_auth import Credentials
 from tests.fakes.certificates import Authority
@@ -253,6 +254,7 @@ def test_credentials_for_the_remote_are_for_docker_hub_where_it_is_every_registr
     assert (remote.only, remote.login_for, remote.login) == (None, "docker.io", Credentials("me", "secret"))
     assert parse(**login, REGISTRY_PROXY_REMOTEURL="https://ghcr.io").remote.login_for == "ghcr.io"
     assert "secret" not in repr(remote)
+    assert "secret" not in repr(parse(**login))
     with pytest.raises(usage.UsageError, match="set both or neither"):
         parse(REGISTRY_PROXY_USERNAME="me")
     # As k3d sets them when nobody gave any.

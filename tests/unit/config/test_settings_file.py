@@ -43,6 +43,19 @@ def test_the_environment_table_is_for_what_the_environment_does_not_say() -> Non
     assert parse(text, AWS_REGION="us-east-1").settings_environment == {"AWS_PROFILE": "work"}
 
 
+def test_an_option_in_the_file_counts_before_the_files_own_environment_table() -> None:
+    table = '[environment]\nREGISTRY_HTTP_ADDR = ":7"\nK3DREG_CACHE_SIZE = "1GB"'
+    assert (parse(table).config.listen, parse(table).config.cache_size) == (("tcp:7",), 10**9)
+    both = parse(f'listen = "tcp:1"\ncache-size = "2GB"\n{table}')
+    assert (both.config.listen, both.config.cache_size) == (("tcp:1",), 2 * 10**9)
+
+
+def test_a_variable_of_another_programs_counts_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "htpasswd").write_text("user:$2y$05$guRC2rrCk5tNx1tymP1Cie4c1lwXMyt6DhXxitb5sHR1dUtmsLp42\n")
+    options = parse('htpasswd = "gone"', REGISTRY_AUTH_HTPASSWD_PATH=str(tmp_path / "htpasswd"))
+    assert options.config.htpasswd == tmp_path / "htpasswd"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -15,7 +15,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from k3dreg.config.options import Config, Options
+from k3dreg.config.options import Options
+from k3dreg.config.settings import Config
 from k3dreg.daemon.reload import Hangup, Reloader
 from tests.fakes.workers import InlineWorkers, ManualWorkers
 
