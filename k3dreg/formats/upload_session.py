@@ -92,11 +92,6 @@ class UploadSession:
     def has_ended(self) -> bool:
         return self._state in (State.COMMITTED, State.CANCELLED)
 
-    @property
-    def room(self) -> int:
-        """Bytes that may still be taken: of the request under way, or of any."""
-        return (self._limit if self._stop is None else self._stop) - self._received
-
     def begin(self, content_range: ContentRange | None, length: int | None) -> None:
         """A request with bytes begins.  `length` is its Content-Length, None for a chunked body.
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python.failure import Failure
 
 from k3dreg.formats.upload_session import ContentRange, UploadSession
 from k3dreg.oci.digest import Digest
@@ -20,7 +18,7 @@ from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.use_cases import UploadStatus
 from k3dreg.reporting.logger import make_logger
 from k3dreg.store.interfaces import IBlobWriter, IStaging
-from k3dreg.streaming.content import IByteStream, IThreadRead, IThreadReadable
+from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
 
@@ -37,12 +35,6 @@ SESSION_IDLE = 3600.0
 MOST_SESSIONS = 400
 # Seconds after which a session without a request may make room for another, when there are that many.
 LEFT_ALONE = 60.0
-
-
-# Uploads at a time whose bytes a worker takes out of the connection.  It is all work for a processor: more at once only
-# take each other's memory out of its cache, and eight pushes need a tenth more time.  One is more than there are
-# processors, for when one of them waits for the disk.
-_TAKEN_AT_ONCE = min(8, (os.cpu_count() or 1) + 1)
 
 
 class _Upload:
@@ -74,7 +66,6 @@ class UploadSessions:
         self._names = names
         self._workers = workers
         self._clock = clock
-        self._taking = DeferredSemaphore(_TAKEN_AT_ONCE)
         self._uploads: dict[str, _Upload] = {}
 
     def open(self, repository: Repository, algorithm: str) -> UploadStatus:
@@ -163,33 +154,13 @@ class UploadSessions:
                 session.check(len(data))
                 # Counted first: if this request is cancelled now, the bytes are written all the same.
                 session.add(len(data))
-                taking = body.take_over() if isinstance(body, IThreadReadable) else None
-                if taking is None:
-                    await self._work(upload, upload.writer.write, data)
-                else:
-                    await self._take(upload, data, taking)
+                await self._work(upload, upload.writer.write, data)
             session.end()
         finally:
             if upload.last is None or upload.last.is_set:
                 self._pause(upload)
-            else:  # a worker goes on, and what he takes counts
+            else:  # a worker thread still writes
                 upload.last.wait().addBoth(lambda _: self._pause(upload))
-
-    def _take(self, upload: _Upload, data: bytes, taking: IThreadRead) -> Deferred[int]:
-        """Let a worker write `data`, and what has come after it, which he takes out of the connection himself."""
-        writer, room = upload.writer, upload.session.room
-
-        def write() -> int:
-            writer.write(data)
-            return taking.run(writer.write, room)
-
-        def taken(count: int | Failure) -> int | Failure:
-            if isinstance(count, int) and not upload.session.has_ended:
-                upload.session.add(count)
-            taking.give_back()
-            return count
-
-        return self._follow(upload, self._taking.run(self._workers.run, write).addBoth(taken))
 
     def _pause(self, upload: _Upload) -> None:
         """No request works on it any more."""
@@ -198,11 +169,7 @@ class UploadSessions:
             self._rest(upload)
 
     def _work(self, upload: _Upload, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Let a worker do it."""
-        return self._follow(upload, self._workers.run(function, *args, **kwargs))
-
-    def _follow(self, upload: _Upload, working: Deferred[T]) -> Deferred[T]:
-        """The next request to the session waits for it, this one may be cancelled."""
+        """Let a worker thread do it.  The next request to the session waits for it, this one may be cancelled."""
         done: Outcome[T] = Outcome()
 
         def failed(error: BaseException) -> None:
@@ -212,7 +179,7 @@ class UploadSessions:
             self._forget(upload)  # its bytes are not what the client believes they are
             done.fail(error)
 
-        working.addCallbacks(done.succeed, lambda failure: failed(failure.value))
+        self._workers.run(function, *args, **kwargs).addCallbacks(done.succeed, lambda failure: failed(failure.value))
         upload.last = done  # type: ignore[assignment]  # what it gives is not looked at
         return done.wait()
 

@@ -19,10 +19,7 @@ from k3dreg.formats.sized_body import CountedDecoder
 from k3dreg.oci.errors import BadRequest
 from k3dreg.oci.request_target import resolve_target
 from k3dreg.reporting.logger import make_logger
-from k3dreg.streaming.content import ISocketConsumer, IThreadRead
-from k3dreg.streaming.file_handles import Handle
-from k3dreg.streaming.sendfile import duplicate_descriptor
-from k3dreg.streaming.socket_body import Decoder, SocketBody
+from k3dreg.streaming.content import ISocketConsumer
 from k3dreg.web.error_answers import unexpected_answer
 from k3dreg.web.request_body import RequestBody
 
@@ -57,7 +54,7 @@ class BodyRequest(Request):
         # Removed, so that Twisted does not ask for the body before somebody wants it (RFC 9110, 10.1.1).
         self.requestHeaders.removeHeader(b"Expect")
         self._awaits_continue = bool(expects) and expects[0].lower() == b"100-continue"
-        self.body = self.content = RequestBody(length, channel.flow, self._continue, channel.take)
+        self.body = self.content = RequestBody(length, channel.flow, self._continue)
         channel.read_in_pieces_for(length)
 
     def handleContentChunk(self, data: bytes | memoryview) -> None:
@@ -132,7 +129,7 @@ class BodyChannel(HTTPChannel):
 
     _answered: BodyRequest | None = None  # before its body was complete
     _receiving: RequestBody | None = None
-    _delivering = False
+    _is_broken = False  # what comes is no body
     _lingering: IDelayedCall | None = None
     _stopped = False
     _timeout_while_stopped: float | None = None
@@ -151,7 +148,7 @@ class BodyChannel(HTTPChannel):
         if self.length != 0:
             request = self.requests[-1]
             self._receiving = request.body
-            # Ours copy less, and work in any thread.
+            # Ours copy less, and ours of chunks refuses more.
             if self.length is None:
                 self._transferDecoder = ChunkedDecoder(request.handleContentChunk, self._finishRequestBody)
             else:
@@ -208,30 +205,6 @@ class BodyChannel(HTTPChannel):
         if self._stopped:
             self._networkProducer.pauseProducing()
 
-    def take(self) -> IThreadRead | None:
-        """The rest of the body that comes now, for another thread."""
-        if self._delivering:  # there may be more in what was received
-            return None
-        descriptor = duplicate_descriptor(self.transport)
-        if descriptor is None:
-            return None
-        return SocketBody(self, cast(Decoder, self._transferDecoder), Handle(descriptor))
-
-    def taken(self, count: int, more: list[bytes], end: bytes | None, error: BadRequest | None) -> None:
-        """It is given back.  See `k3dreg.streaming.socket_body.SocketConnection`."""
-        body = self._receiving
-        if body is None:  # the connection is lost
-            return
-        body.given_back(count)
-        for data in more:
-            body.write(data)
-        if end is not None:
-            self._finishRequestBody(end)  # type: ignore[no-untyped-call]
-            return
-        self.flow(True)
-        if error is not None:
-            self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
-
     def continue_body(self) -> None:
         """The body is wanted."""
         self._send100Continue()  # type: ignore[no-untyped-call]
@@ -239,22 +212,19 @@ class BodyChannel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """What comes after the last answer is thrown away."""
         if self._lingering is None:
-            self._delivering = True
-            try:
-                super().dataReceived(data)  # type: ignore[no-untyped-call]
-            finally:
-                self._delivering = False
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
             if self._receiving is not None:
                 self._receiving.arrived()
 
     def rawDataReceived(self, data: bytes) -> None:
         """As `dataReceived`: a body that came together with its head is still being handed on."""
-        if self._lingering is not None:
+        if self._lingering is not None or self._is_broken:
             return
         try:
             super().rawDataReceived(data)
-        except BadRequest:  # by our own decoder
-            self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
+        except BadRequest as error:  # by our own decoder: nothing tells where the next request would begin
+            self._is_broken = True
+            self.requests[0].body.end(error)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         """The end."""

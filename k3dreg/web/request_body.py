@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from k3dreg.oci.errors import NotYet, TooLarge
-from k3dreg.streaming.content import IThreadRead
+from k3dreg.oci.errors import BadRequest, NotYet, TooLarge
 
 # Bytes above which pieces that have arrived are not joined for one `read`: a trip to a worker thread takes about
 # 0.1 ms, hashing and writing so much two or three times that.  Pieces as large as these are passed on as they came.
@@ -36,10 +35,6 @@ NOT_COUNTED = 16 * 1024
 # Bytes of a body that are read and thrown away, after an answer that did not wait for them, to keep the connection.
 # Reading so much takes no time; a layer is cheaper to cut off with its connection.
 _SMALL_REST = 1024 * 1024
-
-
-# Bytes that must still be to come for a body to be taken over: less than a few pieces is not worth it.
-_WORTH_TAKING = 1024 * 1024
 
 
 class BodyMemory:
@@ -83,24 +78,22 @@ class RequestBody:
         length: int | None,
         flow: Callable[[bool], None],
         wanted: Callable[[], None],
-        take: Callable[[], IThreadRead | None] = lambda: None,
     ) -> None:
         """`length` in bytes, None when it is chunked.
 
         `flow` stops (False) and starts (True) the reading from the connection; `wanted` is called once, when
-        somebody waits for the first byte; `take` gives the rest of the body, which the connection does not read then.
+        somebody waits for the first byte.
         """
         self.length = length
         self.received = 0
         self._flow = flow
         self._wanted: Callable[[], None] | None = wanted
-        self._take = take
-        self._taken = False
         self._chunks: deque[bytes | memoryview] = deque()
         self._unread = 0
         self._stopped = False
         self._reader: Deferred[None] | None = None
         self._ended = length == 0
+        self._error: BadRequest | None = None
         self._closed = False
 
     # -- the reader's side ----------------------------------------------------------------------
@@ -108,7 +101,8 @@ class RequestBody:
     async def read(self, least: int = 1) -> bytes:
         """The next bytes, all that have arrived up to about `BATCH`; b"" at the end of the body.
 
-        Cancelled when the client goes away; how long a silent client is waited for is the connection's business.
+        Raises `BadRequest` after the last bytes before what is no body.  Cancelled when the client goes away; how long
+        a silent client is waited for is the connection's business.
         """
         if self._wanted is not None:
             wanted, self._wanted = self._wanted, None
@@ -119,24 +113,11 @@ class RequestBody:
                 raise CancelledError
             self._reader = Deferred(lambda _: self._forget_reader())
             await self._reader
-        return self._batch() if self._chunks else b""
-
-    def take_over(self) -> IThreadRead | None:
-        """See `IThreadReadable`.  None also when little is to come, or when the connection cannot be shared.
-
-        The caller is the body's only reader until it gives it back.
-        """
-        if self._chunks or self._ended or self._closed:
-            return None
-        if self.length is not None and self.length - self.received < _WORTH_TAKING:
-            return None
-        taking = self._take()
-        if taking is not None:
-            self._taken = True
-            if not self._stopped:
-                self._stopped = True
-                self._flow(False)
-        return taking
+        if self._chunks:
+            return self._batch()
+        if self._error is not None:
+            raise self._error
+        return b""
 
     async def read_whole(self, limit: int, grow: Callable[[int], None] = _free) -> bytes:
         """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them.
@@ -162,7 +143,7 @@ class RequestBody:
     @property
     def is_complete(self) -> bool:
         """Whether all of it has arrived."""
-        return self._ended or self.received == self.length
+        return (self._ended and self._error is None) or self.received == self.length
 
     def _batch(self) -> bytes:
         batch = [self._chunks.popleft()]
@@ -197,15 +178,10 @@ class RequestBody:
         if self._chunks:
             self._wake()
 
-    def given_back(self, count: int) -> None:
-        """What was taken over is the connection's again, without `count` bytes."""
-        self.received += count
-        self._taken = False
-        self._stopped = False
-
-    def end(self) -> None:
-        """The last byte has arrived."""
+    def end(self, error: BadRequest | None = None) -> None:
+        """The last byte has arrived, or what follows is no body."""
         self._ended = True
+        self._error = error
         self._stopped = False
         self._wake()
 
@@ -216,7 +192,7 @@ class RequestBody:
         self._closed = True
         self._chunks.clear()
         self._unread = 0
-        if self._stopped and not self._taken:
+        if self._stopped:
             self._stopped = False
             self._flow(True)
         reader, self._reader = self._reader, None

@@ -18,7 +18,7 @@ from k3dreg.oci.digest import ALGORITHMS, Digest
 from k3dreg.oci.errors import DigestNotMatched, K3dregError, SizeNotMatched, UploadOutOfOrder, UploadUnknown
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.upload_sessions import SESSION_IDLE
-from tests.fakes.body import FakeBody, TakenBody
+from tests.fakes.body import FakeBody
 from tests.fakes.pushing import APP, OTHER, UploadsCase
 from tests.fakes.workers import InlineWorkers
 
@@ -27,8 +27,6 @@ CHUNKS = st.lists(st.binary(min_size=1, max_size=6), max_size=3)
 ALGORITHM = st.sampled_from(sorted(ALGORITHMS))
 # Where a chunk says that it begins: nowhere, where it should, or off by so much.
 WHERE = st.none() | st.just(0) | st.integers(-3, 3)
-# Whether all of it comes by the reactor, or a worker takes it.
-BODIES = st.sampled_from([FakeBody, TakenBody])
 
 
 class Sessions(RuleBasedStateMachine):
@@ -73,17 +71,14 @@ class Sessions(RuleBasedStateMachine):
         where=WHERE,
         lie=st.sampled_from([0, 0, 0, 1, -1]),
         chunked=st.booleans(),
-        body=BODIES,
     )
-    def patch(
-        self, name: str, chunks: list[bytes], where: int | None, lie: int, chunked: bool, body: type[FakeBody]
-    ) -> None:
+    def patch(self, name: str, chunks: list[bytes], where: int | None, lie: int, chunked: bool) -> None:
         """`lie` is by how much the body is longer than its range and its length say."""
         data = b"".join(chunks)
         size = max(0, len(data) - lie)
         asked = self.asked(name, size, where)
         length = None if chunked else size
-        error = self.done(self.case.uploads.append(APP, name, body(chunks), asked, length))
+        error = self.done(self.case.uploads.append(APP, name, FakeBody(chunks), asked, length))
         if name not in self.received:
             assert isinstance(error, UploadUnknown)
         elif asked is not None and where:
@@ -101,12 +96,12 @@ class Sessions(RuleBasedStateMachine):
             self.received[name] += data
             self.touched(name)
 
-    @rule(name=NAMES, chunks=CHUNKS, kind=BODIES)
-    def patch_broken_off(self, name: str, chunks: list[bytes], kind: type[FakeBody]) -> None:
+    @rule(name=NAMES, chunks=CHUNKS)
+    def patch_broken_off(self, name: str, chunks: list[bytes]) -> None:
         """The client leaves in the middle of its body."""
         if name not in self.received:
             return
-        body = kind(chunks, open_ended=True)
+        body = FakeBody(chunks, open_ended=True)
         sending = Deferred.fromCoroutine(self.case.uploads.append(APP, name, body, None, None))
         sending.addErrback(lambda _: None)
         sending.cancel()
@@ -120,16 +115,13 @@ class Sessions(RuleBasedStateMachine):
         where=WHERE,
         algorithm=ALGORITHM,
         right=st.sampled_from([True, True, False]),
-        body=BODIES,
     )
-    def put(
-        self, name: str, last: list[bytes], where: int | None, algorithm: str, right: bool, body: type[FakeBody]
-    ) -> None:
+    def put(self, name: str, last: list[bytes], where: int | None, algorithm: str, right: bool) -> None:
         data = b"".join(last)
         whole = self.received.get(name, b"") + data
         digest = Digest.of(whole if right else whole + b"!", algorithm)
         asked = self.asked(name, len(data), where)
-        error = self.done(self.case.uploads.commit(APP, name, digest, body(last), asked, len(data)))
+        error = self.done(self.case.uploads.commit(APP, name, digest, FakeBody(last), asked, len(data)))
         if name not in self.received:
             assert isinstance(error, UploadUnknown)
         elif asked is not None and where:

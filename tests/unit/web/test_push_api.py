@@ -218,8 +218,11 @@ class BodiesTests(PushCase):
     async def test_broken_chunks_are_400_and_the_end(self) -> None:
         wire = await self.wire()
         wire.transport.write(request("PATCH", SESSION, Transfer_Encoding="chunked") + b"3\r\nabc\r\nzz\r\n")
-        self.assertEqual((await wire.response(with_body=False)).status, 400)
+        answer = await wire.response()
+        self.assertEqual((answer.status, answer.headers["connection"]), (400, "close"))
+        self.assertIn("a chunk does not begin with its size", json.loads(answer.body)["errors"][0]["message"])
         await wire.closed()
+        self.assertEqual(self.uploads.data, b"abc")
 
 
 class RefusalTests(PushCase):
