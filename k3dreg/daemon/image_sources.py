@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,9 +14,9 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.config.settings import Config
 from k3dreg.docker.client import Engine
 from k3dreg.docker.engine import IImageNames
-from k3dreg.engine_files.change_detection import ChangeDetection
 from k3dreg.engine_files.directory_passing import DirectoryPassing, look_around
 from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.helper_objects import clean_up
 from k3dreg.engine_files.helper_own_image import OwnImageHelpers
 from k3dreg.engine_files.helper_own_python import OwnPythonHelpers
 from k3dreg.engine_files.local_files import LocalFiles, files_here
@@ -26,7 +26,6 @@ from k3dreg.images.content_store_source import ContentStoreSource
 from k3dreg.images.export_source import ExportSource
 from k3dreg.images.layer_store_source import LayerStoreSource
 from k3dreg.images.source import ICatalogue, IImageSource, ILooseContent
-from k3dreg.registry.name_cache import Images, RememberedImages
 from k3dreg.registry.prefetch import Prefetch
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.status.monitoring import IMonitoring
@@ -39,14 +38,12 @@ from k3dreg.streaming.workers import Workers
 class EngineFileAccess:
     """The ways to the engine's files, the fastest first, and `closing` as of `ImageSources`.
 
-    `local` are those of this machine, `handed` those whose directories are handed over, where they may be; `names`
-    tells by them whether anything has changed.
+    `local` are those of this machine, `handed` those whose directories are handed over, where they may be.
     """
 
     ways: tuple[IEngineFiles, ...]
     local: LocalFiles
     handed: LocalFiles | None
-    names: ChangeDetection | None
     closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
 
@@ -66,7 +63,7 @@ async def make_files(config: Config, engine: Engine, workers: Workers, clock: IR
     closing: list[Callable[[], Awaitable[object] | None]] = []
     local = files_here(engine, workers, config.docker_root, config.content_store)
     if config.reader == "off":
-        return EngineFileAccess((local,), local, None, None, ())
+        return EngineFileAccess((local,), local, None, ())
     owner = await workers.run(identity, config.state_dir)
     scratch = str(config.state_dir / "staging")
     handed = None
@@ -82,20 +79,19 @@ async def make_files(config: Config, engine: Engine, workers: Workers, clock: IR
         )
         handed = LocalFiles(workers, places, "handed")
         closing.append(places.close)
-        beginning = Deferred.fromCoroutine(places.begin())
-        beginning.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        closing.append(beginning.cancel)
+        closing.append(_begin(places.begin()))
+    closing.append(_begin(clean_up(engine, owner, clock)))
     reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=scratch)
     closing.append(reader.close)
     in_place = [files for files in (local, handed) if files is not None]
-    names = ChangeDetection(engine, in_place, clock, owner)
-    closing.append(names.close)
-    return EngineFileAccess((*in_place, reader), local, handed, names, tuple(closing))
+    return EngineFileAccess((*in_place, reader), local, handed, tuple(closing))
 
 
-def make_images(files: EngineFileAccess, engine: Engine) -> Images:
-    """Who knows which image a name means."""
-    return engine if files.names is None else RememberedImages(engine, files.names, time.time)
+def _begin(work: Coroutine[Deferred[Any], Any, None]) -> Callable[[], None]:
+    """Start work for which the start does not wait; return what cancels it."""
+    working = Deferred.fromCoroutine(work)
+    working.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    return working.cancel
 
 
 def make_sources(

@@ -23,7 +23,7 @@ from k3dreg.config.options import Options
 from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
 from k3dreg.daemon.engine_watch import EngineWatch, make_monitor
-from k3dreg.daemon.image_sources import make_files, make_images, make_sources, make_warming
+from k3dreg.daemon.image_sources import make_files, make_sources, make_warming
 from k3dreg.daemon.json_log import json_observer
 from k3dreg.daemon.listeners import Listeners
 from k3dreg.daemon.reload import Hangup, Reloader
@@ -117,7 +117,6 @@ class Daemon(MultiService):
         files = await make_files(config, self._engine, self._workers, self._reactor)
         self._closing += files.closing
         monitor = make_monitor(config, self._engine, files, store, pushed, self._reactor)
-        images = make_images(files, self._engine)
         image_names = EngineImageNames(self._engine, self._workers)
         permitted = PermittedRegistries(
             config.allow_registries,
@@ -126,9 +125,7 @@ class Daemon(MultiService):
             make_resolve(self._reactor),
             remote=config.remote.only,
         )
-        resolver = Resolver(
-            self._engine, self._reactor, names, monitor.observer, images, permitted.check, permitted.is_known
-        )
+        resolver = Resolver(self._engine, self._reactor, names, monitor.observer, permitted.check, permitted.is_known)
         self._closing.append(resolver.shutdown)
         made = make_sources(files, self._engine, store, catalogue, self._workers, self._reactor, monitor.observer)
         self._closing += made.closing

@@ -30,7 +30,7 @@ from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.engine_files.helper_container import Helper, Helpers
 from k3dreg.engine_files.helper_objects import OWNER, ROLE, ask, containers_of, create, mounts, remove
 from k3dreg.engine_files.helper_own_image import own_container
-from k3dreg.engine_files.layout import directories_to_hand_over
+from k3dreg.engine_files.layout import engine_directories
 from k3dreg.engine_files.pass_directories import HALF, SECRET
 from k3dreg.oci.errors import EngineError, FilesUnreachable
 from k3dreg.reporting.logger import make_logger
@@ -67,11 +67,11 @@ class Situation:
         return self.linux and bool(self.container or socket_path)
 
     def directories(self, info: EngineInfo) -> tuple[tuple[str, ...], ...]:
-        """See `directories_to_hand_over`: those that would be of use.
+        """See `engine_directories`: those that would be of use.
 
         The containerd store's are everybody's, but for the way there; of the classic store's, root has made sure.
         """
-        return directories_to_hand_over(info) if self.reads_all or info.store is ImageStore.CONTAINERD else ()
+        return engine_directories(info) if self.reads_all or info.store is ImageStore.CONTAINERD else ()
 
 
 def look_around() -> Situation:

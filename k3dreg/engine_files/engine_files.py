@@ -12,24 +12,6 @@ from k3dreg.streaming.content import IBlob, IContentSink
 
 
 @frozen
-class NamesVersion:
-    """One state of all an engine's images and their names: what is equal is the same state.
-
-    `since` is when it began, in seconds since the epoch by the clock of the engine's machine, which is this one's.
-    """
-
-    mark: tuple[int, ...]
-    since: float
-
-
-class INamesVersion(Protocol):
-    """Tells whether anything has changed in the engine, without asking it."""
-
-    async def version(self) -> NamesVersion | None:
-        """The state after the call; None where that cannot be told."""
-
-
-@frozen
 class FileStat:
     """A file of the engine's host.  `size` in bytes; it means nothing for a directory."""
 

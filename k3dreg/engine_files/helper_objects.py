@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from k3dreg.docker import documents
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import is_helper_image
 from k3dreg.oci.errors import EngineError, EngineUnavailable
+from k3dreg.reporting.logger import make_logger
+
+log = make_logger()
 
 # Labels by which containers and images are known as ours.
 ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
@@ -19,8 +26,14 @@ ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
 _EMPTY_TAR = bytes(1024)
 # Seconds; each of these takes the engine some ten milliseconds, to start a container some hundred.
 _PATIENCE = 20.0
-# Seconds after which an image of another k3dreg's cannot be in use: it is removed again after at most one.
-_IN_USE = 600.0
+# Seconds after which an image of another k3dreg's cannot be in use: it is removed again after at most one.  The
+# engine's clock may differ by minutes.
+_IN_USE = 3600.0
+# Seconds until an engine that could not be asked at the start is asked again.
+_ENGINE_AGAIN = 2.0
+
+# Names of the images that this process has in the engine.
+_in_use: set[str] = set()
 
 
 async def ask(engine: IEngineRequests, method: str, path: str, **more: Any) -> Any:
@@ -72,42 +85,50 @@ async def containers_of(engine: IEngineRequests, role: str, owner: str) -> list[
 
 @asynccontextmanager
 async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, owner: str) -> AsyncIterator[str]:
-    """An empty image with these labels, for as long as the `async with` lasts; its name, which nobody else has.
+    """Import an empty image with these labels, for as long as the `async with` lasts, and yield its unique name.
 
-    In the end those are removed, too, that were left when the engine, or a k3dreg, was killed.  Raises `EngineError`.
+    In the end `remove_left_behind` is called, too.  Raises `EngineError`.
     """
-    prefix = f"{repository}:{owner[:8]}-"
-    name = f"{prefix}{secrets.token_hex(16)}"
-    image = await _import_nothing(engine, name, f"{ROLE}={role} {OWNER}={owner}")
+    name = f"{repository}:{owner[:8]}-{secrets.token_hex(16)}"
+    _in_use.add(name)
     try:
-        yield name
-        filters = {"filters": json.dumps({"reference": [repository]})}
-        found = await documents.ask_images(engine, params=filters, patience=_PATIENCE)
+        image = await _import_nothing(engine, name, f"{ROLE}={role} {OWNER}={owner}")
+        try:
+            yield name
+        finally:
+            await _remove_image(engine, image)
     finally:
-        await _remove_image(engine, image)
-    for left in _left_behind(found, name, prefix):
-        await _remove_image(engine, left)
+        _in_use.discard(name)
+    await remove_left_behind(engine, owner)
 
 
-def _left_behind(images: Iterable[Mapping[str, Any]], name: str, prefix: str) -> Iterator[str]:
-    """The names of images like `name`, with that prefix, that no k3dreg uses any more.
+async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
+    """Remove the empty images that were left in the engine when it, or a k3dreg, was killed.  Raises `EngineError`.
 
-    One of another k3dreg's on the same engine may be in use, for some seconds.  One that is minutes older than `name`
-    is not: its k3dreg was killed, and its state directory may be gone.  Both ages are by the engine's clock.
+    An image of another k3dreg may be in use, for some seconds; after that time its k3dreg was killed, and its state
+    directory may be gone.
     """
-    made = {tag: image for image in images for tag in image.get("RepoTags") or ()}
-    now = _created(made.get(name, {}))
-    for tag, image in made.items():
-        is_old = ROLE in (image.get("Labels") or {}) and 0 < _created(image) < now - _IN_USE
-        is_old = is_old and is_helper_image(tag)
-        if tag != name and (tag.startswith(prefix) or is_old):
-            yield tag
+    params = {"filters": json.dumps({"reference": ["k3dreg-*"]})}
+    oldest = time.time() - _IN_USE
+    for image in await documents.ask_images(engine, params=params, patience=_PATIENCE):
+        labels, created = image.get("Labels") or {}, image.get("Created")
+        is_own = labels.get(OWNER) == owner
+        if ROLE in labels and (is_own or (isinstance(created, int) and 0 < created < oldest)):
+            for name in image.get("RepoTags") or ():
+                if is_helper_image(name) and name not in _in_use:
+                    await _remove_image(engine, name)
 
 
-def _created(image: Mapping[str, Any]) -> float:
-    """Seconds since the epoch; 0 where the engine does not tell."""
-    created = image.get("Created")
-    return created if isinstance(created, int | float) else 0
+async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:
+    """Call `remove_left_behind` as soon as the engine is there.  Cancelling ends the waiting."""
+    while True:
+        try:
+            return await remove_left_behind(engine, owner)
+        except EngineUnavailable:
+            await deferLater(clock, _ENGINE_AGAIN)
+        except EngineError as error:
+            log.debug("images that an earlier k3dreg left in Docker could not be removed: {error}", error=error)
+            return None
 
 
 async def _import_nothing(engine: IEngineRequests, name: str, labels: str) -> str:

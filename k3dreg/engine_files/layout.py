@@ -14,7 +14,6 @@ from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.oci.digest import Digest
 
 _CONTENT = "io.containerd.content.v1.content"
-_METADATA = "io.containerd.metadata.v1.bolt"
 # The content directory of a containerd that was not started by dockerd, as its packages configure it.
 _SYSTEM_CONTENT = f"/var/lib/containerd/{_CONTENT}"
 # Docker Desktop's, in its virtual machine: not tried, but known from what it says in its users' error reports.
@@ -74,23 +73,6 @@ def engine_directories(info: EngineInfo) -> tuple[tuple[str, ...], ...]:
     if paths is not None:
         return ((paths.database, paths.layers),)
     return tuple((directory,) for directory in content_directories(info))
-
-
-def directories_to_hand_over(info: EngineInfo) -> tuple[tuple[str, ...], ...]:
-    """As `engine_directories`, and where the `name_databases` are."""
-    if info.store is not ImageStore.CONTAINERD:
-        return engine_directories(info)
-    databases = map(posixpath.dirname, name_databases(info))
-    return tuple((content, database) for content, database in zip(content_directories(info), databases, strict=True))
-
-
-def name_databases(info: EngineInfo) -> tuple[str, ...]:
-    """Where a containerd store may have its images' names, and which blobs are there; in the order of
-    `content_directories`.
-    """
-    return tuple(
-        posixpath.join(posixpath.dirname(content), _METADATA, "meta.db") for content in content_directories(info)
-    )
 
 
 def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import threading
@@ -14,7 +13,7 @@ from twisted.internet.interfaces import IConsumer
 
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.engine_files.directories import EngineDirectories, EngineDirectory, SameDirectories
-from k3dreg.engine_files.engine_files import FileStat, NamesVersion
+from k3dreg.engine_files.engine_files import FileStat
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
 from k3dreg.streaming.content import IBlob, IContentSink
@@ -25,8 +24,6 @@ from k3dreg.streaming.workers import Workers
 # Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who
 # follows the layer hears of new bytes some hundred times a second.
 _STEP = 8 * 1024 * 1024
-# Bytes that are searched at a time: no more than a worker has in memory for other things.
-_SEARCHED = 256 * 1024
 # IBlob.read is for manifests and configs.
 _LARGEST_READ = 8 * 1024 * 1024
 # O_NONBLOCK: opening a pipe must not wait for somebody at its other end.
@@ -74,20 +71,6 @@ class LocalFiles:
             await progress()
         finally:
             self._workers.clean_up(tree.close)
-
-    async def version(self, path: str) -> NamesVersion | None:
-        """Of a database that its owner has locked for as long as he runs, as bbolt does (`flock(2)`).
-
-        None if nobody has: then it is somebody's who is gone.  Also where times of changes may be late, which is not
-        the case on a disk of this machine.
-        """
-        here = await self._places.locate(path)
-        return await self._workers.run(_version, here)
-
-    async def contains(self, path: str, text: bytes) -> bool:
-        """Whether a file, of a few MiB as a rule, has this text somewhere."""
-        here = await self._places.locate(path)
-        return await self._workers.run(_contains, here, text)
 
     async def close(self) -> None:
         """Nothing was done on the engine's side."""
@@ -227,34 +210,6 @@ def _stat(place: EngineDirectory) -> FileStat:
     with _errors(), place.use() as path:
         found = os.stat(path)
     return FileStat(found.st_size, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode))
-
-
-def _version(place: EngineDirectory) -> NamesVersion | None:
-    with _errors(), place.use() as path:
-        descriptor = os.open(path, _OPEN_FILE)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found = os.fstat(descriptor)
-            else:
-                return None
-        finally:
-            os.close(descriptor)
-    if not os.major(found.st_dev):  # NFS, FUSE, 9P; also tmpfs and Btrfs, where nothing is lost but some speed
-        return None
-    mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return NamesVersion(mark, max(found.st_mtime, found.st_ctime))
-
-
-def _contains(place: EngineDirectory, text: bytes) -> bool:
-    with _errors(), place.use() as path, open(path, "rb") as file:
-        data = b""
-        while more := file.read(_SEARCHED):
-            data = data[1 - len(text) :] + more
-            if text in data:
-                return True
-    return False
 
 
 def _open(place: EngineDirectory) -> int:

@@ -10,7 +10,6 @@ from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage, ImageStore, PullProgress
 from k3dreg.oci.errors import ImageNotInEngine, K3dregError, ManifestUnknown, NotFound, Refused, UpstreamFailed
 from k3dreg.oci.reference import Reference, Repository
-from k3dreg.registry.name_cache import Images
 from k3dreg.registry.other_platform import OtherPlatforms
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.activity import Activity, Progress
@@ -57,17 +56,14 @@ class Resolver:
         clock: IReactorTime,
         names: OwnNames | None = None,
         observer: IObserver = NULL_OBSERVER,
-        images: Images | None = None,
         may_ask: MayAsk = every_registry,
         is_known: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
-        """`names` are what this registry is called; `observer` is told of pulls; `images`, or else the engine, says
-        what a name means.  `may_ask` is called before a pull.
+        """`names` are what this registry is called; `observer` is told of pulls; `may_ask` is called before a pull.
 
         `is_known` tells registries that the user has to do with; None for all.  What is wrong at another one is for the
         log alone, or a client could find out what listens at any address.
         """
-        self._images = engine if images is None else images
         self._observer = observer
         self._names = OwnNames() if names is None else names
         self._engine = engine
@@ -97,7 +93,7 @@ class Resolver:
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
             try:
-                image = await self._images.current(str(name))
+                image = await self._engine.current(str(name))
             except ImageNotInEngine:
                 continue
             await self._platforms.check(image, reference, self._asking(reference, registry_auth), trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import io
 import json
 import tarfile
@@ -96,6 +97,7 @@ class FakeArchiveApi:
         self.engine_info = INFO
         self.containers: dict[str, dict[str, Any]] = {}
         self.images: dict[str, str] = {}
+        self.told: dict[str, dict[str, Any]] = {}  # more that a list tells of an image, by its name
         self.asked: list[str] = []
         self.refuses = 0  # status of the answer to the creation of a container
         self.refuses_after = 99  # containers
@@ -106,7 +108,6 @@ class FakeArchiveApi:
         self.holds = False  # new archives are held
         self.step = 1000
         self.streams: list[ArchiveStream] = []
-        self.events: list[ArchiveStream] = []  # until they are let go
         self._reading: dict[str, ArchiveStream] = {}
         self._number = 0
 
@@ -146,19 +147,18 @@ class FakeArchiveApi:
                     return _Response(b'{"errorDetail":{"message":"no space left"},"error":"no space left"}\r\n')
                 name, identity = f"{params['repo']}:{params['tag']}", f"sha256:{self._new():064}"
                 self.images[name] = identity
+                labels = params["changes"].removeprefix("LABEL ").split()
+                self.told[name] = {"Labels": dict(label.split("=") for label in labels)}
                 return _json({"status": identity})
             case "GET", ["images", "json"]:
-                (repository,) = json.loads(params["filters"])["reference"]
-                return _json([{"RepoTags": [name]} for name in self.images if name.startswith(f"{repository}:")])
+                (pattern,) = json.loads(params["filters"])["reference"]
+                found = [name for name in self.images if fnmatch.fnmatchcase(name, pattern)]
+                return _json([{"RepoTags": [name], **self.told.get(name, {})} for name in found])
             case "DELETE", ["images", wanted]:
                 self.images = {name: other for name, other in self.images.items() if wanted not in (name, other)}
                 return _json([])
             case "POST", ["containers", "create"]:
                 return self._create(params["name"], json.loads(cast(bytes, data)))
-            case "GET", ["events"]:
-                self.events.append(ArchiveStream(b"", 1))
-                self.events[-1].held = True
-                return _Response(self.events[-1])
             case "GET", ["containers", "json"]:
                 wanted = json.loads(params["filters"])["label"]
                 return _json(

@@ -45,8 +45,7 @@ def test_directories_that_docker_passed_are_closed_with_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, state = tmp_path / "docker", tmp_path / "state"
-    for name in ("content.v1.content", "metadata.v1.bolt"):
-        (root / "containerd/daemon" / f"io.containerd.{name}").mkdir(parents=True)
+    (root / "containerd/daemon/io.containerd.content.v1.content").mkdir(parents=True)
     (state / "staging").mkdir(parents=True)
     monkeypatch.setattr(image_sources, "look_around", lambda: Situation(True, "a" * 64, True))
     monkeypatch.setattr(image_sources, "DirectoryPassing", FakePassing)

@@ -23,7 +23,7 @@ from k3dreg.engine_files import directory_passing, pass_directories
 from k3dreg.engine_files.directory_passing import DirectoryPassing, Situation, look_around, may_read_all
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.helper_own_image import OwnImageHelpers, own_container
-from k3dreg.engine_files.layout import directories_to_hand_over
+from k3dreg.engine_files.layout import engine_directories
 from k3dreg.engine_files.local_files import LocalFiles
 from k3dreg.engine_files.passed_directories import PassedDirectories
 from k3dreg.oci.digest import Digest
@@ -441,12 +441,11 @@ class HandedPlacesTests(SynchronousTestCase):
         self.engine.engine_info = evolve(INFO, root_dir=str(self.root))
         self.directory = self.root / "containerd/daemon/io.containerd.content.v1.content"
         self.directory.mkdir(parents=True)
-        self.directory.with_name("io.containerd.metadata.v1.bolt").mkdir()
         self.path = str(self.directory / DIGEST.hex)
         Path(self.path).write_bytes(DATA)
         self.hands = _Hands()
         self.otherwise = FakeEngineFiles({})
-        self.places = PassedDirectories(self.engine, self.hands, self.clock, directories_to_hand_over, self.otherwise)
+        self.places = PassedDirectories(self.engine, self.hands, self.clock, engine_directories, self.otherwise)
         self.addCleanup(lambda: self.successResultOf(self.begin(self.places.close())))
         self.files: IEngineFiles = LocalFiles(InlineWorkers(), self.places, "handed")
 
@@ -461,10 +460,7 @@ class HandedPlacesTests(SynchronousTestCase):
 
     def test_files_are_read_below_what_was_handed_over(self) -> None:
         beginning = self.begin(self.places.begin())
-        self.assertEqual(
-            self.hands.asked[0][0],
-            (str(self.directory), str(self.directory.with_name("io.containerd.metadata.v1.bolt"))),
-        )
+        self.assertEqual(self.hands.asked[0][0], (str(self.directory),))
         self.give()
         self.successResultOf(beginning)
         self.directory.rename(self.root / "elsewhere")

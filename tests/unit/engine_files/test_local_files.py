@@ -9,7 +9,6 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.engine_files import local_files
 from k3dreg.engine_files.local_files import files_here
 from k3dreg.images.layer_assembly import LayerAssembly
 from k3dreg.oci.digest import Digest
@@ -99,15 +98,6 @@ class LocalFilesTests(SynchronousTestCase):
         self.assertEqual(self.result(self.result(self.files.blob(str(self.path), DIGEST)).read()), DATA)
         other = self.result(self.files.blob(str(self.path), Digest.of(b"other")))
         self.fails(other.read(), ContentError)
-
-    def test_a_text_is_found_wherever_it_is(self) -> None:
-        step, text = local_files._SEARCHED, b"k3dreg-probe:0123"
-        for at in (0, step - len(text), step - len(text) + 1, step - 1, step, 2 * step - 3):
-            self.path.write_bytes(bytes(at) + text + b"k3dreg-probe:4567")
-            self.assertTrue(self.result(self.files.contains(str(self.path), text)), at)
-            self.assertFalse(self.result(self.files.contains(str(self.path), b"k3dreg-probe:89")), at)
-        self.path.write_bytes(b"")
-        self.assertFalse(self.result(self.files.contains(str(self.path), text)))
 
     def test_links_to_blobs_are_not_followed(self) -> None:
         (self.root / "link").symlink_to(self.path)

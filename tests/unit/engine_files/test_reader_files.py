@@ -550,10 +550,11 @@ class ContainersTests(_Case):
         self.assertNotIn(second, self.engine.containers)
 
     def test_an_image_that_was_left_when_something_was_killed_is_removed(self) -> None:
-        others = {"k3dreg-reader:other-1": "sha256:1", "another:owner-1": "sha256:2"}
-        self.engine.images = {"k3dreg-reader:owner-0": "sha256:0", **others}
+        name = f"k3dreg-reader:owner-{'0' * 32}"
+        self.engine.images = {name: "sha256:0", "another:1": "sha256:2"}
+        self.engine.told[name] = {"Labels": {"k3dreg.role": "reader", "k3dreg.owner": "owner"}}
         self.result(self.files.prepare())
-        self.assertEqual(self.engine.images, others)
+        self.assertEqual(list(self.engine.images), ["another:1"])
 
     def test_when_somebody_has_removed_them_they_are_made_again(self) -> None:
         self.result(self.files.prepare())
