@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
 from k3dreg.docker.connection import Connection, Params
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore, PullProgress
 from k3dreg.docker.image_events import follow_events
-from k3dreg.docker.inspect_cache import InspectCache
 from k3dreg.docker.messages import PullTally, object_of, parse_image, parse_info, stream_error
 from k3dreg.docker.refusals import refusal
 from k3dreg.formats.json_stream import JsonObjects
@@ -42,8 +41,6 @@ _NO_NAME: Mapping[int, Sequence[str]] = {
     400: ("invalid reference format", "must not be more than 255 characters"),
     500: ("parsing reference", "must not be more than 255 characters"),  # Podman
 }
-# Seconds in which those who were answered together, and ask again at once, have done so.
-_REST = 0.0015
 
 
 class Engine:
@@ -61,8 +58,6 @@ class Engine:
         self._connection = Connection(agent, clock, base=base, silence=silence)
         self._info: tuple[int, EngineInfo] | None = None
         self._inspections: FreshFlight[str, EngineImage] = FreshFlight(clock, _INSPECTION)
-        self._looks: FreshFlight[str, EngineImage] = FreshFlight(clock, _INSPECTION, _REST)
-        self._recent = InspectCache(clock)
         self.description = description
 
     async def info(self) -> EngineInfo:
@@ -76,46 +71,16 @@ class Engine:
         return self._info[1]
 
     async def inspect(self, name: str) -> EngineImage:
-        """The image, asked anew, together with whoever asks for the same.
+        """Ask the engine anew, together with other callers that ask for the same name.
 
-        Nobody is given an answer to a question that was sent before he asked, so it is never older than the asking.
-        Raises `ImageNotInEngine` for names that cannot be one, too.
+        A call never gets the answer to a question that was sent before the call.  Raises `ImageNotInEngine` for names
+        that cannot be one, too.
         """
         return await self._inspections.ask(name, lambda: self._inspect(name))
 
-    async def current(self, name: str) -> EngineImage:
-        """As `inspect`, but for an image that was inspected a moment ago only its identity is asked anew.
-
-        A containerd store takes some 20 ms for an inspection, since it measures snapshots, and 5 ms for a history.
-        """
-        return await self._looks.ask(name, lambda: self._current(name))
-
     def shutdown(self) -> Deferred[None]:
-        """Ask nothing more of what is shared; fires when what was under way has ended."""
-        ended = DeferredList([self._inspections.shutdown(), self._looks.shutdown()])
-        return ended.addCallback(lambda _: None)
-
-    async def _current(self, name: str) -> EngineImage:
-        generation = self._connection.generation
-        recent = self._recent.get(name, generation)
-        if recent is not None and await self._identity(name) == recent.id:
-            return recent
-        image = await self._inspect(name)
-        self._recent.put(name, image, generation)
-        return image
-
-    async def _identity(self, name: str) -> Digest | None:
-        """Which image a name means: the engine tells it with the newest step of its history.
-
-        None where it does not tell: for an image without history, or without snapshots.
-        """
-        try:
-            steps = await self._connection.get_json(f"/images/{_path_of(name)}/history")
-            return Digest.parse(steps[0]["Id"])
-        except EngineUnavailable:
-            raise
-        except (EngineError, InvalidDigest, LookupError, TypeError):
-            return None
+        """Inspect nothing more; fires when the inspections under way have ended."""
+        return self._inspections.shutdown()
 
     async def _inspect(self, name: str) -> EngineImage:
         path = f"/images/{_path_of(name)}/json"

@@ -28,9 +28,6 @@ class IEngine(Protocol):
     async def inspect(self, name: str) -> EngineImage:
         """The image by reference or ID, as it is: the engine is asked after the call.  Raises `ImageNotInEngine`."""
 
-    async def current(self, name: str) -> EngineImage:
-        """As `inspect`: which image the name means is asked after the call.  What it lacks may be known from before."""
-
     async def pull(self, name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
         """Let the engine pull `name` (a reference with tag or digest).
 

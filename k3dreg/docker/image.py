@@ -83,11 +83,6 @@ class EngineImage:
     size: int = 0
 
     @property
-    def is_damaged(self) -> bool:
-        """Whether the engine has lost blobs of it: then it may be mended at any time."""
-        return any(child.held and not child.available for child in self.children)
-
-    @property
     def fingerprint(self) -> str:
         """Changes whenever an export of the image under the same ID may hold more, or less, than before."""
         held = "".join("1" if child.available else "0" for child in self.children)

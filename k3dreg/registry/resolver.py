@@ -93,7 +93,7 @@ class Resolver:
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
             try:
-                image = await self._engine.current(str(name))
+                image = await self._engine.inspect(str(name))
             except ImageNotInEngine:
                 continue
             await self._platforms.check(image, reference, self._asking(reference, registry_auth), trace)

@@ -91,7 +91,6 @@ class _Question(Generic[V]):
     """What is asked about one key: the question under way, those that take too long, and the one after them."""
 
     now: _Flight[V] | None = None
-    rest: IDelayedCall | None = None
     late: list[_Flight[V]] = field(factory=list)
     later: Waiters[V] = field(factory=Waiters)
     start_later: Callable[[], Awaitable[V]] | None = None
@@ -100,20 +99,15 @@ class _Question(Generic[V]):
 class FreshFlight(Generic[K, V]):
     """Single flight for answers that must not be older than the asking.
 
-    Who asks while a question for the same key is under way does not share it, for it began before he asked; he shares
-    the next one, which starts when the first ends.  So any number who ask at once cost two questions, and a steady
-    stream of them costs one question at a time.
+    A call during a question for the same key does not share it, because it began before the call.  All calls during one
+    question share the next one, which starts when the first ends.  So any number of calls at once cost two questions,
+    and a steady stream of calls costs one question at a time.
     """
 
-    def __init__(self, clock: IReactorTime, patience: float, rest: float = 0.0) -> None:
-        """A question that takes more than `patience`, in seconds, does not hold up the next any longer.
-
-        After one that several shared the next starts `rest` seconds later: those who ask again at once all share it,
-        where otherwise the first of them would have it for himself, and the others wait for two.
-        """
+    def __init__(self, clock: IReactorTime, patience: float) -> None:
+        """A question that takes more than `patience`, in seconds, does not hold up the next any longer."""
         self._clock = clock
         self._patience = patience
-        self._rest = rest
         self._questions: dict[K, _Question[V]] = {}
         self._closed = False
 
@@ -129,7 +123,7 @@ class FreshFlight(Generic[K, V]):
         if self._closed:
             return fail(CancelledError("k3dreg is stopping"))
         question = self._questions.setdefault(key, _Question())
-        if question.now is not None or question.rest is not None:
+        if question.now is not None:
             question.start_later = start
             return question.later.add()
         waiters: Waiters[V] = Waiters()
@@ -143,8 +137,6 @@ class FreshFlight(Generic[K, V]):
         works = []
         for question in list(self._questions.values()):
             question.later.deliver(Failure(CancelledError("k3dreg is stopping")))
-            if question.rest is not None:
-                question.rest.cancel()
             for flight in (question.now, *question.late):
                 if flight is not None and flight.work is not None:
                     works.append(flight.work)
@@ -170,20 +162,16 @@ class FreshFlight(Generic[K, V]):
             timer.cancel()
         if not flight.waiters:
             _log_unheard(result, key)
-        shared = len(flight.waiters) > 1
-        # The question counts as under way meanwhile: who asks again on hearing the answer joins the next.
+        # The question counts as under way meanwhile: a waiter that asks again on hearing the answer joins the next.
         flight.waiters.deliver(result)
-        if question.now is flight and shared and self._rest and not self._closed:
-            question.now = None
-            question.rest = self._clock.callLater(self._rest, self._next, key, question)
-        elif question.now is flight:
+        if question.now is flight:
             self._next(key, question)
         else:
             question.late.remove(flight)
             self._forget_if_done(key, question)
 
     def _next(self, key: K, question: _Question[V]) -> None:
-        question.now = question.rest = None
+        question.now = None
         start, question.start_later = question.start_later, None
         if start is not None and question.later:
             waiters, question.later = question.later, Waiters()
@@ -192,7 +180,7 @@ class FreshFlight(Generic[K, V]):
             self._forget_if_done(key, question)
 
     def _forget_if_done(self, key: K, question: _Question[V]) -> None:
-        if question.now is None and question.rest is None and not question.late:
+        if question.now is None and not question.late:
             del self._questions[key]
 
 

@@ -111,7 +111,6 @@ class FakeEngine:
     pings: int = 0
     infos: int = 0
     inspects: list[str] = Factory(list)
-    histories: list[str] = Factory(list)
     saves: list[str] = Factory(list)
     pulls: list[str] = Factory(list)
     distributions: list[str] = Factory(list)

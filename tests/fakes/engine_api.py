@@ -77,8 +77,6 @@ class EngineResource(Resource):
             if one[2] == "get":
                 return self._save(request, one[1])
             return self._inspect(request, one[1], api, "manifests" in asked)
-        if request.method == b"GET" and (one := re.fullmatch(r"/images/(.+)/history", path)):
-            return self._history(request, one[1])
         if request.method == b"POST" and (one := re.fullmatch(r"/images/(.+)/tag", path)):
             engine.tag(one[1], f"{asked['repo']}:{asked['tag']}")
             return _answer(request, 201, {})
@@ -127,17 +125,6 @@ class EngineResource(Resource):
         told = _image(engine, image, api, children)
         engine.inspect_gate.passed(lambda: _answer(request, 200, told))
         return NOT_DONE_YET
-
-    def _history(self, request: Request, name: str) -> int:
-        self._engine.histories.append(name)
-        image = self._engine.find(name)
-        if image is None:
-            return _answer(request, 404, {"message": f"No such image: {familiar(name)}"})
-        # The newest first; only that one has an ID.
-        steps = [{"Id": "<missing>", "CreatedBy": "", "Size": 0, "Tags": None} for _ in image.best.layers]
-        if steps:
-            steps[0]["Id"] = str(image.id(self._engine.store))
-        return _answer(request, 200, steps)
 
     def _save(self, request: Request, name: str) -> int:
         engine = self._engine

@@ -89,9 +89,6 @@ class FakeInfo:
     async def inspect(self, name: str) -> EngineImage:
         raise NotImplementedError
 
-    async def current(self, name: str) -> EngineImage:
-        raise NotImplementedError
-
     async def pull(self, name: str, registry_auth: str, progress: object) -> None:
         raise NotImplementedError
 

@@ -184,41 +184,6 @@ class Losses(_EngineCase):
         self.assertEqual(self.successResultOf(early).id, old.id(self.fake.store))
         self.assertEqual(self.successResultOf(late).id, new.id(self.fake.store))
 
-    def test_of_an_image_inspected_a_moment_ago_only_the_identity_is_asked(self) -> None:
-        self.fake.add(make_image())
-        image = self.do(self.engine.current(_NAME))
-        self.assertEqual((len(self.fake.inspects), self.fake.histories), (1, []))
-        self.assertEqual(self.do(self.engine.current(_NAME)), image)
-        self.assertEqual((len(self.fake.inspects), self.fake.histories), (1, [_NAME]))
-        self.clock.advance(3)
-        self.assertEqual(self.do(self.engine.current(_NAME)), image)
-        self.assertEqual((len(self.fake.inspects), self.fake.histories), (2, [_NAME]))
-
-    def test_a_name_that_means_another_image_now_is_inspected(self) -> None:
-        self.fake.add(make_image())
-        self.do(self.engine.current(_NAME))
-        new = self.fake.add(make_image(labels={"built": "anew"}))
-        self.assertEqual(self.do(self.engine.current(_NAME)).id, new.id(self.fake.store))
-        self.fake.remove(new)
-        self.fails(self.engine.current(_NAME), ImageNotInEngine)
-
-    def test_an_image_without_history_or_that_lost_blobs_is_inspected_each_time(self) -> None:
-        without = make_image(layers=[])
-        whole = make_image()
-        for image in (without, lose(whole, whole.best.layers[0].descriptor.digest)):
-            self.fake.add(image)
-            self.fake.inspects.clear()
-            for _ in range(3):
-                self.do(self.engine.current(_NAME))
-            self.assertEqual(len(self.fake.inspects), 3)
-
-    def test_classic_stores_are_inspected_each_time(self) -> None:
-        self.use(FakeEngine(ImageStore.CLASSIC))
-        self.fake.add(make_image())
-        for _ in range(3):
-            self.do(self.engine.current(_NAME))
-        self.assertEqual((len(self.fake.inspects), self.fake.histories), (3, []))
-
     def test_one_who_leaves_leaves_the_others_their_answer(self) -> None:
         self.fake.add(make_image())
         self.do(self.engine.inspect(_NAME))
