@@ -163,7 +163,9 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
     try:
         state = await workers.acquire(StateDirectory, StateDirectory.close, state_dir)
         pushed = await open_pushed(state_dir, workers, reactor, state.reserve)
-        store = await open_store_in(state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps)
+        store = await open_store_in(
+            state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps, pushed_sizes=pushed.sizes_at_start
+        )
         try:
             catalogue = await open_catalogue(state_dir, workers)
             collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)

@@ -110,7 +110,14 @@ class Daemon(MultiService):
         # Before the store, which must not evict what was pushed.
         pushed = await open_pushed(config.state_dir, self._workers, self._reactor, state.reserve)
         self._closing.append(pushed.close)
-        store = await open_store_in(state, self._workers, config.cache_size, self._reactor, is_pinned=pushed.keeps)
+        store = await open_store_in(
+            state,
+            self._workers,
+            config.cache_size,
+            self._reactor,
+            is_pinned=pushed.keeps,
+            pushed_sizes=pushed.sizes_at_start,
+        )
         self._closing.append(store.close)
         names = OwnNames(config.aliases)
         catalogue = await open_catalogue(config.state_dir, self._workers)

@@ -43,7 +43,7 @@ class Adopter:
         try:
             if not self._store.has(digest) or not await self._store.make_durable(digest):
                 return False
-            await self._pushed.add_blob(repository, digest)
+            await self._pushed.add_blob(repository, digest, self._store.size_of(digest))
         finally:
             release()
         return True
@@ -73,7 +73,7 @@ class Adopter:
         try:
             blob = await self._registry.blob(repository, part.digest, trace)
             await keep(self._workers, blob, await self._writer(part.digest))
-            await self._pushed.add_blob(repository, part.digest)
+            await self._pushed.add_blob(repository, part.digest, blob.size)
         except (NotFound, EngineError, ContentError) as error:
             raise ManifestBlobUnknown(f"the manifest refers to {part.digest}, which was not pushed") from error
         finally:

@@ -91,7 +91,7 @@ class Uploads:
         release = self._store.hold([digest])
         try:
             own = await self._sessions.finish(repository, session, digest, body, content_range, length)
-            await self._pushed.add_blob(own, digest)
+            await self._pushed.add_blob(own, digest, self._store.size_of(digest))
         finally:
             release()
 

@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from k3dreg.oci.digest import Digest
@@ -27,8 +28,10 @@ class BlobFiles:
     Placing and removing change both under one lock, which the reactor's thread never takes.
     """
 
-    def __init__(self, state: StateDirectory, index: BlobIndex) -> None:
+    def __init__(self, state: StateDirectory, index: BlobIndex, pushed_sizes: Mapping[Digest, int]) -> None:
+        """`pushed_sizes` are those, in bytes, that blobs had when they were pushed, as far as they are known."""
         self.index = index
+        self._pushed_sizes = pushed_sizes
         self._state = state
         self._files = threading.Lock()
         self._numbers = itertools.count()
@@ -193,7 +196,8 @@ class BlobFiles:
 
     def _without_damaged(self, found: list[tuple[Digest, int, float]]) -> list[tuple[Digest, int, float]]:
         """Remove the files that have another size than was recorded; return the others."""
-        sizes, good = self._state.last_sizes(), []
+        # Of what was added since the last start, a process that was killed recorded those of pushed content alone.
+        sizes, good = {**self._state.last_sizes(), **self._pushed_sizes}, []
         for digest, size, used in found:
             expected = sizes.get(digest, size)
             if size == expected:

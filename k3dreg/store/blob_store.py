@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
@@ -277,12 +278,14 @@ async def open_store_in(
     *,
     is_pinned: Callable[[Digest], bool],
     closed: Callable[[], None] = lambda: None,
+    pushed_sizes: Mapping[Digest, int] = MappingProxyType({}),
 ) -> BlobStore:
     """The store in a state directory that is ours, to be closed before that is; `closed` is called at its end.
 
-    `is_pinned` says what is never evicted; it is called in worker threads and must be quick.  Raises `StoreError`.
+    `is_pinned` says what is never evicted; it is called in worker threads and must be quick.  Blobs that have another
+    size than in `pushed_sizes` are removed.  Raises `StoreError`.
     """
-    shelf = BlobFiles(state, BlobIndex(limit_bytes, is_pinned, clock.seconds))
+    shelf = BlobFiles(state, BlobIndex(limit_bytes, is_pinned, clock.seconds), pushed_sizes)
     await workers.run(shelf.start)
     store = BlobStore(shelf, workers, clock, closed)
     usage = store.usage()

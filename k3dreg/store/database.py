@@ -18,10 +18,10 @@ from k3dreg.store.durable_files import storage_errors, sync_directory
 
 T = TypeVar("T")
 
-# 2: manifests have the time at which they were pushed.
-_VERSION = 2
+# 2: manifests have the time at which they were pushed.  3: blobs have their size in bytes, 0 where it is not known.
+_VERSION = 3
 _SCHEMA = """
-CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL,
+CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL, size INTEGER DEFAULT 0,
                    PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
 CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
                        since REAL DEFAULT 0,
@@ -29,7 +29,11 @@ CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, p
 CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
 """
 
-_FROM_1 = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;"
+# From a version to the next.
+_UPGRADES = {
+    1: "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;",
+    2: "ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0;",
+}
 
 # The second is a full disk too: no room for the index of the log (`-shm`), when the database is opened.
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
@@ -82,10 +86,11 @@ class Database:
 
     def _make(self) -> None:
         version = self._version()
-        if version == 1:
-            self._db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={_VERSION}; COMMIT;")
-        elif version != _VERSION:
+        if version > _VERSION or version < min(_UPGRADES):
             raise StoreError("the state directory was used by a newer k3dreg")
+        if version < _VERSION:
+            steps = " ".join(_UPGRADES[step] for step in range(version, _VERSION))
+            self._db.executescript(f"BEGIN; {steps} PRAGMA user_version={_VERSION}; COMMIT;")
 
     def _version(self) -> int:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -99,11 +104,13 @@ class Database:
         Raises `StoreError`, and what the functions raise.
         """
         with _database_errors("reading the list of what was pushed"):
-            # A file of the first version that is only read stays one.
-            since = "since" if self._version() > 1 else "0"
+            # A file of an earlier version that is only read stays one.
+            version = self._version()
+            since, size = "since" if version > 1 else "0", "size" if version > 2 else "0"
             manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
+            blobs = f"SELECT registry, path, digest, since, {size} FROM blob"  # noqa: S608
             return (
-                [blob(*row) for row in self._db.execute("SELECT registry, path, digest, since FROM blob")],
+                [blob(*row) for row in self._db.execute(blobs)],
                 [manifest(*row) for row in self._db.execute(manifests)],
                 [tag(*row) for row in self._db.execute("SELECT registry, path, name, digest FROM tag")],
             )

@@ -192,8 +192,8 @@ class IPushed(Protocol):
     def forget(self, digest: Digest) -> None:
         """What was let go is not here any more, or it is the engine's."""
 
-    async def add_blob(self, repository: Repository, digest: Digest) -> None:
-        """The blob, which is in the blob store durably, is now in this repository too."""
+    async def add_blob(self, repository: Repository, digest: Digest, size: int) -> None:
+        """The blob of `size` bytes, which is in the blob store durably, is now in this repository too."""
 
     async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
         """The manifest, which is in the blob store durably, is now in this repository, and these tags name it."""

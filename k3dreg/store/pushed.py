@@ -66,6 +66,8 @@ class PushedContent:
         self._kept: Counter[Digest] = Counter()
         # What was here and may still be on the disk, as content of nobody's.
         self._let_gone: set[Digest] = set()
+        # In bytes, as they were recorded when this was opened: so many the files must have that are there then.
+        self.sizes_at_start: dict[Digest, int] = {}
         for row in rows:
             self._read(row)
 
@@ -134,9 +136,9 @@ class PushedContent:
 
     # -- changes --------------------------------------------------------------------------------
 
-    async def add_blob(self, repository: Repository, digest: Digest) -> None:
+    async def add_blob(self, repository: Repository, digest: Digest, size: int) -> None:
         now = self._clock.seconds()
-        statements = [pushed_database.add_blob(repository, digest, now)]
+        statements = [pushed_database.add_blob(repository, digest, size, now)]
         await self._changes.make(Change(statements, lambda: self._put_blob(repository, digest, now)))
 
     async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
@@ -201,8 +203,11 @@ class PushedContent:
     def _read(self, row: PushedRow) -> None:
         if row.blob is not None:
             self._put_blob(row.repository, row.blob, row.since)
+            if row.size:
+                self.sizes_at_start[row.blob] = row.size
         if row.manifest is not None:
             self._put_manifest(row.repository, row.manifest)
+            self.sizes_at_start[row.manifest.digest] = row.manifest.descriptor.size
         if row.tag is not None:
             name, digest = row.tag
             self._made(row.repository).tag(name, digest)

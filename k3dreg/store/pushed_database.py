@@ -30,10 +30,14 @@ Statement = tuple[str, tuple[object, ...]]
 
 @frozen
 class PushedRow:
-    """One thing that was pushed: exactly one of the last three is set."""
+    """One thing that was pushed: exactly one of the last three is set.
+
+    `size` is the blob's in bytes, 0 where it is not known.
+    """
 
     repository: Repository
     since: float = 0.0
+    size: int = 0
     blob: Digest | None = None
     manifest: PushedManifest | None = None
     tag: tuple[str, Digest] | None = None
@@ -112,8 +116,8 @@ class PushedDatabase:
         return self._database
 
 
-def add_blob(repository: Repository, digest: Digest, since: float) -> Statement:
-    return ("INSERT OR REPLACE INTO blob VALUES (?, ?, ?, ?)", (*_key(repository), str(digest), since))
+def add_blob(repository: Repository, digest: Digest, size: int, since: float) -> Statement:
+    return ("INSERT OR REPLACE INTO blob VALUES (?, ?, ?, ?, ?)", (*_key(repository), str(digest), since, size))
 
 
 def remove_blob(repository: Repository, digest: Digest) -> Statement:
@@ -163,8 +167,8 @@ def _repository(registry: str, path: str) -> Repository:
     return Repository.parse(path, registry or None)
 
 
-def _blob(registry: str, path: str, digest: str, since: float) -> PushedRow:
-    return PushedRow(_repository(registry, path), since, blob=Digest.parse(digest))
+def _blob(registry: str, path: str, digest: str, since: float, size: int) -> PushedRow:
+    return PushedRow(_repository(registry, path), since, int(size), blob=Digest.parse(digest))
 
 
 def _manifest(registry: str, path: str, descriptor: str, parts: str, subject: str | None, since: float) -> PushedRow:

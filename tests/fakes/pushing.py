@@ -70,7 +70,15 @@ class UploadsCase(StoreTestCase):
         self.addCleanup(lambda pushed: self.result(pushed.close()), self.pushed)
         self.workers.clock = self.clock
         store: BlobStore = self.result(
-            open_store_in(state, self.workers, limit, self.clock, is_pinned=self.pushed.keeps, closed=state.close)
+            open_store_in(
+                state,
+                self.workers,
+                limit,
+                self.clock,
+                is_pinned=self.pushed.keeps,
+                closed=state.close,
+                pushed_sizes=self.pushed.sizes_at_start,
+            )
         )
         self.close_in_the_end(store)
         return store
@@ -94,10 +102,14 @@ class UploadsCase(StoreTestCase):
         uploads.shutdown()
         workers.work_all()
 
-    def restart(self) -> None:
+    def restart(self, *, killed: bool = False) -> None:
+        """End the process and start another; of one that was `killed` the store recorded nothing at its end."""
+        session = (self.root / "session").read_bytes()
         self.uploads.shutdown()
         self.result(self.store.close())
         self.result(self.pushed.close())
+        if killed:
+            (self.root / "session").write_bytes(session)
         self.store = self.open()
         self.begin()
 

@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.integration.support.daemon import running
 from tests.integration.support.registry_client import RegistryClient, digest_of, index, manifest, with_digest
 from tests.integration.support.rig import EngineAddress
@@ -119,3 +121,27 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_written_is_seen(tmp_path:
             assert digest_of(path.read_bytes(), path.parts[-3]) == f"{path.parts[-3]}:{path.name}"
     print(f"{CRASHES} crashes, {acknowledged} references acknowledged, none lost")
     assert acknowledged > CRASHES
+
+
+@pytest.mark.parametrize("size", [0, 4000, 5001])
+def test_a_pushed_blob_that_another_size_is_left_of_is_not_served_and_a_push_mends_it(
+    tmp_path: Path, size: int
+) -> None:
+    data = random.Random(size).randbytes(5000)
+    path = f"/v2/app/blobs/{digest_of(data)}"
+    with running(NOBODY, tmp_path) as daemon:
+        client = RegistryClient(daemon.host)
+        image = client.push_image("app", "1", data)
+        [file] = (tmp_path / "state" / "blobs").rglob(digest_of(data).partition(":")[2])
+        os.truncate(file, size)
+        daemon.kill()
+        daemon.start()
+        client = RegistryClient(daemon.host)
+        assert client.head(path).status == 404
+        assert client.get(path).status == 404
+        assert digest_of(data) in daemon.log()
+        client.push_blob("app", data)
+        assert client.push_manifest("app", "1", image).status == 201
+        daemon.kill()
+        daemon.start()
+        assert RegistryClient(daemon.host).get(path).body == data

@@ -53,7 +53,7 @@ def state(tmp_path: Path) -> Path:
     file = PushedDatabase(tmp_path / LEDGER_NAME)
     file.write(
         [
-            *(pushed_database.add_blob(APP, Digest.of(data), 0.0) for data in kept[:2]),
+            *(pushed_database.add_blob(APP, Digest.of(data), len(data), 0.0) for data in kept[:2]),
             *(pushed_database.add_manifest(APP, manifest(data, b"layer")) for data in kept[2:]),
             *(
                 pushed_database.add_tag(APP, tag, Digest.of(data))

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from k3dreg.formats.upload_session import ContentRange
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
+    BlobUnknown,
     DigestNotMatched,
     NotOurs,
     SizeNotMatched,
@@ -194,6 +195,18 @@ class SessionTests(UploadsCase):
         session = self.uploads.open(APP).session
         self.failed(self.uploads.append(APP, session, FakeBody([b"abc"]), ContentRange(0, 9), None), SizeNotMatched)
         self.assertEqual(self.uploads.status(APP, session).received, 3)
+
+    def test_what_has_another_size_on_the_disk_after_a_kill_is_not_there_and_a_push_mends_it(self) -> None:
+        digest = Digest.of(b"abcdef")
+        for damaged in (b"", b"abcde", b"abcdefg"):
+            self.finish(self.uploads.open(APP).session, digest, b"abcdef")
+            self.path(digest).write_bytes(damaged)
+            self.restart(killed=True)
+            self.failed(self.registry.blob(APP, digest, Trace()), BlobUnknown)
+            self.assertFalse(self.path(digest).exists())
+        self.finish(self.uploads.open(APP).session, digest, b"abcdef")
+        self.restart(killed=True)
+        self.assertEqual(self.read(digest), b"abcdef")
 
     def test_a_restart_forgets_sessions_and_what_they_had(self) -> None:
         session = self.uploads.open(APP).session

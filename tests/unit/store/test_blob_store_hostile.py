@@ -44,7 +44,7 @@ from k3dreg.store.blob_index import BlobIndex
 from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.blob_writer import BlobWriter
-shelf = BlobFiles(StateDirectory(Path(sys.argv[1])), BlobIndex(20_000_000, lambda digest: False))
+shelf = BlobFiles(StateDirectory(Path(sys.argv[1])), BlobIndex(20_000_000, lambda digest: False), {})
 shelf.start()
 while True:
     writer = BlobWriter(shelf, "sha256", False, lambda digest: shelf.index.release([digest]))

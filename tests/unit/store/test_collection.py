@@ -130,7 +130,7 @@ class CollectingTests(UploadsCase):
         writer = self.store.writer(durable=True)
         writer.write(b"orphan")
         digest = writer.commit()
-        again = Deferred.fromCoroutine(self.pushed.add_blob(APP, digest))
+        again = Deferred.fromCoroutine(self.pushed.add_blob(APP, digest, 1))
         self.workers.work()
         self.workers.work()
         self.pushed._changes._workers = pushed

@@ -82,7 +82,7 @@ class PushedCase(SynchronousTestCase):
 
 class AnswersTests(PushedCase):
     def test_everything_is_there_after_a_restart(self) -> None:
-        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.done(self.pushed.add_blob(APP, digest(1), 1))
         self.done(self.pushed.add_manifest(APP, manifest(2, 1), [Tag("b"), Tag("a")]))
         self.done(self.pushed.add_manifest(HUBS, manifest(3, subject=2), []))
         for _ in range(2):
@@ -127,6 +127,24 @@ class AnswersTests(PushedCase):
         assert row.manifest is not None
         self.assertEqual(row.manifest.since, 5.0)
 
+    def test_a_file_of_the_second_version_is_read_and_written_on(self) -> None:
+        file = self.directory / "old"
+        with contextlib.closing(sqlite3.connect(file)) as old:
+            old.executescript(FIRST_VERSION)
+            old.executescript("ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0; PRAGMA user_version=2;")
+            old.execute("INSERT INTO blob VALUES ('', 'app', ?, 5.0)", (str(digest(2)),))
+            old.commit()
+        for read_only in (True, False, True):
+            book = PushedDatabase(file, read_only=read_only)
+            blob, _ = book.read()
+            self.assertEqual((blob.blob, blob.since, blob.size), (digest(2), 5.0, 0))
+            book.close()
+        book = PushedDatabase(file)
+        book.write([pushed_database.add_blob(APP, digest(2), 7, 6.0)])
+        blob, _ = book.read()
+        book.close()
+        self.assertEqual((blob.blob, blob.since, blob.size), (digest(2), 6.0, 7))
+
     def test_a_repository_of_another_registry_is_another_repository(self) -> None:
         self.done(self.pushed.add_manifest(HUBS, manifest(1), [Tag("t")]))
         self.assertIsNone(self.pushed.tagged(APP, Tag("t")))
@@ -164,7 +182,7 @@ class AnswersTests(PushedCase):
 
     def test_a_blob_is_kept_as_long_as_any_repository_has_it(self) -> None:
         for repository in (APP, OTHER):
-            self.done(self.pushed.add_blob(repository, digest(1)))
+            self.done(self.pushed.add_blob(repository, digest(1), 1))
         self.assertEqual(self.done(self.pushed.remove_blobs(APP, [digest(1), digest(2)])), 1)
         self.assertFalse(self.pushed.has_blob(APP, digest(1)))
         self.assertTrue(self.pushed.keeps(digest(1)))
@@ -173,11 +191,11 @@ class AnswersTests(PushedCase):
         self.assertFalse(self.pushed.keeps(digest(1)))
         self.assertTrue(self.pushed.was_pushed(digest(1)))
         self.assertEqual(self.pushed.let_go(), [digest(1)])
-        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.done(self.pushed.add_blob(APP, digest(1), 1))
         self.assertEqual(self.pushed.let_go(), [])
 
     def test_asking_for_a_blob_is_a_use(self) -> None:
-        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.done(self.pushed.add_blob(APP, digest(1), 1))
         self.clock.advance(500)
         self.assertTrue(self.pushed.has_blob(APP, digest(1)))
         self.assertEqual(self.pushed.blobs(APP), {digest(1): 1_000_500})
@@ -193,7 +211,7 @@ class WritingTests(PushedCase):
     def test_nothing_is_visible_before_it_is_written_and_waiting_changes_go_together(self) -> None:
         workers = ManualWorkers()
         pushed = PushedContent(self.other(), [], workers, self.clock)
-        asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n))) for n in range(3)]
+        asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n), 1)) for n in range(3)]
         self.assertFalse(pushed.has_blob(APP, digest(0)))
         workers.work()
         self.assertTrue(pushed.has_blob(APP, digest(0)))
@@ -206,29 +224,29 @@ class WritingTests(PushedCase):
     def test_who_leaves_does_not_take_the_change_along(self) -> None:
         workers = ManualWorkers()
         pushed = PushedContent(self.other(), [], workers, self.clock)
-        asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1)))
+        asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1), 1))
         asked.cancel()
         workers.work()
         self.assertTrue(pushed.has_blob(APP, digest(1)))
         self.failureResultOf(asked)
 
     def test_what_could_not_be_written_never_was(self) -> None:
-        self.done(self.pushed.add_blob(APP, digest(1)))
+        self.done(self.pushed.add_blob(APP, digest(1), 1))
         file = PushedDatabase(self.directory / LEDGER_NAME)
         pushed = PushedContent(file, file.read(), self.workers, self.clock)
         file.close()
-        self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2))), StoreError)
+        self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1)), StoreError)
         self.failureResultOf(Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1)])), StoreError)
         self.assertEqual(list(pushed.blobs(APP)), [digest(1)])
 
     def test_a_blob_that_is_to_go_is_gone_at_once_and_back_when_that_cannot_be_written(self) -> None:
         for n in (1, 2, 3):
-            self.done(self.pushed.add_blob(APP, digest(n)))
+            self.done(self.pushed.add_blob(APP, digest(n), 1))
         file = PushedDatabase(self.directory / LEDGER_NAME)
         workers = ManualWorkers()
         pushed = PushedContent(file, file.read(), workers, self.clock)
         removing = Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1), digest(2)]))
-        again = Deferred.fromCoroutine(pushed.add_blob(APP, digest(2)))
+        again = Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1))
         self.assertEqual([pushed.has_blob(APP, digest(n)) for n in (1, 2, 3)], [False, False, True])
         self.assertEqual(set(pushed.let_go()), {digest(1), digest(2)})
         file.close()
@@ -248,7 +266,7 @@ class WritingTests(PushedCase):
 
         workers = ManualWorkers()
         pushed = PushedContent(self.other(Picky), [], workers, self.clock)
-        asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n))) for n in range(4)]
+        asked = [Deferred.fromCoroutine(pushed.add_blob(APP, digest(n), 1)) for n in range(4)]
         while workers.waiting:
             workers.work()
         self.failureResultOf(asked.pop(2), StoreFull)
@@ -258,7 +276,7 @@ class WritingTests(PushedCase):
 
     def test_only_what_has_not_been_used_since_goes_when_that_is_asked(self) -> None:
         for n in (1, 2):
-            self.done(self.pushed.add_blob(APP, digest(n)))
+            self.done(self.pushed.add_blob(APP, digest(n), 1))
         since = self.clock.seconds()
         self.clock.advance(1)
         self.assertTrue(self.pushed.has_blob(APP, digest(2)))
@@ -269,10 +287,10 @@ class WritingTests(PushedCase):
     def test_closing_waits_for_what_is_being_written_and_takes_no_more(self) -> None:
         workers = ManualWorkers()
         pushed = PushedContent(self.other(), [], workers, self.clock)
-        asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1)))
+        asked = Deferred.fromCoroutine(pushed.add_blob(APP, digest(1), 1))
         closed = Deferred.fromCoroutine(pushed.close())
         self.assertNoResult(closed)
-        self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2))), StoreError)
+        self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1)), StoreError)
         workers.work()
         self.successResultOf(asked)
         workers.work()
@@ -298,7 +316,7 @@ def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_
     file.touch()
     Path(f"{file}-wal").write_bytes(b"what may be left of it")
     book = PushedDatabase(file, read_only=read_only)
-    for use in (book.read, lambda: book.write([pushed_database.add_blob(APP, digest(1), 0.0)])):
+    for use in (book.read, lambda: book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])):
         with pytest.raises(StoreError, match="0 bytes"):
             use()
     assert file.stat().st_size == 0
@@ -311,7 +329,7 @@ def test_only_this_user_may_read_it_in_whichever_directory(tmp_path: Path, umask
     before = os.umask(umask)
     try:
         book = PushedDatabase(tmp_path / LEDGER_NAME)
-        book.write([pushed_database.add_blob(APP, digest(1), 0.0)])
+        book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
         modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
         assert modes == dict.fromkeys([LEDGER_NAME, f"{LEDGER_NAME}-wal", f"{LEDGER_NAME}-shm"], "0o600")
         book.close()
@@ -375,7 +393,7 @@ def test_a_list_that_is_closed_is_not_made_again(tmp_path: Path) -> None:
     book = PushedDatabase(file)
     book.close()
     with pytest.raises(StoreError):
-        book.write([pushed_database.add_blob(APP, digest(1), 0.0)])
+        book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
     assert not file.exists()
 
 
@@ -383,9 +401,9 @@ def test_a_list_that_cannot_be_made_is_an_error_of_what_is_written(tmp_path: Pat
     book = PushedDatabase(tmp_path / "none" / LEDGER_NAME)
     assert book.read() == []
     with pytest.raises(StoreError):
-        book.write([pushed_database.add_blob(APP, digest(1), 0.0)])
+        book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
     (tmp_path / "none").mkdir()
-    book.write([pushed_database.add_blob(APP, digest(1), 0.0)])
+    book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
     assert len(book.read()) == 1
     book.close()
 
@@ -399,7 +417,7 @@ from k3dreg.store import pushed_database
 book = pushed_database.PushedDatabase(Path(sys.argv[1]))
 for n in range(1, 100000):
     tag = pushed_database.add_tag(APP, "t", digest(n))
-    book.write([pushed_database.add_blob(APP, digest(n), 0.0), pushed_database.add_manifest(APP, manifest(n)), tag])
+    book.write([pushed_database.add_blob(APP, digest(n), 1, 0.0), pushed_database.add_manifest(APP, manifest(n)), tag])
     print(n, flush=True)
 """
 
@@ -448,7 +466,7 @@ class LikeAModel(RuleBasedStateMachine):
 
     @rule(repository=repositories, n=numbers)
     def add_blob(self, repository: Repository, n: int) -> None:
-        self.case.done(self.case.pushed.add_blob(repository, digest(n)))
+        self.case.done(self.case.pushed.add_blob(repository, digest(n), 1))
         self.blobs.add((repository, n))
 
     @rule(repository=repositories, n=numbers, names=st.lists(names))
