@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from k3dreg.commands.checks import FAIL, OK, WARN, Check
 from k3dreg.config.settings import Config
 from k3dreg.docker.client import Engine
-from k3dreg.docker.documents import ask
 from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.docker.system import system_time
 from k3dreg.engine_files.directory_passing import look_around
 from k3dreg.engine_files.local_files import files_here
 from k3dreg.oci.errors import EngineError
@@ -56,12 +54,10 @@ def _store(info: EngineInfo) -> Check:
 
 async def _clock(engine: Engine, now: float) -> Check:
     try:
-        text = str((await ask(engine, "GET", "/info"))["SystemTime"])
-        # RFC 3339 with nanoseconds, of which Python takes six digits.
-        head, _, rest = text.partition(".")
-        zone = rest.lstrip("0123456789") if rest else ""
-        there = datetime.fromisoformat(head + zone if rest else text).timestamp()
-    except (EngineError, ValueError, KeyError, TypeError):
+        there = await system_time(engine)
+    except EngineError:
+        there = None
+    if there is None:
         return Check("clock", OK, "the engine does not report its time")
     off = there - now
     if abs(off) > _CLOCK:

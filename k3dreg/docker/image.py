@@ -34,7 +34,7 @@ class EngineInfo:
 
     `id` is the engine's own (`/info` ID), "" where it has none that lasts.
     `root_dir` is a path on the *engine's* host.  `insecure_registries` are hosts, with their ports, that its settings
-    name as such.
+    name as such; `mirrors` are the URLs of its registry mirrors.
     """
 
     id: str
@@ -47,6 +47,7 @@ class EngineInfo:
     containerd_address: str = ""
     platform: Platform | None = None
     insecure_registries: frozenset[str] = frozenset()
+    mirrors: tuple[str, ...] = ()
 
 
 @frozen

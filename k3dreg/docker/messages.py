@@ -112,6 +112,7 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
         os_type=_text(info, "OSType") or "linux",
         platform=_own_platform(info),
         insecure_registries=_insecure_registries(info.get("RegistryConfig")),
+        mirrors=_mirrors(info.get("RegistryConfig")),
         containerd_address=_text(containerd, "Address") if isinstance(containerd, dict) else "",
     )
 
@@ -126,6 +127,11 @@ def _insecure_registries(settings: object) -> frozenset[str]:
         for name, config in configs.items()
         if isinstance(name, str) and isinstance(config, dict) and config.get("Secure") is False
     )
+
+
+def _mirrors(settings: object) -> tuple[str, ...]:
+    told = _list(settings, "Mirrors") if isinstance(settings, dict) else []
+    return tuple(mirror for mirror in told if isinstance(mirror, str))
 
 
 def _own_platform(info: Mapping[str, Any]) -> Platform | None:

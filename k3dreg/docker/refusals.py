@@ -78,6 +78,18 @@ _NOT_AN_IMAGE = _words(
     r"failed to register layer: (?:Error processing tar file\(exit status 1\): )?" + _NO_ARCHIVE,
     r"unpacking failed \(error: exit status 1; output: " + _NO_ARCHIVE,
 )
+# Any failure to connect, in the words of Go's net package.
+_NO_CONNECTION = _words(
+    r"dial (?:tcp|udp)",
+    "i/o timeout",
+    "deadline exceeded",
+    "no such host",
+    "no route to host",
+    "unreachable",
+    "proxyconnect",
+    "connection refused",
+    "connection reset",
+)
 # Trouble of the engine's own, with its disk or with unpacking: no other host or credential helps.
 _OWN_TROUBLE = _words(
     "no space left on device",
@@ -111,6 +123,11 @@ _TAKES_IMAGES_ONLY = (
     'use Docker\'s containerd image store ("features": {"containerd-snapshotter": true} in daemon.json)'
 )
 _LOG_IN = "log in to the registry (docker login), or give the node credentials for it"
+
+
+def is_connection_failure(message: str) -> bool:
+    """Tell whether the engine could not connect to a registry, whatever the registry may be."""
+    return _NO_CONNECTION.search(message) is not None
 
 
 def refusal(status: int, message: str) -> K3dregError:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker.documents import ask, fetch_images, images_in
+from k3dreg.docker import containers
+from k3dreg.docker.documents import fetch_images, images_in
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import ImageStore, is_helper_image
 from k3dreg.oci.errors import EngineError, InvalidName, InvalidReference
@@ -33,20 +33,14 @@ async def learn_names(
     again, and until it answers this is taken for no container: pushes go on without an engine, and nodes pull them.
     Cancelling ends it.
     """
-    found: tuple[str, ...] = ()
     while True:
         try:
-            inspected = await ask(
-                engine, "GET", f"/containers/{quote(hostname, safe='')}/json", "a container's description"
-            )
-        except EngineError as error:
+            container = await containers.inspect(engine, hostname)
+        except EngineError:
             _tell(names.learn(names_of_machine(ports, as_host(hostname))))
-            if error.status == 404:
-                return
             await deferLater(clock, _AGAIN)
             continue
-        if isinstance(inspected, dict):
-            found = names_of_container(inspected, hostname, ports)
+        found = names_of_container(container, hostname, ports) if container is not None else ()
         _tell(names.learn(found or names_of_machine(ports, as_host(hostname))))
         return
 

@@ -7,9 +7,9 @@ without `ns`, as the node believes it is talking to the image's own registry), a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from k3dreg.docker.containers import Container
 from k3dreg.docker.image import ImageStore
 from k3dreg.oci.errors import InvalidName, NotOurs
 from k3dreg.oci.reference import DOCKER_HUB, Reference, Repository, registry_host
@@ -117,49 +117,28 @@ def names_of_machine(ports: Iterable[int], hostname: str = "") -> tuple[str, ...
     return tuple(f"{name}:{port}" for port in ports for name in names)
 
 
-def names_of_container(inspected: Mapping[str, Any], hostname: str, ports: Iterable[int]) -> tuple[str, ...]:
-    """What a registry is called that runs in a container.
+def names_of_container(container: Container, hostname: str, ports: Iterable[int]) -> tuple[str, ...]:
+    """Return what a registry is called that runs in `container`, where it listens on `ports`.
 
-    `inspected` is Docker's `GET /containers/<hostname>/json`; `hostname` is the container's own, and `ports` are those
-    that the registry listens on in it.  Empty when it is not this container: a machine's name may be some container's.
+    `hostname` is that of this process.  Empty when it runs in no such container: a machine's name may be some
+    container's.
     """
-    config = _mapping(inspected.get("Config"))
-    if config.get("Hostname") != hostname:
+    if container.hostname != hostname:
         return ()
-    labels = _mapping(config.get("Labels"))
-    network = _mapping(inspected.get("NetworkSettings"))
-    inner = [*map(str, ports), *_strings(labels.get(_LABEL_INTERNAL_PORT))]
+    labels = container.labels
+    inner = [*map(str, ports), *_given(labels.get(_LABEL_INTERNAL_PORT))]
     outer = [
-        *_published(_mapping(network.get("Ports")), inner),
-        *_published(_mapping(_mapping(inspected.get("HostConfig")).get("PortBindings")), inner),
-        *_strings(labels.get(_LABEL_EXTERNAL_PORT)),
+        *(on_host for inside, on_host in container.tcp_ports if inside in inner),
+        *_given(labels.get(_LABEL_EXTERNAL_PORT)),
     ]
-    called = [*_strings(labels.get(_LABEL_HOST)), str(inspected.get("Name") or "").lstrip("/"), hostname]
-    for joined in _mapping(network.get("Networks")).values():
-        aliases = _mapping(joined).get("Aliases")
-        called += [str(alias) for alias in aliases] if isinstance(aliases, list) else []
+    called = [*_given(labels.get(_LABEL_HOST)), container.name, hostname, *container.aliases]
     found = [f"{name}:{port}" for port in outer for name in (*_THIS_MACHINE, *called)]
     found += [f"{name}:{port}" for port in inner for name in called]
     return tuple(dict.fromkeys(name.lower() for name in found if _is_host(name)))
 
 
-def _published(bindings: Mapping[str, Any], inner: list[str]) -> Iterator[str]:
-    """The host's ports that lead to one of the container's.  Docker writes `{"5000/tcp": [{"HostPort": "5005"}]}`."""
-    for name, targets in bindings.items():
-        port, _, protocol = str(name).partition("/")
-        if port in inner and protocol in ("", "tcp") and isinstance(targets, list):
-            for target in targets:
-                # Port 0 is "any", written where the container was made; what was chosen is in NetworkSettings.
-                if (chosen := str(_mapping(target).get("HostPort") or "0")) != "0":
-                    yield chosen
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) and value else ()
+def _given(label: str | None) -> tuple[str, ...]:
+    return (label,) if label else ()
 
 
 def _is_host(host: str) -> bool:

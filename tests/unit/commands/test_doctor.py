@@ -174,7 +174,7 @@ class ReachTests(EngineCase):
             (("http://registry.example:5000",), True),
             (("http://localhost:5001/", "mirror", ""), False),
         ):
-            self.fake.mirrors = mirrors
+            self.fake.mirrors, self.engine = mirrors, self.fake.client(self.clock)
             found = [check for check in self.reach("registry.example:5000") if check.name == "mirror"]
             self.assertEqual([check.verdict for check in found], [WARN] if warned else [])
 

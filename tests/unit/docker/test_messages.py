@@ -66,6 +66,14 @@ def test_insecure_registries_are_those_that_settings_name() -> None:
         assert parse_info({"RegistryConfig": nothing}, {}, (1, 51)).insecure_registries == frozenset()
 
 
+def test_mirrors_are_those_that_settings_name() -> None:
+    settings: Any = {"Mirrors": ["https://mirror.example/", None]}
+    assert parse_info({"RegistryConfig": settings}, {}, (1, 51)).mirrors == ("https://mirror.example/",)
+    nothings: list[Any] = [None, [], {"Mirrors": None}]
+    for nothing in nothings:
+        assert parse_info({"RegistryConfig": nothing}, {}, (1, 51)).mirrors == ()
+
+
 def test_a_digest_that_podman_lists_as_a_tag_is_none() -> None:
     value = {"Id": _ID, "RepoTags": [f"h.io/app@{_ID}", "h.io/app:1"], "RepoDigests": [f"h.io/app@{_ID}"]}
     image = parse_image(value, ImageStore.PODMAN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from k3dreg.docker.containers import parse_container
 from k3dreg.docker.image import ImageStore
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import InvalidName, NotOurs
@@ -137,7 +138,7 @@ INSPECTED = {
 
 
 def test_a_container_is_called_by_its_names_inside_and_by_its_published_port_outside() -> None:
-    names = set(names_of_container(INSPECTED, "k3d-reg", [5000]))
+    names = set(names_of_container(parse_container(INSPECTED), "k3d-reg", [5000]))
     assert {"k3d-reg:5000", "reg.localhost:5000", "0123456789ab:5000"} <= names
     assert {"localhost:5007", "127.0.0.1:5007", "k3d-reg:5007", "localhost:5005", "k3d-reg:5005"} <= names
     assert not {name for name in names if name.endswith((":9", ":0"))}
@@ -145,14 +146,14 @@ def test_a_container_is_called_by_its_names_inside_and_by_its_published_port_out
 
 
 def test_a_container_of_the_machines_name_is_not_this_process() -> None:
-    assert names_of_container(INSPECTED, "laptop", [5000]) == ()
+    assert names_of_container(parse_container(INSPECTED), "laptop", [5000]) == ()
 
 
 @pytest.mark.parametrize("inspected", [{}, {"Config": None}, {"Config": {"Hostname": "h"}, "NetworkSettings": []}])
 def test_odd_answers_of_the_engine_are_survived(inspected: dict[str, object]) -> None:
-    assert names_of_container(inspected, "h", []) == ()
+    assert names_of_container(parse_container(inspected), "h", []) == ()
 
 
 def test_names_that_are_no_hosts_are_left_out() -> None:
     odd = {"Name": "/a b", "Config": {"Hostname": "h", "Labels": {"k3d.registry.host": "../../etc"}}}
-    assert names_of_container(odd, "h", [5000]) == ("h:5000",)
+    assert names_of_container(parse_container(odd), "h", [5000]) == ("h:5000",)
