@@ -13,6 +13,7 @@ from attrs import frozen
 
 from k3dreg.docker.documents import ask
 from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.members import mapping, text, texts
 from k3dreg.oci.errors import EngineError
 
 # Seconds.  Each request here takes the engine some ten milliseconds; to start a container takes some hundred.
@@ -47,18 +48,18 @@ async def inspect(engine: IEngineRequests, name: str) -> Container | None:
 
 def parse_container(told: object) -> Container:
     """Return the container of an answer to `GET /containers/{name}/json`."""
-    described = _mapping(told)
-    config, network = _mapping(described.get("Config")), _mapping(described.get("NetworkSettings"))
-    bindings = _mapping(_mapping(described.get("HostConfig")).get("PortBindings"))
+    described = mapping(told)
+    config, network = mapping(described.get("Config")), mapping(described.get("NetworkSettings"))
+    bindings = mapping(mapping(described.get("HostConfig")).get("PortBindings"))
     return Container(
-        name=_text(described.get("Name")).lstrip("/"),
-        hostname=_text(config.get("Hostname")),
-        labels=_texts(config.get("Labels")),
-        tcp_ports=(*_tcp_ports(_mapping(network.get("Ports"))), *_tcp_ports(bindings)),
+        name=text(described.get("Name")).lstrip("/"),
+        hostname=text(config.get("Hostname")),
+        labels=texts(config.get("Labels")),
+        tcp_ports=(*_tcp_ports(mapping(network.get("Ports"))), *_tcp_ports(bindings)),
         aliases=tuple(
             str(alias)
-            for joined in _mapping(network.get("Networks")).values()
-            if isinstance(aliases := _mapping(joined).get("Aliases"), list)
+            for joined in mapping(network.get("Networks")).values()
+            if isinstance(aliases := mapping(joined).get("Aliases"), list)
             for alias in aliases
         ),
     )
@@ -71,17 +72,5 @@ def _tcp_ports(bindings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if protocol in ("", "tcp") and isinstance(targets, list):
             for target in targets:
                 # Port 0 is "any", written where the container was made; what was chosen is in NetworkSettings.
-                if (chosen := str(_mapping(target).get("HostPort") or "0")) != "0":
+                if (chosen := str(mapping(target).get("HostPort") or "0")) != "0":
                     yield port, chosen
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _texts(value: object) -> Mapping[str, str]:
-    return {name: text for name, text in _mapping(value).items() if isinstance(text, str)}

@@ -130,6 +130,11 @@ def is_connection_failure(message: str) -> bool:
     return _NO_CONNECTION.search(message) is not None
 
 
+def is_unpacking_failure(message: str) -> bool:
+    """Tell whether the engine has the content of an artifact, and can make no file system of it (Docker 26)."""
+    return message.startswith("failed to unpack loaded image")
+
+
 def refusal(status: int, message: str) -> K3dregError:
     """The error that a failed pull is.
 

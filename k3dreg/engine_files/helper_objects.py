@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker import documents
+from k3dreg.docker import documents, images
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import is_helper_image
 from k3dreg.oci.errors import EngineError, EngineUnavailable
@@ -22,8 +22,6 @@ log = make_logger()
 
 # Labels by which containers and images are known as ours.
 ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
-# An empty tar file is two blocks of zeros.
-_EMPTY_TAR = bytes(1024)
 # Seconds; each of these takes the engine some ten milliseconds, to start a container some hundred.
 _PATIENCE = 20.0
 # Seconds after which an image of another k3dreg's cannot be in use: it is removed again after at most one.  The
@@ -92,11 +90,11 @@ async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, 
     name = f"{repository}:{owner[:8]}-{secrets.token_hex(16)}"
     _in_use.add(name)
     try:
-        image = await _import_nothing(engine, name, f"{ROLE}={role} {OWNER}={owner}")
+        image = await images.import_empty(engine, name, {ROLE: role, OWNER: owner})
         try:
             yield name
         finally:
-            await _remove_image(engine, image)
+            await images.remove(engine, image, force=True)
     finally:
         _in_use.discard(name)
     await remove_left_behind(engine, owner)
@@ -108,15 +106,13 @@ async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
     An image of another k3dreg may be in use, for some seconds; after that time its k3dreg was killed, and its state
     directory may be gone.
     """
-    params = {"filters": json.dumps({"reference": ["k3dreg-*"]})}
     oldest = time.time() - _IN_USE
-    for image in await documents.ask_images(engine, params=params, patience=_PATIENCE):
-        labels, created = image.get("Labels") or {}, image.get("Created")
-        is_own = labels.get(OWNER) == owner
-        if ROLE in labels and (is_own or (isinstance(created, int) and 0 < created < oldest)):
-            for name in image.get("RepoTags") or ():
+    for image in await images.listed(engine, reference="k3dreg-*"):
+        is_own = image.labels.get(OWNER) == owner
+        if ROLE in image.labels and (is_own or 0 < image.created < oldest):
+            for name in image.names:
                 if is_helper_image(name) and name not in _in_use:
-                    await _remove_image(engine, name)
+                    await images.remove(engine, name, force=True)
 
 
 async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:
@@ -129,26 +125,6 @@ async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> 
         except EngineError as error:
             log.debug("images that an earlier k3dreg left in Docker could not be removed: {error}", error=error)
             return None
-
-
-async def _import_nothing(engine: IEngineRequests, name: str, labels: str) -> str:
-    """Its ID."""
-    repository, _, tag = name.partition(":")
-    params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": f"LABEL {labels}"}
-    headers = {"Content-Type": "application/x-tar"}
-    answer = await ask(engine, "POST", "/images/create", params=params, data=_EMPTY_TAR, headers=headers)
-    if not str(answer.get("status", "")).startswith("sha256:"):  # errors come inside a 200, too
-        raise EngineError(f"the engine did not import an empty image: {answer.get('error', '')}"[:200])
-    return str(answer["status"])
-
-
-async def _remove_image(engine: IEngineRequests, image: str) -> None:
-    """Remove the image; one that is gone is no error: Docker 26 lists an image for a moment after its removal."""
-    try:
-        await ask(engine, "DELETE", f"/images/{image}", params={"force": "1"})
-    except EngineError as error:
-        if error.status != 404:
-            raise
 
 
 def mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:

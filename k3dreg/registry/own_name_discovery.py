@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker import containers
-from k3dreg.docker.documents import fetch_images, images_in
+from k3dreg.docker import containers, images
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import ImageStore, is_helper_image
 from k3dreg.oci.errors import EngineError, InvalidName, InvalidReference
@@ -62,19 +61,17 @@ class EngineImageNames:
 
         Names that do not parse are left out: nobody could ask for them.
         """
-        text = await fetch_images(self._engine)
-        found = await self._workers.run(_names_in, text)
+        answer = await images.fetch_list(self._engine)
+        found = await self._workers.run(_names_in, answer)
         if (await self._engine.info()).store is ImageStore.PODMAN:
             return [(short_name(repository), tag) for repository, tag in found]
         return found
 
 
-def _names_in(text: bytes) -> Sequence[tuple[Repository, Tag]]:
+def _names_in(answer: bytes) -> Sequence[tuple[Repository, Tag]]:
     """Return the names in the engine's list of images.  Raises `EngineError` where it is not one."""
-    texts = [
-        text for image in images_in(text) for text in ((image.get("RepoTags") or ()) if isinstance(image, dict) else ())
-    ]
-    return [name for text in texts if not is_helper_image(str(text)) and (name := _name(text)) is not None]
+    texts = [text for image in images.parse_list(answer) for text in image.names]
+    return [name for text in texts if not is_helper_image(text) and (name := _name(text)) is not None]
 
 
 def _name(text: object) -> tuple[Repository, Tag] | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.documents import ask_images
+from k3dreg.docker import images
 from k3dreg.docker.engine import IEngine, IEngineRequests
 from k3dreg.docker.image import EngineInfo
+from k3dreg.docker.images import ListedImage
+from k3dreg.docker.system import ping
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError
 from k3dreg.oci.reference import Repository, Tag
@@ -17,16 +19,12 @@ from k3dreg.status.metrics import MEDIA_TYPE, Metrics, Readings
 from k3dreg.status.overview import Listed, Live, Overview, SourceState
 from k3dreg.status.recent_requests import Observers, RecentRequests
 from k3dreg.store.interfaces import IPushed, PushedManifest
-from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.single_flight import SingleFlight
 
-# Seconds until an engine that says nothing counts as down.  A healthy one answers a ping within milliseconds.
-_PATIENCE = 3.0
 # Seconds for which an answer of the engine's is good: whatever asks for health and metrics, the engine is not bothered.
 _GOOD_FOR = 1.0
 # Images listed on the page.
 _LISTED = 200
-_LARGEST_PING = 4096
 
 Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
 
@@ -149,8 +147,7 @@ class Monitor:
     async def _look(self) -> str:
         trouble = ""
         try:
-            response = await self._requests.request("GET", "/_ping", versioned=False, patience=_PATIENCE)
-            await read_whole(self._requests.body(response, "an answer to a ping"), _LARGEST_PING)
+            await ping(self._requests)
             await self._engine.info()
         except EngineError as error:
             trouble = f"{error}. {error.advice}" if error.advice else str(error)
@@ -159,22 +156,15 @@ class Monitor:
 
     async def _images(self) -> list[Listed]:
         """Newest first.  Raises `EngineError`."""
-        return listed(await ask_images(self._requests), self._clock.seconds())
+        return listed(await images.listed(self._requests), self._clock.seconds())
 
 
-def listed(told: object, now: float) -> list[Listed]:
-    """The images in an answer to `GET /images/json`, one for each name, newest first; `now` since the epoch."""
-    found = [
-        Listed(
-            str(name),
-            str(image.get("Id") or ""),
-            size if isinstance(size := image.get("Size"), int) else 0,
-            # 0: built so that the same sources give the same image, whenever it is.
-            now - created if isinstance(created := image.get("Created"), int) and created > 0 else None,
-        )
-        for image in (told if isinstance(told, list) else ())
-        if isinstance(image, dict)
-        for name in image.get("RepoTags") or ()
-        if name != "<none>:<none>"
+def listed(found: Iterable[ListedImage], now: float) -> list[Listed]:
+    """Return the images, one for each name, newest first; `now` since the epoch."""
+    rows = [
+        # 0: built so that the same sources give the same image, whenever it is.
+        Listed(name, image.id, image.size, now - image.created if image.created > 0 else None)
+        for image in found
+        for name in image.names
     ]
-    return sorted(found, key=lambda image: (image.age is None, image.age or 0.0, image.name))
+    return sorted(rows, key=lambda image: (image.age is None, image.age or 0.0, image.name))

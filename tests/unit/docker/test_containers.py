@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, cast
-
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,36 +9,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from k3dreg.docker import containers
 from k3dreg.docker.containers import Container, parse_container
 from k3dreg.oci.errors import EngineError, EngineUnavailable
-from tests.fakes.body import FakeBody
-
-
-class Requests:
-    """Answers every request with a document, or with an error."""
-
-    def __init__(self, answer: object) -> None:
-        self.answer = answer
-        self.asked: list[str] = []
-
-    async def request(self, method: str, path: str, **more: Any) -> Any:
-        self.asked.append(f"{method} {path}")
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def body(self, response: Any, what: str) -> FakeBody:
-        return FakeBody([json.dumps(response).encode()])
+from tests.fakes.documents import Requests
 
 
 class ContainerTests(SynchronousTestCase):
     def inspect(self, answer: object, name: str = "k3d-reg") -> Deferred[Container | None]:
         self.requests = Requests(answer)
-        return Deferred.fromCoroutine(containers.inspect(cast(Any, self.requests), name))
+        return Deferred.fromCoroutine(containers.inspect(self.requests, name))
 
     def test_a_container_is_inspected_by_its_quoted_name(self) -> None:
         container = self.successResultOf(self.inspect({"Name": "/k3d-reg"}, "../k3d?reg"))
         assert container is not None
         self.assertEqual(container.name, "k3d-reg")
-        self.assertEqual(self.requests.asked, ["GET /containers/..%2Fk3d%3Freg/json"])
+        self.assertEqual(self.requests.asked, [("GET /containers/..%2Fk3d%3Freg/json", {})])
 
     def test_a_container_that_the_engine_does_not_have_is_none(self) -> None:
         self.assertIsNone(self.successResultOf(self.inspect(EngineError("No such container: k3d-reg", status=404))))

@@ -37,7 +37,7 @@ class Requests:
     async def info(self) -> EngineInfo:
         return EngineInfo("", "", (1, 44), self.store, "", "")
 
-    async def request(self, method: str, path: str, *, patience: float | None = None) -> Any:
+    async def request(self, method: str, path: str, **more: Any) -> Any:
         self.asked.append(path)
         answer = self.answers[path.split("/")[1]]
         if isinstance(answer, Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.docker.images import parse_list
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
@@ -154,13 +156,13 @@ def test_an_engines_list_of_images_has_a_line_for_each_name() -> None:
         {"Id": "sha256:4", "RepoTags": None},
         "nonsense",
     ]
-    assert listed(told, 1000.0) == [
+    assert listed(parse_list(json.dumps(told).encode()), 1000.0) == [
         Listed("a:1", "sha256:2", 6, 50),
         Listed("b:1", "sha256:1", 5, 100),
         Listed("b:2", "sha256:1", 5, 100),
         Listed("c:1", "sha256:0", 7, None),
     ]
-    assert listed({"message": "no"}, 0.0) == []
+    assert listed(parse_list(b'{"message": "no"}'), 0.0) == []
 
 
 def digest_of(text: str) -> Digest:
