@@ -5,7 +5,8 @@ Every function raises `EngineError`.  What the engine does not tell, or tells in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -13,11 +14,13 @@ from attrs import frozen
 
 from k3dreg.docker.documents import ask
 from k3dreg.docker.engine import IEngineRequests
-from k3dreg.docker.members import mapping, text, texts
-from k3dreg.oci.errors import EngineError
+from k3dreg.docker.members import items, mapping, text, texts
+from k3dreg.oci.errors import EngineError, EngineUnavailable
 
 # Seconds.  Each request here takes the engine some ten milliseconds; to start a container takes some hundred.
 _PATIENCE = 20.0
+# States of a container that is being removed, or could not be removed whole (Engine API, "Inspect a container").
+_GOING = ("removing", "dead")
 
 
 @frozen
@@ -29,10 +32,25 @@ class Container:
     """
 
     name: str = ""
+    status: str = ""
     hostname: str = ""
     labels: Mapping[str, str] = {}
     tcp_ports: tuple[tuple[str, str], ...] = ()
     aliases: tuple[str, ...] = ()
+
+    @property
+    def is_going(self) -> bool:
+        """Tell whether its removal has begun."""
+        return self.status in _GOING
+
+
+@frozen
+class ListedContainer:
+    """A container in the engine's list."""
+
+    id: str
+    state: str = ""
+    labels: Mapping[str, str] = {}
 
 
 async def inspect(engine: IEngineRequests, name: str) -> Container | None:
@@ -46,6 +64,95 @@ async def inspect(engine: IEngineRequests, name: str) -> Container | None:
         raise
 
 
+async def with_labels(engine: IEngineRequests, labels: Mapping[str, str]) -> Sequence[ListedContainer]:
+    """Return the containers that have all of these labels, running or not."""
+    filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
+    params = {"all": "1", "filters": filters}
+    found = await ask(engine, "GET", "/containers/json", "the list of containers", params=params, patience=_PATIENCE)
+    return [
+        ListedContainer(container["Id"], text(container.get("State")), texts(container.get("Labels")))
+        for container in items(found)
+        if isinstance(container, dict) and text(container.get("Id"))
+    ]
+
+
+async def create(
+    engine: IEngineRequests,
+    name: str,
+    alternatives: Sequence[tuple[str, ...]],
+    describe: Callable[[tuple[str, ...]], Mapping[str, Any]],
+) -> tuple[str, tuple[str, ...]]:
+    """Create a container with the first of the `alternatives` that the engine's host has.
+
+    An alternative is a tuple of directories, of which `describe` makes a description (Engine API, "Create a
+    container") with `bind_mounts`.  Returns the container's ID and the directories.
+    """
+    for directories in alternatives[:-1]:
+        try:
+            return await _create(engine, name, describe(directories)), directories
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if error.status != 400:  # 400: a mount of a directory that is not there
+                raise
+    return await _create(engine, name, describe(alternatives[-1])), alternatives[-1]
+
+
+async def _create(engine: IEngineRequests, name: str, description: Mapping[str, Any]) -> str:
+    data, headers = json.dumps(description).encode(), {"Content-Type": "application/json"}
+    made = mapping(
+        await ask(
+            engine,
+            "POST",
+            "/containers/create",
+            params={"name": name},
+            data=data,
+            headers=headers,
+            patience=_PATIENCE,
+        )
+    )
+    if not text(made.get("Id")):
+        raise EngineError("the engine does not tell the ID of the container that it created")
+    return text(made.get("Id"))
+
+
+def bind_mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Describe directories of the engine's host that a container has as /0, /1 and so on, to be read only.
+
+    Mounts, not Binds: a directory that is not there is refused and not made.  Not recursive: what other containers have
+    mounted below is none of k3dreg's business.
+    """
+    return [
+        {
+            "Type": "bind",
+            "Source": directory,
+            "Target": f"/{number}",
+            "ReadOnly": True,
+            "BindOptions": {"NonRecursive": True},
+        }
+        for number, directory in enumerate(directories)
+    ]
+
+
+async def start(engine: IEngineRequests, container: str) -> None:
+    """Start a container."""
+    await ask(engine, "POST", f"/containers/{container}/start", patience=_PATIENCE)
+
+
+async def wait(engine: IEngineRequests, container: str) -> None:
+    """Return when a container has ended."""
+    await ask(engine, "POST", f"/containers/{container}/wait", patience=_PATIENCE)
+
+
+async def remove(engine: IEngineRequests, container: str) -> None:
+    """Remove a container, also one that runs.  One that is gone, or is being removed, is no error."""
+    try:
+        await ask(engine, "DELETE", f"/containers/{container}", params={"force": "1", "v": "1"}, patience=_PATIENCE)
+    except EngineError as error:
+        if error.status not in (404, 409):
+            raise
+
+
 def parse_container(told: object) -> Container:
     """Return the container of an answer to `GET /containers/{name}/json`."""
     described = mapping(told)
@@ -53,6 +160,7 @@ def parse_container(told: object) -> Container:
     bindings = mapping(mapping(described.get("HostConfig")).get("PortBindings"))
     return Container(
         name=text(described.get("Name")).lstrip("/"),
+        status=text(mapping(described.get("State")).get("Status")),
         hostname=text(config.get("Hostname")),
         labels=texts(config.get("Labels")),
         tcp_ports=(*_tcp_ports(mapping(network.get("Ports"))), *_tcp_ports(bindings)),

@@ -1,7 +1,7 @@
 """Containers that are created and never started, for reading the engine's files through its archive API.
 
-A container of an empty image, with directories of the engine's host bound read-only, is readable by
-`GET /containers/{id}/archive` although nothing in it ever runs.  Seen on Docker 20.10, 26.1 and 28.5, both stores.
+A container of an empty image, with directories of the engine's host bound read-only, is readable by the archive API
+although nothing in it ever runs.  Seen on Docker 20.10, 26.1 and 28.5, both stores.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 from attrs import frozen
 
+from k3dreg.docker import containers
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import EngineInfo
-from k3dreg.engine_files.helper_objects import OWNER, ROLE, ask, containers_of, create, image_of_nothing, mounts, remove
+from k3dreg.engine_files.helper_objects import OWNER, ROLE, image_of_nothing
 from k3dreg.engine_files.layout import engine_directories
-from k3dreg.oci.errors import EngineError, FilesUnreachable
+from k3dreg.oci.errors import FilesUnreachable
 from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
@@ -25,8 +26,6 @@ log = make_logger()
 # The label that tells what a container reads.
 DIRECTORIES = "k3dreg.directories"
 _IMAGE = "k3dreg-reader"
-# States of a container that is being removed, or could not be removed whole (Engine API, "Inspect a container").
-_GOING = ("removing", "dead")
 
 
 @frozen
@@ -56,12 +55,12 @@ class ReaderContainers:
         """Those of an earlier run.  Any that read other directories than are wanted now are removed."""
         wanted = {json.dumps(directories) for directories in engine_directories(info)}
         readers = []
-        for container in await containers_of(self._engine, "reader", self._owner):
-            label = container["Labels"].get(DIRECTORIES, "")
-            if label in wanted and container.get("State") == "created":
-                readers.append(Reader(container["Id"], tuple(json.loads(label))))
+        for container in await containers.with_labels(self._engine, {ROLE: "reader", OWNER: self._owner}):
+            label = container.labels.get(DIRECTORIES, "")
+            if label in wanted and container.state == "created":
+                readers.append(Reader(container.id, tuple(json.loads(label))))
             else:
-                await self.remove(container["Id"])
+                await self.remove(container.id)
         return readers
 
     async def make(self, info: EngineInfo, count: int, made: Callable[[Reader], None]) -> None:
@@ -81,17 +80,12 @@ class ReaderContainers:
 
     async def remove(self, container: str) -> None:
         """Remove one; it is no error if it is not there, or if somebody else is removing it."""
-        await remove(self._engine, container)
+        await containers.remove(self._engine, container)
 
     async def is_there(self, container: str) -> bool:
         """Whether there is such a container, and nobody has begun to remove it."""
-        try:
-            found = await ask(self._engine, "GET", f"/containers/{container}/json")
-        except EngineError as error:
-            if error.status != 404:
-                raise
-            return False
-        return found.get("State", {}).get("Status") not in _GOING
+        found = await containers.inspect(self._engine, container)
+        return found is not None and not found.is_going
 
     async def _make_one(self, image: str, alternatives: Sequence[tuple[str, ...]]) -> Reader:
         name = f"{_IMAGE}-{self._owner[:8]}-{secrets.token_hex(3)}"
@@ -102,7 +96,7 @@ class ReaderContainers:
                 "Cmd": ["never-started"],
                 "Labels": {ROLE: "reader", OWNER: self._owner, DIRECTORIES: json.dumps(directories)},
                 "NetworkDisabled": True,
-                "HostConfig": {"NetworkMode": "none", "Mounts": mounts(directories)},
+                "HostConfig": {"NetworkMode": "none", "Mounts": containers.bind_mounts(directories)},
             }
 
-        return Reader(*await create(self._engine, name, alternatives, describe))
+        return Reader(*await containers.create(self._engine, name, alternatives, describe))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.iweb import IResponse
 
+from k3dreg.docker import container_files
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.engine_files.archive_reads import ArchivedFile, ArchivedTree, drain
 from k3dreg.engine_files.engine_files import FileStat
@@ -23,7 +21,6 @@ from k3dreg.engine_files.shared_copies import SharedCopies
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
 from k3dreg.streaming.content import IBlob, IContentSink, IPieceStream, IThreadReadable
-from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.socket_body import run_taking
 from k3dreg.streaming.workers import Workers
 
@@ -40,9 +37,8 @@ _LEAST = 192 * 1024
 _TRIES = 4 * SIZE
 # Of so many pieces at a time most are tiny: to take them apart one by one costs more than to join them.
 _MANY = 64
-# Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
-_DIRECTORY = 1 << 31
-_NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+
+T = TypeVar("T")
 
 
 class _Enough(Exception):
@@ -87,12 +83,9 @@ class ReaderFiles:
 
     async def stat(self, path: str) -> FileStat:
         """One HEAD: about 4 ms."""
-        response, release = await self._request("HEAD", path, long=False)
-        try:
-            await read_whole(self._engine.body(response, "an answer"), 1024)
-        finally:
-            release()
-        return _stat_of(response)
+        found, release = await self._request(partial(container_files.stat, self._engine), path, long=False)
+        release()
+        return FileStat(found.size, found.is_file, found.is_directory)
 
     async def read(self, path: str, limit: int) -> bytes:
         """A small file, whole: about 4 ms."""
@@ -124,8 +117,8 @@ class ReaderFiles:
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         """One archive of the whole directory; what comes before it is wanted waits in a temporary file."""
-        response, release = await self._request("GET", directory, long=True)
-        stream = self._engine.body(response, "a layer's files")
+        archive = partial(container_files.open_archive, self._engine, what="a layer's files")
+        stream, release = await self._request(archive, directory, long=True)
         tree = ArchivedTree(self._scratch, sink)
         try:
             await self._feed(tree, stream, progress)
@@ -175,8 +168,8 @@ class ReaderFiles:
 
     async def open(self, path: str, *, long: bool) -> ArchivedFile:
         """The content of a file from its beginning; the caller reads it to its end or closes it."""
-        response, release = await self._request("GET", path, long=long)
-        return ArchivedFile(self._engine.body(response, "a file of the engine's"), release)
+        archive = partial(container_files.open_archive, self._engine, what="a file of the engine's")
+        return ArchivedFile(*await self._request(archive, path, long=long))
 
     def copy(self, path: str, start: int, size: int) -> ScratchSpool | None:
         """Return a temporary copy of a file of `size` bytes, for all who ask for it meanwhile.  To be left.
@@ -194,43 +187,44 @@ class ReaderFiles:
 
     # -- requests -----------------------------------------------------------------------------------
 
-    async def _request(self, method: str, path: str, *, long: bool) -> tuple[IResponse, Callable[[], None]]:
-        """The answer about a path, and what gives the reader back.
+    async def _request(
+        self, ask: Callable[[str, str], Awaitable[T]], path: str, *, long: bool
+    ) -> tuple[T, Callable[[], None]]:
+        """Call `ask` with a container and with the path in it; return its result, and what gives the reader back.
 
         Raises `FileAbsent`, `FilesUnreachable`, `EngineUnavailable`.
         """
         for _ in range(_TRIES):
             reader = await self._pool.acquire(long=long)
             try:
-                response = await self._ask(reader, method, path)
+                result = await self._ask(ask, reader, path)
             except BaseException:
                 self._pool.release(reader, long=long)
                 raise
-            if response is not None:
-                return response, partial(self._pool.release, reader, long=long)
+            if result is not None:
+                return result, partial(self._pool.release, reader, long=long)
             # Somebody has removed the container: once more, with another one.
             self._pool.discard(reader)
             self._pool.release(reader, long=long)
         raise FilesUnreachable("k3dreg's reader containers vanish as soon as Docker has created them")
 
-    async def _ask(self, reader: Reader, method: str, path: str) -> IResponse | None:
-        """The answer; None if there is no such container any more."""
+    async def _ask(self, ask: Callable[[str, str], Awaitable[T]], reader: Reader, path: str) -> T | None:
+        """Return the result of `ask`; None if there is no such container any more."""
         inside = reader.inside(path)
         if inside is None:
             raise FileAbsent("the engine has no such file in the directories that k3dreg knows")
-        url = f"/containers/{reader.id}/archive"
         try:
-            return await self._engine.request(method, url, params={"path": inside})
+            return await ask(reader.id, inside)
         except EngineUnavailable:
             raise
-        except EngineError as error:
-            # 404 is for a missing file and for a missing container; the answer to a HEAD does not say which.  And while
-            # a container is being removed, it may be 500 ("RWLayer of container ... is unexpectedly nil").
+        except (EngineError, FileAbsent) as error:
+            # The file or the container is missing.  And while a container is being removed, Docker's answer may be an
+            # error of its own ("RWLayer of container ... is unexpectedly nil").
             if await self._pool.has_lost(reader):
                 return None
-            if error.status != 404:
-                raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
-        raise FileAbsent("the engine's host has no such file")
+            if isinstance(error, FileAbsent):
+                raise
+            raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
 
 
 async def _batch(stream: IPieceStream) -> list[bytes | memoryview]:
@@ -241,14 +235,3 @@ async def _batch(stream: IPieceStream) -> list[bytes | memoryview]:
         batch += pieces if len(pieces) < _MANY else [b"".join(pieces)]
         missing -= sum(map(len, pieces))
     return batch
-
-
-def _stat_of(response: IResponse) -> FileStat:
-    """From the header of a HEAD (Engine API, "Get information about files in a container").  Or `EngineError`."""
-    try:
-        header = response.headers.getRawHeaders("X-Docker-Container-Path-Stat", [""])[0]
-        told = json.loads(base64.b64decode(header))
-        size, mode = int(told["size"]), int(told["mode"])
-    except (binascii.Error, ValueError, KeyError, TypeError) as error:
-        raise EngineError("the engine does not say what kind of file there is") from error
-    return FileStat(size, not mode & _NOT_PLAIN, bool(mode & _DIRECTORY))

@@ -27,8 +27,6 @@ PENDING = {
     "engine_files/helper_container.py",
     "engine_files/helper_objects.py",
     "engine_files/helper_own_image.py",
-    "engine_files/reader_containers.py",
-    "engine_files/reader_files.py",
 }
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Coroutine
+from typing import Any, TypeVar, cast
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.docker import containers
-from k3dreg.docker.containers import Container, parse_container
+from k3dreg.docker.containers import Container, ListedContainer, bind_mounts, parse_container
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from tests.fakes.documents import Requests
+
+T = TypeVar("T")
 
 
 class ContainerTests(SynchronousTestCase):
@@ -29,6 +35,52 @@ class ContainerTests(SynchronousTestCase):
     def test_every_other_error_is_told(self) -> None:
         for error in (EngineError("out of memory", status=500), EngineUnavailable("Docker is down")):
             self.failureResultOf(self.inspect(error), type(error))
+
+    def test_a_container_whose_removal_has_begun_is_going(self) -> None:
+        for status, is_going in (("running", False), ("created", False), ("removing", True), ("dead", True)):
+            container = self.successResultOf(self.inspect({"State": {"Status": status}}))
+            assert container is not None
+            self.assertEqual((container.status, container.is_going), (status, is_going))
+
+    def test_containers_are_listed_by_all_of_their_labels(self) -> None:
+        requests = Requests([{"Id": "1", "State": "created", "Labels": {"a": "b"}}, {"Id": "2", "Labels": None}, {}, 5])
+        listed = self.done(containers.with_labels(requests, {"a": "b", "c": "d"}))
+        self.assertEqual(listed, [ListedContainer("1", "created", {"a": "b"}), ListedContainer("2")])
+        params = {"all": "1", "filters": '{"label": ["a=b", "c=d"]}'}
+        self.assertEqual(requests.asked, [("GET /containers/json", params)])
+        nothings: list[object] = [None, {}]
+        for nothing in nothings:
+            self.assertEqual(self.done(containers.with_labels(Requests(nothing), {})), [])
+
+    def test_a_container_is_created_with_the_first_directories_that_the_host_has(self) -> None:
+        missing = EngineError("bind source path does not exist: /a", status=400)
+        requests = Requests(missing, {"Id": "1", "Warnings": []})
+        made = containers.create(requests, "n", [("/a",), ("/b", "/c")], lambda each: {"Mounts": bind_mounts(each)})
+        self.assertEqual(self.done(made), ("1", ("/b", "/c")))
+        self.assertEqual(requests.asked, [("POST /containers/create", {"name": "n"})] * 2)
+        mounts = [json.loads(cast(bytes, data))["Mounts"] for data in requests.data]
+        self.assertEqual([[each["Source"] for each in one] for one in mounts], [["/a"], ["/b", "/c"]])
+        self.assertEqual([each["Target"] for each in mounts[1]], ["/0", "/1"])
+
+    def test_a_container_that_the_engine_refuses_is_not_tried_with_other_directories(self) -> None:
+        denied = EngineError("authorization denied by plugin", status=403)
+        answers: list[object] = [denied, EngineUnavailable("the engine was replaced", status=400), {"Warnings": []}]
+        for answer in answers:
+            requests = Requests(answer)
+            made = Deferred.fromCoroutine(containers.create(requests, "n", [("/a",), ("/b",)], lambda _: {}))
+            self.failureResultOf(made, EngineError)
+            self.assertEqual(len(requests.asked), 1)
+
+    def test_a_container_that_is_gone_is_removed(self) -> None:
+        for answer in (b"", EngineError("no such container", status=404), EngineError("in progress", status=409)):
+            requests = Requests(answer)
+            self.done(containers.remove(requests, "1"))
+            self.assertEqual(requests.asked, [("DELETE /containers/1", {"force": "1", "v": "1"})])
+        removed = Deferred.fromCoroutine(containers.remove(Requests(EngineError("out of memory", status=500)), "1"))
+        self.failureResultOf(removed, EngineError)
+
+    def done(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
 
 def test_ports_of_other_protocols_and_ports_that_are_not_chosen_are_left_out() -> None:

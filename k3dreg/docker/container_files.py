@@ -1,0 +1,63 @@
+"""Files in a container, by the archive API: the container need not run."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+from attrs import frozen
+from twisted.web.iweb import IResponse
+
+from k3dreg.docker.engine import IEngineRequests
+from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent
+from k3dreg.streaming.content import IPieceStream
+from k3dreg.streaming.response_body import read_whole
+
+# Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
+_DIRECTORY = 1 << 31
+_NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
+
+
+@frozen
+class PathStat:
+    """What kind of file there is, of how many bytes."""
+
+    size: int
+    is_file: bool
+    is_directory: bool
+
+
+async def stat(engine: IEngineRequests, container: str, path: str) -> PathStat:
+    """Tell about a file.  Raises `FileAbsent` if the file or the container is not there, and `EngineError`."""
+    response = await _request(engine, "HEAD", container, path)
+    await read_whole(engine.body(response, "an answer"), 1024)
+    return _stat_of(response)
+
+
+async def open_archive(engine: IEngineRequests, container: str, path: str, what: str) -> IPieceStream:
+    """Return the tar archive of a file or directory; `what` as of `IEngineRequests.body`.  Raises as `stat` does."""
+    return engine.body(await _request(engine, "GET", container, path), what)
+
+
+async def _request(engine: IEngineRequests, method: str, container: str, path: str) -> IResponse:
+    try:
+        return await engine.request(method, f"/containers/{container}/archive", params={"path": path})
+    except EngineUnavailable:
+        raise
+    except EngineError as error:
+        # The answer to a HEAD does not say whether the file or the container is missing.
+        if error.status != 404:
+            raise
+        raise FileAbsent("the engine's host has no such file") from error
+
+
+def _stat_of(response: IResponse) -> PathStat:
+    """Return what the header of a HEAD tells (Engine API, "Get information about files in a container")."""
+    try:
+        header = response.headers.getRawHeaders("X-Docker-Container-Path-Stat", [""])[0]
+        told = json.loads(base64.b64decode(header))
+        size, mode = int(told["size"]), int(told["mode"])
+    except (binascii.Error, ValueError, KeyError, TypeError) as error:
+        raise EngineError("the engine does not say what kind of file there is") from error
+    return PathStat(size, not mode & _NOT_PLAIN, bool(mode & _DIRECTORY))
