@@ -23,6 +23,7 @@ setup(
         "attrs>=23.1",
         "bcrypt>=4.0",  # no dependencies of its own; the first that lets other threads run meanwhile
         "botocore>=1.31",  # AWS's chain of credentials for ECR; the first with AWS_ENDPOINT_URL
+        "cachetools>=5.3",  # what was used last stays, for a time by Twisted's clock
         "prometheus-client>=0.20",  # the text format, escaped and typed as Prometheus reads it
         "service-identity>=23.1",
         "treq>=24.9",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from attrs import frozen
+from cachetools import TLRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.credentials.ecr_hosts import EcrHost
@@ -68,7 +68,9 @@ class EcrCredentials:
         self._helpers = helpers
         self._workers = workers
         self._clock = clock
-        self._held: OrderedDict[EcrHost, _Held] = OrderedDict()
+        self._held: TLRUCache[EcrHost, _Held] = TLRUCache(
+            _ENDPOINTS_REMEMBERED, lambda endpoint, held, now: held.until, clock.seconds
+        )
         self._flights: SingleFlight[EcrHost, Credentials | None] = SingleFlight()
 
     async def credentials(self, registry: str) -> Credentials | None:
@@ -81,7 +83,7 @@ class EcrCredentials:
             return None
         endpoint = host.endpoint
         held = self._held.get(endpoint)
-        if held is not None and self._clock.seconds() < held.until:
+        if held is not None:
             return held.credentials
         if len(self._flights) >= _MOST_ASKED and endpoint not in self._flights:
             log.warn(
@@ -124,9 +126,6 @@ class EcrCredentials:
         else:
             held = _Held(found.credentials, found.expires - _MARGIN)
         self._held[endpoint] = held
-        self._held.move_to_end(endpoint)
-        while len(self._held) > _ENDPOINTS_REMEMBERED:
-            self._held.popitem(last=False)
         return held.credentials
 
     async def _from_helper(self, endpoint: EcrHost, registry: str) -> EcrToken | None:

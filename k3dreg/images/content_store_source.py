@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import product
 
 from attrs import field, frozen
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.engine import IEngine
@@ -87,7 +87,7 @@ class ContentStoreSource:
         self._files = files
         self._catalogue = catalogue
         self._clock = clock
-        self._held: OrderedDict[Digest, _Held] = OrderedDict()
+        self._held: LRUCache[Digest, _Held] = LRUCache(_IMAGES_REMEMBERED)
         self._looking: SingleFlight[str, _Held] = SingleFlight()
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
@@ -144,10 +144,7 @@ class ContentStoreSource:
         held = self._held.get(image.id)
         if held is None or held.fingerprint != image.fingerprint:
             held = await self._looking.join(image.fingerprint, lambda: self._examine(image))
-        self._held[image.id] = held
-        self._held.move_to_end(image.id)
-        while len(self._held) > _IMAGES_REMEMBERED:
-            self._held.popitem(last=False)
+            self._held[image.id] = held
         return held
 
     async def _examine(self, image: EngineImage) -> _Held:

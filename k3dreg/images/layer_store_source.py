@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from attrs import field, frozen
+from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
@@ -95,13 +95,13 @@ class LayerStoreSource:
         self._clock = clock
         self._slots = DeferredSemaphore(_LAYERS_AT_ONCE)
         self._measuring = DeferredSemaphore(_MEASURED_AT_ONCE)
-        self._held: OrderedDict[Digest, _Held] = OrderedDict()
-        self._sizes: OrderedDict[Digest, int] = OrderedDict()  # by chain ID
+        self._held: LRUCache[Digest, _Held] = LRUCache(_IMAGES_REMEMBERED)
+        self._sizes: LRUCache[Digest, int] = LRUCache(_SIZES_REMEMBERED)  # by chain ID
         self._looking: SingleFlight[Digest, _Held] = SingleFlight()
         self._starting: SingleFlight[Digest, IBlob] = SingleFlight()
         self._runs: dict[Digest, LayerBuild] = {}  # those that a new reader can join
         self._running: set[LayerBuild] = set()
-        self._broken: dict[Digest, float] = {}
+        self._broken: TTLCache[Digest, bool] = TTLCache(_SIZES_REMEMBERED, _BROKEN_FOR, clock.seconds)
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
         """The manifest that k3dreg makes for the image, known before a byte of a layer is read."""
@@ -122,7 +122,7 @@ class LayerStoreSource:
         layer = held.layers.get(digest)
         if layer is None:
             raise BlobUnknown(f"{digest} is not a part of the image {image.id}")
-        if self._clock.seconds() < self._broken.get(digest, 0.0):
+        if digest in self._broken:
             raise BlobUnknown(f"the layer {digest} could not be put together from its files")
         run = self._runs.get(digest)
         if run is not None and run.blob.has_beginning:
@@ -160,9 +160,6 @@ class LayerStoreSource:
         if held is None:
             held = await self._looking.join(image.id, lambda: self._examine(image))
             self._held[image.id] = held
-        self._held.move_to_end(image.id)
-        while len(self._held) > _IMAGES_REMEMBERED:
-            self._held.popitem(last=False)
         return held
 
     async def _paths(self) -> LayerPaths:
@@ -227,8 +224,6 @@ class LayerStoreSource:
             finally:
                 self._measuring.release()
             self._sizes[chain] = size
-            while len(self._sizes) > _SIZES_REMEMBERED:
-                self._sizes.popitem(last=False)
         return size
 
     # -- putting layers together --------------------------------------------------------------------
@@ -257,7 +252,7 @@ class LayerStoreSource:
         log.warn("the layer {layer} could not be put together: {error}", layer=layer.diff_id, error=error)
         passing = isinstance(error, StoreError | EngineUnavailable) or not isinstance(error, K3dregError)
         if not passing:
-            self._broken[layer.diff_id] = self._clock.seconds() + _BROKEN_FOR
+            self._broken[layer.diff_id] = True
 
 
 def _measure(tar_split: bytes) -> int:

@@ -7,10 +7,10 @@ the layer's blob, and nothing but unpacked files is left of it.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from attrs import field, frozen
+from attrs import frozen
+from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.engine import IEngine, IEngineRequests
@@ -78,12 +78,6 @@ class _Case:
     shown: Credentials | None
 
 
-@frozen
-class _Failed:
-    until: float
-    error: K3dregError = field(eq=False)
-
-
 class Repair:
     """See `IRepair`.  One repair at a time for each image and caller; a failed one is not repeated for minutes."""
 
@@ -112,7 +106,7 @@ class Repair:
         self._clock = clock
         self._may_ask = may_ask
         self._repairs: SingleFlight[_Case, None] = SingleFlight()
-        self._failed: OrderedDict[_Case, _Failed] = OrderedDict()
+        self._failed: TTLCache[_Case, K3dregError] = TTLCache(_FAILURES_REMEMBERED, _FAILED_FOR, clock.seconds)
         self._mended: set[_Case] = set()
 
     async def ensure(
@@ -144,9 +138,9 @@ class Repair:
             raise ImageIncomplete(f"Docker holds {reference} in part")
         case = _Case(image.id, shown)
         failed = self._failed.get(case)
-        if failed is not None and self._clock.seconds() < failed.until:
-            raise failed.error.with_traceback(None)
-        if not image.children and failed is None and case in self._mended:
+        if failed is not None:
+            raise failed.with_traceback(None)
+        if not image.children and case in self._mended:
             # Nobody told whether the last repair was of use: that we are asked again says that it was not.
             self._mended.discard(case)
             error = ImageIncomplete(f"Docker still lacks blobs of {reference} after they were loaded", advice=ADVICE)
@@ -176,10 +170,7 @@ class Repair:
 
     def _remember(self, case: _Case, error: K3dregError) -> None:
         log.error("{error}. {advice}", error=error, advice=error.advice)
-        self._failed[case] = _Failed(self._clock.seconds() + _FAILED_FOR, error)
-        self._failed.move_to_end(case)
-        while len(self._failed) > _FAILURES_REMEMBERED:
-            self._failed.popitem(last=False)
+        self._failed[case] = error
 
     async def _try(self, case: _Case, image: EngineImage, reference: Reference) -> str:
         """Mend it; how it was done.  Raises `ImageIncomplete` or `AuthenticationRequired`."""

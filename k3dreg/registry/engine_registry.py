@@ -5,9 +5,10 @@ It knows the engine, the sources and the store by their interfaces only, and HTT
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
+from attrs import frozen
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage
@@ -49,6 +50,14 @@ _PARTS_REMEMBERED = 20_000
 _AT_ONCE = 5.0
 
 
+@frozen
+class _Part:
+    """A blob of an image that was served, and its size."""
+
+    image: EngineImage
+    size: int
+
+
 class EngineRegistry:
     """Answers for manifests and blobs out of the store and, through the sources, out of the engine."""
 
@@ -73,8 +82,7 @@ class EngineRegistry:
         self._sources = sources
         self._store = store
         self._catalogue = catalogue
-        self._parts: OrderedDict[Digest, EngineImage] = OrderedDict()
-        self._sizes: dict[Digest, int] = {}
+        self._parts: LRUCache[Digest, _Part] = LRUCache(_PARTS_REMEMBERED)
         self._clock = clock
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
@@ -98,7 +106,7 @@ class EngineRegistry:
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))
         shown = None if authorization is None else Credentials.of(authorization)
         image, root = await self._whole(image, reference, shown, trace)
-        self._remember(root.digest, image)
+        self._parts[root.digest] = _Part(image, root.size)
         return ServedManifest(root, lambda: self._open_manifest(root.digest, root.media_type, trace))
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
@@ -106,14 +114,14 @@ class EngineRegistry:
 
         Never starts a pull.  Raises `BlobUnknown` at once for a digest that no known image has.
         """
-        size = self._sizes.get(digest)
-        if size is None or self._clock is None:
+        part = self._parts.get(digest)
+        if part is None or self._clock is None:
             return await self._open(digest, trace)
         try:
             return await within(_AT_ONCE, self._clock, self._open(digest, trace), after=0)
         except NotYet:
             # Its turn in an export comes later; its size is known, so the head of the answer need not wait for it.
-            return PendingBlob(digest, size, lambda: self._open(digest, trace))
+            return PendingBlob(digest, part.size, lambda: self._open(digest, trace))
 
     def knows(self, digest: Digest) -> bool:
         """Whether it is known to be a part of some image of the engine's.  No I/O."""
@@ -170,11 +178,10 @@ class EngineRegistry:
             manifest = Manifest.parse(data, media_type)
         except InvalidManifest as error:
             raise ManifestUnknown(f"{digest} is no manifest: {error}") from error
-        image = self._parts.get(digest)
-        if image is not None:
+        part = self._parts.get(digest)
+        if part is not None:
             for child in manifest.children():
-                self._remember(child.digest, image)
-                self._sizes[child.digest] = child.size
+                self._parts[child.digest] = _Part(part.image, child.size)
         return MemoryBlob(digest, data, manifest.media_type)
 
     async def _open(self, digest: Digest, trace: Trace) -> IBlob:
@@ -194,14 +201,7 @@ class EngineRegistry:
     def _images_with(self, digest: Digest) -> Iterator[EngineImage]:
         recent = self._parts.get(digest)
         if recent is not None:
-            yield recent
+            yield recent.image
         for image in self._catalogue.images_with(digest):
-            if recent is None or image.id != recent.id:
+            if recent is None or image.id != recent.image.id:
                 yield image
-
-    def _remember(self, part: Digest, image: EngineImage) -> None:
-        self._parts[part] = image
-        self._parts.move_to_end(part)
-        while len(self._parts) > _PARTS_REMEMBERED:
-            forgotten, _ = self._parts.popitem(last=False)
-            self._sizes.pop(forgotten, None)

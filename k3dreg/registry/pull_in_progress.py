@@ -6,10 +6,10 @@ as the registry has been asked, and the engine's content store has each blob as 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from attrs import evolve, frozen
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -83,7 +83,7 @@ class PullInProgress:
         self._asking: SingleFlight[tuple[Reference, str], Descriptor] = SingleFlight()
         # What registries said, for as long as the pull goes on: by the next one the tag may mean something else.
         self._told: dict[tuple[Reference, str], Descriptor] = {}
-        self._expected: OrderedDict[Digest, _Expected] = OrderedDict()
+        self._expected: LRUCache[Digest, _Expected] = LRUCache(_EXPECTED_REMEMBERED)
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         """As the registry behind, or sooner."""
@@ -181,7 +181,4 @@ class PullInProgress:
 
     def _expect(self, expected: _Expected) -> _Expected:
         self._expected[expected.descriptor.digest] = expected
-        self._expected.move_to_end(expected.descriptor.digest)
-        while len(self._expected) > _EXPECTED_REMEMBERED:
-            self._expected.popitem(last=False)
         return expected

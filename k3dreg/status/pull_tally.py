@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import TypeVar
+from cachetools import LRUCache
 
 from k3dreg.oci.media_types import INDEXES
 from k3dreg.reporting.activity import Activity, RequestReport
 from k3dreg.status.overview import Saved
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 # Repositories, digests and clients that are remembered: far more than are pulled at about the same time.
 _MOST = 1000
@@ -27,16 +22,15 @@ class Tally:
 
     def __init__(self, most: int = _MOST) -> None:
         """`most` bounds each thing that is remembered."""
-        self._most = most
         self._bytes = 0
         self._pulls = 0
         self._fetched = 0
         # How many of Docker's pulls of a repository no client has had the image of yet.
-        self._pulled: OrderedDict[str, int] = OrderedDict()
+        self._pulled: LRUCache[str, int] = LRUCache(most)
         # Digests that clients learned by HEAD: no client asks so for a manifest that is in an index.
-        self._named: OrderedDict[str, None] = OrderedDict()
+        self._named: LRUCache[str, None] = LRUCache(most)
         # Clients that were given an index, with its repository.
-        self._given_index: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._given_index: LRUCache[tuple[str, str], None] = LRUCache(most)
 
     def saved(self) -> Saved:
         """Return the sums since the start."""
@@ -51,7 +45,7 @@ class Tally:
         """Docker begins to pull.  Nodes may be given the image before it ends."""
         if activity.kind == "pull":
             repository = _repository_of(activity.subject)
-            self._put(self._pulled, repository, self._pulled.get(repository, 0) + 1)
+            self._pulled[repository] = self._pulled.get(repository, 0) + 1
 
     def ended(self, activity: Activity, refusal: str) -> None:
         """Docker's pull ended.  `refusal` is why it failed, or ""."""
@@ -77,14 +71,14 @@ class Tally:
 
     def _note_head(self, report: RequestReport) -> None:
         if report.method == "HEAD" and report.manifest is not None and report.status == 200:
-            self._put(self._named, str(report.manifest.digest), None)
+            self._named[str(report.manifest.digest)] = None
 
     def _is_first(self, report: RequestReport) -> bool:
         """Whether this manifest is what the client's reference means, rather than one in an index that it was given."""
         assert report.manifest is not None
         client = report.client, _repository_of(report.subject)
         if report.manifest.media_type in INDEXES:
-            self._put(self._given_index, client, None)
+            self._given_index[client] = None
             return True
         by_tag = "@" not in report.subject
         return by_tag or str(report.manifest.digest) in self._named or client not in self._given_index
@@ -93,14 +87,8 @@ class Tally:
         """Set one of Docker's pulls off.  False when there is none."""
         left = self._pulled.pop(repository, 0)
         if left > 1:
-            self._put(self._pulled, repository, left - 1)
+            self._pulled[repository] = left - 1
         return bool(left)
-
-    def _put(self, table: OrderedDict[K, V], key: K, value: V) -> None:
-        table[key] = value
-        table.move_to_end(key)
-        if len(table) > self._most:
-            table.popitem(last=False)
 
 
 def _repository_of(subject: str) -> str:

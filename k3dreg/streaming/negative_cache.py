@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from attrs import frozen
+from cachetools import TLRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.oci.errors import AuthenticationRequired, K3dregError, NotFound, RateLimited, Refused
@@ -52,7 +52,7 @@ class NegativeCache(Generic[K]):
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._entries: OrderedDict[K, _Entry] = OrderedDict()
+        self._entries: TLRUCache[K, _Entry] = TLRUCache(REMEMBERED, lambda key, entry, now: entry.until, clock.seconds)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,12 +60,9 @@ class NegativeCache(Generic[K]):
     def check(self, key: K) -> None:
         """Raise the error that is remembered for the key, if any."""
         entry = self._entries.get(key)
-        if entry is None:
-            return
-        if self._clock.seconds() < entry.until:
+        if entry is not None:
             # The same object, raised from several places, would gather their tracebacks.
             raise entry.error.with_traceback(None)
-        del self._entries[key]
 
     def remember(self, key: K, error: K3dregError, seconds: float = FOR) -> None:
         """Keep it, if it is the registry's answer.  What went wrong in the engine or here is worth another try."""
@@ -74,10 +71,7 @@ class NegativeCache(Generic[K]):
         if isinstance(error, RateLimited):
             seconds = max(seconds, FOR_RATE_LIMITED)
         self._entries[key] = _Entry(self._clock.seconds() + seconds, error)
-        self._entries.move_to_end(key)
-        while len(self._entries) > REMEMBERED:
-            self._entries.popitem(last=False)
 
     def forget(self, key: K) -> None:
-        """It went well after all."""
+        """Drop the error for `key`, after a success."""
         self._entries.pop(key, None)

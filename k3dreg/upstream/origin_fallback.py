@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from attrs import frozen
+from cachetools import LRUCache
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -57,7 +57,7 @@ class OriginFallback:
         self._credentials = credentials
         self._is_own = is_own
         self._may_ask = may_ask
-        self._parts: OrderedDict[tuple[Repository, Digest], _Part] = OrderedDict()
+        self._parts: LRUCache[tuple[Repository, Digest], _Part] = LRUCache(_PARTS_REMEMBERED)
         self._refused: NegativeCache[tuple[str, Reference, Credentials | None]] = NegativeCache(clock)
         # Registries count what they are asked for, so nodes that all want the same ask once.
         self._asking: SingleFlight[tuple[Reference, Credentials | None], tuple[Descriptor, bytes]] = SingleFlight()
@@ -85,7 +85,7 @@ class OriginFallback:
             raise told from error
         trace.source = "registry"
         for child in Manifest.parse(data, descriptor.media_type).children():
-            self._remember(repository, child.digest, child.size, credentials)
+            self._parts[repository, child.digest] = _Part(child.size, credentials)
         blob = MemoryBlob(descriptor.digest, data, descriptor.media_type)
         return ServedManifest(descriptor, blob.itself)
 
@@ -121,10 +121,3 @@ class OriginFallback:
     async def _of_host(self, repository: Repository) -> Credentials | None:
         assert repository.registry is not None
         return await self._credentials.credentials(repository.registry)
-
-    def _remember(self, repository: Repository, digest: Digest, size: int, credentials: Credentials | None) -> None:
-        key = (repository, digest)
-        self._parts[key] = _Part(size, credentials)
-        self._parts.move_to_end(key)
-        while len(self._parts) > _PARTS_REMEMBERED:
-            self._parts.popitem(last=False)

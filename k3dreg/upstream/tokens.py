@@ -7,11 +7,10 @@ The token flow is the registry's "Token Authentication Specification" and "OAuth
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from attrs import frozen
+from cachetools import LRUCache, TLRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.formats.basic_auth import Credentials
@@ -29,9 +28,6 @@ _LARGEST_ANSWER = 256 * 1024
 # Entries.
 _REMEMBERED = 500
 _CLIENT_ID = "k3dreg"
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 @frozen
@@ -59,8 +55,10 @@ class Authorizer:
     def __init__(self, requests: Requests, clock: IReactorTime) -> None:
         self._requests = requests
         self._clock = clock
-        self._challenges: OrderedDict[tuple[Repository, Credentials | None], Challenge] = OrderedDict()
-        self._tokens: OrderedDict[_Asked, _Token] = OrderedDict()
+        self._challenges: LRUCache[tuple[Repository, Credentials | None], Challenge] = LRUCache(_REMEMBERED)
+        self._tokens: TLRUCache[_Asked, _Token] = TLRUCache(
+            _REMEMBERED, lambda asked, token, now: token.expires, clock.seconds
+        )
 
     async def known(self, repository: Repository, credentials: Credentials | None) -> str:
         """What was right the last time for this repository and these credentials; "" if that is not known."""
@@ -76,7 +74,7 @@ class Authorizer:
         for challenge in usable:
             value = await self._answer(challenge, repository, credentials, fresh=True)
             if value:
-                _keep(self._challenges, (repository, credentials), challenge)
+                self._challenges[repository, credentials] = challenge
                 return value
         return ""
 
@@ -93,11 +91,13 @@ class Authorizer:
             challenge.parameters.get("scope", "") or f"repository:{repository.path}:pull",
             credentials,
         )
+        if fresh:
+            self._tokens.pop(asked, None)
         held = self._tokens.get(asked)
-        if held is None or fresh or held.expires <= self._clock.seconds():
+        if held is None:
             check_is_elsewhere(urlsplit(asked.realm).netloc.rpartition("@")[2], str(repository.registry))
             held = await self._fetch(asked)
-            _keep(self._tokens, asked, held)
+            self._tokens[asked] = held
         return f"Bearer {held.value}"
 
     async def _fetch(self, asked: _Asked) -> _Token:
@@ -140,10 +140,3 @@ class Authorizer:
         if not isinstance(lifetime, int | float) or lifetime <= 0:
             lifetime = _LIFETIME
         return _Token(token, self._clock.seconds() + lifetime - _MARGIN)
-
-
-def _keep(table: OrderedDict[K, V], key: K, value: V) -> None:
-    table[key] = value
-    table.move_to_end(key)
-    while len(table) > _REMEMBERED:
-        table.popitem(last=False)

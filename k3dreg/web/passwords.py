@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import bcrypt
 from attrs import field, frozen
+from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import Deferred
 
 from k3dreg.config.password_file import FileState, read_password_file
@@ -66,9 +66,8 @@ class Passwords:
         self._looked: float | None = None
         self._complaint = ""
         # By a keyed hash of name, password and the user's line of the file: a changed line makes another.
-        self._right: OrderedDict[bytes, None] = OrderedDict()
-        # Each with the time at which it was found to be wrong.
-        self._wrong: OrderedDict[bytes, float] = OrderedDict()
+        self._right: LRUCache[bytes, bool] = LRUCache(_MOST_KEPT)
+        self._wrong: TTLCache[bytes, bool] = TTLCache(_MOST_KEPT, KEPT_FOR, workers.clock.seconds)
 
     async def start(self) -> None:
         """Read the file.  Raises `UsageError`."""
@@ -83,12 +82,9 @@ class Passwords:
             await self._looks.join(None, self._look)
         hashed = self._known.hashes.get(shown.username)
         key = self._digest(f"{shown.username}:{shown.password}\n".encode() + (hashed or b""))
-        if key in self._right:
-            self._right.move_to_end(key)
+        if self._right.get(key):
             return True
-        found = self._wrong.get(key)
-        if found is not None and 0 <= now - found < KEPT_FOR:
-            self._wrong.move_to_end(key)
+        if self._wrong.get(key):
             return False
         return await self._checks.ask(key, client, lambda: self._check(key, shown, hashed))
 
@@ -102,12 +98,9 @@ class Passwords:
 
         def checked(fits: bool) -> bool:
             if fits and hashed is not None:
-                self._right[key] = None
+                self._right[key] = True
             else:
-                self._wrong[key] = self._workers.clock.seconds()
-            for kept in (self._right, self._wrong):
-                while len(kept) > _MOST_KEPT:
-                    kept.popitem(last=False)
+                self._wrong[key] = True
             return fits and hashed is not None
 
         return self._workers.run(_fits, shown.password.encode(), against).addCallback(checked)

@@ -87,8 +87,9 @@ def test_that_a_password_is_wrong_is_kept_for_a_while_and_that_it_is_right_until
     assert users.workers.hashes == 3
 
 
-def test_wrong_passwords_do_not_push_a_right_one_out_of_memory(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_passwords_do_not_push_a_right_one_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("k3dreg.web.passwords._MOST_KEPT", 10)
+    users = Users(tmp_path / "htpasswd", line("anna", "secret"))
     assert users.know("anna", "secret")
     for number in range(20):
         assert not users.know("anna", str(number))
