@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.config.settings import Config
+from k3dreg.daemon.closing import Closing
 from k3dreg.docker.client import Engine
 from k3dreg.docker.engine import IImageNames
 from k3dreg.engine_files.directory_passing import DirectoryPassing, look_around
@@ -36,7 +37,7 @@ from k3dreg.streaming.workers import Workers
 
 @frozen
 class EngineFileAccess:
-    """The ways to the engine's files, the fastest first, and `closing` as of `ImageSources`.
+    """The ways to the engine's files, the fastest first.
 
     `local` are those of this machine, `handed` those whose directories are handed over, where they may be.
     """
@@ -44,26 +45,23 @@ class EngineFileAccess:
     ways: tuple[IEngineFiles, ...]
     local: LocalFiles
     handed: LocalFiles | None
-    closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
 
 @frozen
 class ImageSources:
-    """The sources in the order in which they are tried; `loose` is the one that has single blobs of
-    images that are not whole; `closing` is what to call, last first, to end them.
-    """
+    """The sources in the order in which they are tried; `loose` has single blobs of images that are not whole."""
 
     sources: tuple[IImageSource, ...]
     loose: ILooseContent
-    closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
 
-async def make_files(config: Config, engine: Engine, workers: Workers, clock: IReactorTime) -> EngineFileAccess:
-    """Whatever `--reader` allows.  Raises `StoreError`."""
-    closing: list[Callable[[], Awaitable[object] | None]] = []
+async def make_files(
+    config: Config, engine: Engine, workers: Workers, clock: IReactorTime, closing: Closing
+) -> EngineFileAccess:
+    """Whatever `--reader` allows, until `closing`.  Raises `StoreError`."""
     local = files_here(engine, workers, config.docker_root, config.content_store)
     if config.reader == "off":
-        return EngineFileAccess((local,), local, None, ())
+        return EngineFileAccess((local,), local, None)
     owner = await workers.run(identity, config.state_dir)
     scratch = str(config.state_dir / "staging")
     handed = None
@@ -78,13 +76,13 @@ async def make_files(config: Config, engine: Engine, workers: Workers, clock: IR
             engine, DirectoryPassing(engine, workers, owner, own), clock, here.directories, local
         )
         handed = LocalFiles(workers, places, "handed")
-        closing.append(places.close)
-        closing.append(_begin(places.begin()))
-    closing.append(_begin(clean_up(engine, owner, clock)))
+        closing.add(places.close)
+        closing.add(_begin(places.begin()))
+    closing.add(_begin(clean_up(engine, owner, clock)))
     reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=scratch)
-    closing.append(reader.close)
+    closing.add(reader.close)
     in_place = [files for files in (local, handed) if files is not None]
-    return EngineFileAccess((*in_place, reader), local, handed, tuple(closing))
+    return EngineFileAccess((*in_place, reader), local, handed)
 
 
 def _begin(work: Coroutine[Deferred[Any], Any, None]) -> Callable[[], None]:
@@ -101,18 +99,20 @@ def make_sources(
     catalogue: ICatalogue,
     workers: Workers,
     clock: IReactorTime,
+    closing: Closing,
     observer: IObserver = NULL_OBSERVER,
 ) -> ImageSources:
-    """The engine's own files where they can be read, its exports where not."""
+    """The engine's own files where they can be read, its exports where not; until `closing`."""
     content = ContentStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    closing.add(content.shutdown)
     layers = LayerStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    closing.add(layers.shutdown)
     archive = ExportSource(engine, store, catalogue, workers, clock, observer)
-    closing = (content.shutdown, layers.shutdown, archive.shutdown)
-    return ImageSources((content, layers, archive), content, closing)
+    closing.add(archive.shutdown)
+    return ImageSources((content, layers, archive), content)
 
 
 def make_warming(
-    config: Config,
     engine: Engine,
     names: IImageNames,
     sources: Sequence[IImageSource],
@@ -120,12 +120,12 @@ def make_warming(
     monitoring: IMonitoring,
     clock: IReactorTime,
 ) -> Prefetch:
-    """Who makes images ready before they are asked for (`--warm`)."""
+    """Return what prepares images before clients ask for them, once `change` tells it which (`--warm`)."""
 
     def is_busy() -> bool:
         return bool(monitoring.live().running)
 
-    return Prefetch(config.warm, engine, engine, names, sources, store, is_busy, clock)
+    return Prefetch((), engine, engine, names, sources, store, is_busy, clock)
 
 
 def identity(state_dir: Path) -> str:

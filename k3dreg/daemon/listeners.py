@@ -1,4 +1,4 @@
-"""The daemon's door: where it listens, and who is let in."""
+"""Where the daemon listens, and which clients it admits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 
-from k3dreg.config.settings import Config
 from k3dreg.oci.errors import InvalidName
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.logger import make_logger
@@ -28,10 +27,10 @@ log = make_logger()
 class Listeners:
     """`access` is who may do what: everybody everything, or the users in the password file.
 
-    Settings may be changed at any time, those of where it is aside.
+    At first it is everybody: call `admit` and `start` before `listen`.
     """
 
-    def __init__(self, config: Config, workers: Workers) -> None:
+    def __init__(self, workers: Workers) -> None:
         """`workers` check passwords, and should do nothing else: a check takes a thread for up to seconds."""
         # Of all users since the start, of whichever file.  Only who writes these files can make it grow.
         self._names: set[str] = set()
@@ -40,22 +39,26 @@ class Listeners:
         # By their files: a file that was used before may be used again.
         self._passwords: dict[Path, Passwords] = {}
         self._exposed: list[str] = []
-        self.use(config)
 
     async def start(self) -> None:
         """Read the password file, if there is one.  Raises `UsageError`."""
         for passwords in self._passwords.values():
             await passwords.start()
 
-    def use(self, config: Config) -> None:
-        """Let in whom these settings let in.  A password file is read when somebody asks."""
-        if config.htpasswd is None:
+    def admit(self, htpasswd: Path | None, *, anonymous_pull: bool) -> None:
+        """Let in the users of this password file from the next request on; None for everybody.
+
+        The file is read when a client first shows a password.  This may be called at any time.
+        """
+        was_open = self.access.is_open
+        if htpasswd is None:
             self.access.change(None)
-            self._warn_if_open()
+            if not was_open:
+                self._warn_if_open()
             return
-        if config.htpasswd not in self._passwords:
-            self._passwords[config.htpasswd] = Passwords(config.htpasswd, self._workers, self._names)
-        self.access.change(self._passwords[config.htpasswd], anonymous_pull=config.anonymous_pull)
+        if htpasswd not in self._passwords:
+            self._passwords[htpasswd] = Passwords(htpasswd, self._workers, self._names)
+        self.access.change(self._passwords[htpasswd], anonymous_pull=anonymous_pull)
 
     async def listen(
         self,

@@ -1,7 +1,6 @@
 """Settings that are read again while the daemon runs (SIGHUP), and what becomes of them.
 
-Parts of the daemon say which of `Config`'s fields they can take anew.  A field that no part takes counts from the next
-start on, so a new option needs nothing here.
+A setting that is not `reloadable` counts from the next start on.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-from attrs import evolve, fields_dict
+from attrs import evolve
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python import usage
 
@@ -26,37 +25,32 @@ log = make_logger()
 
 
 class Reloader:
-    """Reads the settings again, and gives the parts of the daemon those that are new."""
+    """Reads the settings again, and applies those that have changed and may."""
 
     def __init__(
         self,
         options: Options,
         workers: Workers,
+        apply: Callable[[Config], object],
         *,
         began: Callable[[], object] = lambda: None,
         ended: Callable[[str], object] = lambda trouble: None,
     ) -> None:
         """`options` are those that the daemon was started with.
 
+        `apply` is called in the reactor's thread when a reloadable setting has changed; the others in its argument are
+        as at the start.  It must not wait, and cannot refuse: values were checked when they were read.
+
         Around each reading, `began` and `ended` are called; the latter with what is wrong, or "".
         """
         self._options = options
         self._workers = workers
+        self._apply = apply
         self._began = began
         self._ended = ended
         self._config = options.config
-        self._parts: list[tuple[frozenset[str], Callable[[Config], object]]] = []
         self._reading = False
         self._once_more = False
-
-    def on_change(self, apply: Callable[[Config], object], *names: str) -> None:
-        """Call `apply` when one of these fields of `Config` has another value.
-
-        It is called in the reactor's thread, must not wait, and cannot refuse: values were checked when they were read.
-        """
-        unknown = set(names) - set(fields_dict(Config))
-        assert not unknown, f"Config has no {unknown}"
-        self._parts.append((frozenset(names), apply))
 
     async def reload(self) -> None:
         """Read the settings and apply what has changed.  While that goes on, a second call makes it happen once more.
@@ -87,14 +81,13 @@ class Reloader:
             log.error("the settings were not changed: {error}", error=error)
             return str(error)
         new = options.config
-        changed = {name for name in fields_dict(Config) if getattr(new, name) != getattr(self._config, name)}
-        taken = changed & {name for names, _ in self._parts for name in names}
+        changed = {name for name in SETTINGS if getattr(new, name) != getattr(self._config, name)}
+        taken = {name for name in changed if SETTINGS[name].reloadable}
         # The others keep the value that they were started with, and are spoken of at each reload until the restart.
         self._config = evolve(self._config, **{name: getattr(new, name) for name in taken})
         log.info("settings read again: {what}", what=f"changed {_listed(taken)}" if taken else "nothing has changed")
-        for names, apply in self._parts:
-            if names & taken:
-                apply(self._config)
+        if taken:
+            self._apply(self._config)
         environments = [_of_others(each.settings_environment) for each in (options, self._options)]
         left = _listed(changed - taken, *["environment"] * (environments[0] != environments[1]))
         if left:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
 
+from k3dreg.daemon.closing import Closing
 from k3dreg.docker.client import Engine
 from k3dreg.images.repair import Repair
 from k3dreg.images.source import IImageSource, IRepair
@@ -24,15 +25,14 @@ from k3dreg.upstream.registry_requests import make_origin_agent, make_origin_poo
 
 @frozen
 class UpstreamRegistries:
-    """`repair` mends images of which Docker lost blobs; `closing` is what to call, last first, to end it all."""
+    """`repair` mends images of which Docker lost blobs."""
 
     repair: IRepair
     fallback: IFallback
-    closing: tuple[Callable[[], Awaitable[object] | None], ...]
 
-    def behind(self, docker: IRegistry, wanted: bool) -> WithFallback:
-        """`docker` with the registries behind it, for when that is wanted (`--origin-fallback`)."""
-        return WithFallback(docker, self.fallback, wanted=wanted)
+    def behind(self, docker: IRegistry) -> WithFallback:
+        """`docker` with the registries behind it, for when that is enabled (`--origin-fallback`)."""
+        return WithFallback(docker, self.fallback, wanted=False)
 
 
 def make_upstream(
@@ -44,15 +44,18 @@ def make_upstream(
     workers: Workers,
     reactor: Any,
     may_ask: MayAsk,
+    closing: Closing,
 ) -> UpstreamRegistries:
     """`probes` are sources that know of single blobs whether the engine holds them: the content store's.
 
-    `reactor` connects, resolves names and tells the time.
+    `reactor` connects, resolves names and tells the time.  `closing` ends it all.
     """
     pool = make_origin_pool(reactor)
+    closing.add(pool.closeCachedConnections)
     origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, workers, reactor)
+    closing.add(origin.shutdown)
     repair = Repair(engine, engine, origin, credentials, probes, store, reactor, may_ask)
+    closing.add(repair.shutdown)
     fallback = OriginFallback(origin, credentials, reactor, names.is_own, may_ask)
-    return UpstreamRegistries(
-        repair, fallback, (pool.closeCachedConnections, origin.shutdown, repair.shutdown, fallback.shutdown)
-    )
+    closing.add(fallback.shutdown)
+    return UpstreamRegistries(repair, fallback)

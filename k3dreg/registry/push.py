@@ -41,14 +41,13 @@ class Uploads:
         workers: Workers,
         clock: IReactorTime,
         *,
-        deleting: bool = True,
         most_sessions: int = MOST_SESSIONS,
     ) -> None:
         """`registry` is asked for content that a pushed manifest refers to and that was not pushed.
 
         `most_sessions`: how many upload sessions there may be at a time.
         """
-        self.deleting = deleting
+        self._deleting = True
         self._store = store
         self._pushed = pushed
         self._names = names
@@ -56,6 +55,15 @@ class Uploads:
         self._adopter = Adopter(store, pushed, registry, workers)
         self._parsing = DeferredSemaphore(_PARSED_AT_ONCE)
         self._sessions = UploadSessions(staging, names, workers, clock, most_sessions)
+
+    @property
+    def deleting(self) -> bool:
+        """See `IUploads`."""
+        return self._deleting
+
+    def allow_deleting(self, allowed: bool) -> None:
+        """From the next request on; at first it is allowed."""
+        self._deleting = allowed
 
     # -- blobs ----------------------------------------------------------------------------------
 
@@ -160,7 +168,7 @@ class Uploads:
             self._pushed.forget(digest)
 
     def _check_deleting(self) -> None:
-        if not self.deleting:
+        if not self._deleting:
             raise UnsupportedOperation("deleting is turned off in this registry")
 
 

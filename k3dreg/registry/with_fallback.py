@@ -26,10 +26,14 @@ class WithFallback:
     """
 
     def __init__(self, docker: IRegistry, fallback: IFallback, *, wanted: bool = True) -> None:
-        """Unless `wanted`, which may be changed at any time, Docker's content is all there is."""
-        self.wanted = wanted
+        """`wanted` as of `enable`."""
+        self._wanted = wanted
         self._docker = docker
         self._fallback = fallback
+
+    def enable(self, wanted: bool) -> None:
+        """From the next request on, Docker's content is all there is unless `wanted`."""
+        self._wanted = wanted
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         """See `IRegistry`.  When both say no, it is Docker's no that counts, unless credentials would help."""
@@ -37,7 +41,7 @@ class WithFallback:
             return await self._docker.manifest(reference, authorization, trace)
         except (NotFound, ImageIncomplete) as error:
             known = reference.digest is not None or isinstance(error, NotAnImage)
-            if not known or not self.wanted:
+            if not known or not self._wanted:
                 raise
             shown = None if authorization is None else Credentials.of(authorization)
             return await self._otherwise(self._fallback.manifest(reference, shown, trace), error)
@@ -47,7 +51,7 @@ class WithFallback:
         try:
             return await self._docker.blob(repository, digest, trace)
         except (NotFound, ImageIncomplete) as error:
-            if not self.wanted:
+            if not self._wanted:
                 raise
             return await self._otherwise(self._fallback.blob(repository, digest, trace), error)
 

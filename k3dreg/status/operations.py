@@ -39,16 +39,13 @@ _PARTS_ARE_GOOD_FOR = 0.25
 
 
 class Operations:
-    """`/healthz`, `/readyz`, `/metrics`, and the page at `/` with what belongs to it.
+    """`/healthz`, `/readyz`, `/metrics`, and the page at `/` with what belongs to it."""
 
-    `has_page`, which may be changed at any time, is whether there is the latter.
-    """
-
-    def __init__(self, monitoring: IMonitoring, clock: IReactorTime, *, status_page: bool = True) -> None:
+    def __init__(self, monitoring: IMonitoring, clock: IReactorTime) -> None:
         self._monitoring = monitoring
         self._clock = clock
         self._parts: tuple[float, dict[str, bytes]] | None = None
-        self.has_page = status_page
+        self._has_page = True
         self.events = Events(self._moving_parts, clock)
         self._always: dict[bytes, Page] = {
             b"/healthz": Page("health", self._healthz),
@@ -61,18 +58,22 @@ class Operations:
             data = files("k3dreg.status").joinpath("assets", name).read_bytes()
             self._with_page[f"/{name}".encode("ascii")] = Page("page", _asset(data, media_type))
 
+    def show_page(self, shown: bool) -> None:
+        """From the next request on there is the page at `/`, or not; at first there is."""
+        self._has_page = shown
+
     def page(self, path: bytes) -> Page | None:
         """What is at this path, or None."""
-        if path == b"/events" and self.has_page and self.events.is_full:
+        if path == b"/events" and self._has_page and self.events.is_full:
             return Page("page", self._no_place)
-        return (self._with_page if self.has_page else self._always).get(path)
+        return (self._with_page if self._has_page else self._always).get(path)
 
     def takes_events(self, request: Request, record: Record) -> bool:
         """Answer a request for the stream of events; False when it is not one, or there are too many.
 
         `page` answers what is one too many.
         """
-        if not self.has_page or request.path != b"/events" or request.method != b"GET" or self.events.is_full:
+        if not self._has_page or request.path != b"/events" or request.method != b"GET" or self.events.is_full:
             return False
         record.route, record.quiet = "page", True
         self.events.render(request, record, (*_SAFE, _FRESH, ("X-Request-Id", record.id)))

@@ -83,7 +83,7 @@ class UploadsCase(StoreTestCase):
         self.close_in_the_end(store)
         return store
 
-    def begin(self, deleting: bool = True) -> None:
+    def begin(self) -> None:
         self.registry = PushedFirst(self.engines, self.pushed, self.store, self.names, self.is_engines)
         self.uploads = Uploads(
             self.store,
@@ -93,7 +93,6 @@ class UploadsCase(StoreTestCase):
             self.names,
             self.workers,
             self.clock,
-            deleting=deleting,
         )
         self.addCleanup(self._end, self.uploads, self.workers)
         self.collector = Collector(self.pushed, self.store, self.is_engines, self.clock)

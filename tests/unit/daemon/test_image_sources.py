@@ -14,7 +14,8 @@ from twisted.internet.task import Clock
 
 from k3dreg.config.options import Options
 from k3dreg.daemon import image_sources
-from k3dreg.daemon.image_sources import EngineFileAccess, make_files
+from k3dreg.daemon.closing import Closing
+from k3dreg.daemon.image_sources import make_files
 from k3dreg.engine_files.directory_passing import Situation
 from k3dreg.streaming.file_handles import Handle
 from tests.fakes.archive_api import INFO, FakeArchiveApi
@@ -55,12 +56,8 @@ def test_directories_that_docker_passed_are_closed_with_the_daemon(
     options.parseOptions(["--state-dir", str(state), "--docker", "unix:///nonexistent/docker.sock"])
     engine: Any = FakeArchiveApi({})
     engine.engine_info = evolve(INFO, root_dir=str(root))
-    made: list[EngineFileAccess] = []
-    Deferred.fromCoroutine(make_files(options.config, engine, InlineWorkers(), Clock())).addCallback(made.append)
-    (access,) = made
+    closing = Closing()
+    Deferred.fromCoroutine(make_files(options.config, engine, InlineWorkers(), Clock(), closing))
     assert open_below(root)
-    for close in reversed(access.closing):
-        closed: Any = close()
-        if closed is not None and not isinstance(closed, Deferred):
-            Deferred.fromCoroutine(closed)
+    Deferred.fromCoroutine(closing.close())
     assert open_below(root) == []

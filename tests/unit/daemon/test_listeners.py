@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -13,6 +15,7 @@ from twisted.internet.task import Clock
 from k3dreg.config.options import Options
 from k3dreg.daemon.listeners import Listeners, describe_address, is_exposed
 from k3dreg.registry.own_names import OwnNames
+from tests.fakes.logs import heard
 from tests.fakes.workers import InlineWorkers
 
 
@@ -59,7 +62,7 @@ def listened(*endpoints: str) -> tuple[list[int], tuple[str, ...]]:
     options = Options({"HOME": "/home/someone"})
     options.parseOptions([word for endpoint in endpoints for word in ("--listen", endpoint)])
     names, found, opened = OwnNames(), list[int](), list[object]()
-    door = Listeners(options.config, InlineWorkers())
+    door = Listeners(InlineWorkers())
     work = door.listen(options.config.listen, Factory(), names, FakeReactor(), opened.append)
     Deferred.fromCoroutine(work).addCallback(found.extend)
     assert len(opened) == len(endpoints)
@@ -78,3 +81,13 @@ def test_an_address_that_is_listened_on_is_a_name_of_this_registry() -> None:
 def test_an_address_that_stands_for_all_is_no_name_and_nor_is_a_file() -> None:
     assert listened("tcp:5000", r"tcp6:5001:interface=\:\:", "unix:/tmp/x") == ([5000, 5001], ())
     assert listened(r"tcp6:5000:interface=fe80\:\:1%eth0") == ([5000], ())
+
+
+def test_a_registry_that_becomes_open_is_warned_of_once() -> None:
+    listeners = Listeners(InlineWorkers())
+    with heard() as lines:
+        work = listeners.listen(("tcp:5000",), Factory(), OwnNames(), FakeReactor(), lambda port: None)
+        Deferred.fromCoroutine(work)
+        for htpasswd in (None, Path("htpasswd"), Path("htpasswd"), None, None):
+            listeners.admit(htpasswd, anonymous_pull=False)
+    assert len([line for line in lines if "every client that reaches 0.0.0.0:5000" in line]) == 2

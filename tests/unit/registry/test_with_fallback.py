@@ -141,7 +141,7 @@ class FallingBackTests(SynchronousTestCase):
     def test_unless_that_is_not_wanted_any_more(self) -> None:
         self.manifest()
         asked = list(self.registries.asked)
-        self.registry.wanted = False
+        self.registry.enable(False)
         self.refusal()
         self.failureResultOf(self.blob(Digest.of(LAYER)), K3dregError)
         self.assertEqual(self.registries.asked, asked)

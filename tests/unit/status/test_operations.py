@@ -63,15 +63,13 @@ class FakeMonitoring:
 
 
 class OperationsCase(WireTestCase):
-    status_page = True
-
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
         self.monitoring = FakeMonitoring()
         self.registry = FakeRegistry()
         self.manifest = self.registry.tag("docker.io/library/nginx:1", OCI_INDEX, WholeBlob(b"{}"))
-        self.operations = Operations(self.monitoring, self.clock, status_page=self.status_page)
+        self.operations = Operations(self.monitoring, self.clock)
         site = make_site(self.registry, self.clock, operations=self.operations, observer=self.monitoring)
         self.port = self.listen(site)
 
@@ -169,7 +167,9 @@ class PageTests(OperationsCase):
 
 
 class NoPageTests(OperationsCase):
-    status_page = False
+    def setUp(self) -> None:
+        super().setUp()
+        self.operations.show_page(False)
 
     async def test_without_the_page_there_is_the_line_and_health(self) -> None:
         wire = await self.wire()
@@ -180,10 +180,10 @@ class NoPageTests(OperationsCase):
 
     async def test_the_page_can_be_turned_on_and_off_while_it_runs(self) -> None:
         wire = await self.wire()
-        self.operations.has_page = True
+        self.operations.show_page(True)
         self.assertIn("text/html", (await wire.ask("GET", "/", Accept="text/html")).headers["content-type"])
         self.assertEqual((await wire.ask("GET", "/status.js")).status, 200)
-        self.operations.has_page = False
+        self.operations.show_page(False)
         self.assertEqual((await wire.ask("GET", "/status.js")).status, 404)
 
 

@@ -79,7 +79,7 @@ class DeletingTests(UploadsCase):
     def test_it_can_be_turned_off(self) -> None:
         digest = self.push_blob(CONFIG)
         manifest = self.push(image(), "t")
-        self.begin(deleting=False)
+        self.uploads.allow_deleting(False)
         for delete in (
             self.uploads.delete_tag(APP, Tag("t")),
             self.uploads.delete_manifest(APP, manifest),
@@ -87,6 +87,8 @@ class DeletingTests(UploadsCase):
         ):
             self.failed(delete, UnsupportedOperation)
         self.assertEqual(self.read(digest), CONFIG)
+        self.uploads.allow_deleting(True)
+        self.result(self.uploads.delete_blob(APP, digest))
 
 
 class CollectingTests(UploadsCase):

@@ -1,0 +1,196 @@
+"""Put the packages together: all parts of a daemon, the settings that they take while they run, and their end."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IListeningPort
+
+from k3dreg import __version__
+from k3dreg.config.settings import Config
+from k3dreg.credentials.chain import make_chain
+from k3dreg.daemon.closing import Closing
+from k3dreg.daemon.engine_watch import make_monitor
+from k3dreg.daemon.image_sources import make_files, make_sources, make_warming
+from k3dreg.daemon.listeners import Listeners
+from k3dreg.daemon.upstream_registries import make_upstream
+from k3dreg.docker.client import Engine
+from k3dreg.docker.endpoint import make_agent, make_pool
+from k3dreg.images.catalogue import open_catalogue
+from k3dreg.registry.content_discovery import Discovery, EngineLists
+from k3dreg.registry.deadline import WithDeadline
+from k3dreg.registry.engine_registry import EngineRegistry
+from k3dreg.registry.one_remote import restricted
+from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.registry.permitted import PermittedRegistries
+from k3dreg.registry.pull_in_progress import PullInProgress
+from k3dreg.registry.push import Uploads
+from k3dreg.registry.pushed_first import PushedFirst
+from k3dreg.registry.resolver import Resolver
+from k3dreg.registry.upload_sessions import MOST_SESSIONS
+from k3dreg.reporting.logger import make_logger, set_level
+from k3dreg.status.operations import Operations
+from k3dreg.store.blob_store import open_store_in
+from k3dreg.store.collection import Collector
+from k3dreg.store.pushed import open_pushed
+from k3dreg.store.state_directory import StateDirectory
+from k3dreg.store.upload_staging import Staging
+from k3dreg.streaming.workers import Workers
+from k3dreg.upstream.name_resolution import make_resolve
+from k3dreg.web.connections import connection_budget
+from k3dreg.web.passwords import THREADS as PASSWORD_THREADS
+from k3dreg.web.site import make_site
+
+log = make_logger()
+
+
+class App:
+    """All parts of a daemon, started in order and closed in the reverse of it.
+
+    Where a part is opened, `_closing` learns how it is closed: `stop` ends a start that failed or was cancelled, too.
+    """
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        """`reactor` is Twisted's: it is asked for time, threads and sockets."""
+        self._config = config
+        self._reactor = reactor
+        self._closing = Closing()
+        self._pool = make_pool(reactor)
+        agent = make_agent(reactor, config.docker, pool=self._pool)
+        self.engine = Engine(agent, reactor, description=str(config.docker))
+        self.workers = Workers(reactor)
+
+    async def start(self) -> None:
+        """Open the state directory, put the chain of a pull together, and listen.
+
+        Raises `K3dregError`, `OSError` and `CannotListenError`.
+        """
+        config, closing = self._config, self._closing
+        log.info("k3dreg {version}, state in {state}", version=__version__, state=config.state_dir)
+        self.workers.start()
+        closing.add(self.workers.stop)
+        closing.add(self._pool.closeCachedConnections)
+        closing.add(self.engine.shutdown)
+        state = await self.workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
+        closing.add(state.close)
+        # Before the store, which must not evict what was pushed.
+        pushed = await open_pushed(config.state_dir, self.workers, self._reactor, state.reserve)
+        closing.add(pushed.close)
+        self._store = store = await open_store_in(
+            state,
+            self.workers,
+            config.cache_size,
+            self._reactor,
+            is_pinned=pushed.keeps,
+            pushed_sizes=pushed.sizes_at_start,
+        )
+        closing.add(store.close)
+        self._names = names = OwnNames()
+        catalogue = await open_catalogue(config.state_dir, self.workers)
+        files = await make_files(config, self.engine, self.workers, self._reactor, closing)
+        monitor = make_monitor(config, self.engine, files, store, pushed, self._reactor)
+        image_names = EngineImageNames(self.engine, self.workers)
+        self._permitted = permitted = PermittedRegistries(
+            (), self.engine, image_names, make_resolve(self._reactor), remote=config.remote.only
+        )
+        resolver = Resolver(self.engine, self._reactor, names, monitor.observer, permitted.check, permitted.is_known)
+        closing.add(resolver.shutdown)
+        made = make_sources(
+            files, self.engine, store, catalogue, self.workers, self._reactor, closing, monitor.observer
+        )
+        lookups = self._own_workers(2, "credentials")
+        aws = self._own_workers(4, "aws")
+        credentials = make_chain(self._reactor, lookups, os.environ, config.remote, aws=aws)
+        upstream = make_upstream(
+            self.engine,
+            made.sources[:1],
+            store,
+            credentials,
+            names,
+            self.workers,
+            self._reactor,
+            permitted.check,
+            closing,
+        )
+        behind = EngineRegistry(resolver, made.sources, store, catalogue, credentials, upstream.repair, self._reactor)
+        ahead = PullInProgress(behind, self.engine, made.loose, resolver.is_pulling, behind.pull_auth, self._reactor)
+        closing.add(ahead.shutdown)
+        self._falling_back = upstream.behind(ahead)
+        allowed = restricted(self._falling_back, config.remote, names, pushed)
+        registry = PushedFirst(allowed, pushed, store, names, behind.knows)
+        budget = connection_budget()
+        self._uploads = Uploads(
+            store,
+            Staging(store),
+            pushed,
+            registry,
+            names,
+            self.workers,
+            self._reactor,
+            most_sessions=min(MOST_SESSIONS, budget),
+        )
+        closing.add(self._uploads.shutdown)
+        collector = Collector(pushed, store, behind.knows, self._reactor)
+        collector.start()
+        closing.add(collector.stop)
+        self._listeners = Listeners(self._own_workers(PASSWORD_THREADS, "passwords"))
+        closing.add(self._listeners.shutdown)
+        lists = EngineLists(image_names, self.workers, self._reactor)
+        closing.add(lists.shutdown)
+        self._operations = Operations(monitor, self._reactor)
+        site = make_site(
+            WithDeadline(registry, self._reactor),
+            self._reactor,
+            uploads=self._uploads,
+            discovery=Discovery(pushed, names, lists),
+            operations=self._operations,
+            observer=monitor.observer,
+            access=self._listeners.access,
+            is_own_host=names.is_own_host,
+            budget=budget,
+        )
+        self._warming = make_warming(self.engine, image_names, made.sources, store, monitor, self._reactor)
+        closing.add(self._warming.stop)
+        self.configure(config)
+        await self._listeners.start()
+        closing.add(site.connections.shutdown)
+        closing.add(self._operations.events.shutdown)
+
+        def opened(port: IListeningPort) -> None:
+            closing.add(port.stopListening)
+            site.connections.admit_at(port)
+
+        ports = await self._listeners.listen(config.listen, site, names, self._reactor, opened)
+        learning = Deferred.fromCoroutine(learn_names(names, self.engine, socket.gethostname(), ports, self._reactor))
+        learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        closing.add(learning.cancel)
+
+    def configure(self, config: Config) -> None:
+        """Apply all settings that are `reloadable`, at the start and when the settings were read again.
+
+        It must not wait, and cannot refuse: values were checked when they were read.
+        """
+        set_level(config.log_level)
+        self._store.set_limit(config.cache_size)
+        self._names.tell(config.aliases)
+        self._permitted.change(config.allow_registries)
+        self._falling_back.enable(config.origin_fallback)
+        self._uploads.allow_deleting(config.deleting)
+        self._operations.show_page(config.status_page)
+        self._warming.change(config.warm)
+        self._listeners.admit(config.htpasswd, anonymous_pull=config.anonymous_pull)
+
+    async def stop(self) -> None:
+        """Close what was opened.  What cannot be closed is logged, and keeps nothing else open."""
+        await self._closing.close()
+
+    def _own_workers(self, threads: int, name: str) -> Workers:
+        """Start threads for work that others can make slow: blobs and pushes must not wait for it."""
+        workers = Workers(self._reactor, threads, name=f"k3dreg-{name}", abandoning=True)
+        workers.start()
+        self._closing.add(workers.stop)
+        return workers
