@@ -173,6 +173,20 @@ class Denied(Refused):
     """Credentials were understood and are not enough."""
 
 
+def refusal_for_client(error: Refused, *, showed: bool) -> Refused:
+    """Return the refusal that a client gets for `error`, for want of access: 401 or 403 depends on it.
+
+    `showed` is whether the client sent credentials.  A client without is asked for some, whatever the registry calls
+    its refusal: some (Google's) say "denied" to anonymous clients, and a node sends a pod's credentials only when it is
+    asked.  A client with credentials is not asked: a node would send the same ones five times (docs/refusals.md).
+    """
+    if not showed:
+        return AuthenticationRequired(str(error), advice=error.advice)
+    if isinstance(error, AuthenticationRequired):
+        return AuthenticationRequired(str(error), challenge=False, advice=error.advice)
+    return error
+
+
 class RateLimited(Refused):
     """The image's registry counts pulls and this one was too many."""
 

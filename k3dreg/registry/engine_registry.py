@@ -27,6 +27,7 @@ from k3dreg.oci.errors import (
     ManifestUnknown,
     NotFound,
     NotYet,
+    refusal_for_client,
 )
 from k3dreg.oci.manifest import Manifest
 from k3dreg.oci.reference import Reference, Repository
@@ -36,7 +37,6 @@ from k3dreg.reporting.trace import Trace
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
-from k3dreg.streaming.negative_cache import for_client
 from k3dreg.streaming.pending_blob import PendingBlob
 from k3dreg.streaming.timeout import within
 from k3dreg.upstream.origin import ICredentialSource
@@ -100,7 +100,7 @@ class EngineRegistry:
             image = await self._resolver.image(reference, lambda: self.pull_auth(reference, authorization), trace)
         except (AuthenticationRequired, Denied) as error:
             self._tell_of_refusal(reference.repository, authorization)
-            raise for_client(error, showed=authorization is not None) from error
+            raise refusal_for_client(error, showed=authorization is not None) from error
         if reference.digest is not None and image.id != reference.digest:
             # The classic store and Podman: the image is there, and its registry's manifest is not.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))

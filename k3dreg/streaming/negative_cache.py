@@ -1,4 +1,4 @@
-"""Refusals: as a client is told of them, and remembered, so that a herd of retries does not become a herd of pulls."""
+"""Refusals are remembered for seconds, so that many retries do not become as many pulls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 from cachetools import TLRUCache
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.oci.errors import AuthenticationRequired, K3dregError, NotFound, RateLimited, Refused
+from k3dreg.oci.errors import K3dregError, NotFound, RateLimited, Refused
 
 K = TypeVar("K", bound=Hashable)
 
@@ -21,20 +21,6 @@ FOR = 5.0
 FOR_RATE_LIMITED = 60.0
 # Entries.  Some hundred bytes each.
 REMEMBERED = 1000
-
-
-def for_client(error: Refused, *, showed: bool) -> Refused:
-    """A refusal for want of access, as it is to reach a client; `showed` is whether that one sent credentials.
-
-    One who did not is asked for them, whatever the registry calls its refusal: some (Google's) say "denied" to the
-    anonymous, and a pod's credentials come only when they are asked for.  One who did is not asked: a node that is
-    challenged again shows the same ones again, five times over (docs/refusals.md).
-    """
-    if not showed:
-        return AuthenticationRequired(str(error), advice=error.advice)
-    if isinstance(error, AuthenticationRequired):
-        return AuthenticationRequired(str(error), challenge=False, advice=error.advice)
-    return error
 
 
 @frozen

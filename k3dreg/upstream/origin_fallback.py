@@ -12,14 +12,14 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.formats.basic_auth import Credentials
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import AuthenticationRequired, BlobUnknown, Denied, K3dregError
+from k3dreg.oci.errors import AuthenticationRequired, BlobUnknown, Denied, K3dregError, refusal_for_client
 from k3dreg.oci.manifest import Manifest
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
-from k3dreg.streaming.negative_cache import NegativeCache, for_client
+from k3dreg.streaming.negative_cache import NegativeCache
 from k3dreg.streaming.single_flight import SingleFlight
 from k3dreg.upstream.origin import ICredentialSource, IOrigin
 from k3dreg.upstream.permission import MayAsk, every_registry
@@ -78,7 +78,7 @@ class OriginFallback:
             )
             told = error
             if isinstance(error, AuthenticationRequired | Denied):
-                told = for_client(error, showed=shown is not None)
+                told = refusal_for_client(error, showed=shown is not None)
                 if shown is None:
                     self._credentials.refused(str(repository.registry))
             self._refused.remember(key, told)
