@@ -73,15 +73,15 @@ class BlobFiles:
     def place(self, staged: Path, digest: Digest, size: int, *, durable: bool) -> None:
         """Make a verified file from the staging directory the blob of this digest.
 
-        A good one that is there already is kept and `staged` removed.  `durable`: the caller has synced the file, and
-        it will be there after a power failure when this returns.  Raises `StoreError` or `StoreFull`.
+        A good one that is there already is kept, and `staged` is the caller's to remove.  `durable`: the caller has
+        synced the file, and it will be there after a power failure when this returns.  Raises `StoreError` or
+        `StoreFull`.
         """
         path = self.path_of(digest)
         with self._files, storage_errors("adding a blob"):
             if not self._open:
                 raise StoreError("k3dreg is stopping")
             if not durable and self._has_good(digest, path, size):
-                staged.unlink()
                 self.index.use(digest)
                 return
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

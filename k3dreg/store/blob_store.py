@@ -174,11 +174,8 @@ class BlobStore:
 
     def _put(self, data: bytes) -> Digest:
         writer = self.writer()
-        try:
-            writer.write(data)
-            return writer.commit()
-        finally:
-            writer.abort()
+        writer.write(data)
+        return writer.commit()
 
     def _settle(self, digest: Digest) -> None:
         """In a worker thread: the commit has held the digest; release it after a while."""

@@ -168,8 +168,8 @@ def _prepare(file: Path, *, read_only: bool) -> None:
         if read_only:
             raise
         new = file.with_name(f"{file.name}.new")
-        new.with_name(f"{new.name}-journal").unlink(missing_ok=True)  # of a start that was broken off
-        # Mode first: SQLite would make it readable to everybody, and its other files have the mode of this one.
+        # Mode first: SQLite would make it readable to everybody, and its other files have the mode of this one.  Of a
+        # start that was broken off there may be a journal, which SQLite removes because the file is empty.
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:

@@ -102,6 +102,7 @@ class FakeEngine:
     silent: set[str] = Factory(set)
     # Pulls are cut off in the middle.
     cut_pulls: bool = False
+    pulls_go_on: bool = False  # their streams never end
     # The registries that it asks before Docker Hub.
     mirrors: tuple[str, ...] = ()
     # Nobody may listen to events.

@@ -195,7 +195,8 @@ class EngineResource(Resource):
             if self._engine.cut_pulls:
                 request.channel.loseConnection()
                 return
-        request.finish()
+        if not self._engine.pulls_go_on:
+            request.finish()
 
 
 @implementer(IPushProducer)

@@ -54,6 +54,8 @@ class FakeUpstream:
     lengths: bool = True
     redirect: str = ""  # where blobs are: a base URL
     gate: Deferred[None] | None = None  # blobs send half, wait for this, and send the rest
+    skew: int = 0  # bytes that the rest of a blob begins later than it was asked for
+    endless: bool = False  # the bodies of challenges and redirects do not end
     seen: list[Seen] = Factory(list)
     port: Any = None
     factory: Any = None
@@ -139,13 +141,20 @@ class _Resource(Resource):
             return self._blob(request, path.removeprefix("/storage/"), asked_range)
         if not self._allowed(authorization):
             request.setHeader("WWW-Authenticate", self._challenge(path))
+            if up.endless:
+                request.setResponseCode(401)
+                request.write(b"{")
+                return NOT_DONE_YET
             return _answer(request, 401, b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}')
         if path == "/v2/":
             return _answer(request, 200, b"{}")
         if found := re.fullmatch(r"/v2/(.+)/blobs/(.+)", path):
             if up.redirect:
                 request.redirect(f"{up.redirect}/storage/{found[2]}?signature=s1gnature".encode())
-                request.finish()
+                if up.endless:
+                    request.write(b"<html>")
+                else:
+                    request.finish()
                 return NOT_DONE_YET
             return self._blob(request, found[2], asked_range)
         if found := re.fullmatch(r"/v2/(.+)/manifests/(.+)", path):
@@ -194,7 +203,7 @@ class _Resource(Resource):
         if found and up.ranges:
             start = int(found[1])
             request.setResponseCode(206)
-            request.setHeader("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            request.setHeader("Content-Range", f"bytes {start + up.skew}-{len(data) - 1}/{len(data)}")
             data = data[start:]
         if up.lengths:
             request.setHeader("Content-Length", str(len(data)))

@@ -331,6 +331,28 @@ class Pulls(_EngineCase):
         self.do(self.engine.info())
         self.assertEqual(self.fake.infos, 1)
 
+    def test_a_pull_that_nobody_can_be_told_of_is_given_up(self) -> None:
+        self.fake.upstream[_NAME] = make_image()
+        self.fake.pulls_go_on = True
+        self.fails(self.engine.pull(_NAME, "", self.refuse), ValueError)
+        self.fake.flush()
+        self.assertEqual(self.fake.abandoned, ["/v1.51/images/create"])
+
+    def test_an_error_ends_a_pull_whose_stream_does_not_end(self) -> None:
+        self.fake.upstream[_NAME] = PullError(200, "Head: no basic auth credentials")
+        self.fake.pulls_go_on = True
+        self.fails(self.engine.pull(_NAME, "", lambda _: None), AuthenticationRequired)
+        self.fake.flush()
+        self.assertEqual(self.fake.abandoned, ["/v1.51/images/create"])
+
+    def test_events_that_nobody_can_be_told_of_are_given_up(self) -> None:
+        self.fails(self.engine.follow(self.refuse), ValueError)
+        self.fake.flush()
+        self.assertEqual(self.fake.listeners, [])
+
+    def refuse(self, told: object) -> None:
+        raise ValueError(told)
+
 
 class Distribution(_EngineCase):
     def test_docker_asks_an_images_registry(self) -> None:

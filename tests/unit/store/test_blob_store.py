@@ -27,6 +27,28 @@ class BlobStoreTests(StoreTestCase):
         self.result(blob.send(reader, 1, 4))
         self.assertEqual(reader.received, b"ont")
 
+    def test_what_is_put_again_leaves_nothing_in_staging(self) -> None:
+        for _ in range(2):
+            self.put(b"content")
+            self.assertEqual(self.staged(), [])
+
+    def test_a_close_soon_after_a_commit_leaves_nothing_to_be_done_later(self) -> None:
+        self.put(b"content", settle=False)
+        self.result(self.store.close())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_commit_that_is_told_of_after_the_close_leaves_no_hold(self) -> None:
+        told: list[Any] = []
+        workers = InlineWorkers(self.clock)
+        self.patch(workers, "from_thread", lambda *call: told.append(call))
+        self.result(self.store.close())
+        self.store = self.result(open_store(self.root, workers, LIMIT, self.clock))
+        self.result(self.store.put(b"content"))
+        self.result(self.store.close())
+        for function, *arguments in told:
+            function(*arguments)
+        # The fixture for all unit tests finds a hold.
+
     def test_what_was_never_put_is_not_there(self) -> None:
         self.assertIs(self.store.get(Digest.of(b"x")), None)
         self.assertFalse(self.store.has(Digest.of(b"x")))

@@ -26,7 +26,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError, StoreFull
 from k3dreg.oci.reference import Repository, Tag
-from k3dreg.store import pushed_database
+from k3dreg.store import database, pushed_database
 from k3dreg.store.interfaces import PushedManifest
 from k3dreg.store.pushed import LEDGER_NAME, PushedContent, open_pushed
 from k3dreg.store.pushed_database import PushedDatabase, Statement
@@ -321,6 +321,26 @@ def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_
             use()
     assert file.stat().st_size == 0
     assert Path(f"{file}-wal").read_bytes() == b"what may be left of it"
+
+
+def test_a_journal_that_a_broken_off_start_has_left_changes_nothing(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / f"{LEDGER_NAME}.new", isolation_level=None)) as left:
+        left.executescript("CREATE TABLE other (x); BEGIN; INSERT INTO other VALUES (1);")
+        journal = tmp_path / f"{LEDGER_NAME}.new-journal"
+        data = journal.read_bytes()
+    assert data
+    journal.write_bytes(data)
+    book = PushedDatabase(tmp_path / LEDGER_NAME)
+    book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
+    book.close()
+    assert [path.name for path in tmp_path.iterdir()] == [LEDGER_NAME]
+
+
+def test_a_list_that_cannot_be_made_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_SCHEMA", "CREATE")
+    with pytest.raises(StoreError):
+        PushedDatabase(tmp_path / LEDGER_NAME).write([])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])

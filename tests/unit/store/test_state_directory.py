@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from pytest import MonkeyPatch
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 import k3dreg
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import ContentGone, UsageError
+from k3dreg.oci.errors import ContentGone, StoreError, UsageError
+from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.blob_store import open_store
 from k3dreg.store.state_directory import Session, StateDirectory
 from tests.fakes.consumers import Reader
@@ -38,6 +40,19 @@ class LockTests(StoreTestCase):
         self.assertIn("UsageError", refused.stderr)
         self.result(self.store.close())
         self.assertEqual(subprocess.run(command, env=environment, check=False).returncode, 0)
+
+    def test_a_directory_whose_blobs_cannot_be_read_is_free_again(self) -> None:
+        self.result(self.store.close())
+
+        def fail(files: BlobFiles) -> None:
+            raise StoreError("the disk is broken")
+
+        with MonkeyPatch.context() as patch:
+            patch.setattr(BlobFiles, "start", fail)
+            opening = Deferred.fromCoroutine(open_store(self.root, InlineWorkers(), LIMIT, Clock()))
+            failure = self.failureResultOf(opening, StoreError)
+        self.store = self.open()
+        del failure  # until here: with it the directory's object would end, and its lock, too
 
     def test_a_directory_that_cannot_be_made_is_a_usage_error(self) -> None:
         file = Path(self.mktemp())

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
@@ -78,6 +78,11 @@ class OriginTestCase(TestCase):
         self.clock = Clock()
         self.origin = RegistryClient(make_origin_agent(reactor, pool=pool), self.store, self.workers, self.clock)
         self.repository = Repository("127.0.0.1:" + self.upstream.host.partition(":")[2], "team/app")
+
+    async def no_connection(self) -> None:
+        """Wait until no connection to the registry is open."""
+        while self.upstream.factory.protocols:
+            await deferLater(reactor, 0.01)
 
     def reference(self, target: str) -> Reference:
         return Reference.parse(self.repository, target)
@@ -194,6 +199,21 @@ class FetchingTests(OriginTestCase):
                 error = await self.failure(self.fetch(digest, size))
                 self.assertIsInstance(error, DigestMismatch if lengths or size < len(BLOB) else UpstreamFailed)
         self.assertFalse(self.store.has(digest))
+
+    async def test_an_answer_that_is_not_the_rest_that_was_asked_for_is_given_up(self) -> None:
+        digest = self.upstream.add_blob(BLOB)
+        self.upstream.cut_after = [1000]
+        self.upstream.skew, self.upstream.gate = 1, Deferred()
+        self.assertIsInstance(await self.failure(self.fetch(digest)), UpstreamFailed)
+        await self.no_connection()
+
+    async def test_a_challenge_or_a_redirect_whose_body_does_not_end_is_given_up(self) -> None:
+        self.upstream.auth, self.upstream.anonymous_tokens, self.upstream.endless = "bearer", True, True
+        self.assertEqual(await self.fetch(self.upstream.add_blob(BLOB)), BLOB)
+        await self.no_connection()
+        self.upstream.auth, self.upstream.redirect = "none", f"http://{self.upstream.host}"
+        self.assertEqual(await self.fetch(self.upstream.add_blob(BLOB[1:])), BLOB[1:])
+        await self.no_connection()
 
     async def test_a_blob_is_passed_on_where_it_cannot_be_kept(self) -> None:
         digest = self.upstream.add_blob(BLOB)
