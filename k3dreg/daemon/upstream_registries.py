@@ -15,12 +15,13 @@ from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.use_cases import IFallback, IRegistry
 from k3dreg.registry.with_fallback import WithFallback
 from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.origin import ICredentialSource
 from k3dreg.upstream.origin_fallback import OriginFallback
 from k3dreg.upstream.permission import MayAsk
 from k3dreg.upstream.registry_client import RegistryClient
-from k3dreg.upstream.registry_requests import make_origin_agent, make_origin_pool
+from k3dreg.upstream.registry_requests import make_origin_agent
 
 
 @frozen
@@ -50,7 +51,7 @@ def make_upstream(
 
     `reactor` connects, resolves names and tells the time.  `closing` ends it all.
     """
-    pool = make_origin_pool(reactor)
+    pool = quiet_pool(reactor)
     closing.add(pool.closeCachedConnections)
     origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, workers, reactor)
     closing.add(origin.shutdown)

@@ -20,7 +20,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, EngineUnavailable, ImageNotInEngine, InvalidDigest, InvalidManifest
 from k3dreg.oci.platform import Platform
-from k3dreg.streaming.content import IByteStream, IPieceStream
+from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.single_flight import FreshFlight
 
 # Seconds without a byte after which a stream is given up.  The longest silence of a healthy engine that was seen
@@ -189,7 +189,7 @@ class Engine:
             method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
         )
 
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         """The body of an answer to `request`: see `Connection.body`."""
         return self._connection.body(response, what, silence=silence)
 

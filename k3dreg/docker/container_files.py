@@ -11,7 +11,7 @@ from twisted.web.iweb import IResponse
 
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent
-from k3dreg.streaming.content import IPieceStream
+from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.response_body import read_whole
 
 # Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
@@ -35,7 +35,7 @@ async def stat(engine: IEngineRequests, container: str, path: str) -> PathStat:
     return _stat_of(response)
 
 
-async def open_archive(engine: IEngineRequests, container: str, path: str, what: str) -> IPieceStream:
+async def open_archive(engine: IEngineRequests, container: str, path: str, what: str) -> IByteStream:
     """Return the tar archive of a file or directory; `what` as of `IEngineRequests.body`.  Raises as `stat` does."""
     return engine.body(await _request(engine, "GET", container, path), what)
 

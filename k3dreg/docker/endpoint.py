@@ -14,9 +14,9 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from k3dreg.config.engine_address import EngineAddress, parse_engine_url
-from k3dreg.docker.bulk_client import ClientFactory
 from k3dreg.docker.engine_tls import make_connection_creator
 from k3dreg.docker.ssh_transport import ProcessEndpoint, ssh_command
+from k3dreg.streaming.quiet_pool import quiet_pool
 
 __all__ = ["CONNECT_TIMEOUT", "EngineAddress", "make_agent", "make_pool", "parse_engine_url"]
 
@@ -94,8 +94,7 @@ class _Uncompressed:
 
 def make_pool(reactor: Any) -> HTTPConnectionPool:
     """The pool of idle connections that `make_agent` uses; `closeCachedConnections` ends them."""
-    pool = HTTPConnectionPool(reactor, persistent=True)
-    pool._factory = ClientFactory
+    pool = quiet_pool(reactor)
     pool.cachedConnectionTimeout = IDLE_TIMEOUT
     pool.maxPersistentPerHost = IDLE_CONNECTIONS
     return pool

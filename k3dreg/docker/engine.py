@@ -12,7 +12,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.platform import Platform
 from k3dreg.oci.reference import Repository, Tag
-from k3dreg.streaming.content import IByteStream, IPieceStream
+from k3dreg.streaming.content import IByteStream
 
 
 class IEngine(Protocol):
@@ -71,7 +71,7 @@ class IEngineRequests(Protocol):
         `path` is percent-encoded.  Raises `EngineError` with the status and the engine's words, `EngineUnavailable`.
         """
 
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         """The body of an answer; `what` it is completes "the connection was lost in the middle of ...".
 
         `silence` is how long, in seconds, it may say nothing (default: the engine's limit).

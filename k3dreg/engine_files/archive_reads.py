@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 
@@ -11,7 +11,7 @@ from k3dreg.engine_files.scratch_files import ScratchFile
 from k3dreg.formats.tar_split import path_of
 from k3dreg.formats.tar_stream import EntryContent, EntryKind, TarEntry, TarEvent, TarReader
 from k3dreg.oci.errors import ContentError, ContentGone, FileAbsent, K3dregError
-from k3dreg.streaming.content import IByteStream, IContentSink, IThreadRead, IThreadReadable
+from k3dreg.streaming.content import IByteStream, IContentSink
 
 # After a file come its padding and the archive's end: at most 511 + 1024 bytes, and what Go's tar writer pads with.
 _LARGEST_TRAILER = 64 * 1024
@@ -38,24 +38,6 @@ def drain(stream: IByteStream, ended: Callable[[], None]) -> None:
             ended()
 
     Deferred.fromCoroutine(read()).addErrback(lambda _: None)
-
-
-class _Taking:
-    """The part of an archive that is the file's."""
-
-    def __init__(self, archive: IThreadRead, left: int, took: Callable[[int], None]) -> None:
-        self._archive = archive
-        self._left = left
-        self._took = took
-        self._count = 0
-
-    def run(self, write: Callable[[memoryview], object], most: int) -> int:
-        self._count = self._archive.run(write, min(most, self._left))
-        return self._count
-
-    def give_back(self) -> None:
-        self._archive.give_back()
-        self._took(self._count)
 
 
 class ArchivedFile:
@@ -97,18 +79,6 @@ class ArchivedFile:
         while count > 0 and (data := await self.read()):
             self._ahead = data[count:]
             count -= len(data)
-
-    def take_over(self) -> IThreadRead | None:
-        """See `IThreadReadable`: the rest of the content."""
-        if self._ahead or self.size is None or not self._left or not isinstance(self._stream, IThreadReadable):
-            return None
-        taking = self._stream.take_over()
-        return None if taking is None else _Taking(taking, self._left, self._took)
-
-    def _took(self, count: int) -> None:
-        self._left -= count
-        if not self._left:
-            self._finish()
 
     def close(self) -> None:
         """Give up the rest: the engine sees the connection close and lets go of the container."""
@@ -168,15 +138,14 @@ class ArchivedTree:
         self._kept: dict[bytes, tuple[int, int]] = {}  # offset and size in the temporary file
         self._links: dict[bytes, bytes] = {}
 
-    def feed(self, pieces: Iterable[bytes | memoryview]) -> bool:
-        """The next bytes of the archive, in pieces of any size; whether the sink wants more.
+    def feed(self, data: bytes) -> bool:
+        """The next bytes of the archive; whether the sink wants more.
 
         Raises `ContentError` when a file is not what the sink expects, and what the sink raises.
         """
         with self._lock:
-            for piece in pieces:
-                for event in self._tar.feed(piece):
-                    self._take(event)
+            for event in self._tar.feed(data):
+                self._take(event)
             self._sink.flush()
             return self._sink.wanted is not None
 

@@ -20,29 +20,17 @@ from k3dreg.engine_files.scratch_files import ScratchSpool
 from k3dreg.engine_files.shared_copies import SharedCopies
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
-from k3dreg.streaming.content import IBlob, IContentSink, IPieceStream, IThreadReadable
-from k3dreg.streaming.socket_body import run_taking
+from k3dreg.streaming.content import IBlob, IByteStream, IContentSink
 from k3dreg.streaming.workers import Workers
 
-# Bytes of a directory's archive that are taken apart at a time: some milliseconds' work, a trip to a worker thread
-# costs a tenth of one.
-_BATCH = 256 * 1024
-# Bytes of it that a worker thread takes before it tells how far it is.
-_TRIP = 4 * 1024 * 1024
 # Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
 # tiny; to be woken for each would cost twice as much as all the rest.
 _LEAST = 192 * 1024
 # Readers that are asked for one thing before it is given up: whoever removes the containers (`docker container prune`)
 # does so one by one, and each may be the next that is lent; so may those that are made meanwhile.
 _TRIES = 4 * SIZE
-# Of so many pieces at a time most are tiny: to take them apart one by one costs more than to join them.
-_MANY = 64
 
 T = TypeVar("T")
-
-
-class _Enough(Exception):
-    """Nothing more is wanted of an archive."""
 
 
 class ReaderFiles:
@@ -131,33 +119,14 @@ class ReaderFiles:
         finally:
             self._workers.clean_up(tree.close)
 
-    async def _feed(self, tree: ArchivedTree, stream: IPieceStream, progress: Callable[[], Awaitable[None]]) -> None:
+    async def _feed(self, tree: ArchivedTree, stream: IByteStream, progress: Callable[[], Awaitable[None]]) -> None:
         """Until the sink wants no more, or the archive ends."""
-
-        def feed(data: memoryview) -> None:
-            if not tree.feed([data]):
-                raise _Enough
-
-        while True:
-            taking = stream.take_over() if isinstance(stream, IThreadReadable) else None
-            if taking is not None:
-                try:
-                    taken = await run_taking(self._workers, taking, feed, _TRIP)
-                except _Enough:
-                    return
-                await progress()
-                if taken:
-                    continue
-            if not await self._feed_batch(tree, stream):
+        while data := await stream.read(_LEAST):
+            wants_more = await self._workers.run(tree.feed, data)
+            if not wants_more:
                 return
             await progress()
-
-    async def _feed_batch(self, tree: ArchivedTree, stream: IPieceStream) -> bool:
-        """What comes by way of the reactor; whether there is more, and the sink wants it."""
-        if data := await _batch(stream):
-            return await self._workers.run(tree.feed, data)
         await self._workers.run(tree.finish)
-        return False
 
     async def close(self) -> None:
         """Remove the containers, and what is kept of files."""
@@ -225,13 +194,3 @@ class ReaderFiles:
             if isinstance(error, FileAbsent):
                 raise
             raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
-
-
-async def _batch(stream: IPieceStream) -> list[bytes | memoryview]:
-    """Enough of the stream to be worth a trip to a worker thread; [] at its end."""
-    batch: list[bytes | memoryview] = []
-    missing = _BATCH
-    while missing > 0 and (pieces := await stream.read_pieces(min(missing, _LEAST))):
-        batch += pieces if len(pieces) < _MANY else [b"".join(pieces)]
-        missing -= sum(map(len, pieces))
-    return batch

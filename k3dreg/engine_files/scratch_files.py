@@ -11,10 +11,9 @@ from twisted.internet.interfaces import IConsumer
 
 from k3dreg.oci.errors import ContentError, ContentGone, K3dregError, StoreError
 from k3dreg.store.durable_files import storage_errors
-from k3dreg.streaming.content import IByteStream, IThreadReadable
+from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.file_handles import FileHandle
 from k3dreg.streaming.file_producer import FileSending
-from k3dreg.streaming.socket_body import run_taking
 from k3dreg.streaming.workers import Workers
 
 # Bytes after which those who wait for more are told: each of them costs a trip to a worker thread then, and eight who
@@ -165,8 +164,9 @@ class ScratchSpool:
         stream: IByteStream | None = None
         try:
             stream = await opening
-            while count := await self._take(stream):
-                self._stop += count
+            while data := await stream.read():
+                await self._workers.run(self._file.write, data)
+                self._stop += len(data)
                 if self._stop - self._told >= _STEP:
                     self._wake()
             self._whole = True
@@ -182,16 +182,6 @@ class ScratchSpool:
                 stream.close()
             self._filling = None
             self._wake()
-
-    async def _take(self, stream: IByteStream) -> int:
-        """Some of what comes: how many bytes it was, 0 at the end."""
-        taking = stream.take_over() if isinstance(stream, IThreadReadable) else None
-        if taking is not None and (count := await run_taking(self._workers, taking, self._file.write, _STEP)):
-            return count
-        data = await stream.read()
-        if data:
-            await self._workers.run(self._file.write, data)
-        return len(data)
 
     def _wake(self) -> None:
         self._told = self._stop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.interfaces import IConsumer
@@ -25,35 +25,6 @@ class IByteStream(Protocol):
 
     def close(self) -> None:
         """Give up the rest.  Safe at any time, any number of times."""
-
-
-class IThreadRead(Protocol):
-    """The rest of a stream for a worker thread, until it is given back."""
-
-    def run(self, write: Callable[[memoryview], object], most: int) -> int:
-        """Take what has arrived, and arrives meanwhile, and `write` it, `most` bytes of the stream; how many it was.
-
-        Call it once, in a worker thread; it never waits for the other end.  What `write` gets is valid only during
-        the call.  Raises what `write` raises.
-        """
-
-    def give_back(self) -> None:
-        """The stream goes on.  Call it in the reactor's thread, once `run` has ended, whichever way."""
-
-
-@runtime_checkable
-class IThreadReadable(IByteStream, Protocol):
-    """A stream that others than the reactor's thread may read from."""
-
-    def take_over(self) -> IThreadRead | None:
-        """Its rest, if nothing that has arrived is left to `read`, and it is possible at all."""
-
-
-class IPieceStream(IByteStream, Protocol):
-    """A stream whose bytes can be had without being joined: to copy a GB costs as much as to receive it."""
-
-    async def read_pieces(self, least: int = 1) -> list[bytes | memoryview]:
-        """As `read`, but in the pieces in which they came; [] at the end.  The views are of bytes: they stay."""
 
 
 class IBlob(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol as TypingProtocol
 from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,7 +14,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IResponse
 
 from k3dreg.oci.errors import EngineError, EngineSilent, EngineUnavailable
-from k3dreg.streaming.content import IByteStream, IThreadRead
+from k3dreg.streaming.content import IByteStream
 
 # The most that one `read` returns, in bytes, give or take a chunk: large enough that a trip to a worker thread
 # (about 0.1 ms) is small beside the hashing and writing of a batch (about 0.5 ms), and small beside what a daemon
@@ -26,48 +25,6 @@ BATCH = 256 * 1024
 HIGH_WATER = 2 * BATCH
 # At or below this many it is resumed: early enough that a steady reader never waits for the pause to be lifted.
 LOW_WATER = BATCH
-
-
-class ThreadReadClient(TypingProtocol):
-    """A client whose connection a worker thread may read from.  A body finds it as its transport's `client`."""
-
-    def tell_received(self, received: Callable[[], None]) -> None:
-        """Call it whenever all has been delivered that was received at once."""
-
-    def take(self) -> IThreadRead | None:
-        """The rest of the body, if that is possible now."""
-
-
-class _Taking:
-    """What has arrived, and then what comes."""
-
-    def __init__(
-        self,
-        ahead: deque[bytes | memoryview],
-        rest: IThreadRead,
-        given_back: Callable[[deque[bytes | memoryview], IThreadRead], None],
-    ) -> None:
-        self._ahead = ahead
-        self._rest = rest
-        self._given_back = given_back
-
-    def run(self, write: Callable[[memoryview], object], most: int) -> int:
-        count = 0
-        while self._ahead and count < most:
-            count += self._write_ahead(write, most - count)
-        return count + self._rest.run(write, most - count) if count < most else count
-
-    def _write_ahead(self, write: Callable[[memoryview], object], most: int) -> int:
-        """Apart, so that a piece is not held any longer while the rest is written."""
-        piece = memoryview(self._ahead.popleft())
-        fitting = piece[:most]
-        if len(fitting) < len(piece):
-            self._ahead.appendleft(piece[len(fitting) :])
-        write(fitting)
-        return len(fitting)
-
-    def give_back(self) -> None:
-        self._given_back(self._ahead, self._rest)
 
 
 class ResponseBody(Protocol):
@@ -93,7 +50,7 @@ class ResponseBody(Protocol):
         self._silence = silence
         self._what = what
         self._broke = broke
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[bytes] = deque()
         self._unread = 0  # bytes in _chunks
         self._paused = False
         self._reader: Deferred[None] | None = None
@@ -102,8 +59,6 @@ class ResponseBody(Protocol):
         self._timer: IDelayedCall | None = None
         self._ended = False
         self._error: Exception | None = None
-        self._client: ThreadReadClient | None = None
-        self._taken = False
         response.deliverBody(self)
 
     # -- the reader's side ----------------------------------------------------------------------
@@ -116,12 +71,6 @@ class ResponseBody(Protocol):
         Raises `EngineSilent`, or `EngineUnavailable` after the last bytes that came before the connection was
         lost.  Cancelling closes the stream; whoever reads a closed stream is cancelled.
         """
-        pieces = await self.read_pieces(least)
-        only = pieces[0] if pieces else b""
-        return only if len(pieces) <= 1 and isinstance(only, bytes) else b"".join(pieces)
-
-    async def read_pieces(self, least: int = 1) -> list[bytes | memoryview]:
-        """As `read`, but the bytes as they came, one piece after the other; [] at the end."""
         if self._unread < least and not self._ended:
             self._least = least
             await self._arrival()
@@ -129,19 +78,7 @@ class ResponseBody(Protocol):
             return self._take()
         if self._error is not None:
             raise self._error
-        return []
-
-    def take_over(self) -> IThreadRead | None:
-        """See `IThreadReadable`.  What has arrived is the first of it.  None unless the client can do it."""
-        if self._ended or self._taken or self._client is None:
-            return None
-        taking = self._client.take()
-        if taking is None:
-            return None
-        self._taken = True
-        self._producer.pauseProducing()
-        ahead, self._chunks, self._unread = self._chunks, deque(), 0
-        return _Taking(ahead, taking, self._given_back)
+        return b""
 
     def close(self) -> None:
         """Give up the rest and close the connection.  Safe at any time, any number of times."""
@@ -156,7 +93,7 @@ class ResponseBody(Protocol):
             self._timer = self._clock.callLater(self._silence, self._check_silence)
         return self._reader
 
-    def _take(self) -> list[bytes | memoryview]:
+    def _take(self) -> bytes:
         batch = [self._chunks.popleft()]
         size = len(batch[0])
         while self._chunks and size < BATCH:
@@ -167,18 +104,7 @@ class ResponseBody(Protocol):
             self._paused = False
             if not self._ended:
                 self._producer.resumeProducing()
-        return batch
-
-    def _given_back(self, ahead: deque[bytes | memoryview], taking: IThreadRead) -> None:
-        self._taken = False
-        if not self._ended:
-            self._chunks = ahead
-            self._unread = sum(map(len, ahead))
-        taking.give_back()
-        if not self._ended:
-            self._paused = self._unread > HIGH_WATER
-            if not self._paused:
-                self._producer.resumeProducing()
+        return batch[0] if len(batch) == 1 else b"".join(batch)
 
     def _check_silence(self) -> None:
         """One timer for many reads: a new one for each would cost as much as the read itself."""
@@ -198,20 +124,13 @@ class ResponseBody(Protocol):
         # What `deliverBody` gives its protocol is a proxy of the transport, which can be paused and resumed.
         return cast(IPushProducer, self.transport)
 
-    def connectionMade(self) -> None:
-        """The transport is that of the response, with the client that receives it, if it is one of ours."""
-        self._client = getattr(self.transport, "client", None)
-        if self._client is not None:
-            self._client.tell_received(self._received)
-
-    def dataReceived(self, data: bytes | memoryview) -> None:
+    def dataReceived(self, data: bytes) -> None:
         """Bytes arrived."""
         if self._ended:
             return
         self._chunks.append(data)
         self._unread += len(data)
-        if self._client is None:
-            self._received()
+        self._received()
         if self._unread > HIGH_WATER and not self._ended:
             # Paused already or not: `deliverBody` resumes the transport behind our back after it has handed over
             # what was buffered, and what is in one received piece still comes after a pause.
@@ -219,7 +138,6 @@ class ResponseBody(Protocol):
             self._producer.pauseProducing()
 
     def _received(self) -> None:
-        """All that was received at once has arrived."""
         if self._reader is not None:
             if self._unread >= self._least:
                 self._wake()

@@ -23,7 +23,6 @@ from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseFailed,
     ResponseNeverReceived,
-    _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
@@ -32,6 +31,7 @@ from zope.interface import implementer
 from k3dreg.oci.errors import EngineError, RedirectRefused, UpstreamFailed
 from k3dreg.oci.reference import DOCKER_HUB
 from k3dreg.streaming.content import IByteStream
+from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.streaming.response_body import ResponseBody, read_whole
 from k3dreg.upstream.addresses import hostname_of, is_local_host
 
@@ -76,25 +76,13 @@ class RegistryResponse:
 def make_origin_agent(reactor: Any, *, trust_root: Any = None, pool: HTTPConnectionPool | None = None) -> IAgent:
     """A client of registries.  Certificates are checked against the platform's roots, or `trust_root`.
 
-    `pool` keeps idle connections; give `make_origin_pool`'s to close them in the end.
+    `pool` keeps idle connections; give `quiet_pool`'s to close them in the end.
     """
     policy = BrowserLikePolicyForHTTPS() if trust_root is None else BrowserLikePolicyForHTTPS(trust_root)
     if pool is None:
-        pool = make_origin_pool(reactor)
+        pool = quiet_pool(reactor)
     agent: IAgent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT, pool=pool)
     return agent
-
-
-class _QuietFactory(_HTTP11ClientFactory):
-    noisy = False
-
-
-def make_origin_pool(reactor: Any, *, persistent: bool = True) -> HTTPConnectionPool:
-    """The pool of idle connections; `closeCachedConnections` ends them."""
-    pool = HTTPConnectionPool(reactor, persistent=persistent)
-    # Twisted would write two lines to the log for each connection, and has no public way to say no.
-    pool._factory = _QuietFactory
-    return pool
 
 
 def base_url(registry: str) -> str:

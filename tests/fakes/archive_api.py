@@ -16,7 +16,7 @@ from twisted.web.iweb import IBodyProducer, IResponse
 
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.oci.errors import EngineError, EngineUnavailable
-from k3dreg.streaming.content import IPieceStream
+from k3dreg.streaming.content import IByteStream
 from tests.fakes.consumers import Reader
 
 ROOT = "/var/lib/docker"
@@ -42,7 +42,6 @@ class ArchiveStream:
         self._step = step
         self.at = 0
         self._waiting: Deferred[None] | None = None
-        self._few = False
 
     async def read(self, least: int = 1) -> bytes:
         if self.closed:
@@ -58,13 +57,6 @@ class ArchiveStream:
         data = self.data[self.at : stop]
         self.at = stop
         return data
-
-    async def read_pieces(self, least: int = 1) -> list[bytes | memoryview]:
-        """In a few pieces, or in many."""
-        data = await self.read(least)
-        self._few = not self._few
-        size = max(1, len(data) // (2 if self._few else 100))
-        return [memoryview(data)[at : at + size] for at in range(0, len(data), size)]
 
     @property
     def at_end(self) -> bool:
@@ -133,7 +125,7 @@ class FakeArchiveApi:
         asked = {name: str(value) for name, value in (params or {}).items()}
         return cast(IResponse, self._answer(method, path.strip("/").split("/"), asked, data))
 
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         body = cast(_Response, response).body
         return ArchiveStream(body, 1000) if isinstance(body, bytes) else body
 

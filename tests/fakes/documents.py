@@ -9,7 +9,7 @@ from typing import Any, cast
 from twisted.web.iweb import IBodyProducer, IResponse
 
 from k3dreg.docker.image import EngineInfo, ImageStore
-from k3dreg.streaming.content import IPieceStream
+from k3dreg.streaming.content import IByteStream
 from tests.fakes.body import FakeBody
 
 
@@ -42,7 +42,7 @@ class Requests:
             raise answer
         return cast(IResponse, answer)
 
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         answer: object = response
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        return cast(IPieceStream, FakeBody([data]))  # without pieces, for which no document is read
+        return FakeBody([data])

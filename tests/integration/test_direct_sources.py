@@ -47,7 +47,7 @@ from k3dreg.oci.errors import BlobUnknown, ContentError, EngineError, FilesUnrea
 from k3dreg.oci.manifest import Manifest
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_store import open_store
-from k3dreg.streaming.content import IBlob, IPieceStream
+from k3dreg.streaming.content import IBlob, IByteStream
 from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
@@ -497,7 +497,7 @@ class _Elsewhere:
         self.creations += path == "/containers/create"
         return await self._engine.request(method, path, **more)
 
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         return self._engine.body(response, what, silence=silence)
 
 

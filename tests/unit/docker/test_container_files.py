@@ -14,7 +14,7 @@ from twisted.web.iweb import IResponse
 from k3dreg.docker import container_files
 from k3dreg.docker.container_files import PathStat
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent
-from k3dreg.streaming.content import IPieceStream
+from k3dreg.streaming.content import IByteStream
 from tests.fakes.documents import Requests
 
 
@@ -26,7 +26,7 @@ class Answer:
 
 
 class Files(Requests):
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IPieceStream:
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         return super().body(cast(IResponse, b""), what)
 
 

@@ -81,12 +81,3 @@ def test_a_large_chunk_is_passed_on_as_it_came() -> None:
     for _ in range(16):
         decoder.dataReceived(data)
     assert all(piece is data for piece in pieces)
-
-
-def test_the_end_of_the_connection_is_not_the_end_of_the_body() -> None:
-    decoder = ChunkedDecoder(lambda piece: None, lambda rest: None)
-    decoder.dataReceived(b"5\r\nhe")
-    with pytest.raises(BadRequest):
-        decoder.noMoreData()
-    decoder.dataReceived(b"llo\r\n0\r\n\r\n")
-    decoder.noMoreData()

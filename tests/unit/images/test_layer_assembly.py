@@ -92,7 +92,7 @@ def test_a_layer_comes_from_an_archive_as_it_was(
     assembly, out = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
     for start in range(0, len(archive), cut):
-        tree.feed([archive[start : start + cut]])
+        tree.feed(archive[start : start + cut])
     tree.finish()
     tree.close()
     assert out == tar
@@ -106,7 +106,7 @@ def test_a_file_of_which_the_archive_has_only_a_link_comes_from_its_target(tmp_p
     archive = archive_of({"m/aaa": b"content", "n": b"more"}, {"m/zzz": "m/aaa"})
     assembly, out = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
-    assert not tree.feed([archive])
+    assert not tree.feed(archive)
     assert out == tar
     tree.close()
 
@@ -117,7 +117,7 @@ def test_bytes_are_passed_on_before_the_layer_ends(tmp_path: Path) -> None:
     archive = archive_of(contents)
     assembly, out = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
-    assert tree.feed([archive[:300_000]])
+    assert tree.feed(archive[:300_000])
     assert 290_000 < len(out) <= 300_000
     assert out == tar[: len(out)]
 
@@ -226,7 +226,7 @@ def test_an_archive_without_the_right_file_is_no_layer(tmp_path: Path, content: 
     assembly, out = put_together(split(tar)[0])
     tree = ArchivedTree(str(tmp_path), assembly)
     with pytest.raises(K3dregError):
-        tree.feed([archive])
+        tree.feed(archive)
         tree.finish()
     tree.close()
     assert len(out) < len(tar)
@@ -236,7 +236,7 @@ def test_an_archive_that_breaks_off_is_no_layer(tmp_path: Path) -> None:
     tar_split, contents = split(make_tar([("a", bytes(5000))]))
     assembly, _ = put_together(tar_split)
     tree = ArchivedTree(str(tmp_path), assembly)
-    assert tree.feed([archive_of(contents)[:4000]])
+    assert tree.feed(archive_of(contents)[:4000])
     with pytest.raises(ArchiveError):
         tree.finish()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -99,64 +97,10 @@ class _BodyCase(SynchronousTestCase):
         return Deferred.fromCoroutine(body.read())
 
 
-class _Piece(bytearray):
-    """What arrived, of which it can be told whether anybody has it still."""
-
-
-class _Rest:
-    """A client, and what it lets others take: 10 bytes, by which time nothing may be held of what came before."""
-
-    def __init__(self) -> None:
-        self.before: list[weakref.ref[_Piece]] = []
-        self.held: list[bool] = []
-
-    def tell_received(self, received: Callable[[], None]) -> None:
-        pass
-
-    def take(self) -> _Rest:
-        return self
-
-    def run(self, write: Callable[[memoryview], object], most: int) -> int:
-        self.held = [piece() is not None for piece in self.before]
-        write(memoryview(bytes(10)))
-        return 10
-
-    def give_back(self) -> None:
-        pass
-
-
-class Taking(_BodyCase):
-    def test_what_had_arrived_is_not_held_while_the_rest_is_taken(self) -> None:
-        response, rest, taken = _Response([]), _Rest(), bytearray()
-        cast(Any, response.transport).client = rest
-        body = ResponseBody(response, self.clock, silence=10, what="a test")  # type: ignore[arg-type]
-        self.addCleanup(body.close)
-        for content in (b"one", b"two"):
-            piece = _Piece(content)
-            rest.before.append(weakref.ref(piece))
-            response.protocol.dataReceived(memoryview(piece))
-            del piece
-        taking = body.take_over()
-        assert taking is not None
-        self.assertEqual(taking.run(lambda data: taken.extend(data), 100), 16)
-        self.assertEqual(taken, b"onetwo" + bytes(10))
-        self.assertEqual(rest.held, [False, False])
-
-
 class Reading(_BodyCase):
     def test_what_arrived_is_read_at_once_and_joined(self) -> None:
         _, body = self.body(b"one ", b"two")
         self.assertEqual(self.successResultOf(self.read(body)), b"one two")
-
-    def test_what_arrived_is_read_as_it_came_too(self) -> None:
-        response, body = self.body(b"one ", b"two")
-
-        def pieces() -> list[bytes | memoryview]:
-            return self.successResultOf(Deferred.fromCoroutine(body.read_pieces()))
-
-        self.assertEqual(pieces(), [b"one ", b"two"])
-        response.end()
-        self.assertEqual(pieces(), [])
 
     def test_a_reader_waits_for_the_next_bytes(self) -> None:
         response, body = self.body()
@@ -164,6 +108,19 @@ class Reading(_BodyCase):
         self.assertNoResult(waiting)
         response.protocol.dataReceived(b"here")
         self.assertEqual(self.successResultOf(waiting), b"here")
+
+    def test_a_reader_that_wants_many_bytes_is_woken_when_they_are_here_or_at_the_end(self) -> None:
+        response, body = self.body()
+        reading = Deferred.fromCoroutine(body.read(8))
+        response.protocol.dataReceived(b"hello")
+        self.assertNoResult(reading)
+        response.protocol.dataReceived(b"world")
+        self.assertEqual(self.successResultOf(reading), b"helloworld")
+        response.protocol.dataReceived(b"end")
+        last = Deferred.fromCoroutine(body.read(8))
+        self.assertNoResult(last)
+        response.end()
+        self.assertEqual(self.successResultOf(last), b"end")
 
     def test_the_end_is_empty_however_often_it_is_read(self) -> None:
         response, body = self.body(b"all")

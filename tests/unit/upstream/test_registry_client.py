@@ -32,9 +32,10 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.store.blob_store import open_store
 from k3dreg.streaming.content import IBlob
+from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.registry_client import RegistryClient
-from k3dreg.upstream.registry_requests import check_is_elsewhere, make_origin_agent, make_origin_pool
+from k3dreg.upstream.registry_requests import check_is_elsewhere, make_origin_agent
 from k3dreg.upstream.tokens import Authorizer
 from tests.fakes.stores import fill_disk_after, refuse_writes
 from tests.fakes.upstream import FakeUpstream
@@ -74,7 +75,7 @@ class OriginTestCase(TestCase):
         self.addCleanup(self.workers.stop)
         self.store = await open_store(Path(self.mktemp()), self.workers, 1 << 30, reactor)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.store.close()))
-        pool = make_origin_pool(reactor, persistent=False)
+        pool = quiet_pool(reactor, persistent=False)
         self.clock = Clock()
         self.origin = RegistryClient(make_origin_agent(reactor, pool=pool), self.store, self.workers, self.clock)
         self.repository = Repository("127.0.0.1:" + self.upstream.host.partition(":")[2], "team/app")

@@ -20,7 +20,8 @@ from twisted.web.server import Site
 from twisted.web.static import Data
 
 from k3dreg.oci.errors import UpstreamFailed
-from k3dreg.upstream.registry_requests import Requests, base_url, is_loopback, make_origin_agent, make_origin_pool
+from k3dreg.streaming.quiet_pool import quiet_pool
+from k3dreg.upstream.registry_requests import Requests, base_url, is_loopback, make_origin_agent
 
 
 class TlsTests(TestCase):
@@ -32,7 +33,7 @@ class TlsTests(TestCase):
         return f"https://127.0.0.1:{port.getHost().port}/"
 
     async def ask(self, url: str, trust_root: Any = None) -> bytes:
-        pool = make_origin_pool(reactor, persistent=False)
+        pool = quiet_pool(reactor, persistent=False)
         requests = Requests(make_origin_agent(reactor, trust_root=trust_root, pool=pool), Clock())
         return await requests.read(await requests.get(url, {}, "Basic s3cret"), 100)
 

@@ -1,11 +1,8 @@
-"""Bodies of the engine's answers that worker threads take out of their connections: over real sockets."""
+"""Bodies of megabytes in the engine's answers: over real sockets."""
 
 from __future__ import annotations
 
 import os
-import socket
-import threading
-import time
 from typing import Any, cast
 
 from twisted.internet import reactor as _reactor
@@ -13,26 +10,22 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 from twisted.web.iweb import IAgent
 
 from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool
 from k3dreg.engine_files.archive_reads import ArchivedFile
 from k3dreg.engine_files.scratch_files import ScratchSpool
-from k3dreg.oci.errors import ContentGone, EngineSilent, EngineUnavailable, StoreFull
-from k3dreg.streaming.file_handles import Handle
+from k3dreg.oci.errors import ContentGone, EngineSilent, EngineUnavailable
 from k3dreg.streaming.response_body import ResponseBody
-from k3dreg.streaming.socket_body import run_taking
-from k3dreg.streaming.socket_reader import take
 from k3dreg.streaming.workers import Workers
 from tests.fakes.consumers import Reader
 from tests.fakes.images import make_tar
 
 reactor = cast(Any, _reactor)
 
-# More than sockets, queues and trips hold, and not a multiple of anything.
+# More than sockets and streams hold, and not a multiple of anything.
 SIZE = 20_123_457
-ALL = 1 << 62
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -66,7 +59,7 @@ class Engine(Protocol):
         self.factory.stopped += 1
 
 
-class TakenCase(TestCase):
+class LargeCase(TestCase):
     timeout = 20
 
     async def setUp(self) -> None:  # type: ignore[override]
@@ -83,8 +76,7 @@ class TakenCase(TestCase):
         self.workers = Workers(reactor)
         self.workers.start()
         self.addCleanup(self.workers.stop)
-        self.taken = bytearray()
-        self.trips = 0
+        self.read = bytearray()
 
     def parts(self, data: bytes, size: int = 32 * 1024, end: bytes | None = b"0\r\n\r\n") -> None:
         self.engine.parts = [*in_chunks(data, size), end]
@@ -95,130 +87,76 @@ class TakenCase(TestCase):
         self.addCleanup(body.close)
         return body
 
-    async def take(self, body: Any, most: int = ALL) -> None:
-        """All of it."""
-        while True:
-            taking = body.take_over()
-            if taking is not None and (count := await run_taking(self.workers, taking, self.write, most)):
-                self.assertLessEqual(count, most)
-                self.trips += 1
-                continue
-            if not (data := await body.read()):
-                return
-            self.taken += data
-
-    def write(self, data: memoryview) -> None:
-        self.taken += data
+    async def read_all(self, body: Any) -> None:
+        while data := await body.read():
+            self.read += data
 
     def check(self, data: bytes | None = None) -> None:
-        self.assertEqual(len(self.taken), SIZE if data is None else len(data))
-        self.assertTrue(self.taken == (self.data if data is None else data))
+        self.assertEqual(len(self.read), SIZE if data is None else len(data))
+        self.assertTrue(self.read == (self.data if data is None else data))
 
 
-class BodyTests(TakenCase):
+class BodyTests(LargeCase):
     async def test_it_is_whole_whatever_its_chunks_and_its_connection_is_used_again(self) -> None:
         for size in (1_000, 32 * 1024, 1_000_000, SIZE):
-            self.taken.clear()
-            self.trips = 0
+            self.read.clear()
             self.parts(self.data, size)
-            await self.take(await self.body())
+            await self.read_all(await self.body())
             self.check()
-            self.assertGreater(self.trips, 2)
         self.assertEqual(self.engine.connections, 1)
-
-    async def test_what_is_beyond_the_most_comes_next(self) -> None:
-        await self.take(await self.body(), 77_777)
-        self.check()
-
-    async def test_what_is_read_and_what_is_taken_come_in_order(self) -> None:
-        body = await self.body()
-        while data := await body.read():
-            self.taken += data
-            taking = body.take_over()
-            if taking is not None:
-                await run_taking(self.workers, taking, self.write, 300_000)
-        self.check()
 
     async def test_the_end_is_an_end_however_it_is_cut(self) -> None:
         self.engine.parts = [b"3\r\nabc\r\n", b"0\r", b"\n\r", b"\n"]
-        await self.take(await self.body())
+        await self.read_all(await self.body())
         self.check(b"abc")
 
     async def test_one_that_breaks_off_fails_after_what_had_come(self) -> None:
         self.parts(self.data, end=None)
         with self.assertRaises(EngineUnavailable):
-            await self.take(await self.body())
-        self.assertTrue(self.data.startswith(self.taken))
+            await self.read_all(await self.body())
+        self.assertTrue(self.data.startswith(self.read))
 
     async def test_what_is_no_chunk_fails_it(self) -> None:
         self.parts(self.data, end=b"hello\r\n")
         with self.assertRaises(EngineUnavailable):
-            await self.take(await self.body())
+            await self.read_all(await self.body())
         self.check()
 
     async def test_nor_is_the_end_of_a_line_waited_for_for_ever(self) -> None:
         self.parts(self.data, end=b"hello")
         with self.assertRaises(EngineSilent):
-            await self.take(await self.body(silence=0.5))
+            await self.read_all(await self.body(silence=0.5))
         self.check()
 
-    async def test_a_worker_that_fails_gives_it_back(self) -> None:
+    async def test_one_that_is_closed_closes_the_connection(self) -> None:
         body = await self.body()
         await body.read()
-        taking = body.take_over()
-        assert taking is not None
-
-        def full(data: memoryview) -> None:
-            raise StoreFull("no room")
-
-        await self.assertFailure(run_taking(self.workers, taking, full, ALL), StoreFull)
-        self.assertTrue(await body.read())
-
-    async def test_one_that_is_closed_while_a_worker_has_it_closes_the_connection(self) -> None:
-        body = await self.body()
-        await body.read()
-        taking = body.take_over()
-        assert taking is not None
-        lock = threading.Lock()
-        lock.acquire()
-        running = run_taking(self.workers, taking, lambda data: lock.acquire(timeout=10), ALL)
-        self.assertIsNone(body.take_over())
         body.close()
-        lock.release()
-        await running
         await self.assertFailure(Deferred.fromCoroutine(body.read()), CancelledError)
         while not self.engine.stopped:
             await deferLater(reactor, 0.01)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    async def test_nothing_is_taken_of_what_has_ended(self) -> None:
-        body = await self.body()
-        await self.take(body)
-        self.assertIsNone(body.take_over())
 
-
-class FileTests(TakenCase):
+class FileTests(LargeCase):
     """One file in an archive, as the engine's archive API sends it."""
 
-    async def test_the_file_is_taken_and_what_comes_after_it_is_not(self) -> None:
+    async def test_the_file_is_read_and_what_comes_after_it_is_not(self) -> None:
         self.parts(make_tar([("x", self.data)]))
         released: list[None] = []
         file = ArchivedFile(await self.body(), lambda: released.append(None))
-        self.assertIsNone(file.take_over())
-        self.taken += await file.read()
-        await self.take(file)
+        await self.read_all(file)
         self.check()
-        self.assertGreater(self.trips, 2)
         while not released:
             await deferLater(reactor, 0.01)
         # The rest of the archive was read.
-        await self.take(await self.body())
+        await self.read_all(await self.body())
         self.assertEqual(self.engine.connections, 1)
 
     async def test_a_file_that_breaks_off_does_so(self) -> None:
         self.parts(make_tar([("x", self.data)])[: SIZE // 2])
         file = ArchivedFile(await self.body(), lambda: None)
-        await self.assertFailure(Deferred.fromCoroutine(self.take(file)), ContentGone)
+        await self.assertFailure(Deferred.fromCoroutine(self.read_all(file)), ContentGone)
 
     async def test_a_spool_has_all_of_it(self) -> None:
         self.parts(make_tar([("x", self.data)]))
@@ -232,37 +170,7 @@ class FileTests(TakenCase):
         spool.fill(cast(Any, Deferred.fromCoroutine(opened())))
         reader = Reader()
         await spool.send(reader, 0, SIZE)
-        self.taken += reader.received
+        self.read += reader.received
         self.check()
         self.assertTrue(spool.is_whole)
         spool.leave()
-
-
-class TrickleTests(SynchronousTestCase):
-    def test_a_thread_is_not_kept_by_what_trickles(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        done = threading.Event()
-
-        def trickle() -> None:
-            while not done.wait(0.005):
-                theirs.send(bytes(100))
-
-        sending = threading.Thread(target=trickle)
-        sending.start()
-        taken: list[int] = []
-
-        def give(view: memoryview) -> bool:
-            taken.append(len(view))
-            return True
-
-        began = time.monotonic()
-        handle = Handle(ours.detach())
-        take(handle, give, 0.02)
-        lasted = time.monotonic() - began
-        handle.close()
-        done.set()
-        sending.join()
-        theirs.close()
-        self.assertGreater(sum(taken), 500)
-        self.assertLess(lasted, 5)
