@@ -13,7 +13,7 @@ from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
 
-# Bytes that wait to be written, above which the producer is paused.  As in `streaming.response_body`: enough for
+# Bytes that wait to be written, above which the producer is paused.  As in `streaming.byte_stream`: enough for
 # a worker to have a batch of its own while the next one is collected.
 _HIGH_WATER = 2 * 1024 * 1024
 

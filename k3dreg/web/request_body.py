@@ -8,20 +8,10 @@ comes, no faster than the disk takes it.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator
 
-from twisted.internet.defer import CancelledError, Deferred
-
-from k3dreg.oci.errors import BadRequest, NotYet, TooLarge
-
-# Bytes above which pieces that have arrived are not joined for one `read`: a trip to a worker thread takes about
-# 0.1 ms, hashing and writing so much two or three times that.  Pieces as large as these are passed on as they came.
-BATCH = 256 * 1024
-# A piece or two for the worker, and as much that arrives meanwhile.  With eight pushes at a time this is what they
-# cost in memory.
-HIGH_WATER = 512 * 1024
-LOW_WATER = HIGH_WATER // 2
+from k3dreg.oci.errors import NotYet, TooLarge
+from k3dreg.streaming.byte_stream import HIGH_WATER, ByteStream
 
 # Bytes that may arrive before the first is wanted, while the request waits for its turn: for a password's check, or for
 # another request to the same upload session.
@@ -70,54 +60,34 @@ def _free(size: int) -> None:
     """Take any size."""
 
 
-class RequestBody:
-    """The body of one request.  Also what Twisted takes for the file that it writes bodies to."""
+class RequestBody(ByteStream):
+    """The body of one request.  Also what Twisted takes for the file that it writes bodies to.
 
-    def __init__(
-        self,
-        length: int | None,
-        flow: Callable[[bool], None],
-        wanted: Callable[[], None],
-    ) -> None:
+    A `read` is cancelled when the client goes away; how long a silent client is waited for is the connection's
+    business.  After `close` the rest is received and thrown away.
+    """
+
+    def __init__(self, length: int | None, flow: Callable[[bool], None], wanted: Callable[[], None]) -> None:
         """`length` in bytes, None when it is chunked.
 
-        `flow` stops (False) and starts (True) the reading from the connection; `wanted` is called once, when
-        somebody waits for the first byte.
+        `flow` stops (False) and starts (True) the reading from the connection; `wanted` is called once, when the
+        first byte is waited for.
         """
+        super().__init__(flow)
         self.length = length
-        self.received = 0
-        self._flow = flow
         self._wanted: Callable[[], None] | None = wanted
-        self._chunks: deque[bytes | memoryview] = deque()
-        self._unread = 0
-        self._stopped = False
-        self._reader: Deferred[None] | None = None
-        self._ended = length == 0
-        self._error: BadRequest | None = None
-        self._closed = False
-
-    # -- the reader's side ----------------------------------------------------------------------
+        self._most_unread = _UNWANTED
+        if length == 0:
+            self.end()
 
     async def read(self, least: int = 1) -> bytes:
-        """The next bytes, all that have arrived up to about `BATCH`; b"" at the end of the body.
-
-        Raises `BadRequest` after the last bytes before what is no body.  Cancelled when the client goes away; how long
-        a silent client is waited for is the connection's business.
-        """
+        """See `ByteStream.read`."""
         if self._wanted is not None:
             wanted, self._wanted = self._wanted, None
+            self._most_unread = HIGH_WATER
             if not self._ended and not self.received:
                 wanted()
-        if not self._chunks and not self._ended:
-            if self._closed:
-                raise CancelledError
-            self._reader = Deferred(lambda _: self._forget_reader())
-            await self._reader
-        if self._chunks:
-            return self._batch()
-        if self._error is not None:
-            raise self._error
-        return b""
+        return await super().read(least)
 
     async def read_whole(self, limit: int, grow: Callable[[int], None] = _free) -> bytes:
         """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them.
@@ -143,66 +113,7 @@ class RequestBody:
     @property
     def is_complete(self) -> bool:
         """Whether all of it has arrived."""
-        return (self._ended and self._error is None) or self.received == self.length
-
-    def _batch(self) -> bytes:
-        batch = [self._chunks.popleft()]
-        size = len(batch[0])
-        while self._chunks and size < BATCH:
-            batch.append(self._chunks.popleft())
-            size += len(batch[-1])
-        self._unread -= size
-        if self._stopped and self._unread <= LOW_WATER:
-            self._stopped = False
-            self._flow(True)
-        return batch[0] if len(batch) == 1 and isinstance(batch[0], bytes) else b"".join(batch)
-
-    def _forget_reader(self) -> None:
-        self._reader = None
-
-    # -- the connection's side ------------------------------------------------------------------
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Bytes arrived.  Their reader is told in `arrived`: there may be more in what was received with them."""
-        self.received += len(data)
-        if self._closed:
-            return
-        self._chunks.append(data)
-        self._unread += len(data)
-        if self._unread > (HIGH_WATER if self._wanted is None else _UNWANTED) and not self._stopped:
-            self._stopped = True
-            self._flow(False)
-
-    def arrived(self) -> None:
-        """All that was received at once has been written."""
-        if self._chunks:
-            self._wake()
-
-    def end(self, error: BadRequest | None = None) -> None:
-        """The last byte has arrived, or what follows is no body."""
-        self._ended = True
-        self._error = error
-        self._stopped = False
-        self._wake()
-
-    def close(self) -> None:
-        """Nobody wants the rest: the request was answered, or its connection is lost."""
-        if self._closed:
-            return
-        self._closed = True
-        self._chunks.clear()
-        self._unread = 0
-        if self._stopped:
-            self._stopped = False
-            self._flow(True)
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.errback(CancelledError())
-
-    def _wake(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.callback(None)
+        return self.is_whole or self.received == self.length
 
     # -- what Twisted does with the file it believes this to be ---------------------------------
 

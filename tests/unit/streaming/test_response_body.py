@@ -20,7 +20,8 @@ from zope.interface import implementer
 
 from k3dreg.docker.endpoint import EngineAddress, make_agent
 from k3dreg.oci.errors import EngineError, EngineSilent, EngineUnavailable
-from k3dreg.streaming.response_body import BATCH, HIGH_WATER, ResponseBody, read_whole
+from k3dreg.streaming.byte_stream import BATCH, HIGH_WATER
+from k3dreg.streaming.response_body import ResponseBody, read_whole
 
 _CHUNK = bytes(32 * 1024)
 

@@ -15,9 +15,10 @@ from k3dreg.oci.errors import DigestNotMatched, UploadUnknown
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.registry.use_cases import Pushed, UploadStatus
 from k3dreg.reporting.trace import Trace
+from k3dreg.streaming.byte_stream import BATCH, HIGH_WATER
 from k3dreg.streaming.content import IByteStream
 from k3dreg.web.http_channel import LINGER
-from k3dreg.web.request_body import BATCH, HIGH_WATER, MOST_HELD, RequestBody
+from k3dreg.web.request_body import MOST_HELD, RequestBody
 from k3dreg.web.site import IDLE_SECONDS, make_site
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire, WireTestCase, request
