@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
@@ -27,6 +28,32 @@ IDLE_TIMEOUT = 60
 # Idle connections kept.  It limits nothing that is in use: every request that finds none idle opens its own,
 # so long bodies do not hold up short questions.
 IDLE_CONNECTIONS = 8
+# Bytes that are received at a time.  About what the kernel holds of a UNIX socket (net.core.wmem_default, 208 KiB on
+# all of today's): so the engine finds it empty when it is woken.
+_PIECE = 256 * 1024
+
+
+@implementer(IEndpoint)
+class LargeReads:
+    """An endpoint that connects as another does, and whose connections receive more at a time.
+
+    An engine sends a file in chunks of 32 KiB.  To receive 64 KiB at a time, as Twisted does, costs half as much
+    processor time again as to receive 256 KiB.
+    """
+
+    def __init__(self, endpoint: IEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect.  Cancelling gives up."""
+        return self._endpoint.connect(protocolFactory).addCallback(_receive_more)
+
+
+def _receive_more(protocol: IProtocol) -> IProtocol:
+    transport = cast(Any, protocol).transport
+    if hasattr(transport, "bufferSize"):  # that of TLS or of a process has none
+        transport.bufferSize = _PIECE
+    return protocol
 
 
 @implementer(IAgentEndpointFactory)
@@ -65,7 +92,7 @@ def make_agent(
             endpoint = wrapClientTLS(make_connection_creator(address.host, address.tls), endpoint)
     if pool is None:
         pool = make_pool(reactor)
-    return _Uncompressed(Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), pool))
+    return _Uncompressed(Agent.usingEndpointFactory(reactor, _OneEndpoint(LargeReads(endpoint)), pool))
 
 
 @implementer(IAgent)

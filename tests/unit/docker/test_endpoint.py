@@ -1,11 +1,16 @@
 """Tests of k3dreg.docker.endpoint."""
 
+from typing import Any, cast
+
 import pytest
+from twisted.internet import reactor as _reactor
+from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from k3dreg.config.engine_address import TlsMaterial
-from k3dreg.docker.endpoint import CONNECT_TIMEOUT, EngineAddress, make_agent, parse_engine_url
+from k3dreg.docker.endpoint import CONNECT_TIMEOUT, EngineAddress, LargeReads, make_agent, parse_engine_url
 from k3dreg.oci.errors import UsageError
 
 
@@ -81,3 +86,15 @@ class Agents(SynchronousTestCase):
         reactor = MemoryReactorClock()
         make_agent(reactor, EngineAddress(host="127.0.0.1", port=2375)).request(b"GET", b"http://engine/_ping")
         self.assertEqual([client[:2] for client in reactor.tcpClients], [("127.0.0.1", 2375)])
+
+
+class LargeReadsTests(TestCase):
+    async def test_more_than_twisted_does_is_received_at_a_time(self) -> None:
+        reactor = cast(Any, _reactor)
+        path = self.mktemp()
+        port = await UNIXServerEndpoint(reactor, path).listen(Factory.forProtocol(Protocol))
+        self.addCleanup(port.stopListening)
+        endpoint = LargeReads(UNIXClientEndpoint(reactor, path))
+        protocol = cast(Any, await endpoint.connect(Factory.forProtocol(Protocol)))
+        self.assertEqual(protocol.transport.bufferSize, 256 * 1024)
+        protocol.transport.abortConnection()
