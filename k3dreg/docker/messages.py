@@ -1,4 +1,4 @@
-"""What the Engine API says, as values.  Pure: JSON in, values of `k3dreg.model` out.
+"""What the Engine API says, as values.  Pure: JSON in, values of `k3dreg.docker.image` out.
 
 Engines differ: members are missing, null or empty by version and store, Podman writes IDs without `sha256:`.
 What is not needed to serve an image is taken as empty then.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from k3dreg.docker.image import ChildManifest, EngineImage, EngineInfo, ImageStore, PullProgress
+from k3dreg.docker.members import items, mapping, number, text
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BadRequest, EngineError
@@ -67,12 +68,9 @@ def error_message(body: bytes) -> str:
 def stream_error(message: Mapping[str, object]) -> str | None:
     """The error that a message of a progress stream is, or None.  `error` is the older spelling."""
     detail, error = message.get("errorDetail"), message.get("error")
-    said = detail.get("message") if isinstance(detail, dict) else None
-    if isinstance(said, str) and said:
-        return said
-    if isinstance(error, str) and error:
-        return error
-    return None if detail is None and error is None else ""
+    if detail is None and error is None:
+        return None
+    return text(mapping(detail).get("message")) or text(error)
 
 
 def parse_version(text: str) -> tuple[int, int]:
@@ -92,53 +90,45 @@ def object_of(value: object, what: str) -> Mapping[str, Any]:
 
 def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[int, int]) -> EngineInfo:
     """From the answers to `/info` and `/version`, with the API version they were asked in."""
-    components = [part for part in _list(version, "Components") if isinstance(part, dict)]
-    containerd = info.get("Containerd")
+    components = [part for part in items(version.get("Components")) if isinstance(part, dict)]
     if any(part.get("Name") == "Podman Engine" for part in components):
         store = ImageStore.PODMAN
-    elif _CONTAINERD_DRIVER in _list(info, "DriverStatus"):
+    elif _CONTAINERD_DRIVER in items(info.get("DriverStatus")):
         store = ImageStore.CONTAINERD
     else:
         store = ImageStore.CLASSIC
     return EngineInfo(
         # Podman makes one up for each answer.
-        id="" if store is ImageStore.PODMAN else _text(info, "ID"),
+        id="" if store is ImageStore.PODMAN else text(info.get("ID")),
         # For logs and pages, like the engine's words.
-        version=one_line(_text(version, "Version") or _text(info, "ServerVersion"))[:_LONGEST_VERSION],
+        version=one_line(text(version.get("Version")) or text(info.get("ServerVersion")))[:_LONGEST_VERSION],
         api_version=api,
         store=store,
-        driver=_text(info, "Driver"),
-        root_dir=_text(info, "DockerRootDir"),
-        os_type=_text(info, "OSType") or "linux",
+        driver=text(info.get("Driver")),
+        root_dir=text(info.get("DockerRootDir")),
+        os_type=text(info.get("OSType")) or "linux",
         platform=_own_platform(info),
         insecure_registries=_insecure_registries(info.get("RegistryConfig")),
         mirrors=_mirrors(info.get("RegistryConfig")),
-        containerd_address=_text(containerd, "Address") if isinstance(containerd, dict) else "",
+        containerd_address=text(mapping(info.get("Containerd")).get("Address")),
     )
 
 
 def _insecure_registries(settings: object) -> frozenset[str]:
     """Those that Docker's settings name.  Networks (127.0.0.0/8 is always among them) are in another member."""
-    configs = settings.get("IndexConfigs") if isinstance(settings, dict) else None
-    if not isinstance(configs, dict):
-        return frozenset()
-    return frozenset(
-        name.lower()
-        for name, config in configs.items()
-        if isinstance(name, str) and isinstance(config, dict) and config.get("Secure") is False
-    )
+    configs = mapping(mapping(settings).get("IndexConfigs"))
+    return frozenset(name.lower() for name, config in configs.items() if mapping(config).get("Secure") is False)
 
 
 def _mirrors(settings: object) -> tuple[str, ...]:
-    told = _list(settings, "Mirrors") if isinstance(settings, dict) else []
-    return tuple(mirror for mirror in told if isinstance(mirror, str))
+    return tuple(mirror for mirror in items(mapping(settings).get("Mirrors")) if isinstance(mirror, str))
 
 
 def _own_platform(info: Mapping[str, Any]) -> Platform | None:
     """What the engine runs on.  `Architecture` is the kernel's word (Docker), or Go's (Podman)."""
-    told = _text(info, "Architecture")
+    told = text(info.get("Architecture"))
     machine = _MACHINES.get(told, told)
-    return Platform(_text(info, "OSType") or "linux", machine) if machine else None
+    return Platform(text(info.get("OSType")) or "linux", machine) if machine else None
 
 
 def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:
@@ -146,19 +136,17 @@ def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:
 
     An image of which no platform is complete has an empty `RootFS` and no platform; that is no error here.
     """
-    identity = _text(value, "Id")
+    identity = text(value.get("Id"))
     try:
         image_id = Digest.parse(identity if ":" in identity else f"sha256:{identity}")
-        root_fs = value.get("RootFS")
-        layers = _list(root_fs, "Layers") if isinstance(root_fs, dict) else []
+        layers = items(mapping(value.get("RootFS")).get("Layers"))
         diff_ids = tuple(Digest.parse(layer) for layer in layers if isinstance(layer, str))
         described = value.get("Descriptor")
         descriptor = Descriptor.from_json(described) if described else None
-        children = tuple(_child(child) for child in _list(value, "Manifests") if isinstance(child, dict))
+        children = tuple(_child(child) for child in items(value.get("Manifests")) if isinstance(child, dict))
     except BadRequest as error:
         raise EngineError(f"the engine's answer about an image does not parse: {error}") from error
-    platform = Platform(_text(value, "Os"), _text(value, "Architecture"), _text(value, "Variant"))
-    size = value.get("Size")
+    platform = Platform(text(value.get("Os")), text(value.get("Architecture")), text(value.get("Variant")))
     return EngineImage(
         id=image_id,
         store=store,
@@ -168,37 +156,25 @@ def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:
         descriptor=descriptor,
         children=children,
         platform=platform if platform.os or platform.architecture else None,
-        size=size if isinstance(size, int) else 0,
+        size=number(value.get("Size")),
     )
 
 
 def _child(value: Mapping[str, Any]) -> ChildManifest:
     descriptor = Descriptor.from_json(value.get("Descriptor"))
-    size = value.get("Size")
-    held = size.get("Content") if isinstance(size, dict) else 0
     return ChildManifest(
         descriptor,
         value.get("Available") is True,
-        _text(value, "Kind") or "unknown",
-        held if isinstance(held, int) else 0,
+        text(value.get("Kind")) or "unknown",
+        number(mapping(value.get("Size")).get("Content")),
     )
-
-
-def _text(value: Mapping[str, Any], key: str) -> str:
-    member = value.get(key)
-    return member if isinstance(member, str) else ""
-
-
-def _list(value: Mapping[str, Any], key: str) -> Sequence[Any]:
-    member = value.get(key)
-    return member if isinstance(member, list) else []
 
 
 def _names(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
     # "<none>:<none>" is how engines before 1.43 spell that there are no names.  Podman lists the digest that an image
     # was pulled by among its tags.
     by_digest = key == "RepoDigests"
-    names = (name for name in _list(value, key) if isinstance(name, str) and not name.startswith("<none>"))
+    names = (name for name in items(value.get(key)) if isinstance(name, str) and not name.startswith("<none>"))
     return tuple(name for name in names if by_digest or "@" not in name)
 
 
