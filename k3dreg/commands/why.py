@@ -12,7 +12,7 @@ from attrs import frozen
 from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage, ImageStore
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import EngineError, EngineUnavailable, ImageNotInEngine, K3dregError, RegistryNotAllowed
+from k3dreg.oci.errors import EngineError, ImageNotInEngine, K3dregError, RegistryNotAllowed
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry.other_platform import differs
 from k3dreg.registry.own_names import OwnNames
@@ -162,12 +162,11 @@ class _Asking:
             else f"k3dreg has no credentials for {registry}: a node's (imagePullSecrets) would be used"
         )
         try:
+            if (await self._engine.info()).store is ImageStore.PODMAN:
+                yield Step(f"k3dreg cannot ask {registry} without a pull: Podman has no request for it. {then}", True)
+                return
             descriptor = await self._engine.distribution(str(self._reference), auth)
         except K3dregError as error:
-            if isinstance(error, EngineError) and not isinstance(error, EngineUnavailable) and not error.status:
-                # One that cannot be asked without a pull, as Podman.
-                yield Step(f"k3dreg cannot ask {registry} without a pull: {error}. {then}", True)
-                return
             said = f"{error}. {error.advice}" if error.advice else str(error)
             yield Step(f"{registry} does not give it: {said}")
             yield Step(f"the answer is {status_and_code(error)[0]}, and the node asks {registry} itself", False)
