@@ -236,6 +236,8 @@ class BodyChannel(HTTPChannel):
     def _linger(self) -> None:
         """Close the connection so that the client gets its answer, though it is still sending."""
         del self.requests[0]
+        # A body that ended in the middle of what was read may have stopped the reading.
+        self.flow(True)
         self.setTimeout(None)  # type: ignore[no-untyped-call]
         transport: Any = self.transport
         self._lingering = self.callLater(LINGER, transport.abortConnection)  # type: ignore[no-untyped-call]

@@ -29,6 +29,8 @@ reactor = cast(Any, _reactor)
 
 # More than sockets and streams hold, and not a multiple of anything.
 SIZE = 18_011_783
+# Bytes of a body that wait for their reader before the reading from the connection is stopped.
+MOST_UNREAD = 512 * 1024
 
 
 class WrittenUploads(FakeUploads):
@@ -154,6 +156,19 @@ class EndTests(LargeCase):
         self.assertEqual((await wire.response(with_body=False)).status, 400)
         await wire.closed()
         self.assertTrue(self.data.startswith(self.uploads.data[: SIZE // 3]))
+
+    async def test_it_is_the_end_also_where_the_reading_was_stopped(self) -> None:
+        wire = await self.connect(self.port)
+        self.uploads.lock.acquire()
+        wire.transport.write(request("PATCH", SESSION, Transfer_Encoding="chunked") + chunked(bytes(9))[:-5])
+        while not self.uploads.bodies or not self.uploads.bodies[0].received:
+            await self.turn()
+        wire.transport.write(chunked(bytes(MOST_UNREAD + 1))[:-5] + b"no chunk\r\n")
+        while not self.uploads.bodies[0].received > MOST_UNREAD:
+            await self.turn()
+        self.uploads.lock.release()
+        self.assertEqual((await wire.response(with_body=False)).status, 400)
+        await wire.closed()
 
     async def test_a_failure_of_the_disk_is_told(self) -> None:
         wire = await self.connect(self.port)
