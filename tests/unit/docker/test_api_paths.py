@@ -54,6 +54,11 @@ def test_no_module_outside_docker_knows_a_path_of_the_engine_api(module: str) ->
     assert [text for text in api_paths_of((ROOT / module).read_text()) if (module, text) not in OWN] == []
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("docker/") and m not in PENDING])
+def test_no_module_outside_docker_knows_an_http_status_of_docker(module: str) -> None:
+    assert "error.status" not in (ROOT / module).read_text()
+
+
 @pytest.mark.parametrize(
     "code",
     [
