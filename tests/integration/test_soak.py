@@ -51,6 +51,8 @@ class Client(threading.Thread):
         super().__init__()
         self.did: Counter[str] = Counter()
         self.failures: list[str] = []
+        # Locations of the upload sessions with half of a blob.
+        self.left_pushes: list[str] = []
         self._daemon = daemon
         self._image = image
         self._chance = random.Random(seed)
@@ -122,6 +124,7 @@ class Client(threading.Thread):
     def leave_a_push(self) -> None:
         client, data = RegistryClient(self._daemon.host), self._chance.randbytes(MOST_PUSHED)
         location = client.begin(self._repository).location
+        self.left_pushes.append(location)
 
         def half() -> Iterator[bytes]:
             yield data[: MOST_PUSHED // 2]
@@ -180,6 +183,9 @@ def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: Pu
         failures = [failure for client in clients for failure in client.failures]
         assert not failures, "\n".join(failures)[:10_000]
         assert daemon.peak_memory() < 96 << 20
+        # The bytes of a push that was left wait an hour for the rest, unless the client cancels the session.
+        for location in (location for client in clients for location in client.left_pushes):
+            assert RegistryClient(daemon.host).ask("DELETE", location).status in (204, 404)
         # What is kept is the cache, and the last push of each tag; staged data and open files end with their requests.
         state = tmp_path / "state"
         until(lambda: not in_use(daemon, state), lambda: str(in_use(daemon, state)), seconds=60)
