@@ -29,7 +29,7 @@ pytestmark = pytest.mark.every_engine
 
 # Status, code, and whether it asks for credentials.
 Told = tuple[int, str, bool]
-Ask = Callable[[str, str, str], tuple[Told, str]]
+Ask = Callable[..., tuple[Told, str]]
 
 CREDENTIALS = basic("user", "n0t-the-passw0rd")
 WORDS = "the words of a registry"
@@ -113,10 +113,10 @@ def daemon(engine: EngineAddress, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def ask(daemon: Daemon) -> Ask:
-    """ask(host, repository, authorization): what a node is told, and in which words."""
+    """ask(host, repository, authorization, reference): what a node is told, and in which words."""
 
-    def ask(host: str, repository: str, shown: str) -> tuple[Told, str]:
-        path = f"/v2/{repository}/manifests/1?ns={host}"
+    def ask(host: str, repository: str, shown: str, reference: str = "1") -> tuple[Told, str]:
+        path = f"/v2/{repository}/manifests/{reference}?ns={host}"
         response, body = request(daemon.host, "GET", path, {"Authorization": shown} if shown else {})
         if response.status == 200:
             return (200, "", False), ""
@@ -202,7 +202,8 @@ def test_and_a_registry_that_cannot_be_reached(engine: EngineAddress, tmp_path: 
 
 def test_and_a_disk_of_dockers_that_is_full(engine: EngineAddress, registry: Scripted, ask: Ask) -> None:
     repository = f"words/{engine.name}/full"
-    registry.hold(repository, an_image())
+    image = an_image()
+    registry.hold(repository, an_index([(image, "amd64")]))
     data = engine.directory / "data"
     content = data / "containerd/daemon/io.containerd.content.v1.content"
     with full_disk(content if engine.containerd_store else data / "tmp"):
@@ -210,10 +211,17 @@ def test_and_a_disk_of_dockers_that_is_full(engine: EngineAddress, registry: Scr
             (content / "blobs/sha256").mkdir(parents=True)
             (content / "ingest").mkdir()
         told, words = ask(registry.address, repository, "")
+        by_digest, _ = ask(registry.address, repository, "", image.root)
     print(f"{engine.name} | disk full | {told[0]} {told[1]} | {words}")
     assert told == FAILED
     assert "no space left on device" in words
-    # It is no answer of the registry's, so nobody has to wait for it to be forgotten.
+    # Docker's trouble is no answer of the registry's: k3dreg asks again at once, for the digest and for the tag.
+    again, _ = ask(registry.address, repository, "", image.root)
+    if engine.containerd_store:
+        assert (by_digest, again[0]) == (FAILED, 200)
+    else:
+        # A classic store keeps no manifest of a registry's.
+        assert (by_digest, again) == (ABSENT, ABSENT)
     assert ask(registry.address, repository, "")[0][0] == 200
     Docker(engine.socket).remove(f"{registry.address}/{repository}:1")
 
@@ -221,6 +229,7 @@ def test_and_a_disk_of_dockers_that_is_full(engine: EngineAddress, registry: Scr
 @contextlib.contextmanager
 def full_disk(directory: Path) -> Iterator[None]:
     """The directory, with no room in it, for the time of a `with`."""
+    directory.mkdir(parents=True, exist_ok=True)  # an engine that has pulled nothing yet has none
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(directory)], check=True)
     try:
         yield

@@ -39,8 +39,9 @@ def _big_layers(image: PushedImage) -> list[tuple[str, int]]:
 @pytest.fixture
 def spare(engine: EngineAddress) -> Iterator[EngineAddress]:
     """An engine to be killed.  It is up again afterwards."""
-    yield engine
-    rig.start_engine(engine)
+    with rig.alone(engine.name):
+        yield engine
+        rig.start_engine(engine)
 
 
 @pytest.mark.engines("docker29-spare", "docker29-classic-spare")
@@ -75,6 +76,11 @@ def test_an_engine_killed_in_the_middle(
         answer = Puller(daemon.host, large.registry, 20).manifest("k3dreg-test/other", "1")
         assert answer.status == 503, answer.body
         assert answer.json["errors"][0]["message"]
+        # Not 404, upon which the node would ask the next registry: only what a registry refused is "not found".
+        absent = f"sha256:{'0' * 64}"
+        for reference in (large.tag, absent):
+            answer = Puller(daemon.host, large.registry, 20).manifest(large.repository, reference)
+            assert answer.status == 503, answer.body
         rig.start_engine(spare)
         assert _pull(daemon, large) > 5e8
 

@@ -110,6 +110,7 @@ def tools() -> list[str]:
     return shlex.split(rig.setting("K3DREG_TEST_DOCKER"))[:-1]
 
 
+@pytest.mark.every_engine
 def test_docker_push(engine: EngineAddress, daemon: Daemon) -> None:
     with held(engine, daemon) as image:
         Docker(engine.socket).push(image.names[0].rpartition(":")[0], "t")
