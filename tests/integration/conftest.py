@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 EXPORTS_ONLY = ("--reader", "off")
 # What most users have, and the oldest engine.  The other engines run the tests of what k3dreg relies on in an engine.
 MATRIX = ("docker29", "docker29-classic", "docker20")
-# Modules of tests that share no engine, node or registry with others, so they run beside all else.
+# Modules of tests that share no engine with others, so one process can have such a module to itself.
 APART = (
     "test_beyond_conformance",
     "test_conformance",
@@ -35,6 +35,9 @@ APART = (
     "test_push_limits",
     "test_stopping",
 )
+# Fixtures, and modules without them, whose tests change a node's mirrors or remove its images.
+NODE_FIXTURES = {"node", "one_node", "mirrored"}
+NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker")
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
@@ -56,8 +59,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.integration)
             if not is_wanted:
                 item.add_marker(pytest.mark.skip("not asked for"))
-            # One process of pytest-xdist has the engines, nodes and registries to itself (`--dist loadgroup`).
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.stem in APART else "rig"))
+            # One process of pytest-xdist has an engine to itself (`--dist loadgroup`).
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    _NODE_USERS.update(item.path for item in items if NODE_FIXTURES.intersection(getattr(item, "fixturenames", ())))
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what one process runs in order: a module that stands apart, an engine's tests, or "rig" for all others.
+
+    Engines that tests kill, and Podman, belong to "rig".
+    """
+    if item.path.stem in APART:
+        return item.path.stem
+    engine = getattr(item, "callspec", None) and item.callspec.params.get("engine")  # type: ignore[attr-defined]
+    url = engine.url if engine else getattr(getattr(item, "cls", None), "url", "")
+    return next((engine.name for engine in rig.engines() if engine.url == url), "rig")
+
+
+# Modules with tests that use a node.
+_NODE_USERS: set[Path] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let one process at a time use the nodes, which tests of all engines share; fixtures' ends are included."""
+    if item.path not in _NODE_USERS and item.path.stem not in NODE_MODULES:
+        return (yield)
+    with rig.alone("nodes"):
+        return (yield)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -38,10 +38,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     spares = [spare for spare in rig.spares() if spare.name == "docker29-classic-spare"]
     if not spares:
         rig.unavailable("docker29-classic-spare is not among K3DREG_TEST_SPARES:")
-    build(spares[0])
     file = tmp_path_factory.mktemp("image") / "image.tar"
-    with Docker(spares[0].socket).open("GET", "/images/get", query={"names": IMAGE}) as archive, file.open("wb") as to:
-        shutil.copyfileobj(archive, to, 1024 * 1024)
+    with rig.alone(spares[0].name):
+        build(spares[0])
+        query = {"names": IMAGE}
+        with Docker(spares[0].socket).open("GET", "/images/get", query=query) as archive, file.open("wb") as to:
+            shutil.copyfileobj(archive, to, 1024 * 1024)
     yield file
     file.unlink()
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,10 @@ def doctor(engine: EngineAddress | str, *options: str, before: Sequence[str] = (
 
 
 @pytest.fixture
-def free() -> str:
-    """An endpoint on which nobody listens."""
-    return "tcp:5996:interface=127.0.0.1"
+def free() -> Iterator[str]:
+    """An endpoint on which nothing listens; the doctor itself tries it, so only one may at a time."""
+    with rig.alone("port-5996"):
+        yield "tcp:5996:interface=127.0.0.1"
 
 
 # -- doctor -----------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_an_engine_that_was_away_is_listened_to_again(
     engine: EngineAddress, image: PushedImage, tmp_path: Path
 ) -> None:
     docker = Docker(engine.socket)
-    with running(engine, tmp_path, "--warm", f"{NAME}:*") as daemon:
+    with rig.alone(engine.name), running(engine, tmp_path, "--warm", f"{NAME}:*") as daemon:
         daemon.wait_for("images come from Docker")
         try:
             rig.kill_engine(engine)

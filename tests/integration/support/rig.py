@@ -5,11 +5,13 @@ That is one person's own Docker, which K3DREG_TEST_ENGINE names, or what the var
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -159,6 +161,14 @@ def setting(variable: str) -> str:
     if not value:
         unavailable(f"{variable} is not set:")
     return value
+
+
+@contextmanager
+def alone(what: str) -> Generator[None]:
+    """Wait until no other process of the tests uses `what`, and keep them from it meanwhile."""
+    with (Path(tempfile.gettempdir()) / f"k3dreg-tests-{os.getuid()}-{what}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def kill_engine(engine: EngineAddress) -> None:
