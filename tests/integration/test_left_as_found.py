@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,37 @@ def test_an_engine_is_left_as_it_was_found(
     while _found(docker) != before and time.monotonic() < end:
         time.sleep(0.1)
     assert _found(docker) == before
+
+
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
+def test_images_that_an_earlier_version_left_are_removed_at_the_start(engine: EngineAddress, tmp_path: Path) -> None:
+    docker = Docker(engine.socket)
+
+    def leave(repository: str, owner: str) -> str:
+        """Import an empty image as k3dreg does; its name."""
+        tag = f"{owner[:8]}-{uuid.uuid4().hex}"
+        labels = f"LABEL k3dreg.role=probe k3dreg.owner={owner}"
+        query = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": labels}
+        empty = bytes(1024)
+        docker.progress("POST", "/images/create", body=empty, query=query, content_type="application/x-tar")
+        return f"{repository}:{tag}"
+
+    left: list[str] = []
+    try:
+        with running(engine, tmp_path) as daemon:
+            daemon.stop()
+            (identity,) = tmp_path.rglob("identity")
+            left += [leave(repository, identity.read_text()) for repository in ("k3dreg-probe", "k3dreg-hands-over")]
+            in_use = leave("k3dreg-probe", uuid.uuid4().hex[:16])
+            left.append(in_use)
+            daemon.start()
+            end = time.monotonic() + 10
+            while [name for name in left if docker.inspect(name)] != [in_use]:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+    finally:
+        for name in left:
+            docker.remove(name)
 
 
 @pytest.mark.engines("docker29-classic-spare-vfs")
