@@ -104,15 +104,23 @@ async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
     """Remove the empty images that were left in the engine when it, or a k3dreg, was killed.  Raises `EngineError`.
 
     An image of another k3dreg may be in use, for some seconds; after that time its k3dreg was killed, and its state
-    directory may be gone.
+    directory may be gone.  An image of which a container runs stays until the next call.
     """
     oldest = time.time() - _IN_USE
     for image in await images.listed(engine, reference="k3dreg-*"):
-        is_own = image.labels.get(OWNER) == owner
-        if ROLE in image.labels and (is_own or 0 < image.created < oldest):
-            for name in image.names:
-                if is_helper_image(name) and name not in _in_use:
-                    await images.remove(engine, name, force=True)
+        is_ours = ROLE in image.labels and all(map(is_helper_image, image.names))
+        is_left = image.labels.get(OWNER) == owner or 0 < image.created < oldest
+        if is_ours and is_left and _in_use.isdisjoint(image.names):
+            await _remove_unless_running(engine, image.id)
+
+
+async def _remove_unless_running(engine: IEngineRequests, image: str) -> None:
+    # By its ID: an image that a container has, and that loses its name alone, is kept without one.
+    try:
+        await images.remove(engine, image, force=True)
+    except EngineError as error:
+        if error.status != 409:
+            raise
 
 
 async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:

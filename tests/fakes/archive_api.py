@@ -145,7 +145,9 @@ class FakeArchiveApi:
             case "GET", ["images", "json"]:
                 (pattern,) = json.loads(params["filters"])["reference"]
                 found = [name for name in self.images if fnmatch.fnmatchcase(name, pattern)]
-                return _json([{"RepoTags": [name], **self.told.get(name, {})} for name in found])
+                return _json(
+                    [{"Id": self.images[name], "RepoTags": [name], **self.told.get(name, {})} for name in found]
+                )
             case "DELETE", ["images", wanted]:
                 self.images = {name: other for name, other in self.images.items() if wanted not in (name, other)}
                 return _json([])

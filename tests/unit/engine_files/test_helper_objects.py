@@ -21,7 +21,7 @@ class LeftImagesTests(SynchronousTestCase):
 
     def add(self, repository: str, owner: str, *, age: float = 1, tag: str = "", labelled: bool = True) -> str:
         name = f"{repository}:{tag or f'{owner[:8]}-{len(self.engine.images):032x}'}"
-        self.engine.images[name] = f"sha256:{name}"
+        self.engine.images[name] = f"sha256:{len(self.engine.images) + 1:064x}"
         labels = {"k3dreg.role": "probe", "k3dreg.owner": owner} if labelled else None
         self.engine.told[name] = {"Labels": labels, "Created": int(time.time() - age)}
         return name
@@ -34,6 +34,11 @@ class LeftImagesTests(SynchronousTestCase):
             self.add(repository, OWN)
         self.successResultOf(self.start())
         self.assertEqual(self.engine.images, {})
+
+    def test_they_are_removed_by_their_id_since_one_that_a_container_has_would_only_lose_its_name(self) -> None:
+        identity = self.engine.images[self.add("k3dreg-reader", OWN)]
+        self.successResultOf(self.start())
+        self.assertEqual(self.engine.count(f"DELETE /images/{identity}"), 1)
 
     def test_those_of_another_k3dreg_are_removed_when_they_cannot_be_in_use(self) -> None:
         self.add("k3dreg-probe", OTHER, age=7200)
