@@ -21,7 +21,6 @@ from k3dreg.docker.client import Engine
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.catalogue import open_catalogue
 from k3dreg.registry.content_discovery import Discovery, EngineLists
-from k3dreg.registry.deadline import WithDeadline
 from k3dreg.registry.engine_registry import EngineRegistry
 from k3dreg.registry.one_remote import restricted
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
@@ -143,7 +142,7 @@ class App:
         closing.add(lists.shutdown)
         self._operations = Operations(monitor, self._reactor)
         site = make_site(
-            WithDeadline(registry, self._reactor),
+            registry,
             self._reactor,
             uploads=self._uploads,
             discovery=Discovery(pushed, names, lists),

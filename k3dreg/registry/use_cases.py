@@ -36,8 +36,8 @@ class IRegistry(Protocol):
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         """What `reference` means now.  `authorization` is what the client sent.
 
-        Raises `NotFound`, `Refused`, `EngineError`, `ContentError`, `StoreError`, or `NotYet` when finding out
-        takes longer than a client waits.
+        Raises `NotFound`, `Refused`, `EngineError`, `ContentError` or `StoreError`.  Cancelling leaves a pull, an
+        export and a repair running for the next request.
         """
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:

@@ -6,11 +6,6 @@ from attrs import define, field
 
 from k3dreg.oci.descriptor import Descriptor
 
-# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (`ResponseHeaderTimeout` in its
-# `core/remotes/docker/registry.go`), and then take the mirror for broken.  This leaves time for a machine that is busy
-# with the very pull that the client waits for.
-PATIENCE = 18.0
-
 
 @define
 class Trace:
@@ -18,7 +13,7 @@ class Trace:
 
     Use cases and sources add to it; the web package writes it.  `source` is where the bytes came from, in one word
     ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
-    is why it failed, in one sentence.  `patience` is how many seconds the client waits for the head of an answer.
+    is why it failed, in one sentence.
     `circular`: the client is an engine which asks because it was asked by this very daemon.  `may_decide_a_push`: the
     client asks whether a manifest is there, and may be a push tool, which sends none where it is.
     `manifest` is the manifest that the request is answered with.
@@ -27,7 +22,6 @@ class Trace:
     source: str = ""
     steps: list[str] = field(factory=list)
     reason: str = ""
-    patience: float = PATIENCE
     circular: bool = False
     may_decide_a_push: bool = False
     manifest: Descriptor | None = None

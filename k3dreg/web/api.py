@@ -21,7 +21,7 @@ from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
 from k3dreg.web.auth import Access
 from k3dreg.web.browsers import check_browser
-from k3dreg.web.client_deadline import patience_of
+from k3dreg.web.client_deadline import deadline_of
 from k3dreg.web.error_answers import error_answer, method_not_allowed
 from k3dreg.web.exchange import Exchange, Handler, Handlers, Methods, RequestContent
 from k3dreg.web.http_channel import BodyRequest
@@ -84,7 +84,6 @@ class RegistryApi(Resource):
         record.subject, record.route = name_of(route), kind_of(route)
         record.quiet = isinstance(route, Base)
         user_agent = _joined(request, "User-Agent")
-        record.trace.patience = patience_of(user_agent)
         record.trace.circular = is_on_our_behalf(user_agent)
         if isinstance(route, ManifestRoute):
             record.trace.may_decide_a_push = may_decide_a_push(method, _joined(request, "Accept"))
@@ -107,7 +106,9 @@ class RegistryApi(Resource):
                 handle=lambda rest: handler(route, evolve(exchange, authorization=rest)),
             )
 
-        return render(request, self._clock, record, answer)
+        # Out of Docker an answer may take as long as a pull.
+        is_pull = reading and isinstance(route, ManifestRoute | BlobRoute)
+        return render(request, self._clock, record, answer, deadline_of(user_agent) if is_pull else None)
 
     async def _base(self, route: Base, exchange: Exchange) -> Answer:
         """end-1: clients look whether this is a registry, and whether they have to log in."""

@@ -1,11 +1,13 @@
-"""How long a client waits for the head of an answer, by what it says it is."""
+"""How long a client waits for the head of an answer, by its User-Agent."""
 
 from __future__ import annotations
 
 import re
 
-from k3dreg.reporting.trace import PATIENCE
-
+# Seconds.  containerd 2.3 and later wait 30 s for the head of an answer (`ResponseHeaderTimeout` in its
+# `core/remotes/docker/registry.go`), and then take the mirror for broken.  This leaves time for a machine that is busy
+# with the very pull that the client waits for.
+_SHORT = 18.0
 # Of more digits `int` may refuse to make a number.
 _CONTAINERD = re.compile(r"containerd/v?([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 # The first containerd that gives up waiting for the head of an answer (its `core/remotes/docker/registry.go`).
@@ -14,13 +16,15 @@ _FIRST_IMPATIENT = (2, 3)
 _LONG = 240.0
 
 
-def patience_of(user_agent: str | None) -> float:
-    """Seconds.  A client that is not known to wait for long is taken for one that does not.
+def deadline_of(user_agent: str | None) -> float:
+    """Return the seconds within which an answer to this client must begin.
+
+    A client that is not known to wait for long is taken for one that does not.
 
     With an answer of "not yet" a node goes to the image's own registry, and downloads what Docker is downloading; so
     where there is no need to hurry the answer waits for Docker.
     """
     match = _CONTAINERD.match(user_agent or "")
     if match is None:
-        return PATIENCE
-    return PATIENCE if (int(match[1]), int(match[2])) >= _FIRST_IMPATIENT else _LONG
+        return _SHORT
+    return _SHORT if (int(match[1]), int(match[2])) >= _FIRST_IMPATIENT else _LONG

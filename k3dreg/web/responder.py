@@ -23,6 +23,7 @@ from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import CANCELLED, observed
 from k3dreg.streaming.file_handles import check_descriptors
 from k3dreg.streaming.push_producer import ConsumerGone, ConsumerStalled
+from k3dreg.streaming.timeout import within
 from k3dreg.web.answers import API_VERSION, Answer
 from k3dreg.web.error_answers import UNEXPECTED, error_answer, identified, interrupted_answer, unexpected_answer
 from k3dreg.web.http_channel import BodyRequest
@@ -33,12 +34,25 @@ log = make_logger()
 # Seconds for what was written of a broken body to reach the client.
 CLOSE_SECONDS = 15.0
 
+# Seconds after which a client is told to ask again: the kubelet's first back-off is as long.
+_AGAIN_SECONDS = 10.0
+
 _EVERY_ANSWER = (("Server", f"k3dreg/{__version__}"), API_VERSION)
 
 
-def render(request: Request, clock: IReactorTime, record: Record, answer: Callable[[], Awaitable[Answer]]) -> int:
-    """Answer `request` with what `answer` gives, now or later.  Returns what `IResource.render` has to."""
-    _Rendering(request, clock, record).start(answer)
+def render(
+    request: Request,
+    clock: IReactorTime,
+    record: Record,
+    answer: Callable[[], Awaitable[Answer]],
+    seconds: float | None = None,
+) -> int:
+    """Answer `request` with what `answer` gives, now or later.  Returns what `IResource.render` has to.
+
+    When `answer` takes longer than `seconds`, it is cancelled, and the client is told to ask again.  None: no limit.
+    Work that other requests share goes on, so that the next request is answered from its result.
+    """
+    _Rendering(request, clock, record, seconds).start(answer)
     return NOT_DONE_YET
 
 
@@ -77,6 +91,10 @@ def when_admitted(
     return NOT_DONE_YET
 
 
+async def _coroutine(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    return await ask()
+
+
 async def _raise(error: Exception) -> Answer:
     raise error
 
@@ -91,10 +109,11 @@ def client_of(request: Request) -> str:
 class _Rendering:
     """One request on its way to an answer."""
 
-    def __init__(self, request: Request, clock: IReactorTime, record: Record) -> None:
+    def __init__(self, request: Request, clock: IReactorTime, record: Record, seconds: float | None) -> None:
         self._request = request
         self._clock = clock
         self._record = record
+        self._seconds = seconds
         self._began = clock.seconds()
         self._head_seconds: float | None = None
         self._gone = False
@@ -134,7 +153,11 @@ class _Rendering:
     async def _ask(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer, whatever happens."""
         try:
-            answer = await ask()
+            answer = await (
+                ask()
+                if self._seconds is None
+                else within(self._seconds, self._clock, _coroutine(ask), after=_AGAIN_SECONDS)
+            )
             if answer.parts:
                 # The file is opened when its first byte is sent: too late for another status.
                 check_descriptors()

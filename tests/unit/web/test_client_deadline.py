@@ -2,7 +2,7 @@
 
 import pytest
 
-from k3dreg.web.client_deadline import patience_of
+from k3dreg.web.client_deadline import deadline_of
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ from k3dreg.web.client_deadline import patience_of
     ],
 )
 def test_who_may_give_up_is_answered_within_twenty_seconds(agent: str | None) -> None:
-    assert patience_of(agent) < 20
+    assert deadline_of(agent) < 20
 
 
 @pytest.mark.parametrize(
     "agent", ["containerd/1.6.20~ds1", "containerd/1.7.24", "containerd/v2.1.4+unknown", "containerd/2.2.5-k3s2"]
 )
 def test_who_waits_may_wait_for_a_pull_but_not_until_he_gives_up_altogether(agent: str) -> None:
-    assert 60 < patience_of(agent) < 300
+    assert 60 < deadline_of(agent) < 300
