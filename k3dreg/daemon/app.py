@@ -21,14 +21,16 @@ from k3dreg.docker.client import Engine
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.catalogue import open_catalogue
 from k3dreg.registry.content_discovery import Discovery, EngineLists
-from k3dreg.registry.engine_registry import EngineRegistry
-from k3dreg.registry.one_remote import restricted
+from k3dreg.registry.engine_content import EngineContent
+from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
+from k3dreg.registry.pull import Pull
+from k3dreg.registry.pull_credentials import PullCredentials
 from k3dreg.registry.pull_in_progress import PullInProgress
 from k3dreg.registry.push import Uploads
-from k3dreg.registry.pushed_first import PushedFirst
+from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.registry.resolver import Resolver
 from k3dreg.registry.upload_sessions import MOST_SESSIONS
 from k3dreg.reporting.logger import make_logger, set_level
@@ -115,25 +117,37 @@ class App:
             permitted.check,
             closing,
         )
-        behind = EngineRegistry(resolver, made.sources, store, catalogue, credentials, upstream.repair, self._reactor)
-        ahead = PullInProgress(behind, self.engine, made.loose, resolver.is_pulling, behind.pull_auth, self._reactor)
-        closing.add(ahead.shutdown)
-        self._falling_back = upstream.behind(ahead)
-        allowed = restricted(self._falling_back, config.remote, names, pushed)
-        registry = PushedFirst(allowed, pushed, store, names, behind.knows)
+        content = EngineContent(made.sources, store, catalogue, self._reactor)
+        for_pulls = PullCredentials(credentials)
+        in_progress = PullInProgress(
+            self.engine, made.loose, resolver.is_pulling, for_pulls.registry_auth, self._reactor
+        )
+        closing.add(in_progress.shutdown)
+        lookup = PushedLookup(pushed, store, names, content.knows)
+        self._pull = pull = Pull(
+            lookup,
+            names,
+            OneRemote(config.remote.only, names, lookup.has_repository),
+            resolver,
+            for_pulls,
+            in_progress,
+            content,
+            upstream.repair,
+            upstream.fallback,
+        )
         budget = connection_budget()
         self._uploads = Uploads(
             store,
             Staging(store),
             pushed,
-            registry,
+            pull,
             names,
             self.workers,
             self._reactor,
             most_sessions=min(MOST_SESSIONS, budget),
         )
         closing.add(self._uploads.shutdown)
-        collector = Collector(pushed, store, behind.knows, self._reactor)
+        collector = Collector(pushed, store, content.knows, self._reactor)
         collector.start()
         closing.add(collector.stop)
         self._listeners = Listeners(self._own_workers(PASSWORD_THREADS, "passwords"))
@@ -142,7 +156,7 @@ class App:
         closing.add(lists.shutdown)
         self._operations = Operations(monitor, self._reactor)
         site = make_site(
-            registry,
+            pull,
             self._reactor,
             uploads=self._uploads,
             discovery=Discovery(pushed, names, lists),
@@ -177,7 +191,7 @@ class App:
         self._store.set_limit(config.cache_size)
         self._names.tell(config.aliases)
         self._permitted.change(config.allow_registries)
-        self._falling_back.enable(config.origin_fallback)
+        self._pull.enable_origin_fallback(config.origin_fallback)
         self._uploads.allow_deleting(config.deleting)
         self._operations.show_page(config.status_page)
         self._warming.change(config.warm)

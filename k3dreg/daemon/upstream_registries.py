@@ -12,8 +12,7 @@ from k3dreg.docker.client import Engine
 from k3dreg.images.repair import Repair
 from k3dreg.images.source import IImageSource, IRepair
 from k3dreg.registry.own_names import OwnNames
-from k3dreg.registry.use_cases import IFallback, IRegistry
-from k3dreg.registry.with_fallback import WithFallback
+from k3dreg.registry.use_cases import IFallback
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.streaming.workers import Workers
@@ -26,14 +25,10 @@ from k3dreg.upstream.registry_requests import make_origin_agent
 
 @frozen
 class UpstreamRegistries:
-    """`repair` mends images of which Docker lost blobs."""
+    """What asks them: `repair` mends images of which Docker lost blobs, `fallback` gives what Docker cannot."""
 
     repair: IRepair
     fallback: IFallback
-
-    def behind(self, docker: IRegistry) -> WithFallback:
-        """`docker` with the registries behind it, for when that is enabled (`--origin-fallback`)."""
-        return WithFallback(docker, self.fallback, wanted=False)
 
 
 def make_upstream(

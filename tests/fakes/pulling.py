@@ -1,22 +1,38 @@
 """The use case of a pull for tests: an engine in memory, a store on disk, and what a node does."""
 
-from pathlib import Path
+from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.docker.image import ImageStore
+from k3dreg.formats.basic_auth import BasicAuth
 from k3dreg.images.catalogue import open_catalogue
 from k3dreg.images.export_source import ExportSource
+from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.manifest import Manifest
 from k3dreg.oci.reference import Reference, Repository
-from k3dreg.registry.engine_registry import EngineRegistry
+from k3dreg.registry.engine_content import EngineContent
+from k3dreg.registry.one_remote import OneRemote
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.registry.pull import Pull
+from k3dreg.registry.pull_credentials import PullCredentials
+from k3dreg.registry.pull_in_progress import PullInProgress
+from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.registry.resolver import Resolver
+from k3dreg.registry.use_cases import IFallback, IRegistry
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_store import BlobStore, open_store
 from k3dreg.streaming.content import IBlob, ServedManifest
+from k3dreg.streaming.memory_blob import MemoryBlob
+from k3dreg.upstream.origin import ICredentialSource
 from tests.fakes.engine import FakeEngine
 from tests.fakes.workers import InlineWorkers
 
@@ -26,6 +42,93 @@ PLENTY = 10**9
 
 def by_digest(digest: Digest) -> Reference:
     return Reference(HELLO.repository, digest)
+
+
+class NothingPushed:
+    """A `PushedLookup` of an empty registry."""
+
+    def manifest(self, reference: Reference) -> ServedManifest | None:
+        return None
+
+    def blob(self, repository: Repository, digest: Digest) -> IBlob | None:
+        return None
+
+    def only_pushed(self, digest: Digest) -> bool:
+        return False
+
+
+class Arrived:
+    """A content store, to which tests add what has arrived."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+
+    async def loose(self, descriptor: Descriptor) -> IBlob | None:
+        data = self.blobs.get(descriptor.digest)
+        return None if data is None else MemoryBlob(descriptor.digest, data)
+
+
+class InDocker:
+    """Docker's part of a pull, played by a registry in memory: resolver, credentials, content and pulls under way.
+
+    An image is the manifest that the registry has; a request's credentials reach the registry as they are.
+    """
+
+    def __init__(self, registry: IRegistry) -> None:
+        self._registry = registry
+
+    async def registry_auth(self, reference: Reference, authorization: BasicAuth | None) -> Any:
+        return authorization
+
+    def refused(self, repository: Repository, authorization: BasicAuth | None) -> None:
+        pass
+
+    async def image(self, reference: Reference, registry_auth: Callable[[], Awaitable[Any]], trace: Trace) -> Any:
+        served = await self._registry.manifest(reference, await registry_auth(), trace)
+        return _Image(served.descriptor.digest, served)
+
+    async def root(self, image: _Image, reference: Reference, trace: Trace) -> Descriptor:
+        return image.served.descriptor
+
+    def served(self, image: _Image, root: Descriptor, trace: Trace) -> ServedManifest:
+        return image.served
+
+    async def manifest(self, digest: Digest, trace: Trace) -> ServedManifest | None:
+        return None
+
+    async def blob(self, digest: Digest, trace: Trace) -> IBlob:
+        return await self._registry.blob(HELLO.repository, digest, trace)
+
+    async def ended_early(self, answer: Awaitable[ServedManifest]) -> ServedManifest:
+        return await answer
+
+    def part(self, digest: Digest) -> None:
+        return None
+
+
+@frozen
+class _Image:
+    id: Digest
+    served: ServedManifest
+
+
+def pull_of(
+    docker: IRegistry,
+    names: OwnNames,
+    pushed: PushedLookup | None = None,
+    remote: OneRemote | None = None,
+    fallback: IFallback | None = None,
+) -> Pull:
+    """A pull in which `docker` plays Docker's part; with a `fallback` that is wanted."""
+    engine = cast(Any, InDocker(docker))
+    return Pull(
+        cast(Any, NothingPushed()) if pushed is None else pushed,
+        names,
+        OneRemote(None, names, lambda repository: False) if remote is None else remote,
+        *(engine, engine, engine, engine, None),
+        fallback,
+        fallback is not None,
+    )
 
 
 class PullCase(SynchronousTestCase):
@@ -48,7 +151,22 @@ class PullCase(SynchronousTestCase):
         self.catalogue = catalogue = self.now(open_catalogue(self.state, workers))
         self.source = ExportSource(client, self.store, catalogue, workers, self.clock)
         self.resolver = Resolver(client, self.clock)
-        self.registry = EngineRegistry(self.resolver, [self.source], self.store, catalogue)
+        self.arrived = Arrived()
+        self.content = EngineContent([self.source], self.store, catalogue)
+        self.use(None)
+
+    def use(self, host: ICredentialSource | None) -> None:
+        """Let pulls have the credentials of `host`."""
+        client, credentials, names = self.engine.client(self.clock), PullCredentials(host), OwnNames()
+        self.registry = Pull(
+            cast(PushedLookup, NothingPushed()),
+            names,
+            OneRemote(None, names, lambda repository: False),
+            self.resolver,
+            credentials,
+            PullInProgress(client, self.arrived, self.resolver.is_pulling, credentials.registry_auth, self.clock),
+            self.content,
+        )
 
     def restart(self) -> None:
         self.now(self.store.close())

@@ -14,7 +14,7 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.push import Uploads
-from k3dreg.registry.pushed_first import PushedFirst
+from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_store import BlobStore, open_store_in
 from k3dreg.store.collection import Collector
@@ -22,6 +22,7 @@ from k3dreg.store.pushed import PushedContent, open_pushed
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.upload_staging import Staging
 from tests.fakes.body import FakeBody
+from tests.fakes.pulling import pull_of
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.stores import LIMIT, StoreTestCase
 from tests.fakes.workers import InlineWorkers
@@ -84,7 +85,8 @@ class UploadsCase(StoreTestCase):
         return store
 
     def begin(self) -> None:
-        self.registry = PushedFirst(self.engines, self.pushed, self.store, self.names, self.is_engines)
+        lookup = PushedLookup(self.pushed, self.store, self.names, self.is_engines)
+        self.registry = pull_of(self.engines, self.names, lookup)
         self.uploads = Uploads(
             self.store,
             Staging(self.store),

@@ -4,38 +4,18 @@ from twisted.internet.defer import Deferred
 
 from k3dreg.docker.image import ImageStore
 from k3dreg.formats.basic_auth import BasicAuth, registry_auth
-from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, K3dregError, ManifestUnknown
 from k3dreg.oci.reference import Reference
-from k3dreg.registry.pull_in_progress import EARLY, PullInProgress
+from k3dreg.registry.pull_in_progress import EARLY
 from k3dreg.reporting.trace import Trace
-from k3dreg.streaming.content import IBlob, ServedManifest
-from k3dreg.streaming.memory_blob import MemoryBlob
+from k3dreg.streaming.content import ServedManifest
 from tests.fakes.engine import PullError
 from tests.fakes.images import FakeImage, make_image
 from tests.fakes.pulling import HELLO, PullCase, by_digest
 
 
-class Arrived:
-    """A content store, to which tests add what has arrived."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[Digest, bytes] = {}
-
-    async def loose(self, descriptor: Descriptor) -> IBlob | None:
-        data = self.blobs.get(descriptor.digest)
-        return None if data is None else MemoryBlob(descriptor.digest, data)
-
-
-class AheadCase(PullCase):
-    def start(self, limit: int = 10**9) -> None:
-        super().start(limit)
-        self.arrived = Arrived()
-        behind, resolver = self.registry, self.resolver
-        engine = self.engine.client(self.clock)
-        self.ahead = PullInProgress(behind, engine, self.arrived, resolver.is_pulling, behind.pull_auth, self.clock)
-
+class SlowPullCase(PullCase):
     def image(self) -> FakeImage:
         image = make_image(platforms=["linux/amd64", "linux/arm64"])
         self.engine.upstream[str(HELLO)] = image
@@ -43,7 +23,7 @@ class AheadCase(PullCase):
         return image
 
     def ask(self, reference: Reference = HELLO) -> Deferred[ServedManifest]:
-        asked: Deferred[ServedManifest] = self.begin(self.ahead.manifest(reference, None, Trace()))
+        asked: Deferred[ServedManifest] = self.begin(self.registry.manifest(reference, None, Trace()))
         return asked
 
     def pass_time(self, seconds: float) -> None:
@@ -59,13 +39,13 @@ class AheadCase(PullCase):
 
     def blob(self, digest: Digest) -> Deferred[bytes]:
         async def read() -> bytes:
-            return await (await self.ahead.blob(HELLO.repository, digest, Trace())).read()
+            return await (await self.registry.blob(HELLO.repository, digest, Trace())).read()
 
         reading: Deferred[bytes] = self.begin(read())
         return reading
 
 
-class SlowPullTests(AheadCase):
+class SlowPullTests(SlowPullCase):
     def early(self) -> tuple[FakeImage, ServedManifest]:
         image = self.image()
         asked = self.ask()
@@ -135,7 +115,7 @@ class SlowPullTests(AheadCase):
     def test_the_reason_is_the_one_that_the_pull_with_these_credentials_gave(self) -> None:
         self.image()
         shown = BasicAuth("someone", "secret")
-        asked = self.begin(self.ahead.manifest(HELLO, shown, Trace()))
+        asked = self.begin(self.registry.manifest(HELLO, shown, Trace()))
         self.pass_time(EARLY + 0.1)
         reading = self.reading(self.successResultOf(asked))
         self.engine.upstream[str(HELLO)] = PullError(200, "unknown blob")
@@ -171,7 +151,7 @@ class SlowPullTests(AheadCase):
         self.assertEqual(self.engine.abandoned, [])
 
 
-class SlowClassicPullTests(AheadCase):
+class SlowClassicPullTests(SlowPullCase):
     store_kind = ImageStore.CLASSIC
 
     def test_the_end_of_the_pull_is_waited_for_since_the_manifest_is_made_of_what_it_brings(self) -> None:

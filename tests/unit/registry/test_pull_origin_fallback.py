@@ -24,11 +24,12 @@ from k3dreg.oci.errors import (
     UpstreamFailed,
 )
 from k3dreg.oci.reference import Reference, Repository
-from k3dreg.registry.with_fallback import WithFallback
+from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.upstream.origin_fallback import OriginFallback
+from tests.fakes.pulling import pull_of
 
 LAYER = b"layer"
 MANIFEST = json.dumps(
@@ -116,7 +117,7 @@ class FallingBackTests(SynchronousTestCase):
         fallback = OriginFallback(
             self.registries, self.host, self.clock, lambda registry: registry in (None, "127.0.0.1:5000")
         )
-        self.registry = WithFallback(self.docker, fallback)
+        self.registry = pull_of(self.docker, OwnNames(), fallback=fallback)
         self.trace = Trace()
 
     def manifest(self, reference: Reference = BY_DIGEST, shown: BasicAuth | None = None) -> bytes:
@@ -141,7 +142,7 @@ class FallingBackTests(SynchronousTestCase):
     def test_unless_that_is_not_wanted_any_more(self) -> None:
         self.manifest()
         asked = list(self.registries.asked)
-        self.registry.enable(False)
+        self.registry.enable_origin_fallback(False)
         self.refusal()
         self.failureResultOf(self.blob(Digest.of(LAYER)), K3dregError)
         self.assertEqual(self.registries.asked, asked)

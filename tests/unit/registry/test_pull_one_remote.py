@@ -6,7 +6,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.formats.basic_auth import BasicAuth
+from k3dreg.formats.basic_auth import BasicAuth, Credentials
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
@@ -24,6 +24,7 @@ from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
+from tests.fakes.pulling import pull_of
 
 CONTENT = MemoryBlob(Digest.of(b"{}"), b"{}", OCI_MANIFEST)
 SHOWN = BasicAuth("pod", "secret")
@@ -44,9 +45,22 @@ class Behind:
         return ServedManifest(Descriptor(OCI_MANIFEST, CONTENT.digest, CONTENT.size), CONTENT.itself)
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
-        self.asked.append((str(repository), None))
-        if str(repository) not in self.there:
-            raise self.errors.get(str(repository)) or BlobUnknown(f"no {repository}")
+        raise BlobUnknown("Docker has no blob")
+
+
+@define
+class Origin:
+    """The registries themselves, which have the blobs that `behind.there` names."""
+
+    behind: Behind
+
+    async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
+        raise NotImplementedError
+
+    async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
+        self.behind.asked.append((str(repository), None))
+        if str(repository) not in self.behind.there:
+            raise self.behind.errors.get(str(repository)) or BlobUnknown(f"no {repository}")
         return CONTENT
 
 
@@ -59,7 +73,8 @@ class OneRemoteTests(SynchronousTestCase):
         self.behind = Behind()
         self.pushed: set[Repository] = set()
         names = OwnNames(["k3d-reg:5000"])
-        self.registry = OneRemote(self.behind, "docker.io", names, self.pushed.__contains__)
+        remote = OneRemote("docker.io", names, self.pushed.__contains__)
+        self.registry = pull_of(self.behind, names, remote=remote, fallback=Origin(self.behind))
 
     def manifest(self, path: str, registry: str | None = None) -> Deferred[ServedManifest]:
         return Deferred.fromCoroutine(self.registry.manifest(reference(path, registry), SHOWN, Trace()))
@@ -120,6 +135,9 @@ class OneRemoteTests(SynchronousTestCase):
         self.failureResultOf(self.manifest("team/other", "k3d-reg:5000"), ManifestUnknown)
         self.assertNotIn("docker.io", str(self.behind.asked))
 
-    def test_an_engine_that_is_away_is_no_404(self) -> None:
-        self.behind.errors = {"nginx:1": EngineUnavailable("Docker is away")}
-        self.failureResultOf(self.manifest("nginx"), EngineUnavailable)
+    def test_an_engine_that_is_away_is_no_reason_to_look_for_the_remotes(self) -> None:
+        away = EngineUnavailable("Docker is away")
+        self.behind.errors = {"nginx:1": away, "docker.io/library/nginx:1": away}
+        self.failureResultOf(self.manifest("nginx"), ManifestUnknown)
+        self.assertEqual(self.behind.asked, [("nginx:1", SHOWN)])
+        self.failureResultOf(self.manifest("nginx", "docker.io"), EngineUnavailable)

@@ -23,7 +23,6 @@ from k3dreg.oci.errors import (
     ManifestUnknown,
     StoreFull,
 )
-from k3dreg.registry.engine_registry import EngineRegistry
 from k3dreg.reporting.trace import Trace
 from tests.fakes.engine import FakeEngine, PullError, SaveFault
 from tests.fakes.images import FakeImage, lose, make_image, make_layer
@@ -136,7 +135,7 @@ class ContainerdStoreTests(PullCase):
 
     def test_the_hosts_own_are_looked_for_anew_when_they_were_refused_and_a_clients_are_not(self) -> None:
         host = Host()
-        self.registry = EngineRegistry(self.resolver, [self.source], self.store, self.catalogue, host)
+        self.use(host)
         self.refused(403, "denied: no permission", BasicAuth("someone", "wrong"))
         self.refused(404, "manifest unknown", None)
         self.assertEqual(host.not_taken, [])

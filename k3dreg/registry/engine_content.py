@@ -1,0 +1,142 @@
+"""Manifests and blobs out of the images that the engine holds.
+
+It knows the sources and the store by their interfaces only, and HTTP not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from attrs import frozen
+from cachetools import LRUCache
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.docker.image import EngineImage
+from k3dreg.images.source import ICatalogue, IImageSource
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import (
+    BlobUnknown,
+    DigestMismatch,
+    ImageIncomplete,
+    InvalidManifest,
+    K3dregError,
+    ManifestUnknown,
+    NotFound,
+    NotYet,
+)
+from k3dreg.oci.manifest import Manifest
+from k3dreg.oci.reference import Reference
+from k3dreg.reporting.trace import Trace
+from k3dreg.store.interfaces import IBlobStore
+from k3dreg.streaming.content import IBlob, ServedManifest
+from k3dreg.streaming.memory_blob import MemoryBlob
+from k3dreg.streaming.pending_blob import PendingBlob
+from k3dreg.streaming.timeout import within
+
+# Which content belongs to which image, for images asked for since the start: an image has some tens of parts, so this
+# is room for hundreds of images in a few MB.  The catalogue knows it of images that were exported, across restarts.
+_PARTS_REMEMBERED = 20_000
+# Seconds that a blob has to begin before its head is sent without it.
+_AT_ONCE = 5.0
+
+
+@frozen
+class _Part:
+    """A blob of an image that was served, and its size."""
+
+    image: EngineImage
+    size: int
+
+
+class EngineContent:
+    """Gives manifests and blobs out of the store and, through the sources, out of the engine."""
+
+    def __init__(
+        self,
+        sources: Sequence[IImageSource],
+        store: IBlobStore,
+        catalogue: ICatalogue,
+        clock: IReactorTime | None = None,
+    ) -> None:
+        """`sources` in the order in which they are to be tried."""
+        self._sources = sources
+        self._store = store
+        self._catalogue = catalogue
+        self._parts: LRUCache[Digest, _Part] = LRUCache(_PARTS_REMEMBERED)
+        self._clock = clock
+
+    async def root(self, image: EngineImage, reference: Reference, trace: Trace) -> Descriptor:
+        """Return the root of an image, from the first source that gives it.  Raises `NotFound`, `ImageIncomplete`."""
+        failed: K3dregError | None = None
+        for source in self._sources:
+            try:
+                return await source.root(image, trace)
+            except (NotFound, ImageIncomplete) as error:
+                failed = error
+        raise failed or ManifestUnknown(f"no source gives {reference}")
+
+    def served(self, image: EngineImage, root: Descriptor, trace: Trace) -> ServedManifest:
+        """Return the root of an image, and remember that it belongs to it."""
+        self._parts[root.digest] = _Part(image, root.size)
+        return ServedManifest(root, lambda: self._open_manifest(root.digest, root.media_type, trace))
+
+    async def manifest(self, digest: Digest, trace: Trace) -> ServedManifest | None:
+        """Return a manifest that is known by its digest already: of an image asked for before, or exported."""
+        try:
+            blob = await self._open_manifest(digest, "", trace)
+        except NotFound:
+            return None
+        return ServedManifest(Descriptor(blob.media_type, digest, blob.size), blob.itself)
+
+    async def blob(self, digest: Digest, trace: Trace) -> IBlob:
+        """Return a blob.  Raises `BlobUnknown` at once for a digest that no known image has.  Never starts a pull."""
+        part = self._parts.get(digest)
+        if part is None or self._clock is None:
+            return await self._open(digest, trace)
+        try:
+            return await within(_AT_ONCE, self._clock, self._open(digest, trace), after=0)
+        except NotYet:
+            # Its turn in an export comes later; its size is known, so the head of the answer need not wait for it.
+            return PendingBlob(digest, part.size, lambda: self._open(digest, trace))
+
+    def knows(self, digest: Digest) -> bool:
+        """Whether it is known to be a part of some image of the engine's.  No I/O."""
+        return digest in self._parts or bool(self._catalogue.images_with(digest))
+
+    async def _open_manifest(self, digest: Digest, media_type: str, trace: Trace) -> MemoryBlob:
+        """The manifest's bytes, verified; whatever it refers to is remembered as part of the same image."""
+        data = await (await self._open(digest, trace)).read()
+        if Digest.of(data, digest.algorithm) != digest:
+            raise DigestMismatch(f"{digest} does not hash to its digest")
+        try:
+            manifest = Manifest.parse(data, media_type)
+        except InvalidManifest as error:
+            raise ManifestUnknown(f"{digest} is no manifest: {error}") from error
+        part = self._parts.get(digest)
+        if part is not None:
+            for child in manifest.children():
+                self._parts[child.digest] = _Part(part.image, child.size)
+        return MemoryBlob(digest, data, manifest.media_type)
+
+    async def _open(self, digest: Digest, trace: Trace) -> IBlob:
+        blob = self._store.get(digest)
+        if blob is not None:
+            trace.source = trace.source or "cache"
+            return blob
+        failed: K3dregError | None = None
+        for image in self._images_with(digest):
+            for source in self._sources:
+                try:
+                    return await source.open(image, digest, trace)
+                except NotFound as error:
+                    failed = failed or error
+        raise failed or BlobUnknown(f"no image known here has {digest}")
+
+    def _images_with(self, digest: Digest) -> Iterator[EngineImage]:
+        recent = self._parts.get(digest)
+        if recent is not None:
+            yield recent.image
+        for image in self._catalogue.images_with(digest):
+            if recent is None or image.id != recent.image.id:
+                yield image

@@ -1,0 +1,29 @@
+"""Credentials for the pulls of the engine."""
+
+from __future__ import annotations
+
+from k3dreg.formats.basic_auth import BasicAuth, registry_auth
+from k3dreg.oci.reference import Reference, Repository
+from k3dreg.upstream.origin import ICredentialSource
+
+
+class PullCredentials:
+    """Gives what a request brought, else what this host has."""
+
+    def __init__(self, host: ICredentialSource | None = None) -> None:
+        """`host` has this host's credentials; None for no others than the request's."""
+        self._host = host
+
+    async def registry_auth(self, reference: Reference, authorization: BasicAuth | None) -> str:
+        """Return the value of `X-Registry-Auth` for a pull of `reference`; "" for none."""
+        registry = reference.repository.registry
+        if authorization is not None:
+            return registry_auth(authorization, registry)
+        if self._host is None or registry is None:
+            return ""
+        return await self._host.registry_auth(registry)
+
+    def refused(self, repository: Repository, authorization: BasicAuth | None) -> None:
+        """Look for this host's credentials anew the next time, if it was these that the registry refused."""
+        if authorization is None and self._host is not None and repository.registry is not None:
+            self._host.refused(repository.registry)

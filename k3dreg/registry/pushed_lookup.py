@@ -1,0 +1,63 @@
+"""What was pushed, as a pull looks it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ContentGone
+from k3dreg.oci.reference import Reference, Repository, Tag
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.store.interfaces import IBlobStore, IPushed, PushedManifest
+from k3dreg.streaming.content import IBlob, ServedManifest
+from k3dreg.streaming.memory_blob import MemoryBlob
+
+
+class PushedLookup:
+    """Finds manifests and blobs that were pushed, under whichever of this registry's names a client asks for them."""
+
+    def __init__(
+        self, pushed: IPushed, store: IBlobStore, names: OwnNames, is_engines: Callable[[Digest], bool]
+    ) -> None:
+        """`is_engines` says whether content is known to be part of an image in the engine."""
+        self._pushed = pushed
+        self._store = store
+        self._names = names
+        self._is_engines = is_engines
+
+    def manifest(self, reference: Reference) -> ServedManifest | None:
+        """Return the manifest that was pushed under the reference.
+
+        None where its file is gone: a client that is told so pushes it again.
+        """
+        repository = self._names.own(reference.repository)
+        if isinstance(reference.target, Tag):
+            pushed = self._pushed.tagged(repository, reference.target)
+        else:
+            pushed = self._pushed.manifest(repository, reference.target)
+        if pushed is None or not self._store.has(pushed.digest):
+            return None
+        found = pushed
+        return ServedManifest(found.descriptor, lambda: self._open(found))
+
+    def blob(self, repository: Repository, digest: Digest) -> IBlob | None:
+        """Return the blob that was pushed to the repository.
+
+        What is deleted from one repository is gone from there, whichever others hold it (distribution-spec 1.1,
+        "Deleting Blobs").
+        """
+        return self._store.get(digest) if self._pushed.has_blob(self._names.own(repository), digest) else None
+
+    def has_repository(self, repository: Repository) -> bool:
+        """Whether anything was pushed to the repository."""
+        return self._pushed.has(self._names.own(repository))
+
+    def only_pushed(self, digest: Digest) -> bool:
+        """Whether content is here because it was pushed, elsewhere or once, and not because Docker has it."""
+        return self._pushed.was_pushed(digest) and not self._is_engines(digest)
+
+    async def _open(self, pushed: PushedManifest) -> IBlob:
+        blob = self._store.get(pushed.digest)
+        if blob is None:
+            raise ContentGone(f"{pushed.digest} was pushed, and is not on the disk any more")
+        return MemoryBlob(pushed.digest, await blob.read(), pushed.descriptor.media_type)
