@@ -14,6 +14,7 @@ from k3dreg.docker.image import EngineImage, ImageStore
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, ImageNotInEngine, K3dregError, RegistryNotAllowed
 from k3dreg.oci.reference import Reference, Repository
+from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.other_platform import differs
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.resolver import digest_advice
@@ -70,12 +71,12 @@ async def walk(
     own = names.is_own(repository.registry)
     if own:
         yield Step(f"{repository.registry} is this registry: what was pushed here comes first")
-    elif only not in (None, repository.registry):
-        yield Step(f"404: k3dreg serves images of {only} only (REGISTRY_PROXY_REMOTEURL)", False)
-        return
     found = pushed(Reference(names.own(repository), reference.target))
     if found is not None:
         yield Step(f"it was pushed here: a node gets {found}", True)
+        return
+    if (refusal := OneRemote(only, names).refusal(repository)) is not None:
+        yield Step(f"404: {refusal} (REGISTRY_PROXY_REMOTEURL)", False)
         return
     if own:
         yield Step("it was not pushed here")

@@ -10,10 +10,14 @@ from k3dreg.registry.own_names import OwnNames
 ADVICE = 'REGISTRY_PROXY_REMOTEURL="*" lets k3dreg serve the images of every registry'
 
 
+def _nothing(repository: Repository) -> bool:
+    return False
+
+
 class OneRemote:
     """Says which repositories are served, where the images of one remote registry alone are."""
 
-    def __init__(self, remote: str | None, names: OwnNames, is_pushed: Callable[[Repository], bool]) -> None:
+    def __init__(self, remote: str | None, names: OwnNames, is_pushed: Callable[[Repository], bool] = _nothing) -> None:
         """`remote` is the host, "docker.io" for Docker Hub; None: every registry's images are served.
 
         `is_pushed` tells whether anything was pushed to a repository.

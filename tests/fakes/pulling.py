@@ -124,7 +124,7 @@ def pull_of(
     return Pull(
         cast(Any, NothingPushed()) if pushed is None else pushed,
         names,
-        OneRemote(None, names, lambda repository: False) if remote is None else remote,
+        OneRemote(None, names) if remote is None else remote,
         *(engine, engine, engine, engine, None),
         fallback,
         fallback is not None,
@@ -161,7 +161,7 @@ class PullCase(SynchronousTestCase):
         self.registry = Pull(
             cast(PushedLookup, NothingPushed()),
             names,
-            OneRemote(None, names, lambda repository: False),
+            OneRemote(None, names),
             self.resolver,
             credentials,
             PullInProgress(client, self.arrived, self.resolver.is_pulling, credentials.registry_auth, self.clock),

@@ -129,6 +129,10 @@ class WhyTests(SynchronousTestCase):
         self.assertIn("docker.io only", said)
         self.fake.add(make_image(NGINX))
         self.assertTrue(self.outcome("nginx:1", only="docker.io")[0])
+        # A registry in the path of an own name is another one all the same, as a pull finds.
+        answer, said = self.outcome("localhost:5005/ghcr.io/team/app:1", only="docker.io")
+        self.assertIs(answer, False)
+        self.assertIn("404: k3dreg serves images of docker.io only, and ghcr.io/team/app is another registry's", said)
 
     def test_what_is_nowhere_is_a_404(self) -> None:
         answer, said = self.outcome("nginy:1")
