@@ -116,6 +116,15 @@ async def remove(engine: IEngineRequests, image: str, *, force: bool = False) ->
             raise
 
 
+async def remove_unless_running(engine: IEngineRequests, image: str) -> None:
+    """Remove an image by its ID.  One of which a container runs stays, which is no error."""
+    try:
+        await remove(engine, image, force=True)
+    except EngineError as error:
+        if error.status != 409:
+            raise
+
+
 async def build(engine: IEngineRequests, dockerfile: bytes, platform: Platform | None) -> str:
     """Let BuildKit build an image, without a context and without credentials; return its ID, "" if it is not told.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker import documents, images
+from k3dreg.docker import containers, documents, images
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import is_helper_image
 from k3dreg.oci.errors import EngineError, EngineUnavailable
@@ -30,6 +29,9 @@ _IN_USE = 3600.0
 # Seconds until an engine that could not be asked at the start is asked again.
 _ENGINE_AGAIN = 2.0
 
+# For the modules that pass directories.
+create, remove, mounts = containers.create, containers.remove, containers.bind_mounts
+
 # Names of the images that this process has in the engine.
 _in_use: set[str] = set()
 
@@ -39,46 +41,9 @@ async def ask(engine: IEngineRequests, method: str, path: str, **more: Any) -> A
     return await documents.ask(engine, method, path, patience=_PATIENCE, **more)
 
 
-async def create(
-    engine: IEngineRequests,
-    name: str,
-    alternatives: Sequence[tuple[str, ...]],
-    describe: Callable[[tuple[str, ...]], Mapping[str, Any]],
-) -> tuple[str, tuple[str, ...]]:
-    """A container for the first of the `alternatives` that this engine's host has; its ID, and those directories.
-
-    `describe` makes its description.  Raises `EngineError`.
-    """
-    for directories in alternatives[:-1]:
-        try:
-            return await _create(engine, name, describe(directories)), directories
-        except EngineUnavailable:
-            raise
-        except EngineError as error:
-            if error.status != 400:  # 400: a mount of a directory that is not there
-                raise
-    return await _create(engine, name, describe(alternatives[-1])), alternatives[-1]
-
-
-async def _create(engine: IEngineRequests, name: str, document: Mapping[str, Any]) -> str:
-    data, headers = json.dumps(document).encode(), {"Content-Type": "application/json"}
-    answer = await ask(engine, "POST", "/containers/create", params={"name": name}, data=data, headers=headers)
-    return str(answer["Id"])
-
-
-async def remove(engine: IEngineRequests, container: str) -> None:
-    """Remove one; it is no error if it is not there, or if somebody else is removing it.  Raises `EngineError`."""
-    try:
-        await ask(engine, "DELETE", f"/containers/{container}", params={"force": "1", "v": "1"})
-    except EngineError as error:
-        if error.status not in (404, 409):
-            raise
-
-
 async def containers_of(engine: IEngineRequests, role: str, owner: str) -> list[dict[str, Any]]:
-    """What `GET /containers/json` tells of those with these labels, running or not.  Raises `EngineError`."""
-    filters = json.dumps({"label": [f"{ROLE}={role}", f"{OWNER}={owner}"]})
-    return await ask(engine, "GET", "/containers/json", params={"all": "1", "filters": filters}) or []
+    """Return a mapping with the `Id` of each container that has these labels, running or not.  Raises `EngineError`."""
+    return [{"Id": each.id} for each in await containers.with_labels(engine, {ROLE: role, OWNER: owner})]
 
 
 @asynccontextmanager
@@ -111,16 +76,8 @@ async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
         is_ours = ROLE in image.labels and all(map(is_helper_image, image.names))
         is_left = image.labels.get(OWNER) == owner or 0 < image.created < oldest
         if is_ours and is_left and _in_use.isdisjoint(image.names):
-            await _remove_unless_running(engine, image.id)
-
-
-async def _remove_unless_running(engine: IEngineRequests, image: str) -> None:
-    # By its ID: an image that a container has, and that loses its name alone, is kept without one.
-    try:
-        await images.remove(engine, image, force=True)
-    except EngineError as error:
-        if error.status != 409:
-            raise
+            # By its ID: an image that a container has, and that loses its name alone, is kept without one.
+            await images.remove_unless_running(engine, image.id)
 
 
 async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:
@@ -133,21 +90,3 @@ async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> 
         except EngineError as error:
             log.debug("images that an earlier k3dreg left in Docker could not be removed: {error}", error=error)
             return None
-
-
-def mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Directories of the engine's host for a container, which has them as /0, /1 and so on; to be read only.
-
-    Mounts, not Binds: a directory that is not there is refused and not made.  Not recursive: what other containers have
-    mounted below is none of our business.
-    """
-    return [
-        {
-            "Type": "bind",
-            "Source": directory,
-            "Target": f"/{number}",
-            "ReadOnly": True,
-            "BindOptions": {"NonRecursive": True},
-        }
-        for number, directory in enumerate(directories)
-    ]

@@ -25,7 +25,6 @@ OWN = {("status/operations.py", "/events")}
 PENDING = {
     "engine_files/directory_passing.py",
     "engine_files/helper_container.py",
-    "engine_files/helper_objects.py",
     "engine_files/helper_own_image.py",
 }
 

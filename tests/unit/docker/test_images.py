@@ -74,6 +74,12 @@ class ChangeTests(ImageCase):
     def test_an_image_that_is_in_use_is_not_removed(self) -> None:
         self.assertIn("in use", self.refused(images.remove(self.engine(EngineError("in use", status=409)), ID)))
 
+    def test_an_image_of_which_a_container_runs_stays(self) -> None:
+        self.done(images.remove_unless_running(self.engine(EngineError("is using its image", status=409)), ID))
+        self.assertEqual(self.requests.asked, [(f"DELETE /images/{ID}", {"force": "1"})])
+        error = EngineError("out of memory", status=500)
+        self.refused(images.remove_unless_running(self.engine(error), ID))
+
     def test_an_empty_image_is_imported_with_labels(self) -> None:
         imported = images.import_empty(self.engine({"status": ID}), "k3dreg-x:1", {"k3dreg.role": "x", "o": "1"})
         self.assertEqual(self.done(imported), ID)
