@@ -7,12 +7,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # At the end, so that an installed k3dreg comes before the source tree: tox tests the wheel that it built.
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
+
+# No test fails because of a time, which says more about the machine than about the code.
+hypothesis.settings.register_profile("k3dreg", deadline=None)
+hypothesis.settings.load_profile("k3dreg")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

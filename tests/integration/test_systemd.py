@@ -185,7 +185,8 @@ def test_with_the_drop_in_dockers_files_are_read_in_place(
     service.run("systemctl restart k3dreg.service")
     assert "k3dreg cannot read them from here" in status_page(host)
     assert Puller(host, images[0].registry).image(images[0].repository, "1") > 0
-    assert re.search(r"/without-drop-in blob \S+ 200 export", service.log("k3dreg.service"))
+    # Where the client is slow, the export has ended and its blobs are in the cache.
+    assert re.search(r"/without-drop-in blob \S+ 200 (export|cache)", service.log("k3dreg.service"))
     service.run(f"cd {CLONE}\n{steps('files in place')}")
     assert "k3dreg cannot read them from here" not in status_page(host)
     assert Puller(host, images[1].registry).image(images[1].repository, "1") > 0

@@ -64,7 +64,7 @@ def archive_of(files: dict[str, bytes], links: dict[str, str] | None = None) -> 
     return out.getvalue()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FILES, st.randoms(use_true_random=False))
 def test_a_layer_comes_from_a_directory_as_it_was(
     tmp_path: Path, files: dict[str, bytes], order: random.Random
@@ -81,7 +81,7 @@ def test_a_layer_comes_from_a_directory_as_it_was(
     assert out == tar
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FILES, st.randoms(use_true_random=False), st.integers(1, 700))
 def test_a_layer_comes_from_an_archive_as_it_was(
     tmp_path: Path, files: dict[str, bytes], order: random.Random, cut: int

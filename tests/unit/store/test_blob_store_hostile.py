@@ -321,5 +321,5 @@ class StoreMachine(RuleBasedStateMachine):
         assert list((self.root / "staging").iterdir()) == []
 
 
-StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30)
 TestStoreMachine = StoreMachine.TestCase

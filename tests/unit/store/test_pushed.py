@@ -535,4 +535,4 @@ class LikeAModel(RuleBasedStateMachine):
 
 
 TestLikeAModel = LikeAModel.TestCase
-TestLikeAModel.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestLikeAModel.settings = settings(max_examples=25, stateful_step_count=15)

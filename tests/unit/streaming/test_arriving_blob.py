@@ -173,7 +173,7 @@ class ArrivingBlobTests(SynchronousTestCase):
         blob = ArrivingBlob(InlineWorkers(), Digest.of(b""), 0, self.handle)
         self.successResultOf(Deferred.fromCoroutine(blob.send(Reader(), 0, 0)))
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(
         st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, 300_000)), min_size=1, max_size=5),
         st.lists(st.one_of(st.integers(1, 400_000), st.none()), max_size=30),
