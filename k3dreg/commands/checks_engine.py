@@ -27,7 +27,7 @@ async def engine_checks(config: Config, engine: Engine, workers: Workers, now: f
     checks = [Check("engine", OK, f"{info.version} at {config.docker}, API {version}"), _store(info)]
     local = files_here(engine, workers, config.docker_root, config.content_store)
     here = await workers.run(look_around)
-    may_be_handed = config.reader == "on" and here.suits(config.docker.socket) and bool(here.directories(info))
+    may_be_handed = config.reader == "on" and bool(here.container) and bool(here.directories(info))
     for state in await source_states(info, local, None, reader=config.reader, may_be_handed=may_be_handed):
         checks.append(Check(f"source: {state.name}", WARN if state.open_it else OK, state.says, state.open_it))
     checks.append(await _clock(engine, now))

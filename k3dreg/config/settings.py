@@ -78,10 +78,11 @@ class Config:
     reader: str = setting(
         "reader",
         choice_of("on", "stopped", "off"),
-        "How to reach the engine's files where k3dreg cannot open them itself: `on`, by a helper container that runs "
-        "for a moment; `stopped`, by containers that never start; `off`, not at all, which is slower",
-        more="With `on`, the container runs for half a second and passes Docker's directories to k3dreg; where that "
-        "fails, k3dreg reads through containers that are never started. With `off`, images come by `docker save`",
+        "How to reach the engine's files where k3dreg cannot open them itself: `on`, in a container by another "
+        "that runs for a moment; `stopped`, by containers that never start; `off`, not at all, which is slower",
+        more="With `on`, for a k3dreg in a container, a helper container runs for half a second and passes Docker's "
+        "directories to k3dreg; elsewhere, and where that fails, k3dreg reads through containers that are never "
+        "started. With `off`, images come by `docker save`",
         value="on|stopped|off",
         default="on",
     )

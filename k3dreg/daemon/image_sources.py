@@ -18,8 +18,6 @@ from k3dreg.docker.engine import IImageNames
 from k3dreg.engine_files.directory_passing import DirectoryPassing, look_around
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.helper_objects import clean_up
-from k3dreg.engine_files.helper_own_image import OwnImageHelpers
-from k3dreg.engine_files.helper_own_python import OwnPythonHelpers
 from k3dreg.engine_files.local_files import LocalFiles, files_here
 from k3dreg.engine_files.passed_directories import PassedDirectories
 from k3dreg.engine_files.reader_files import ReaderFiles
@@ -66,15 +64,9 @@ async def make_files(
     scratch = str(config.state_dir / "staging")
     handed = None
     here = await workers.run(look_around)
-    if config.reader == "on" and here.suits(config.docker.socket):
-        own = (
-            OwnImageHelpers(engine, here.container)
-            if here.container
-            else OwnPythonHelpers(engine, workers, owner, scratch)
-        )
-        places = PassedDirectories(
-            engine, DirectoryPassing(engine, workers, owner, own), clock, here.directories, local
-        )
+    if config.reader == "on" and here.container:
+        passing = DirectoryPassing(engine, workers, owner, here.container)
+        places = PassedDirectories(engine, passing, clock, here.directories, local)
         handed = LocalFiles(workers, places, "handed")
         closing.add(places.close)
         closing.add(_begin(places.begin()))

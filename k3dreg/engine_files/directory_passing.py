@@ -1,10 +1,10 @@
-"""The engine's directories, handed over to a k3dreg that cannot open them itself.
+"""The engine's directories, handed over to a k3dreg that is a container of this engine.
 
-A k3dreg in a container has nothing of the engine's host but what is mounted into it, and one that is not root cannot
-pass the directories above those of images.  But a directory that somebody has opened can be given to another process
-(unix(7), SCM_RIGHTS), and stays open when the mount by which it was reached is gone.  So a container is started, with
-the engine's directories bound read-only, in k3dreg's own network namespace, where abstract UNIX sockets are known to
-both.  It hands the directories over and ends, after some 0.3 seconds, and the engine removes it.
+Such a k3dreg has nothing of the engine's host but what is mounted into it.  But a directory that another process has
+opened can be given to it (unix(7), SCM_RIGHTS), and stays open when the mount by which it was reached is gone.  So a
+container of k3dreg's own image is started, with the engine's directories bound read-only, in k3dreg's own network
+namespace, where abstract UNIX sockets are known to both.  It hands the directories over and ends, after some 0.3
+seconds, and the engine removes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 import secrets
 import socket
 import struct
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -27,14 +26,12 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import EngineInfo, ImageStore
-from k3dreg.engine_files.helper_container import Helper, Helpers
 from k3dreg.engine_files.helper_objects import OWNER, ROLE, ask, containers_of, create, mounts, remove
-from k3dreg.engine_files.helper_own_image import own_container
+from k3dreg.engine_files.helper_own_image import Helper, make_helper, own_container
 from k3dreg.engine_files.layout import engine_directories
 from k3dreg.engine_files.pass_directories import HALF, SECRET
 from k3dreg.oci.errors import EngineError, FilesUnreachable
 from k3dreg.reporting.logger import make_logger
-from k3dreg.streaming.body_producer import Pieces
 from k3dreg.streaming.file_handles import Handle
 from k3dreg.streaming.workers import Workers
 
@@ -51,20 +48,10 @@ _READS_ALL = 1 << 1 | 1 << 2
 
 @frozen
 class Situation:
-    """What this process is: whether on Linux, in which `container` (its ID; "": in none), and whether it may read
-    everybody's files.
-    """
+    """In which `container` this process is (its ID; "": in none), and whether it may read everybody's files."""
 
-    linux: bool
     container: str
     reads_all: bool
-
-    def suits(self, socket_path: str) -> bool:
-        """Whether directories can be handed over, by the engine whose socket is there, "" for another address.
-
-        It must be on this machine: a container knows it by having been made by it.
-        """
-        return self.linux and bool(self.container or socket_path)
 
     def directories(self, info: EngineInfo) -> tuple[tuple[str, ...], ...]:
         """See `engine_directories`: those that would be of use.
@@ -79,8 +66,8 @@ def look_around() -> Situation:
     try:
         mountinfo, status = (Path(f"/proc/self/{name}").read_text(errors="replace") for name in ("mountinfo", "status"))
     except OSError:
-        return Situation(False, "", False)
-    return Situation(sys.platform == "linux", own_container(mountinfo), may_read_all(status))
+        return Situation("", False)
+    return Situation(own_container(mountinfo), may_read_all(status))
 
 
 def may_read_all(status: str) -> bool:
@@ -92,12 +79,12 @@ def may_read_all(status: str) -> bool:
 class DirectoryPassing:
     """Has the directories handed over."""
 
-    def __init__(self, engine: IEngineRequests, workers: Workers, owner: str, helpers: Helpers) -> None:
-        """`owner` as of `ReaderContainers`."""
+    def __init__(self, engine: IEngineRequests, workers: Workers, owner: str, container: str) -> None:
+        """`owner` as of `ReaderContainers`; `container` is the ID of k3dreg's own."""
         self._engine = engine
         self._workers = workers
         self._owner = owner
-        self._helpers = helpers
+        self._container = container
 
     async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
         """Each directory of the first of the `alternatives` that the engine's host has.
@@ -107,41 +94,34 @@ class DirectoryPassing:
         """
         await self._remove_earlier()
         name, secret = f"k3dreg-{secrets.token_hex(16)}", secrets.token_hex(HALF)
-        async with self._helpers.ready() as helper:
-            with ExitStack() as opened:
-                door = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-                door.bind(f"\0{name}")
-                door.listen()
-                made, directories = await create(
-                    self._engine,
-                    f"k3dreg-hands-over-{self._owner[:8]}-{secrets.token_hex(3)}",
-                    alternatives,
-                    lambda directories: _description(helper, self._owner, name, secret, directories),
-                )
-                watching: Deferred[None] | None = None
-                handles: Sequence[Handle] = ()
+        helper = make_helper(await ask(self._engine, "GET", f"/containers/{self._container}/json"))
+        with ExitStack() as opened:
+            door = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            door.bind(f"\0{name}")
+            door.listen()
+            made, directories = await create(
+                self._engine,
+                f"k3dreg-hands-over-{self._owner[:8]}-{secrets.token_hex(3)}",
+                alternatives,
+                lambda directories: _description(helper, self._owner, name, secret, directories),
+            )
+            watching: Deferred[None] | None = None
+            handles: Sequence[Handle] = ()
+            try:
+                await ask(self._engine, "POST", f"/containers/{made}/start")
+                watching = Deferred.fromCoroutine(self._knock_when_over(made, name, secret))
+                opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
+                handles = await self._workers.acquire(_receive, _close_all, door, secret, len(directories))
+            finally:
+                if watching is not None:
+                    watching.cancel()
+                _knock(name, secret)
                 try:
-                    await self._start(made, helper)
-                    watching = Deferred.fromCoroutine(self._knock_when_over(made, name, secret))
-                    opened.pop_all()  # it is closed by the thread that waits there, and by nobody else
-                    handles = await self._workers.acquire(_receive, _close_all, door, secret, len(directories))
-                finally:
-                    if watching is not None:
-                        watching.cancel()
-                    _knock(name, secret)
-                    try:
-                        await remove(self._engine, made)
-                    except BaseException:
-                        _close_all(handles)
-                        raise
+                    await remove(self._engine, made)
+                except BaseException:
+                    _close_all(handles)
+                    raise
         return dict(zip(directories, handles, strict=True))
-
-    async def _start(self, container: str, helper: Helper) -> None:
-        if helper.files is not None:
-            data, headers = Pieces([helper.files]), {"Content-Type": "application/x-tar"}
-            where = f"/containers/{container}/archive"
-            await ask(self._engine, "PUT", where, params={"path": "/"}, data=data, headers=headers)
-        await ask(self._engine, "POST", f"/containers/{container}/start")
 
     async def _knock_when_over(self, container: str, name: str, secret: str) -> None:
         """When it has ended, whatever it was to hand over has come, or never will."""
@@ -171,8 +151,7 @@ def _description(helper: Helper, owner: str, name: str, secret: str, directories
     }
     command = [*helper.command, name, str(os.geteuid()), *(f"/{number}" for number in range(len(directories)))]
     labels = {ROLE: _ROLE, OWNER: owner}
-    environment = [*helper.container.get("Env", ()), f"{SECRET}={secret}"]
-    called = {"Entrypoint": command[:1], "Cmd": command[1:], "Env": environment}
+    called = {"Entrypoint": command[:1], "Cmd": command[1:], "Env": [f"{SECRET}={secret}"]}
     return {**helper.container, **called, "Labels": labels, "HostConfig": host}
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from k3dreg.docker.engine import IEngineRequests
+from attrs import frozen
+
 from k3dreg.engine_files import pass_directories
-from k3dreg.engine_files.helper_container import Helper
-from k3dreg.engine_files.helper_objects import ask
 from k3dreg.oci.errors import EngineError
 
 # Files that the engine makes for each container lie in a directory of the container's ID on its host, and are mounted
@@ -25,21 +23,22 @@ def own_container(mountinfo: str) -> str:
     return found[1] if found else ""
 
 
-class OwnImageHelpers:
-    """See `Helpers`.  In k3dreg's own network namespace, where abstract UNIX sockets are known to both."""
+@frozen
+class Helper:
+    """`command` runs `pass_directories`, without its arguments; `container` and `host` are parts of the description of
+    a container, and of its `HostConfig` (Engine API, "Create a container").
+    """
 
-    def __init__(self, engine: IEngineRequests, container: str) -> None:
-        """`container` is k3dreg's own."""
-        self._engine = engine
-        self._container = container
-
-    @asynccontextmanager
-    async def ready(self) -> AsyncIterator[Helper]:
-        """See `Helpers`."""
-        yield _helper(await ask(self._engine, "GET", f"/containers/{self._container}/json"))
+    command: Sequence[str]
+    container: Mapping[str, Any]
+    host: Mapping[str, Any]
 
 
-def _helper(own: Any) -> Helper:
+def make_helper(own: Any) -> Helper:
+    """Describe a container of the image of k3dreg's `own`, of which this is the engine's description.
+
+    It is in k3dreg's network namespace, where abstract UNIX sockets are known to both.  Raises `EngineError`.
+    """
     try:
         host, config, image = own["HostConfig"], own["Config"], own["Image"]
         unlabelled = host["Privileged"] or any("label" in option for option in host.get("SecurityOpt") or ())

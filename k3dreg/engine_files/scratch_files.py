@@ -53,11 +53,6 @@ class ScratchFile(FileHandle):
                 self.written += count
                 view = view[count:]
 
-    def again(self) -> FileHandle:
-        """Another handle of the same file, which lasts when this one is closed.  Raises as `read` does."""
-        with self.use() as descriptor:
-            return FileHandle(descriptor=os.dup(descriptor))
-
     def _open(self) -> int:
         with (
             storage_errors("making a temporary file"),

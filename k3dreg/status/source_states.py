@@ -30,8 +30,9 @@ async def source_states(
     elif may_be_handed:
         states = [SourceState("the engine's files", "a helper container passes them when k3dreg starts")]
     else:
-        host = f"run k3dreg on the engine's machine, or in a container with -v {info.root_dir}:{info.root_dir}:ro"
-        states = [SourceState("the engine's files", "k3dreg cannot read them from here", host)]
+        there = f"a container with -v {info.root_dir}:{info.root_dir}:ro"
+        advice = f"run k3dreg as root on the engine's machine, or in {there}"
+        states = [SourceState("the engine's files", "k3dreg cannot read them from here", advice)]
     states.append(
         SourceState("reader containers", "off", "--reader on")
         if reader == "off"

@@ -17,7 +17,6 @@ from twisted.web.iweb import IBodyProducer, IResponse
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.streaming.content import IByteStream
-from tests.fakes.consumers import Reader
 
 ROOT = "/var/lib/docker"
 CONTENT = f"{ROOT}/containerd/daemon/io.containerd.content.v1.content"
@@ -185,9 +184,6 @@ class FakeArchiveApi:
                     ended = ArchiveStream(b'{"StatusCode": 0}', self.step)
                     ended.held = self.runs_on
                     return _Response(ended)
-                if method == "PUT" and rest == ["archive"]:
-                    self.containers[identity]["put"] = (params["path"], _whole(cast(IBodyProducer, data)))
-                    return _Response(b"")
                 if state == "removing":
                     raise EngineError(f"RWLayer of container {identity} is unexpectedly nil", status=500)
                 return self._archive(method, identity, params["path"])
@@ -235,14 +231,6 @@ class FakeArchiveApi:
     def _new(self) -> int:
         self._number += 1
         return self._number
-
-
-def _whole(body: IBodyProducer) -> bytes:
-    """Of a body that does its work at once."""
-    reader = Reader()
-    body.startProducing(reader)
-    assert len(reader.received) == body.length
-    return reader.received
 
 
 def _json(value: object) -> _Response:

@@ -1,4 +1,4 @@
-"""The engine's directories handed over to a k3dreg that has nothing but the socket: in a container, or as nobody."""
+"""The engine's directories handed over to a k3dreg in a container that has nothing but the socket, and to no other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ import pytest
 
 from tests.integration.conftest import PushedImage
 from tests.integration.support import nobody, rig
-from tests.integration.support.daemon import Daemon, program, running
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.image import IMAGE, build
 from tests.integration.support.images import VERDICT
-from tests.integration.support.k3d import SOCKET, container, network, registry
+from tests.integration.support.k3d import SOCKET, Container, container, network, registry
 from tests.integration.support.node import Node
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
@@ -82,21 +81,39 @@ def everything(docker: Docker) -> dict[str, set[str]]:
     }
 
 
-def wait_until_as_before(docker: Docker, before: dict[str, set[str]]) -> None:
-    """Images of k3dreg's are removed a moment after they have done their work."""
-    end = time.monotonic() + 10
-    while everything(docker) != before:
-        assert time.monotonic() < end
+def settled(docker: Docker) -> dict[str, set[str]]:
+    """What is in Docker once it changes no more.
+
+    Docker 26 goes on listing an image for a while after its removal, so that of an earlier test may still be there.
+    """
+    end = time.monotonic() + 30
+    found, since = everything(docker), time.monotonic()
+    while time.monotonic() < since + 1:
+        assert time.monotonic() < end, "what is in Docker goes on changing"
+        time.sleep(0.1)
+        if (now := everything(docker)) != found:
+            found, since = now, time.monotonic()
+    return found
+
+
+def events(docker: Docker, since: float, kind: str) -> int:
+    """How many events of this kind the engine tells since then."""
+    query = {
+        "since": f"{since:.6f}",
+        "until": f"{time.time():.6f}",
+        "filters": json.dumps({"event": [kind]}),
+    }
+    return len(docker.call("GET", "/events", query=query).splitlines())
 
 
 def archives_read(docker: Docker, since: float) -> int:
     """How many files the engine was asked for through containers."""
-    query = {
-        "since": f"{since:.6f}",
-        "until": f"{time.time():.6f}",
-        "filters": json.dumps({"event": ["archive-path"]}),
-    }
-    return len(docker.call("GET", "/events", query=query).splitlines())
+    return events(docker, since, "archive-path")
+
+
+def starts(docker: Docker, since: float) -> int:
+    """How many containers were started."""
+    return events(docker, since, "start")
 
 
 def pull(image: PushedImage, port: int) -> int:
@@ -106,20 +123,20 @@ def pull(image: PushedImage, port: int) -> int:
 
 def check_files_are_read_in_place(docker: Docker, held: PushedImage, port: int, body: dict[str, Any]) -> None:
     """And that nothing is left in Docker."""
-    before, began = everything(docker), time.time()
+    before, began = settled(docker), time.time()
     with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", body) as made:
         made.start()
         print(made.wait_for(HANDED)[0])
-        during = everything(docker)
+        during = settled(docker)
         assert pull(held, port) > 400_000
         assert archives_read(docker, began) == 0
         assert docker.exports(began, time.time()) == 0
         # Only k3dreg itself, and its volume.
         assert [len(during[kind] - before[kind]) for kind in before] == [1, 0, 1]
-        assert everything(docker) == during
+        assert settled(docker) == during
         made.check_log()
         assert made.stop()[0] in (0, 143)
-    assert everything(docker) == before
+    assert settled(docker) == before
 
 
 @pytest.mark.engines("docker29", "docker29-classic", "docker26")
@@ -172,82 +189,53 @@ def running_as_nobody(engine: EngineAddress, home: Path, *options: str) -> Itera
 
 
 @pytest.mark.engines("docker29", "docker26", "docker29-classic")
-def test_a_user_of_this_machine_needs_no_container(engine: EngineAddress, held: PushedImage, home: Path) -> None:
+def test_an_ordinary_user_of_this_machine_is_served_by_the_api(
+    engine: EngineAddress, held: PushedImage, home: Path
+) -> None:
     docker = Docker(engine.socket)
-    before, began = everything(docker), time.time()
+    before, began = settled(docker), time.time()
     with running_as_nobody(engine, home) as daemon:
-        if engine.containerd_store:
-            print(daemon.wait_for(HANDED)[0])
         assert Puller(daemon.host, held.registry).image(held.repository, held.tag) > 400_000
-        # Of the classic store he may not read what root alone may.
-        assert (archives_read(docker, began) == 0) == engine.containerd_store
+        assert archives_read(docker, began) > 0
         assert docker.exports(began, time.time()) == 0
-        if engine.containerd_store:
-            wait_until_as_before(docker, before)
+        # Nothing has run in Docker: what it was asked to make was never started.
+        assert starts(docker, began) == 0
+        assert "helper container" not in daemon.log()
+    assert settled(docker) == before
+
+
+@pytest.mark.engines("docker29")
+@pytest.mark.parametrize("end", [Container.stop, Container.kill], ids=["stopped", "killed"])
+def test_one_that_ends_meanwhile_leaves_nothing_once_it_has_run_again(
+    engine: EngineAddress, docker: Docker, image: str, port: int, end: Callable[[Container], object]
+) -> None:
+    before = settled(docker)
+    with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", started(engine, image, port)) as made:
+        alone = len(settled(docker)["containers"])
+        # It may be over before it was seen.
+        for _ in range(20):
+            made.begin()
+            if is_seen(docker, made, alone):
+                break
+            made.stop()
         else:
-            assert "passed their directories" not in daemon.log()
-    assert everything(docker) == before
+            pytest.fail("the helper container was never seen")
+        began = time.monotonic()
+        end(made)
+        # Not when the container that is no more was to have done its work.
+        assert time.monotonic() - began < 10
+        if end == Container.stop:
+            assert len(settled(docker)["containers"]) == alone
+        made.start()
+        made.wait_for(HANDED)
+        assert len(settled(docker)["containers"]) == alone
+    assert settled(docker) == before
 
 
-@pytest.mark.engines("docker29")
-def test_his_node_runs_what_it_got_so(
-    engine: EngineAddress, layered_image: PushedImage, one_node: Node, home: Path
-) -> None:
-    layered_image.pull_into(engine)
-    with running_as_nobody(engine, home) as daemon:
-        daemon.wait_for(HANDED)
-        one_node.use_mirror(daemon.host)
-        one_node.pull(layered_image.name)
-        assert one_node.run(layered_image.name).split("\n")[:2] == [layered_image.message, VERDICT]
-    one_node.clean()
-    layered_image.remove_from(engine)
-
-
-@pytest.mark.engines("docker29")
-def test_one_that_is_stopped_meanwhile_leaves_nothing_and_what_a_killed_one_left_is_taken_away(
-    engine: EngineAddress, docker: Docker, home: Path
-) -> None:
-    before = everything(docker)
-    for end in (Daemon.stop, Daemon.kill):
-        with running_as_nobody(engine, home) as daemon:
-            # It may be over before it was seen.
-            while not _is_seen(docker, before, daemon):
-                daemon.stop()
-                daemon.start()
-            began = time.monotonic()
-            end(daemon)
-            # Not when the container that is no more was to have done its work.
-            assert time.monotonic() - began < 10
-            if end == Daemon.stop:
-                assert everything(docker) == before
-            daemon.start()
-            daemon.wait_for(HANDED)
-            wait_until_as_before(docker, before)
-
-
-@pytest.mark.engines("docker29")
-def test_where_docker_is_elsewhere_nothing_comes_of_it_and_that_is_soon_known(
-    engine: EngineAddress, docker: Docker, tmp_path: Path
-) -> None:
-    before, log = everything(docker), tmp_path / "log"
-    # As a Docker whose socket leads into a virtual machine: the container is in another network namespace.
-    command = ["unshare", "--net", *program(), "--listen", f"unix:{tmp_path}/port", "--docker", engine.url]
-    with log.open("wb") as out:
-        process = subprocess.Popen([*command, "--state-dir", f"{tmp_path}/state"], stdout=out, stderr=out)
-    end = time.monotonic() + 15
-    while "more slowly than they could be: the helper container" not in log.read_text():
-        assert time.monotonic() < end, log.read_text()
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.1)
-    process.terminate()
-    process.wait(30)
-    assert everything(docker) == before
-
-
-def _is_seen(docker: Docker, before: dict[str, set[str]], daemon: Daemon) -> bool:
-    """Whether something more is in Docker before the directories are there."""
-    while everything(docker) == before:
-        if "passed their directories" in daemon.log():
+def is_seen(docker: Docker, made: Container, alone: int) -> bool:
+    """Whether a container more is in Docker before the directories are there."""
+    while len(everything(docker)["containers"]) == alone:
+        if "passed their directories" in made.log():
             return False
     return True
 

@@ -123,10 +123,11 @@ class Held:
         return f"/v2/{self.name}/blobs/{self.layer}?ns=docker.io"
 
 
-@pytest.fixture(params=[(), READERS_ONLY, EXPORTS_ONLY], ids=["in-place", "api", "export"])
+@pytest.fixture(params=[None, READERS_ONLY, EXPORTS_ONLY], ids=["in-place", "api", "export"])
 def daemon(request: pytest.FixtureRequest, engine: EngineAddress, tmp_path: Path) -> Iterator[Daemon]:
     """One that has not seen any image yet."""
-    with running(engine, tmp_path, *request.param) as daemon:
+    in_place = () if engine.name == rig.OWN else ("--docker-root", str(engine.directory / "data"))
+    with running(engine, tmp_path, *(in_place if request.param is None else request.param)) as daemon:
         yield daemon
 
 

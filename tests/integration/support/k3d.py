@@ -76,11 +76,15 @@ class Container:
 
     def start(self) -> float:
         """Returns when it listens; the seconds that took."""
-        self._begin += len(self.log())
         began = time.monotonic()
-        self._docker.ask("POST", f"{self._path}/start")
+        self.begin()
         self.wait_for(_LISTENING)
         return time.monotonic() - began
+
+    def begin(self) -> None:
+        """Start it, and wait for nothing."""
+        self._begin += len(self.log())
+        self._docker.ask("POST", f"{self._path}/start")
 
     def inspect(self) -> dict[str, Any]:
         found: dict[str, Any] = self._docker.ask("GET", f"{self._path}/json")
@@ -124,6 +128,11 @@ class Container:
         began = time.monotonic()
         self._docker.ask("POST", f"{self._path}/stop", t="10")
         return int(self.inspect()["State"]["ExitCode"]), time.monotonic() - began
+
+    def kill(self) -> None:
+        """`docker kill`: nothing is done any more."""
+        self._docker.ask("POST", f"{self._path}/kill")
+        self._docker.ask("POST", f"{self._path}/wait")
 
     def run(self) -> tuple[int, str]:
         """Start it and wait for its end; its status and what it wrote."""

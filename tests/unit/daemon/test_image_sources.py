@@ -48,7 +48,7 @@ def test_directories_that_docker_passed_are_closed_with_the_daemon(
     root, state = tmp_path / "docker", tmp_path / "state"
     (root / "containerd/daemon/io.containerd.content.v1.content").mkdir(parents=True)
     (state / "staging").mkdir(parents=True)
-    monkeypatch.setattr(image_sources, "look_around", lambda: Situation(True, "a" * 64, True))
+    monkeypatch.setattr(image_sources, "look_around", lambda: Situation("a" * 64, True))
     monkeypatch.setattr(image_sources, "DirectoryPassing", FakePassing)
     # Nothing is read in place without what was passed.
     monkeypatch.setattr(image_sources, "files_here", lambda *arguments: FakeEngineFiles({}))

@@ -20,9 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.engine_files import directory_passing, pass_directories
-from k3dreg.engine_files.directory_passing import DirectoryPassing, Situation, look_around, may_read_all
+from k3dreg.engine_files.directory_passing import DirectoryPassing, Situation, may_read_all
 from k3dreg.engine_files.engine_files import IEngineFiles
-from k3dreg.engine_files.helper_own_image import OwnImageHelpers, own_container
+from k3dreg.engine_files.helper_own_image import own_container
 from k3dreg.engine_files.layout import engine_directories
 from k3dreg.engine_files.local_files import LocalFiles
 from k3dreg.engine_files.passed_directories import PassedDirectories
@@ -65,17 +65,9 @@ def test_who_may_read_everybodys_files() -> None:
 def test_of_the_classic_store_only_what_may_be_read_is_of_use() -> None:
     containerd = EngineInfo("", "", (1, 51), ImageStore.CONTAINERD, "overlayfs", "/var/lib/docker")
     classic = EngineInfo("", "", (1, 51), ImageStore.CLASSIC, "overlay2", "/var/lib/docker")
-    assert len(Situation(True, "", reads_all=False).directories(containerd)) == 3
-    assert Situation(True, "", reads_all=False).directories(classic) == ()
-    assert len(Situation(True, "", reads_all=True).directories(classic)) == 1
-
-
-def test_whose_directories_can_be_handed_over() -> None:
-    assert Situation(True, OWN, reads_all=True).suits("")
-    assert Situation(True, "", reads_all=False).suits("/run/docker.sock")
-    assert not Situation(True, "", reads_all=True).suits("")
-    assert not Situation(False, OWN, reads_all=True).suits("/run/docker.sock")
-    assert look_around().linux == sys.platform.startswith("linux")
+    assert len(Situation(OWN, reads_all=False).directories(containerd)) == 3
+    assert Situation(OWN, reads_all=False).directories(classic) == ()
+    assert len(Situation(OWN, reads_all=True).directories(classic)) == 1
 
 
 class HandingTests(SynchronousTestCase):
@@ -129,7 +121,7 @@ class HandingTests(SynchronousTestCase):
         self.addCleanup(thread.join)
 
     def take(self, *alternatives: tuple[str, ...]) -> Deferred[Mapping[str, Handle]]:
-        hands = DirectoryPassing(self.engine, self.workers, "owner", OwnImageHelpers(self.engine, OWN))
+        hands = DirectoryPassing(self.engine, self.workers, "owner", OWN)
         return Deferred.fromCoroutine(hands.take(alternatives or (self.directories,))).addCallback(
             self.close_in_the_end
         )
