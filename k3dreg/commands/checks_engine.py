@@ -7,8 +7,8 @@ from k3dreg.config.settings import Config
 from k3dreg.docker.client import Engine
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.docker.system import system_time
-from k3dreg.engine_files.directory_passing import look_around
 from k3dreg.engine_files.local_files import files_here
+from k3dreg.engine_files.own_container import find_own_container
 from k3dreg.oci.errors import EngineError
 from k3dreg.status.source_states import source_states
 from k3dreg.streaming.workers import Workers
@@ -26,9 +26,9 @@ async def engine_checks(config: Config, engine: Engine, workers: Workers, now: f
     version = ".".join(map(str, info.api_version))
     checks = [Check("engine", OK, f"{info.version} at {config.docker}, API {version}"), _store(info)]
     local = files_here(engine, workers, config.docker_root, config.content_store)
-    here = await workers.run(look_around)
-    may_be_handed = config.reader == "on" and bool(here.container) and bool(here.directories(info))
-    for state in await source_states(info, local, None, reader=config.reader, may_be_handed=may_be_handed):
+    own = await workers.run(find_own_container)
+    may_be_passed = config.reader == "on" and own is not None and bool(own.useful_directories(info))
+    for state in await source_states(info, local, None, reader=config.reader, may_be_passed=may_be_passed):
         checks.append(Check(f"source: {state.name}", WARN if state.open_it else OK, state.says, state.open_it))
     checks.append(await _clock(engine, now))
     return checks

@@ -47,7 +47,7 @@ def make_monitor(
         cache=cache,
         pushed=pushed,
         size_of=store.size_of,
-        sources=lambda info: source_states(info, files.local, files.handed, reader=config.reader),
+        sources=lambda info: source_states(info, files.local, files.passed, reader=config.reader),
     )
 
 

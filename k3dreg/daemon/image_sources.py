@@ -15,10 +15,11 @@ from k3dreg.config.settings import Config
 from k3dreg.daemon.closing import Closing
 from k3dreg.docker.client import Engine
 from k3dreg.docker.engine import IImageNames
-from k3dreg.engine_files.directory_passing import DirectoryPassing, look_around
 from k3dreg.engine_files.engine_files import IEngineFiles
+from k3dreg.engine_files.helper_container import HelperContainer
 from k3dreg.engine_files.helper_objects import clean_up
 from k3dreg.engine_files.local_files import LocalFiles, files_here
+from k3dreg.engine_files.own_container import find_own_container
 from k3dreg.engine_files.passed_directories import PassedDirectories
 from k3dreg.engine_files.reader_files import ReaderFiles
 from k3dreg.images.content_store_source import ContentStoreSource
@@ -37,12 +38,12 @@ from k3dreg.streaming.workers import Workers
 class EngineFileAccess:
     """The ways to the engine's files, the fastest first.
 
-    `local` are those of this machine, `handed` those whose directories are handed over, where they may be.
+    `local` are those of this machine, `passed` those whose directories a helper container passes, where one can.
     """
 
     ways: tuple[IEngineFiles, ...]
     local: LocalFiles
-    handed: LocalFiles | None
+    passed: LocalFiles | None
 
 
 @frozen
@@ -54,27 +55,30 @@ class ImageSources:
 
 
 async def make_files(
-    config: Config, engine: Engine, workers: Workers, clock: IReactorTime, closing: Closing
+    config: Config, engine: Engine, workers: Workers, reactor: Any, closing: Closing
 ) -> EngineFileAccess:
-    """Whatever `--reader` allows, until `closing`.  Raises `StoreError`."""
+    """Whatever `--reader` allows, until `closing`.
+
+    `reactor` provides `IReactorTime` and `IReactorUNIX`.  Raises `StoreError`.
+    """
     local = files_here(engine, workers, config.docker_root, config.content_store)
     if config.reader == "off":
         return EngineFileAccess((local,), local, None)
     owner = await workers.run(identity, config.state_dir)
     scratch = str(config.state_dir / "staging")
-    handed = None
-    here = await workers.run(look_around)
-    if config.reader == "on" and here.container:
-        passing = DirectoryPassing(engine, workers, owner, here.container)
-        places = PassedDirectories(engine, passing, clock, here.directories, local)
-        handed = LocalFiles(workers, places, "handed")
-        closing.add(places.close)
-        closing.add(_begin(places.begin()))
-    closing.add(_begin(clean_up(engine, owner, clock)))
-    reader = ReaderFiles(engine, workers, clock, owner=owner, scratch=scratch)
+    passed = None
+    own = await workers.run(find_own_container)
+    if config.reader == "on" and own is not None:
+        helper = HelperContainer(engine, workers, reactor, owner, own.id)
+        directories = PassedDirectories(engine, helper.pass_directories, reactor, own.useful_directories, local)
+        passed = LocalFiles(workers, directories)
+        closing.add(directories.close)
+        closing.add(_begin(directories.begin()))
+    closing.add(_begin(clean_up(engine, owner, reactor)))
+    reader = ReaderFiles(engine, workers, reactor, owner=owner, scratch=scratch)
     closing.add(reader.close)
-    in_place = [files for files in (local, handed) if files is not None]
-    return EngineFileAccess((*in_place, reader), local, handed)
+    in_place = [files for files in (local, passed) if files is not None]
+    return EngineFileAccess((*in_place, reader), local, passed)
 
 
 def _begin(work: Coroutine[Deferred[Any], Any, None]) -> Callable[[], None]:

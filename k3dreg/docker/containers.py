@@ -64,6 +64,12 @@ async def inspect(engine: IEngineRequests, name: str) -> Container | None:
         raise
 
 
+async def description(engine: IEngineRequests, name: str) -> Mapping[str, Any]:
+    """Return what the engine tells of a container, for a description of another one like it."""
+    path = f"/containers/{quote(name, safe='')}/json"
+    return mapping(await ask(engine, "GET", path, "a container's description", patience=_PATIENCE))
+
+
 async def with_labels(engine: IEngineRequests, labels: Mapping[str, str]) -> Sequence[ListedContainer]:
     """Return the containers that have all of these labels, running or not."""
     filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})

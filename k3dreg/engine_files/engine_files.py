@@ -27,10 +27,6 @@ class IEngineFiles(Protocol):
     there is no such file, `FilesUnreachable` when this way to the files is closed, and `EngineUnavailable`.
     """
 
-    @property
-    def name(self) -> str:
-        """One word, for logs."""
-
     async def stat(self, path: str) -> FileStat:
         """What is there."""
 

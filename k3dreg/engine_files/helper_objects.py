@@ -1,4 +1,4 @@
-"""Small questions to the engine, and the containers and images that k3dreg has there for a while."""
+"""The labels of what k3dreg has in the engine, and the empty images that it has there for a while."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker import containers, documents, images
+from k3dreg.docker import images
 from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import is_helper_image
 from k3dreg.oci.errors import EngineError, EngineUnavailable
@@ -21,29 +20,14 @@ log = make_logger()
 
 # Labels by which containers and images are known as ours.
 ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
-# Seconds; each of these takes the engine some ten milliseconds, to start a container some hundred.
-_PATIENCE = 20.0
 # Seconds after which an image of another k3dreg's cannot be in use: it is removed again after at most one.  The
 # engine's clock may differ by minutes.
 _IN_USE = 3600.0
 # Seconds until an engine that could not be asked at the start is asked again.
 _ENGINE_AGAIN = 2.0
 
-# For the modules that pass directories.
-create, remove, mounts = containers.create, containers.remove, containers.bind_mounts
-
 # Names of the images that this process has in the engine.
 _in_use: set[str] = set()
-
-
-async def ask(engine: IEngineRequests, method: str, path: str, **more: Any) -> Any:
-    """As `documents.ask`, but for something that takes the engine no time.  Raises `EngineError`."""
-    return await documents.ask(engine, method, path, patience=_PATIENCE, **more)
-
-
-async def containers_of(engine: IEngineRequests, role: str, owner: str) -> list[dict[str, Any]]:
-    """Return a mapping with the `Id` of each container that has these labels, running or not.  Raises `EngineError`."""
-    return [{"Id": each.id} for each in await containers.with_labels(engine, {ROLE: role, OWNER: owner})]
 
 
 @asynccontextmanager

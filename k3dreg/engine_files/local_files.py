@@ -39,8 +39,7 @@ def files_here(engine: IEngineRequests, workers: Workers, docker_root: str = "",
 class LocalFiles:
     """See `IEngineFiles`.  `places` knows where they are."""
 
-    def __init__(self, workers: Workers, places: EngineDirectories, name: str = "local") -> None:
-        self.name = name
+    def __init__(self, workers: Workers, places: EngineDirectories) -> None:
         self._workers = workers
         self._places = places
 

@@ -1,9 +1,8 @@
-"""Places of the engine's directories that were handed over to this process."""
+"""The engine's directories that the helper container has passed to this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -20,19 +19,15 @@ from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
 
-# Seconds that one who asks waits for directories that are being handed over: they are there in half of that, and what
-# else there is takes some tenths of a second to begin with, too.
+# Seconds for which a request waits for directories that are being passed.  They are there in half of that, and the
+# other ways to the files take some tenths of a second to begin with, too.
 _WORTH_WAITING_FOR = 1.0
-# Seconds after which it is tried again, twice as long each time, but once a day.
+# Seconds after which a failed attempt is repeated, twice as long each time, but once a day.
 _AGAIN, _LONGEST = 300.0, 86400.0
 # Seconds until an engine that could not be asked at the start is asked again.
 _ENGINE_AGAIN = 2.0
 
-
-class Hands(Protocol):
-    """What gets the directories: see `DirectoryPassing.take`."""
-
-    async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]: ...
+PassDirectories = Callable[[Sequence[tuple[str, ...]]], Awaitable[Mapping[str, Handle]]]
 
 
 class PassedDirectories:
@@ -41,21 +36,24 @@ class PassedDirectories:
     def __init__(
         self,
         engine: IEngineRequests,
-        hands: Hands,
+        pass_directories: PassDirectories,
         clock: IReactorTime,
         wanted: Callable[[EngineInfo], tuple[tuple[str, ...], ...]],
         otherwise: IEngineFiles,
     ) -> None:
-        """`wanted` says which directories, as of `Hands.take`.  Nothing is handed over of what is there `otherwise`."""
+        """`pass_directories` is that of `HelperContainer`, and `wanted` tells its argument.
+
+        It is not called for directories that `otherwise` can read.
+        """
         self._engine = engine
-        self._hands = hands
+        self._pass_directories = pass_directories
         self._clock = clock
         self._wanted = wanted
         self._otherwise = otherwise
         self._known: tuple[str, tuple[tuple[str, ...], ...]] | None = None
         self._handles: Mapping[str, Handle] = {}
-        self._taken: Outcome[None] = Outcome()
-        self._taken.succeed(None)  # nothing is under way
+        self._attempt: Outcome[None] = Outcome()
+        self._attempt.succeed(None)  # none is under way
         self._began = 0.0
         self._again_at = 0.0
         self._pause = _AGAIN
@@ -67,20 +65,20 @@ class PassedDirectories:
         while True:
             try:
                 self._ensure(await self._engine.info())
-                await self._taken.wait()
+                await self._attempt.wait()
             except EngineUnavailable:
                 await deferLater(self._clock, _ENGINE_AGAIN)
             except EngineError:
-                return  # whoever wants something of it asks again
+                return  # the next request for a file tries again
             else:
                 return
 
     async def locate(self, path: str) -> EngineDirectory:
-        """See `EngineDirectories`.  Waits a moment for directories that are being handed over."""
+        """See `EngineDirectories`.  Waits a moment for directories that are being passed."""
         self._ensure(await self._engine.info())
-        if not self._taken.is_set and self._clock.seconds() < self._began + _WORTH_WAITING_FOR:
+        if not self._attempt.is_set and self._clock.seconds() < self._began + _WORTH_WAITING_FOR:
             left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()
-            await self._taken.wait().addTimeout(left, self._clock, lambda result, _: None)
+            await self._attempt.wait().addTimeout(left, self._clock, lambda result, _: None)
         if not self._handles:
             raise FilesUnreachable("no helper container has passed Docker's directories to k3dreg")
         for directory, handle in self._handles.items():
@@ -89,29 +87,29 @@ class PassedDirectories:
         raise FileAbsent("the engine has no such file in the directories that k3dreg knows")
 
     async def close(self) -> None:
-        """Nothing is left on the engine's side.
+        """Close the directories, and leave nothing on the engine's side.
 
-        What is under way is waited for, some tenths of a second: the engine does what it was asked for even if nobody
-        waits for that, and then nobody would remove it.
+        An attempt that is under way is waited for, some tenths of a second.  The engine creates a container although
+        its client has gone, and nothing would then remove it.
         """
         self._closed = True
-        await self._taken.wait()
+        await self._attempt.wait()
         self._close_handles()
 
     def _ensure(self, info: EngineInfo) -> None:
-        """See to it that they were asked for."""
+        """Begin an attempt, if one is due."""
         now = self._clock.seconds()
         wanted = (info.id, self._wanted(info))
-        if wanted == self._known and (self._handles or not self._taken.is_set or now < self._again_at):
+        if wanted == self._known and (self._handles or not self._attempt.is_set or now < self._again_at):
             return
-        if self._closed or not self._taken.is_set:
-            return  # for what the engine was before; who asks next finds that out
+        if self._closed or not self._attempt.is_set:
+            return  # it is for what the engine was before: the next request finds that out
         self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
         self._known = wanted
         self._close_handles()
         self._began, self._again_at = now, now + self._pause
-        self._taken = Outcome()
-        Deferred.fromCoroutine(self._take(wanted[1], self._taken))
+        self._attempt = Outcome()
+        Deferred.fromCoroutine(self._try(wanted[1], self._attempt))
 
     def _close_handles(self) -> None:
         """Close the directories; a use that is under way ends first."""
@@ -119,10 +117,10 @@ class PassedDirectories:
         for handle in handles.values():
             handle.close()
 
-    async def _take(self, alternatives: Sequence[tuple[str, ...]], taken: Outcome[None]) -> None:
+    async def _try(self, alternatives: Sequence[tuple[str, ...]], attempt: Outcome[None]) -> None:
         try:
             if alternatives and not await self._is_there_otherwise(alternatives[0][0]):
-                self._handles = await self._hands.take(alternatives)
+                self._handles = await self._pass_directories(alternatives)
                 self._complaint = ""
                 seconds = self._clock.seconds() - self._began
                 log.info(
@@ -130,16 +128,16 @@ class PassedDirectories:
                     seconds=seconds,
                 )
         except EngineUnavailable as error:
-            self._known = None  # whoever asks next asks for them again
+            self._known = None  # the next request tries again
             log.debug("no helper container can pass Docker's directories: {error}", error=error)
         except K3dregError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.info("Docker's files are read more slowly than they could be: {error}", error=error)
-        except Exception:  # noqa: BLE001  (those who wait have to go on, whatever it is)
+        except Exception:  # noqa: BLE001  (what waits has to go on, whatever it is)
             log.failure("getting Docker's directories from a helper container failed")
         finally:
-            taken.succeed(None)
+            attempt.succeed(None)
 
     async def _is_there_otherwise(self, directory: str) -> bool:
         try:

@@ -36,8 +36,6 @@ T = TypeVar("T")
 class ReaderFiles:
     """See `IEngineFiles`.  Nothing is done in the engine before the first use."""
 
-    name = "reader"
-
     def __init__(
         self,
         engine: IEngineRequests,

@@ -12,11 +12,11 @@ from k3dreg.status.overview import SourceState
 
 
 async def source_states(
-    info: EngineInfo, local: IEngineFiles, handed: IEngineFiles | None, *, reader: str, may_be_handed: bool = False
+    info: EngineInfo, local: IEngineFiles, passed: IEngineFiles | None, *, reader: str, may_be_passed: bool = False
 ) -> Sequence[SourceState]:
-    """Fastest first.  `local` are the engine's files as they are on this machine, `handed` those whose directories are
-    handed over, None where none are; `reader` is the option of that name.  `may_be_handed`: to a daemon, not to this
-    process.
+    """Fastest first.  `local` are the engine's files as they are on this machine, `passed` those whose directories a
+    helper container passes, None where none does; `reader` is the option of that name.  `may_be_passed` says that one
+    can pass them to a daemon, though not to this process.
 
     Never raises for what cannot be reached: that is the answer.
     """
@@ -25,9 +25,9 @@ async def source_states(
         return (SourceState("export", "available; k3dreg cannot read the files of this engine's image store"),)
     if read := await _readable(local, directories):
         states = [SourceState("the engine's files", f"available, at {read}")]
-    elif handed is not None and (read := await _readable(handed, directories)):
+    elif passed is not None and (read := await _readable(passed, directories)):
         states = [SourceState("the engine's files", f"a helper container passed {read}")]
-    elif may_be_handed:
+    elif may_be_passed:
         states = [SourceState("the engine's files", "a helper container passes them when k3dreg starts")]
     else:
         there = f"a container with -v {info.root_dir}:{info.root_dir}:ro"

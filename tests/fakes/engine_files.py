@@ -19,8 +19,6 @@ from k3dreg.streaming.memory_blob import MemoryBlob
 class FakeEngineFiles:
     """`host` is everything there is, by path.  `asked` are the paths that were asked for, whatever for."""
 
-    name = "fake"
-
     def __init__(self, host: dict[str, bytes]) -> None:
         self.host = host
         self.asked: list[str] = []

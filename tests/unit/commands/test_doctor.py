@@ -30,7 +30,7 @@ from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.options import Options
 from k3dreg.docker.client import Engine
 from k3dreg.docker.image import ImageStore
-from k3dreg.engine_files.directory_passing import Situation
+from k3dreg.engine_files.own_container import OwnContainer
 from tests.fakes.engine import FakeEngine, PullError
 from tests.fakes.workers import InlineWorkers
 
@@ -54,7 +54,8 @@ class EngineCase(SynchronousTestCase):
     def look(self, *arguments: str, now: float = 0.0, container: str = "") -> dict[str, Check]:
         options = Options({"HOME": "/nowhere"})
         options.parseOptions(list(arguments))
-        with mock.patch("k3dreg.commands.checks_engine.look_around", lambda: Situation(container, reads_all=True)):
+        own = OwnContainer(container, reads_all=True) if container else None
+        with mock.patch("k3dreg.commands.checks_engine.find_own_container", lambda: own):
             checks = self.done(engine_checks(options.config, self.engine, InlineWorkers(), now))
         return {check.name: check for check in checks}
 

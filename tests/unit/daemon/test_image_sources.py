@@ -16,20 +16,20 @@ from k3dreg.config.options import Options
 from k3dreg.daemon import image_sources
 from k3dreg.daemon.closing import Closing
 from k3dreg.daemon.image_sources import make_files
-from k3dreg.engine_files.directory_passing import Situation
+from k3dreg.engine_files.own_container import OwnContainer
 from k3dreg.streaming.file_handles import Handle
 from tests.fakes.archive_api import INFO, FakeArchiveApi
 from tests.fakes.engine_files import FakeEngineFiles
 from tests.fakes.workers import InlineWorkers
 
 
-class FakePassing:
+class FakeHelper:
     """Passes directories of this machine."""
 
     def __init__(self, *arguments: object) -> None:
         pass
 
-    async def take(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
+    async def pass_directories(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
         return {directory: Handle(os.open(directory, os.O_PATH)) for directory in alternatives[0]}
 
 
@@ -48,8 +48,8 @@ def test_directories_that_docker_passed_are_closed_with_the_daemon(
     root, state = tmp_path / "docker", tmp_path / "state"
     (root / "containerd/daemon/io.containerd.content.v1.content").mkdir(parents=True)
     (state / "staging").mkdir(parents=True)
-    monkeypatch.setattr(image_sources, "look_around", lambda: Situation("a" * 64, True))
-    monkeypatch.setattr(image_sources, "DirectoryPassing", FakePassing)
+    monkeypatch.setattr(image_sources, "find_own_container", lambda: OwnContainer("a" * 64, True))
+    monkeypatch.setattr(image_sources, "HelperContainer", FakeHelper)
     # Nothing is read in place without what was passed.
     monkeypatch.setattr(image_sources, "files_here", lambda *arguments: FakeEngineFiles({}))
     options = Options({"HOME": str(tmp_path)})

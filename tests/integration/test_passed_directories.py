@@ -1,4 +1,4 @@
-"""The engine's directories handed over to a k3dreg in a container that has nothing but the socket, and to no other."""
+"""The engine's directories, passed to a k3dreg in a container that has nothing but the socket, and to no other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.support.rig import EngineAddress
 
 # The user nobody of Debian, as a number.
 NOBODY = 65534
-HANDED = r"a helper container passed their directories in [0-9.]+ s"
+PASSED = r"a helper container passed their directories in [0-9.]+ s"
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +126,7 @@ def check_files_are_read_in_place(docker: Docker, held: PushedImage, port: int, 
     before, began = settled(docker), time.time()
     with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", body) as made:
         made.start()
-        print(made.wait_for(HANDED)[0])
+        print(made.wait_for(PASSED)[0])
         during = settled(docker)
         assert pull(held, port) > 400_000
         assert archives_read(docker, began) == 0
@@ -227,7 +227,7 @@ def test_one_that_ends_meanwhile_leaves_nothing_once_it_has_run_again(
         if end == Container.stop:
             assert len(settled(docker)["containers"]) == alone
         made.start()
-        made.wait_for(HANDED)
+        made.wait_for(PASSED)
         assert len(settled(docker)["containers"]) == alone
     assert settled(docker) == before
 
@@ -247,13 +247,13 @@ def test_a_node_runs_what_it_got_so_and_a_restart_asks_again(
     docker = layered_image.pull_into(engine)
     with container(docker, f"k3dreg-{uuid.uuid4().hex[:8]}", started(engine, image, port)) as made:
         made.start()
-        made.wait_for(HANDED)
+        made.wait_for(PASSED)
         one_node.use_mirror(f"127.0.0.1:{port}")
         one_node.pull(layered_image.name)
         assert one_node.run(layered_image.name).split("\n")[:2] == [layered_image.message, VERDICT]
         assert made.stop()[0] in (0, 143)
         made.start()
-        made.wait_for(HANDED)
+        made.wait_for(PASSED)
         assert pull(layered_image, port) > 2e8
         made.check_log()
     one_node.clean()
@@ -262,7 +262,7 @@ def test_a_node_runs_what_it_got_so_and_a_restart_asks_again(
 
 @pytest.mark.engines("docker29-classic")
 @pytest.mark.parametrize("how", ["--reader stopped", "--reader off", "nobody", "no right to read everything"])
-def test_where_nothing_may_be_handed_over_the_api_serves(
+def test_where_nothing_may_be_passed_the_api_serves(
     engine: EngineAddress, docker: Docker, image: str, held: PushedImage, port: int, how: str
 ) -> None:
     group = str(Path(engine.socket).stat().st_gid)

@@ -1,0 +1,142 @@
+"""The helper container, which passes the engine's directories to a k3dreg that is a container of this engine.
+
+Such a k3dreg has nothing of the engine's host but what is mounted into it.  But a directory that another process has
+opened can be sent to it (unix(7), SCM_RIGHTS), and stays open when the mount by which it was reached is gone.
+
+So k3dreg starts a container of its own image, with the engine's directories bound read-only, in its own network
+namespace, where abstract UNIX sockets are known to both.  The container sends the directories and ends, after some 0.3
+seconds, and the engine removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from k3dreg.docker import containers
+from k3dreg.docker.engine import IEngineRequests
+from k3dreg.engine_files import directory_sender
+from k3dreg.engine_files.directory_receiver import DirectoryReceiver
+from k3dreg.engine_files.helper_objects import OWNER, ROLE
+from k3dreg.oci.errors import EngineError, FilesUnreachable
+from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.file_handles import Handle
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+_ROLE = "helper"
+# Seconds in which a container that was started has done its work: tenths of one, but the machine may be busy.
+_PATIENCE = 20.0
+# Seconds in which k3dreg has read what a container has sent that has ended.
+_READ_WITHIN = 0.5
+
+
+class HelperContainer:
+    """Runs the helper container, for as long as it takes."""
+
+    def __init__(self, engine: IEngineRequests, workers: Workers, reactor: Any, owner: str, own: str) -> None:
+        """`reactor` as of `DirectoryReceiver`; `owner` as of `ReaderContainers`; `own` is k3dreg's own container."""
+        self._engine = engine
+        self._workers = workers
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor
+        self._owner = owner
+        self._own = own
+
+    async def pass_directories(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
+        """Return each directory of the first of the `alternatives` that the engine's host has, open.
+
+        Raises `EngineError`, and `FilesUnreachable` when the container passed nothing that can be used.  Cancelling
+        removes the container, as every end does.
+        """
+        await self._remove_earlier()
+        own = await containers.description(self._engine, self._own)
+        receiver = DirectoryReceiver(self._reactor)
+        try:
+            container, directories = await containers.create(
+                self._engine,
+                f"k3dreg-helper-{self._owner[:8]}-{secrets.token_hex(3)}",
+                alternatives,
+                lambda directories: self._description(own, receiver, directories),
+            )
+            try:
+                await containers.start(self._engine, container)
+                if await self._received(receiver, container) != len(directories):
+                    raise FilesUnreachable(
+                        "the helper container passed fewer or more directories than k3dreg asked for"
+                    )
+                await self._workers.run(receiver.check)
+            finally:
+                await containers.remove(self._engine, container)
+            return dict(zip(directories, receiver.take(), strict=True))
+        finally:
+            await receiver.close()
+
+    async def _received(self, receiver: DirectoryReceiver, container: str) -> int:
+        """Wait for the directories, for as long as the container runs.  Raises `FilesUnreachable`."""
+        watching = Deferred.fromCoroutine(self._fail_when_over(receiver, container))
+        try:
+            return await receiver.received().addTimeout(_PATIENCE, self._clock)
+        except TimedOut:
+            raise FilesUnreachable(f"the helper container passed no directories within {_PATIENCE:.0f} s") from None
+        finally:
+            watching.cancel()
+
+    async def _fail_when_over(self, receiver: DirectoryReceiver, container: str) -> None:
+        """When the container has ended, what it was to send has come, or never will."""
+        try:
+            try:
+                await containers.wait(self._engine, container)
+            except EngineError as error:
+                log.debug("k3dreg cannot wait for its helper container: {error}", error=error)
+            await deferLater(self._clock, _READ_WITHIN)
+        except CancelledError:
+            return
+        receiver.fail("the helper container passed no directories")
+
+    async def _remove_earlier(self) -> None:
+        """Remove what a k3dreg that was killed has left."""
+        for container in await containers.with_labels(self._engine, {ROLE: _ROLE, OWNER: self._owner}):
+            await containers.remove(self._engine, container.id)
+
+    def _description(self, own: Any, receiver: DirectoryReceiver, directories: tuple[str, ...]) -> dict[str, Any]:
+        """Describe a container that may do nothing (Engine API, "Create a container").
+
+        `own` is the engine's description of k3dreg's own.  What is in the environment, only root can read.  Raises
+        `EngineError`.
+        """
+        paths = [f"/{number}" for number in range(len(directories))]
+        try:
+            host, volumes = own["HostConfig"], own["Config"].get("Volumes") or ()
+            unlabelled = host["Privileged"] or any("label" in option for option in host.get("SecurityOpt") or ())
+            return {
+                "Image": own["Image"],
+                "User": "0:0",
+                "Entrypoint": [sys.executable],
+                "Cmd": ["-I", "-S", directory_sender.__file__, receiver.name, str(os.geteuid()), *paths],
+                "Env": [f"{directory_sender.SECRET}={receiver.secret}"],
+                "Labels": {ROLE: _ROLE, OWNER: self._owner},
+                "HostConfig": {
+                    "AutoRemove": True,
+                    "CapDrop": ["ALL"],
+                    "LogConfig": {"Type": "none"},
+                    "Mounts": containers.bind_mounts(directories),
+                    "NetworkMode": f"container:{own['Id']}",
+                    "ReadonlyRootfs": True,
+                    "SecurityOpt": ["no-new-privileges", *(["label=disable"] if unlabelled else [])],
+                    # Else the engine makes a volume for each, and fills it.
+                    "Tmpfs": dict.fromkeys(volumes, ""),
+                    "UsernsMode": host.get("UsernsMode") or "",
+                },
+            }
+        except (KeyError, TypeError) as error:
+            raise EngineError("the engine's description of k3dreg's container is not understood") from error
