@@ -54,7 +54,8 @@ class Config:
         "docker",
         parse_docker,
         "The engine's address: `unix:///path`, `tcp://host:port` or `ssh://host`",
-        more="With `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` by TLS",
+        more="With `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` by TLS. Over ssh, the engine's socket is "
+        "`/var/run/docker.sock` unless the URL has a path: `ssh://host/path/docker.sock`",
         value="URL",
         default_words=f"as for Docker's client, else `unix://{DEFAULT_SOCKET}`",
         consulted=("DOCKER_HOST", "DOCKER_CONTEXT"),

@@ -19,7 +19,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
 from k3dreg.docker.engine_tls import explain_refusal
 from k3dreg.docker.messages import error_message, one_line, parse_version
-from k3dreg.docker.ssh_transport import TunnelFailed
+from k3dreg.docker.ssh_forward import TunnelFailed
 from k3dreg.oci.errors import EngineError, EngineSilent, EngineTooOld, EngineUnavailable
 from k3dreg.oci.user_agent import USER_AGENT
 from k3dreg.streaming.response_body import ResponseBody, read_whole
@@ -221,7 +221,8 @@ def _explain(error: Exception) -> EngineUnavailable:
         if isinstance(cause, TunnelFailed):
             return EngineUnavailable(
                 f"Docker cannot be reached over ssh: {cause}",
-                advice="try `ssh HOST docker version` as the user that k3dreg runs as; it must not ask for anything",
+                advice="try `ssh HOST docker version` as the user that k3dreg runs as; it must not ask for anything. "
+                "If Docker's socket is not /var/run/docker.sock there, name it: ssh://HOST/path/docker.sock",
             )
         if refusal := explain_refusal(cause):
             return EngineUnavailable(

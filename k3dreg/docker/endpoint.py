@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from k3dreg.config.engine_address import EngineAddress, parse_engine_url
 from k3dreg.docker.engine_tls import make_connection_creator
-from k3dreg.docker.ssh_transport import ProcessEndpoint, ssh_command
+from k3dreg.docker.ssh_forward import ForwardedAgent, ForwardedEndpoint, SshForward, ssh_command
 from k3dreg.streaming.quiet_pool import quiet_pool
 
 __all__ = ["CONNECT_TIMEOUT", "EngineAddress", "make_agent", "make_pool", "parse_engine_url"]
@@ -51,7 +51,7 @@ class LargeReads:
 
 def _receive_more(protocol: IProtocol) -> IProtocol:
     transport = cast(Any, protocol).transport
-    if hasattr(transport, "bufferSize"):  # that of TLS or of a process has none
+    if hasattr(transport, "bufferSize"):  # that of TLS has none
         transport.bufferSize = _PIECE
     return protocol
 
@@ -73,17 +73,19 @@ def make_agent(
     *,
     connect_timeout: float = CONNECT_TIMEOUT,
     pool: HTTPConnectionPool | None = None,
-    tunnel: Sequence[str] = (),
+    forward: SshForward | None = None,
 ) -> IAgent:
     """An HTTP client whose every request goes to the engine at `address`.
 
     `reactor` connects (UNIX, TCP and names), starts ssh and tells the time.  `connect_timeout` in seconds.
     Raises `UsageError` for certificates that cannot be used.  `pool` keeps idle connections; give one to close them in
-    the end.  `tunnel` is the command that connects instead of ssh.
+    the end.  `forward` is in place of an ssh of its own.
     """
     endpoint: IEndpoint
     if address.ssh:
-        endpoint = ProcessEndpoint(reactor, tunnel or ssh_command(address, connect_timeout))
+        if forward is None:
+            forward = SshForward(reactor, partial(ssh_command, address, connect_timeout), connect_timeout)
+        endpoint = ForwardedEndpoint(reactor, forward, connect_timeout)
     elif address.path:
         endpoint = UNIXClientEndpoint(reactor, address.path, timeout=connect_timeout)
     else:
@@ -92,7 +94,8 @@ def make_agent(
             endpoint = wrapClientTLS(make_connection_creator(address.host, address.tls), endpoint)
     if pool is None:
         pool = make_pool(reactor)
-    return _Uncompressed(Agent.usingEndpointFactory(reactor, _OneEndpoint(LargeReads(endpoint)), pool))
+    agent: IAgent = Agent.usingEndpointFactory(reactor, _OneEndpoint(LargeReads(endpoint)), pool)
+    return _Uncompressed(agent if forward is None else ForwardedAgent(reactor, agent, forward))
 
 
 @implementer(IAgent)

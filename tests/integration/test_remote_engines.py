@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -21,6 +22,7 @@ from tests.integration.conftest import PushedImage
 from tests.integration.support import rig
 from tests.integration.support.daemon import Daemon
 from tests.integration.support.node import Node
+from tests.integration.support.puller import Puller
 
 pytestmark = pytest.mark.engines("docker29", "docker29-classic")
 
@@ -143,18 +145,11 @@ def far(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         port = free.getsockname()[1]
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True)
-    there, here = tmp_path / "there", tmp_path / "here"
-    there.mkdir()
+    here = tmp_path / "here"
     here.mkdir()
-    # The far machine's `docker`; a client in a chroot knows the sockets by other paths.
-    docker = rig.setting("K3DREG_TEST_DOCKER")
-    root = docker.split()[1] if docker.startswith("chroot ") else ""
-    script = f'#!/bin/bash\nexec {docker} "${{@/#unix:\\/\\/{root.replace("/", chr(92) + "/")}/unix:\\/\\/}}"\n'
-    _write_program(there / "docker", script)
     (tmp_path / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\n"
-        f"StrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\nMaxStartups 100\n"
-        f"SetEnv PATH={there}:/usr/bin:/bin:/usr/sbin:/sbin\n"
+        f"StrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n"
     )
     (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {(tmp_path / 'host.pub').read_text()}")
     (tmp_path / "ssh_config").write_text(f"IdentityFile {tmp_path}/user\nUserKnownHostsFile {tmp_path}/known\n")
@@ -184,7 +179,20 @@ def _wait_for_port(port: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_node_pulls_through_ssh(
+def ssh_processes(directory: Path) -> list[int]:
+    """The ssh clients that run with the settings in this directory."""
+    found = subprocess.run(["pgrep", "-f", f"^{shutil.which('ssh')} -F {directory}/"], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def wait_until_there_is_no_ssh(directory: Path) -> None:
+    end = time.monotonic() + 10
+    while ssh_processes(directory):
+        assert time.monotonic() < end, "ssh goes on"
+        time.sleep(0.05)
+
+
+def test_a_node_pulls_through_one_ssh_which_ends_with_k3dreg(
     engine: rig.EngineAddress, small_image: PushedImage, node: Node, tmp_path: Path, far: tuple[str, Path]
 ) -> None:
     host, programs = far
@@ -196,8 +204,41 @@ def test_a_node_pulls_through_ssh(
             node.use_mirror(daemon.host)
             node.pull(small_image.name)
             assert small_image.message in node.run(small_image.name)
+            assert len(ssh_processes(tmp_path)) == 1
+        wait_until_there_is_no_ssh(tmp_path)
+        assert (tmp_path / "sshd.log").read_text().count("Accepted publickey") == 1
     finally:
         docker.remove(small_image.name)
+
+
+def test_an_ssh_that_ends_is_started_again_and_ends_with_a_k3dreg_that_is_killed(
+    engine: rig.EngineAddress, small_image: PushedImage, tmp_path: Path, far: tuple[str, Path]
+) -> None:
+    host, programs = far
+    docker = small_image.pull_into(engine)
+    path = f"{programs}:{os.environ['PATH']}"
+    with daemon_for(f"ssh://{host}{engine.socket}", tmp_path, PATH=path) as daemon:
+        daemon.wait_for("images come from Docker")
+        (first,) = ssh_processes(tmp_path)
+        os.kill(first, signal.SIGKILL)
+        end = time.monotonic() + 20
+        while not (found := ssh_processes(tmp_path)) or first in found:
+            assert time.monotonic() < end, daemon.log()
+            time.sleep(0.1)
+        # It is the new one that serves.
+        assert Puller(daemon.host, small_image.registry).image(small_image.repository, small_image.tag) > 0
+        daemon.kill()
+        wait_until_there_is_no_ssh(tmp_path)
+    docker.remove(small_image.name)
+
+
+def test_an_engine_that_is_not_there_behind_ssh_is_told(
+    engine: rig.EngineAddress, tmp_path: Path, far: tuple[str, Path]
+) -> None:
+    host, programs = far
+    path = f"{programs}:{os.environ['PATH']}"
+    with daemon_for(f"ssh://{host}/nonexistent.sock", tmp_path, PATH=path) as daemon:
+        daemon.wait_for(r"no engine at ssh://.*open failed")
 
 
 def test_ssh_that_may_not_log_in_says_so(engine: rig.EngineAddress, tmp_path: Path, far: tuple[str, Path]) -> None:
