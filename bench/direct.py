@@ -29,7 +29,7 @@ from twisted.internet.interfaces import IConsumer
 from twisted.internet.task import react
 from zope.interface import implementer
 
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool, parse_engine_url
 from k3dreg.docker.image import EngineImage, ImageStore
 from k3dreg.engine_files.engine_files import IEngineFiles
@@ -129,7 +129,7 @@ class Bench:
         self.options = options
         self.pool = make_pool(reactor)
         agent = make_agent(reactor, parse_engine_url(options.docker), pool=self.pool)
-        self.engine = Engine(agent, reactor, description=options.docker)
+        self.engine = EngineClient(agent, reactor, description=options.docker)
         self.workers = Workers(reactor)
 
     async def run(self) -> None:

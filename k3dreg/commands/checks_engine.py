@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from k3dreg.commands.checks import FAIL, OK, WARN, Check
 from k3dreg.config.settings import Config
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.docker.system import system_time
 from k3dreg.engine_files.local_files import files_here
@@ -17,7 +17,7 @@ from k3dreg.streaming.workers import Workers
 _CLOCK = 60.0
 
 
-async def engine_checks(config: Config, engine: Engine, workers: Workers, now: float) -> list[Check]:
+async def engine_checks(config: Config, engine: EngineClient, workers: Workers, now: float) -> list[Check]:
     """If the first one fails, it is the only one.  `now` in seconds since the epoch."""
     try:
         info = await engine.info()
@@ -52,7 +52,7 @@ def _store(info: EngineInfo) -> Check:
     )
 
 
-async def _clock(engine: Engine, now: float) -> Check:
+async def _clock(engine: EngineClient, now: float) -> Check:
     try:
         there = await system_time(engine)
     except EngineError:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from k3dreg.commands.checks import OK, WARN, Check
 from k3dreg.docker import containers
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.image import ImageStore
 from k3dreg.docker.reach import connection_failure, gateways
 from k3dreg.oci.errors import EngineError
@@ -21,7 +21,7 @@ _MOST_NETWORKS = 4
 
 
 async def reach_checks(
-    engine: Engine, aliases: Sequence[str], hostname: str, ports: Sequence[int], *, answers: bool
+    engine: EngineClient, aliases: Sequence[str], hostname: str, ports: Sequence[int], *, answers: bool
 ) -> list[Check]:
     """The names of this registry, and who reaches it by them.  `answers`: somebody does on `ports`.
 
@@ -51,7 +51,7 @@ async def reach_checks(
 
 
 async def own_names(
-    engine: Engine, aliases: Sequence[str], hostname: str, ports: Sequence[int]
+    engine: EngineClient, aliases: Sequence[str], hostname: str, ports: Sequence[int]
 ) -> tuple[OwnNames, bool]:
     """What a daemon here is called, as it finds out when it starts; and whether this is a container of the engine's.
 
@@ -72,12 +72,12 @@ def _mirror(names: OwnNames, mirrors: Sequence[str]) -> list[Check]:
     return []
 
 
-async def _gateways_of_nodes(engine: Engine) -> Sequence[tuple[str, str]]:
+async def _gateways_of_nodes(engine: EngineClient) -> Sequence[tuple[str, str]]:
     """Return, by name of network, the address that this machine has in it.  Raises `EngineError`."""
     return [(name, address) for name, address in await gateways(engine) if _OF_NODES.fullmatch(name)][:_MOST_NETWORKS]
 
 
-async def _reached(engine: Engine, who: str, host: str, advice: str) -> Check:
+async def _reached(engine: EngineClient, who: str, host: str, advice: str) -> Check:
     failure = await connection_failure(engine, host)
     if failure:
         return Check("reach", WARN, f"{who} does not reach {host}: {failure}", advice)

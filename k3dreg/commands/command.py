@@ -24,7 +24,7 @@ from k3dreg.commands.why import parse_image, pushed_in, walk
 from k3dreg.config.settings import Config
 from k3dreg.config.usage import complaint
 from k3dreg.credentials.chain import make_chain, make_docker_logins
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent
 from k3dreg.oci.errors import EngineError, K3dregError
 from k3dreg.oci.reference import Reference
@@ -69,8 +69,8 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
 
 
-def _engine(config: Config, reactor: Any) -> Engine:
-    return Engine(make_agent(reactor, config.docker), reactor, description=str(config.docker))
+def _engine(config: Config, reactor: Any) -> EngineClient:
+    return EngineClient(make_agent(reactor, config.docker), reactor, description=str(config.docker))
 
 
 async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], say: Write, *, as_object: bool) -> int:

@@ -12,12 +12,12 @@ from k3dreg.commands.checks_machine import credential_helpers, socket_file, stat
 from k3dreg.commands.checks_ports import ListeningPort, knock
 from k3dreg.commands.checks_reachability import reach_checks
 from k3dreg.config.settings import Config
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.streaming.workers import Workers
 
 
 async def examine(
-    config: Config, engine: Engine, workers: Workers, reactor: Any, environment: Mapping[str, str]
+    config: Config, engine: EngineClient, workers: Workers, reactor: Any, environment: Mapping[str, str]
 ) -> list[Check]:
     """All checks.  Nothing is changed, and nothing is raised for what is wrong."""
     checks = [await workers.run(socket_file, config.docker)]

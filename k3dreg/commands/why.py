@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage, ImageStore
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, ImageNotInEngine, K3dregError, RegistryNotAllowed
 from k3dreg.oci.reference import Reference, Repository

@@ -17,7 +17,7 @@ from k3dreg.daemon.engine_watch import make_monitor
 from k3dreg.daemon.image_sources import make_files, make_sources, make_warming
 from k3dreg.daemon.listeners import Listeners
 from k3dreg.daemon.upstream_registries import make_upstream
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.catalogue import open_catalogue
 from k3dreg.registry.content_discovery import Discovery, EngineLists
@@ -62,7 +62,7 @@ class App:
         self._closing = Closing()
         self._pool = make_pool(reactor)
         agent = make_agent(reactor, config.docker, pool=self._pool)
-        self.engine = Engine(agent, reactor, description=str(config.docker))
+        self.engine = EngineClient(agent, reactor, description=str(config.docker))
         self.workers = Workers(reactor)
 
     async def start(self) -> None:

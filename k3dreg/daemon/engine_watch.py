@@ -12,9 +12,9 @@ from twisted.internet.task import deferLater
 from k3dreg import __version__
 from k3dreg.config.settings import Config
 from k3dreg.daemon.image_sources import EngineFileAccess
-from k3dreg.docker.client import Engine
-from k3dreg.docker.engine import IEngine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.errors import EngineError
 from k3dreg.reporting.logger import make_logger
 from k3dreg.status.metrics import Readings
@@ -30,7 +30,12 @@ _LOOK_FOR_ENGINE = 2.0
 
 
 def make_monitor(
-    config: Config, engine: Engine, files: EngineFileAccess, store: BlobStore, pushed: IPushed, clock: IReactorTime
+    config: Config,
+    engine: EngineClient,
+    files: EngineFileAccess,
+    store: BlobStore,
+    pushed: IPushed,
+    clock: IReactorTime,
 ) -> Monitor:
     """The monitor, and the observer that other packages report to."""
 

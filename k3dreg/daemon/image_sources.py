@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.config.settings import Config
 from k3dreg.daemon.closing import Closing
-from k3dreg.docker.client import Engine
-from k3dreg.docker.engine import IImageNames
+from k3dreg.docker.client import EngineClient
+from k3dreg.docker.interfaces import IImageNames
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.helper_container import HelperContainer
 from k3dreg.engine_files.helper_objects import clean_up
@@ -55,7 +55,7 @@ class ImageSources:
 
 
 async def make_files(
-    config: Config, engine: Engine, workers: Workers, reactor: Any, closing: Closing
+    config: Config, engine: EngineClient, workers: Workers, reactor: Any, closing: Closing
 ) -> EngineFileAccess:
     """Whatever `--reader` allows, until `closing`.
 
@@ -90,7 +90,7 @@ def _begin(work: Coroutine[Deferred[Any], Any, None]) -> Callable[[], None]:
 
 def make_sources(
     files: EngineFileAccess,
-    engine: Engine,
+    engine: EngineClient,
     store: IBlobStore,
     catalogue: ICatalogue,
     workers: Workers,
@@ -109,7 +109,7 @@ def make_sources(
 
 
 def make_warming(
-    engine: Engine,
+    engine: EngineClient,
     names: IImageNames,
     sources: Sequence[IImageSource],
     store: IBlobStore,

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from k3dreg.daemon.closing import Closing
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.images.repair import Repair
 from k3dreg.images.source import IImageSource, IRepair
 from k3dreg.registry.own_names import OwnNames
@@ -32,7 +32,7 @@ class UpstreamRegistries:
 
 
 def make_upstream(
-    engine: Engine,
+    engine: EngineClient,
     probes: Sequence[IImageSource],
     store: IBlobStore,
     credentials: ICredentialSource,

@@ -43,7 +43,7 @@ _NO_NAME: Mapping[int, Sequence[str]] = {
 }
 
 
-class Engine:
+class EngineClient:
     """See `IEngine`.  `silence` in seconds; `description` is for logs: the URL, which errors never tell."""
 
     def __init__(

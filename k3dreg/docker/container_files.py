@@ -9,7 +9,7 @@ import json
 from attrs import frozen
 from twisted.web.iweb import IResponse
 
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.response_body import read_whole

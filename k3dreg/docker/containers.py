@@ -13,7 +13,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from k3dreg.docker.documents import ask
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.members import items, mapping, text, texts
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 

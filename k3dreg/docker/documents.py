@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
 from k3dreg.streaming.response_body import read_whole
 

@@ -14,7 +14,7 @@ from attrs import frozen
 from twisted.web.iweb import IBodyProducer
 
 from k3dreg.docker.documents import ask, fetch, parse
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.members import items, mapping, number, text, texts
 from k3dreg.docker.messages import one_line, stream_error
 from k3dreg.docker.refusals import is_unpacking_failure

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from k3dreg.docker.documents import ask
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.refusals import is_connection_failure
 from k3dreg.oci.errors import EngineError
 

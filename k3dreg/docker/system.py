@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from k3dreg.docker.documents import ask
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.streaming.response_body import read_whole
 
 # Seconds until an engine that says nothing counts as down.  A healthy one answers a ping within milliseconds.

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.streaming.file_handles import Handle
 
 

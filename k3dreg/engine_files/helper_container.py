@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from k3dreg.docker import containers
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files import directory_sender
 from k3dreg.engine_files.directory_receiver import DirectoryReceiver
 from k3dreg.engine_files.helper_objects import OWNER, ROLE

@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from k3dreg.docker import images
-from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import is_helper_image
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.reporting.logger import make_logger
 

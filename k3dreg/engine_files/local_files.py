@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from twisted.internet.interfaces import IConsumer
 
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.directories import EngineDirectories, EngineDirectory, SameDirectories
 from k3dreg.engine_files.engine_files import FileStat
 from k3dreg.oci.digest import Digest

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import EngineInfo
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.directories import EngineDirectory
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable, K3dregError

@@ -14,8 +14,8 @@ from typing import Any
 from attrs import frozen
 
 from k3dreg.docker import containers
-from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import EngineInfo
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.helper_objects import OWNER, ROLE, image_of_nothing
 from k3dreg.engine_files.layout import engine_directories
 from k3dreg.oci.errors import FilesUnreachable

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker import container_files
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.archive_reads import ArchivedFile, ArchivedTree, drain
 from k3dreg.engine_files.engine_files import FileStat
 from k3dreg.engine_files.file_blob import PATIENCE, ReaderBlob, Way

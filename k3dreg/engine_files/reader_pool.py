@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.layout import engine_directories
 from k3dreg.engine_files.reader_containers import Reader, ReaderContainers
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FilesUnreachable, K3dregError

@@ -9,8 +9,8 @@ from attrs import field, frozen
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.layout import content_directories, content_path
 from k3dreg.images.source import ICatalogue

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.images.export_contents import ExportContents, contents_of
 from k3dreg.images.export_spool import Begun, ExportSpool, Grown, SpoolEvent, close_handles
 from k3dreg.oci.digest import Digest

@@ -11,8 +11,8 @@ from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.layout import LayerPaths, chain_ids
 from k3dreg.formats.tar_split import tar_size, unzip_lines

@@ -13,8 +13,8 @@ from attrs import frozen
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngine, IEngineRequests
 from k3dreg.docker.image import ChildManifest, EngineImage, ImageStore
+from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.formats.basic_auth import Credentials
 from k3dreg.images.repair_methods import load, rebuild
 from k3dreg.images.source import IImageSource

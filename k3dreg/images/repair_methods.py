@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from k3dreg.docker import images
-from k3dreg.docker.engine import IEngineRequests
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest

@@ -8,7 +8,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IImageNames
+from k3dreg.docker.interfaces import IImageNames
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, NameUnknown
 from k3dreg.oci.listing import Names

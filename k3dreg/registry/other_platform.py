@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.errors import K3dregError, ManifestUnknown
 from k3dreg.oci.platform import Platform
 from k3dreg.oci.reference import Reference

@@ -8,8 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from k3dreg.docker import containers, images
-from k3dreg.docker.engine import IEngineRequests
 from k3dreg.docker.image import ImageStore, is_helper_image
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, InvalidName, InvalidReference
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.registry.own_names import OwnNames, names_of_container, names_of_machine, short_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from k3dreg.docker.engine import IEngine, IImageNames
+from k3dreg.docker.interfaces import IEngine, IImageNames
 from k3dreg.oci.errors import EngineError, RegistryNotAllowed
 from k3dreg.oci.reference import DOCKER_HUB
 from k3dreg.reporting.logger import make_logger

@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IConsumer, IProducer, IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from k3dreg.docker.engine import IEngine, IImageEvents, IImageNames
 from k3dreg.docker.image import EngineImage
+from k3dreg.docker.interfaces import IEngine, IImageEvents, IImageNames
 from k3dreg.images.source import IImageSource
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor

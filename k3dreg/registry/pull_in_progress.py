@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import ImageStore
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.formats.basic_auth import BasicAuth
 from k3dreg.images.source import ILooseContent
 from k3dreg.oci.descriptor import Descriptor

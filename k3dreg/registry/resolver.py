@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.docker.engine import IEngine
 from k3dreg.docker.image import EngineImage, ImageStore, PullProgress
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.errors import ImageNotInEngine, K3dregError, ManifestUnknown, NotFound, Refused, UpstreamFailed
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry.other_platform import OtherPlatforms

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker import images
-from k3dreg.docker.engine import IEngine, IEngineRequests
 from k3dreg.docker.image import EngineInfo
 from k3dreg.docker.images import ListedImage
+from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.docker.system import ping
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError

@@ -27,7 +27,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
-from k3dreg.docker.client import SILENCE, Engine
+from k3dreg.docker.client import SILENCE, EngineClient
 from k3dreg.docker.image import ImageStore
 from k3dreg.oci.digest import Digest
 from tests.fakes.archives import Layout, build_archive, layout_of
@@ -261,9 +261,9 @@ class FakeEngine:
             self._traversal = RequestTraversalAgent(EngineResource(self))
         return _Agent(self, self._traversal)
 
-    def client(self, clock: IReactorTime, *, silence: float = SILENCE) -> Engine:
+    def client(self, clock: IReactorTime, *, silence: float = SILENCE) -> EngineClient:
         """k3dreg's own client, connected here in memory."""
-        return Engine(self.agent(), clock, silence=silence, description="fake")
+        return EngineClient(self.agent(), clock, silence=silence, description="fake")
 
     def flush(self) -> None:
         """Move what was written since to the clients in memory."""

@@ -29,7 +29,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 from twisted.web.iweb import IResponse
 
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool, parse_engine_url
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
 from k3dreg.engine_files.engine_files import IEngineFiles
@@ -124,7 +124,9 @@ class _Direct(TestCase):
         # Cleanups run last to first.
         self.addCleanup(lambda: deferLater(_reactor, 0.01, lambda: None))
         self.addCleanup(pool.closeCachedConnections)
-        self.engine = Engine(make_agent(_reactor, parse_engine_url(self.url), pool=pool), _reactor, description="test")
+        self.engine = EngineClient(
+            make_agent(_reactor, parse_engine_url(self.url), pool=pool), _reactor, description="test"
+        )
         self.workers = Workers(_reactor)
         self.workers.start()
         self.addCleanup(self.workers.stop)
@@ -486,7 +488,7 @@ def _damaged(path: str, damage: Callable[[], object]) -> Iterator[None]:
 class _Elsewhere:
     """An engine that says its images are in a directory that its host does not have."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
         self.creations = 0
 

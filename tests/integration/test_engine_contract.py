@@ -30,7 +30,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
 from k3dreg.docker.image import ImageStore
 from k3dreg.engine_files.helper_objects import image_of_nothing
@@ -65,7 +65,7 @@ _reactor: Any = global_reactor
 class EngineContract:
     """The tests.  An engine is behind a tunnel, so that it can be lost."""
 
-    engine: Engine
+    engine: EngineClient
     tunnel: Tunnel
     case: TestCase
 
@@ -268,7 +268,7 @@ class _Contract(EngineContract, TestCase):
         address = EngineAddress(path=await self.listen(self.tunnel, "tunnel"))
         self.addCleanup(lambda: deferLater(_reactor, 0.01, lambda: None))
         self.addCleanup(pool.closeCachedConnections)
-        self.engine = Engine(make_agent(_reactor, address, pool=pool), _reactor, description="under test")
+        self.engine = EngineClient(make_agent(_reactor, address, pool=pool), _reactor, description="under test")
 
 
 class _FakeContract(_Contract):

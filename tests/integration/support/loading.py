@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.streaming.response_body import read_whole
 
 _LIMIT = 1024 * 1024
@@ -14,7 +14,7 @@ _TRIES = 5
 _COLLECTED = re.compile(r"parent snapshot \S+ does not exist")
 
 
-async def load(engine: Engine, archive: bytes) -> None:
+async def load(engine: EngineClient, archive: bytes) -> None:
     """Asserts that the engine takes it."""
     headers = {"Content-Type": "application/x-tar"}
     for left in reversed(range(_TRIES)):

@@ -28,7 +28,7 @@ from k3dreg.commands.checks_ports import knock, port_of
 from k3dreg.commands.checks_reachability import reach_checks
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.options import Options
-from k3dreg.docker.client import Engine
+from k3dreg.docker.client import EngineClient
 from k3dreg.docker.image import ImageStore
 from k3dreg.engine_files.own_container import OwnContainer
 from tests.fakes.engine import FakeEngine, PullError
@@ -44,7 +44,7 @@ class EngineCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.fake = FakeEngine(ImageStore.CONTAINERD)
         self.clock = Clock()
-        self.engine: Engine = self.fake.client(self.clock)
+        self.engine: EngineClient = self.fake.client(self.clock)
 
     def done(self, coroutine: Coroutine[Any, Any, T]) -> T:
         asked = Deferred.fromCoroutine(coroutine)

@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from k3dreg.docker.client import PREPARATION, Engine
+from k3dreg.docker.client import PREPARATION, EngineClient
 from k3dreg.docker.image import EngineImage, ImageStore, PullProgress
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
@@ -44,7 +44,7 @@ class _EngineCase(SynchronousTestCase):
 
     def use(self, fake: FakeEngine) -> None:
         self.fake = fake
-        self.engine: Engine = fake.client(self.clock, silence=_SILENCE)
+        self.engine: EngineClient = fake.client(self.clock, silence=_SILENCE)
 
     def start(self, coroutine: Coroutine[Any, Any, _T]) -> Deferred[_T]:
         return Deferred.fromCoroutine(coroutine)
@@ -72,7 +72,7 @@ class _NameUnknown:
 
 class Addressing(_EngineCase):
     def test_a_host_whose_name_does_not_resolve_is_an_engine_that_is_not_there(self) -> None:
-        self.engine = Engine(_NameUnknown(), self.clock, description="tcp://nowhere:2375")
+        self.engine = EngineClient(_NameUnknown(), self.clock, description="tcp://nowhere:2375")
         self.assertIn("resolve", str(self.fails(self.engine.info(), EngineUnavailable)))
 
 
