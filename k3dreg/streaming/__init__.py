@@ -1,1 +1,1 @@
-"""Streams, producers, worker threads, single flight.  Back-pressure and cancellation live here, nowhere else."""
+"""Streams, producers, worker threads and single flight.  Only this package implements back-pressure and cancelling."""

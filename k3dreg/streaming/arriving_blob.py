@@ -14,25 +14,25 @@ from k3dreg.streaming.content import IBlob, IFileHandle
 from k3dreg.streaming.file_producer import FileSending
 from k3dreg.streaming.workers import Workers
 
-# IBlob.read is for manifests and configs.
+# Bytes.  `IBlob.read` is for manifests and configs.
 LARGEST_READ = 8 * 1024 * 1024
 
 
 class ArrivingBlob:
-    """A blob of known digest and size that somebody else is writing to a staging file.
+    """A blob of known digest and size that can be sent while a writer is still appending it to a staging file.
 
-    Whoever writes it says how far he is with `advance`, and in the end `finish` or `fail`, all in the reactor's
-    thread.  Senders read what is there from the file, each at his own pace and from where he likes, and wait when they
-    have caught up; they hold up neither the writer nor each other.
+    The writer calls `advance` after each write, and `finish` or `fail` at the end, all in the reactor's thread.  Each
+    sender reads the file from its own offset at the pace of its consumer, and waits for the writer when it has caught
+    up.  Senders block neither the writer nor each other.
 
-    The last byte is not given to anybody before `finish`, because until then nobody knows that the bytes are right:
-    a reader who lacks one byte knows that he has not got it all.
+    No sender gets the last byte before `finish`, because the bytes are verified only then.  A client that lacks a byte
+    can tell that its download is incomplete.
     """
 
     def __init__(self, workers: Workers, digest: Digest, size: int, handle: IFileHandle) -> None:
-        """`handle` reads the staging file and is the blob's own from now on.
+        """`handle` reads the staging file; it now belongs to the blob.
 
-        The blob closes it after `finish` or `fail`, when the last sender that has begun by then has ended.
+        The blob closes it after `finish` or `fail`, as soon as the last sender has ended.
         """
         self.digest = digest
         self.size = size
@@ -42,24 +42,27 @@ class ArrivingBlob:
         self._finished = False
         self._kept: IBlob | None = None
         self._failed: BaseException | None = None
-        # Each with the offset of the first byte that it has not taken out of the file.
+        # Each sender with the offset of the first byte that it has not read from the file.
         self._senders: dict[FileSending, int] = {}
-        self._watching: list[Deferred[None]] = []  # those who wait until senders move
-        self._dropped = 0  # bytes at the beginning that are not there any more
+        self._watching: list[Deferred[None]] = []  # fired when a sender moves, begins or ends
+        self._dropped = 0  # bytes at the beginning that the writer may have dropped
         self._waiting: list[Deferred[None]] = []
 
     # -- the writer's side ----------------------------------------------------------------------
 
     def advance(self, total: int) -> None:
-        """The first `total` bytes are in the file.  Bytes beyond `size` are nobody's business here."""
+        """Record that the first `total` bytes are in the file, and wake the senders.
+
+        Bytes beyond `size` are ignored.
+        """
         if total > self._written:
             self._written = min(total, self.size)
             _fire(self._waiting)
 
     def finish(self, kept: IBlob | None) -> None:
-        """All of it is in the file, and it is verified.
+        """Record that the whole blob is in the file and verified, and release the last byte to the senders.
 
-        `kept` is the same blob where it is kept, for those that were given this one and have not begun to read it.
+        `kept` is the same blob in the store; a later `send` or `read` uses it.  None if the store does not have it.
         """
         if self._failed is None and not self._finished:
             self._written = self.size
@@ -69,9 +72,9 @@ class ArrivingBlob:
             self._close_if_ended()
 
     def fail(self, reason: Exception | Failure) -> None:
-        """It will not be finished.  All who send it, or will, get a `ContentError` that says so.
+        """Record that the writer failed: every `send` and `read`, now and later, raises `ContentError`.
 
-        Only an error of our own is quoted in it: the text of any other may hold a path.
+        That error quotes `reason` only if it is a `K3dregError`: the text of any other error may contain a path.
         """
         if self._finished or self._failed is not None:
             return
@@ -83,14 +86,14 @@ class ArrivingBlob:
 
     @property
     def has_beginning(self) -> bool:
-        """Return whether a new reader can begin at the first byte."""
+        """Return whether a new sender can begin at the first byte."""
         return self._dropped == 0
 
     async def drop_read(self, most: int, patience: float) -> int:
-        """Wait until every sender, and one at least, lacks at most `most` of the bytes that are in the file.
+        """Wait until there is a sender and every sender has all but `most` of the bytes written so far.
 
-        Returns the offset before which the writer may drop what it has: no sender can begin there from now on.
-        Raises Twisted's `TimeoutError` after `patience` seconds in which there is no sender.
+        Returns the offset before which the writer may drop its bytes; no new sender can begin before it from then on.
+        Raises Twisted's `TimeoutError` after `patience` seconds without a sender.
         """
         while not self._senders or self._written - min(self._senders.values()) > most:
             moved: Deferred[None] = Deferred(lambda gone: _forget(gone, self._watching))
@@ -102,7 +105,11 @@ class ArrivingBlob:
     # -- IBlob ----------------------------------------------------------------------------------
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Ends and raises as `FileSending.run`; and `ContentError` once the blob has failed."""
+        """Write the bytes from `start` up to, not including, `stop` to `consumer`, as they arrive.
+
+        Returns and raises as `FileSending.run`.  Also raises `ContentError` after `fail`, and `ContentGone` when the
+        writer has dropped the byte at `start`.
+        """
         self._raise_if_failed()
         if self._finished:
             await self._as_kept().send(consumer, start, stop)
@@ -126,7 +133,11 @@ class ArrivingBlob:
             self._close_if_ended()
 
     async def read(self) -> bytes:
-        """All of it, once it is finished."""
+        """Wait for `finish`, and return the whole blob from the store.
+
+        Raises `ContentError` for a blob of more than `LARGEST_READ` bytes and after `fail`; `ContentGone` when the
+        store does not have it.
+        """
         if self.size > LARGEST_READ:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         await self._until(lambda: self._finished)
@@ -156,7 +167,7 @@ class ArrivingBlob:
             raise self._error() from self._failed
 
     def _error(self) -> ContentError:
-        """One for each: an exception collects the frames it was raised through, and with them their consumers."""
+        """Return a new error for each sender: a raised exception keeps alive the frames that it passed through."""
         why = str(self._failed) if isinstance(self._failed, K3dregError) else type(self._failed).__name__
         return ContentError(f"{self.digest} did not arrive: {why}")
 
@@ -171,7 +182,7 @@ class ArrivingBlob:
 
 
 def _fire(waiting: list[Deferred[None]]) -> None:
-    """Wake those who wait now.  What one does next may cancel another, or make it wait again."""
+    """Fire the Deferreds that wait now.  A callback may cancel another of them or add a new one to `waiting`."""
     woken = waiting.copy()
     waiting.clear()
     for waiter in woken:

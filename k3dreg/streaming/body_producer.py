@@ -15,7 +15,7 @@ from k3dreg.streaming.content import IBlob
 
 @implementer(IBodyProducer)
 class Pieces:
-    """Sends bytes and blobs, one after the other, at the pace of the connection.  Its length is known beforehand."""
+    """A request body of bytes and blobs, sent one after the other at the pace of the connection."""
 
     def __init__(self, pieces: Sequence[bytes | IBlob]) -> None:
         self.length = sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
@@ -25,7 +25,10 @@ class Pieces:
         self._written: Deferred[None] | None = None
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Fires when all was written; fails as a blob's `send` does, and then the request is broken off."""
+        """Send all pieces to `consumer`; fires when the last byte has been written.
+
+        Fails as a blob's `send` does; Twisted then aborts the request.
+        """
         self._throttle = _Throttle(consumer)
         written: Deferred[None] = Deferred()
         self._written = written
@@ -42,7 +45,7 @@ class Pieces:
             self._throttle.resume()
 
     def stopProducing(self) -> None:
-        """The connection is lost, or the request was given up.  Nothing fires after this."""
+        """Stop sending: the connection is lost, or the request was cancelled.  The Deferred then never fires."""
         self._written = None
         if self._sending is not None:
             self._sending.cancel()
@@ -62,7 +65,7 @@ class Pieces:
 
 @implementer(IConsumer)
 class _Throttle:
-    """The consumer that blobs see.  The connection has one producer for the whole body and knows nothing of theirs."""
+    """The consumer that blobs register their producers with; the connection only knows `Pieces` as its producer."""
 
     def __init__(self, consumer: IConsumer) -> None:
         self._consumer = consumer

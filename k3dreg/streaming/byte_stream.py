@@ -7,28 +7,28 @@ from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 
-# The most that one `read` returns, in bytes, give or take a piece: large enough that a trip to a worker thread
-# (about 0.1 ms) is small beside the hashing and writing of a batch (about 0.5 ms), and small beside what a daemon
-# has in memory with some streams under way.
+# Bytes that one `read` returns at most, give or take one received piece.  A call into a worker thread takes about
+# 0.1 ms, hashing and writing a batch of this size about 0.5 ms; larger batches would only cost memory for each stream.
 BATCH = 256 * 1024
-# Unread bytes above which the source is stopped.  Two batches: a worker thread has one while the next one arrives.
+# Unread bytes above which the source is stopped: a worker thread processes one batch while the next one arrives.
 HIGH_WATER = 2 * BATCH
-# Unread bytes at or below which the source goes on: early enough that a steady reader never waits for it.
+# Unread bytes at or below which the source is resumed: early enough that a steady reader never waits for it.
 LOW_WATER = BATCH
 
 
 class ByteStream:
-    """The bytes of one body.  An `IByteStream`.
+    """The bytes of one body, buffered between a source and one reader.  Implements `IByteStream`.
 
-    The source calls `write` with bytes, `arrived` when it has written all that it received together, and in the end
-    `end`.  It obeys `flow`: False stops it, True lets it go on.  The reader calls `read` and `close`.
+    The source calls `write` with bytes, `arrived` when it has written everything that it received at once, and `end`
+    at the end of the body.  The stream calls `flow(False)` to stop the source and `flow(True)` to resume it.  The
+    reader calls `read` until it returns b"", or `close`.
 
-    A stream ends in one of four ways: whole, broken, closed by its reader, or by cancelling a `read`.  Only the first
-    counts.  What had arrived is still read after the first two.
+    A stream ends once, in one of four ways: complete, broken, closed by its reader, or by cancelling a `read`.  After
+    the first two the reader still gets the bytes that had arrived.
     """
 
     def __init__(self, flow: Callable[[bool], None]) -> None:
-        self.received = 0  # bytes, those included that came after the stream was closed
+        self.received = 0  # bytes, including those that arrived after the stream was closed
         self.is_whole = False  # the source has written the last byte
         self._flow = flow
         self._most_unread = HIGH_WATER
@@ -43,11 +43,11 @@ class ByteStream:
     # -- the reader's side ----------------------------------------------------------------------
 
     async def read(self, least: int = 1) -> bytes:
-        """Return the next bytes, all that have arrived up to about `BATCH`; b"" at the end.
+        """Return the bytes that have arrived, up to about `BATCH`; b"" at the end.
 
-        Waits until at least `least` bytes, of at most `BATCH`, have arrived, or the end: waking a reader costs as much
-        as receiving a piece.  Raises the error that broke the stream, after the last bytes that came before it.
-        Cancelling closes the stream.  Reading a closed stream raises `CancelledError`.
+        Waits until `least` bytes (at most `BATCH`) have arrived or the stream has ended, because waking the reader
+        for each small piece would cost as much as receiving it.  Raises the error that broke the stream, after all
+        bytes before it were read.  Cancelling closes the stream.  Reading a closed stream raises `CancelledError`.
         """
         if self._unread < least and not self._ended:
             if self._reader is not None:
@@ -62,7 +62,7 @@ class ByteStream:
         return b""
 
     def close(self) -> None:
-        """Give up the rest.  Safe at any time, any number of times."""
+        """Close the stream and drop its unread bytes.  Safe at any time, any number of times."""
         was_stopped = self._stopped
         if not self._ended or self._chunks:
             self._drop(CancelledError())
@@ -84,7 +84,7 @@ class ByteStream:
     # -- the source's side ----------------------------------------------------------------------
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take bytes that arrived.  They stay as they are until they are read."""
+        """Append bytes that arrived.  The source must not change `data` afterwards: it is not copied."""
         self.received += len(data)
         if self._ended:
             return
@@ -95,12 +95,12 @@ class ByteStream:
             self._flow(False)
 
     def arrived(self) -> None:
-        """Wake the reader if it has what it waits for."""
+        """Wake the reader if as many bytes are unread as it waits for."""
         if self._unread >= self._least:
             self._wake()
 
     def end(self, error: Exception | None = None) -> None:
-        """Take note that no more bytes come: the stream is whole, or `error` broke it."""
+        """End the stream: it is complete, or `error` broke it."""
         self.is_whole = error is None
         self._finish(error)
 
@@ -113,7 +113,7 @@ class ByteStream:
             self._wake()
 
     def _drop(self, error: Exception) -> None:
-        """End the stream without what had arrived."""
+        """End the stream with `error` and drop its unread bytes."""
         self._chunks.clear()
         self._unread = 0
         self._error = error

@@ -1,4 +1,4 @@
-"""Interfaces of bytes on their way: streams, blobs, files that are read at offsets."""
+"""Interfaces of content that is being read or sent: streams, blobs, and files that are read at offsets."""
 
 from __future__ import annotations
 
@@ -13,97 +13,108 @@ from k3dreg.oci.digest import Digest
 
 
 class IByteStream(Protocol):
-    """Bytes that come from elsewhere, taken when the reader is ready for them (that is the back-pressure)."""
+    """The bytes of a body that another program sends, read at the reader's pace: an unread stream stops its source.
+
+    The reader reads the stream to its end or closes it.
+    """
 
     async def read(self, least: int = 1) -> bytes:
-        """The next bytes, some hundred KiB where the source is fast; b"" once, at the end.
+        """Return the next bytes, some hundred KiB where the source is fast; b"" at the end.
 
-        A stream may wait until `least` bytes are here, and need not.
-        Raises `EngineSilent` when nothing came for the stream's limit, another `K3dregError` when it broke.
-        Cancelling closes the stream.
+        `least` is a hint: a stream may wait until so many bytes have arrived.  Raises `EngineSilent` when no byte
+        arrived within the stream's time limit, another `K3dregError` when it broke.  Cancelling closes the stream.
         """
 
     def close(self) -> None:
-        """Give up the rest.  Safe at any time, any number of times."""
+        """Close the stream without reading the rest.  Safe at any time, any number of times."""
 
 
 class IBlob(Protocol):
     """Content of a known digest and size that can be sent to a consumer, whole or in part.
 
-    It may be a file, or bytes that are still arriving.
+    It may be a file, or bytes that are still arriving.  The caller need not close it.
     """
 
     @property
     def digest(self) -> Digest:
-        """What the content hashes to."""
+        """Return the digest of the content."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Write the bytes from `start` up to, not including, `stop` to `consumer`, at the consumer's pace.
 
-        Registers a producer with `consumer` and unregisters it in the end.  Returns when the last byte has been
+        Registers a producer with `consumer` and unregisters it at the end.  Returns when the last byte has been
         written.  When it raises (`ContentError`, `StoreError`, `EngineError`), fewer bytes were written and the
-        caller must abort the connection.  Of content not yet verified the last byte is held back until it is.
-        Cancelling stops writing; the consumer is the canceller's to close.
+        caller must abort the connection.  The last byte of unverified content is not written before the content is
+        verified.  Cancelling stops the writing; the canceller closes the consumer.
         """
 
     async def read(self) -> bytes:
-        """All of it.  For manifests and configs: raises `ContentError` if it has more than 8 MiB."""
+        """Return the whole content of a manifest or config.  Raises `ContentError` if it has more than 8 MiB."""
 
 
 class ISocketConsumer(IConsumer):
-    """A consumer whose bytes may go into a socket as they are, and so may be put there by somebody else."""
+    """A consumer that may write its bytes to a socket unchanged, so that sendfile(2) can put them there instead."""
 
     def way_around() -> object:
-        """The transport that `write` leads to without changing anything; None if there is none, or not now."""
+        """Return the transport that `write` passes bytes to unchanged; None if there is none at the moment."""
 
     def went_around(size: int) -> None:
-        """So many bytes were put into that transport's socket: they count as written."""
+        """Count `size` bytes as written: the caller has put them into the socket of that transport."""
 
 
 class IFileHandle(Protocol):
-    """A file on this machine's disk that is read at offsets, from any thread, several at once."""
+    """A file on this machine's disk that several threads may read at offsets at once.  The caller closes it."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; b"" at the end of what is there.  Call it in a worker thread.
+        """Return up to `length` bytes from `offset`; b"" at the end of the file.  Call it in a worker thread.
 
-        Raises `ContentGone` when the file is not there, or the handle is closed.
+        Raises `ContentGone` when the file does not exist or the handle is closed.
         """
 
     def close(self) -> None:
-        """No more reads; one that is under way is not disturbed.  Safe at any time, any number of times."""
+        """Refuse further reads.  Reads under way go on.  Safe at any time, any number of times."""
 
 
 class IContentSink(Protocol):
-    """What asks for the contents of a layer's files, one after the other.  All of it is for worker threads."""
+    """An assembly of a layer, which asks for the contents of the layer's files one after the other.
+
+    Call its methods in worker threads.
+    """
 
     @property
     def wanted(self) -> bytes | None:
-        """The file whose content comes next, as a path in the directory; None: no more."""
+        """Return the path, in the layer's directory, of the file whose content is needed next; None after the last."""
 
     @property
     def missing(self) -> int:
-        """How many bytes of it are still to come."""
+        """Return how many bytes of the wanted file are still needed."""
 
     def room(self) -> memoryview:
-        """Where the next bytes of the wanted file may be put: some, at most `missing`.  Until the next call of any."""
+        """Return a buffer for the next bytes of the wanted file, at most `missing` long.
+
+        It is valid until the next call of any method.
+        """
 
     def took(self, count: int) -> None:
-        """So many bytes were put into the last `room`; at the last of the file `wanted` becomes another."""
+        """Accept the `count` bytes that were written into the buffer that `room()` returned.
+
+        After the last byte of a file, `wanted` names the next file.
+        """
 
     def add(self, data: bytes | memoryview) -> None:
-        """The next bytes of the wanted file, at most `missing`, from elsewhere; then as `took`."""
+        """Copy the next bytes of the wanted file, at most `missing`, from `data`.  Otherwise as `took`."""
 
     def flush(self) -> None:
-        """Pass on what was collected.  Called before a worker thread is given back."""
+        """Write out the collected bytes.  The caller does so before it leaves the worker thread."""
 
 
 @frozen
 class ServedManifest:
-    """What a reference means.  The descriptor answers a HEAD; `open` gives the bytes for a GET.
+    """The manifest that a reference names.  Its descriptor answers a HEAD; `open` returns the bytes for a GET.
 
     `open` may raise what `IRegistry.blob` raises.
     """

@@ -1,4 +1,4 @@
-"""Descriptors that several threads use at once."""
+"""File descriptors that several threads use at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 from k3dreg.oci.errors import ContentGone, TooManyFiles
 
-# The process, or the whole machine, has as many files open as it may have.
+# EMFILE: the limit of the process is reached.  ENFILE: that of the machine.
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
-# Seconds after which a client may ask again: connections end all the time.
+# Seconds after which a client may retry.  Descriptors become free soon, because connections end all the time.
 _AGAIN = 5.0
 
 
 def check_descriptors() -> None:
-    """Raise `TooManyFiles` when no file can be opened now."""
+    """Raise `TooManyFiles` if no more files can be opened now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -25,7 +25,7 @@ def check_descriptors() -> None:
 
 
 def raise_if_too_many(error: OSError) -> None:
-    """Raise `TooManyFiles` when that is why a file could not be opened."""
+    """Raise `TooManyFiles` if `error` says that no more files can be opened."""
     if error.errno in _NO_DESCRIPTOR:
         raise TooManyFiles(
             "k3dreg has as many files open as it may have",
@@ -35,15 +35,15 @@ def raise_if_too_many(error: OSError) -> None:
 
 
 class Handle:
-    """A descriptor that is used in several threads at once, and closed whenever its owner likes.
+    """A file descriptor that several threads use at once, and that its owner may close at any time.
 
-    A descriptor that is closed while a thread is about to use it may be another file, or another client's connection,
-    by then.  So the close waits for the uses that are under way: whoever comes last closes the descriptor, and nobody
-    blocks.
+    The kernel reuses the number of a closed descriptor at once, so a thread that still used it would read another file
+    or write to another client's connection.  So `close` does not wait for the uses under way: the last of them closes
+    the descriptor.
     """
 
     def __init__(self, descriptor: int | None) -> None:
-        """The `descriptor` belongs to the handle from now on; None if it is opened at its first use."""
+        """`descriptor` now belongs to the handle; with None, the handle opens one at its first use."""
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._using = 0
@@ -51,9 +51,9 @@ class Handle:
 
     @contextmanager
     def use(self) -> Iterator[int]:
-        """The descriptor, open for as long as the `with` lasts.
+        """Return the descriptor, which stays open until the `with` block ends.
 
-        Raises `ContentGone` when the handle is closed, or there is nothing to open, and `OSError`.
+        Raises `ContentGone` when the handle is closed or there is nothing to open, and `OSError`.
         """
         with self._lock:
             if self._closed:
@@ -70,9 +70,10 @@ class Handle:
             self._close_if_last()
 
     def close(self) -> None:
-        """No more uses.  Safe at any time, in any thread, any number of times.
+        """Refuse further uses, and close the descriptor when the uses under way have ended.
 
-        It may have to give the disk blocks of a removed file back, so leave it to a worker thread if you can.
+        Safe at any time, in any thread, any number of times.  Prefer a worker thread: the last close of a removed
+        file frees its disk blocks, which takes time.
         """
         with self._lock:
             self._closed = True
@@ -90,23 +91,23 @@ class Handle:
 
 
 class FileHandle(Handle):
-    """A file that is read at offsets.  What it does is for worker threads."""
+    """A file that is read at offsets.  Call its methods in worker threads."""
 
     def __init__(self, path: str = "", *, descriptor: int | None = None) -> None:
-        """Either a `path`, opened at the first read, or a `descriptor`, which belongs to the handle from now on."""
+        """Give either a `path`, opened at the first read, or a `descriptor`, which then belongs to the handle."""
         super().__init__(descriptor)
         self._path = path
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; b"" at the end of the file.
+        """Return up to `length` bytes from `offset`; b"" at the end of the file.
 
-        Raises `ContentGone` when the file is not there or the handle is closed, and `OSError`.
+        Raises `ContentGone` when the file does not exist or the handle is closed, and `OSError`.
         """
         with self.use() as descriptor:
             return os.pread(descriptor, length, offset)
 
     def send(self, socket: Handle, offset: int, length: int) -> int:
-        """Put up to `length` bytes from `offset` into a non-blocking socket; how many it took.
+        """Send up to `length` bytes from `offset` into a non-blocking socket; return how many it took, 0 if it is full.
 
         Raises `ContentGone` as `read`, and when the file has no more bytes; and `OSError`, of the file or the socket.
         """
@@ -120,7 +121,7 @@ class FileHandle(Handle):
         return sent
 
     def size(self) -> int:
-        """Bytes in the file.  Raises as `read` does."""
+        """Return the size of the file in bytes.  Raises as `read`."""
         with self.use() as descriptor:
             return os.fstat(descriptor).st_size
 

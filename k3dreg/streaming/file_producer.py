@@ -1,4 +1,4 @@
-"""Sending bytes to a consumer at the consumer's pace: out of a file, or out of anything that can be read by offset."""
+"""Send bytes to a consumer at its pace, from a file or any other source that can be read at offsets."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from k3dreg.streaming.push_producer import STALL, PushProducer
 from k3dreg.streaming.sendfile import way_into_socket
 from k3dreg.streaming.workers import Workers
 
-# Bytes read, and written to the consumer, at a time.  Measured over loopback TCP with everything in the page cache:
-# 64 KiB takes 2 to 4 s of processor time per GB in trips to the threads, 256 KiB takes 1.0, 1 MiB 0.8, which is not
-# worth four times the memory.  A send holds two of these: one is read while the other is in the transport's buffer.
+# Bytes read, and written to the consumer, at once.  Measured over loopback TCP with everything in the page cache, in
+# processor time per GB: 2 to 4 s with 64 KiB, for the calls into worker threads; 1.0 s with 256 KiB; 0.8 s with 1 MiB,
+# which is not worth four times the memory.  A send holds two chunks: it reads one while the transport buffers the last.
 CHUNK = 256 * 1024
 
 
 class Sender(PushProducer):
-    """One sending of bytes to one consumer, as the push producer that the consumer pauses and resumes.
+    """A push producer that sends one range of bytes to one consumer.  Call `run` once.
 
-    Reads one piece ahead while the one before it is being written.  Call `run` once.
+    It reads the next piece while the transport still sends the one before.
     """
 
     def __init__(self, consumer: IConsumer, clock: IReactorTime, stall: float = STALL) -> None:
-        """`stall`: seconds in which the consumer must take a piece."""
+        """`stall`: seconds within which the consumer must take a piece."""
         super().__init__(consumer, clock, stall)
         self._paused = False
         self._resumed: Deferred[None] | None = None
@@ -35,13 +35,13 @@ class Sender(PushProducer):
     async def run(self, read: Callable[[int, int], Deferred[bytes]], start: int, stop: int, chunk: int = CHUNK) -> None:
         """Send the bytes from `start` up to, not including, `stop`.
 
-        `read(offset, limit)` gives at least 1 and at most `limit` bytes from `offset`.  It is asked for one piece at a
+        `read(offset, limit)` returns at least 1 and at most `limit` bytes from `offset`.  One call is under way at a
         time; it is cancelled when the sending ends early.
 
-        Returns when the consumer has taken the last byte (as far as it tells: a transport has by then handed it to the
-        kernel).  Raises what `read` fails with, `ContentGone` when it gives no bytes, `ConsumerGone` when
-        the consumer stopped, `ConsumerStalled`, and what `interrupt` was given.  Cancelling stops the writing.
-        Whichever way it ends, the producer is unregistered and no read is waited for any more.
+        Returns when the consumer has taken the last byte: a transport has then passed it to the kernel.  Raises what
+        `read` fails with, `ContentGone` when it returns no bytes, `ConsumerGone` when the consumer stopped,
+        `ConsumerStalled`, and the error passed to `interrupt`.  Cancelling stops the writing.  However `run` ends, the
+        producer is unregistered and no read is waited for.
         """
         self.position = start
         if start >= stop:
@@ -56,17 +56,17 @@ class Sender(PushProducer):
                 await self._ready()
                 self._consumer.write(data)
                 self.position += len(data)
-                del data  # else it is held until the next one is there, which would make three
+                del data  # otherwise a third chunk would be in memory until the next read ends
             await self._ready()
         finally:
             self._unregister()
 
     def pauseProducing(self) -> None:
-        """The consumer has enough for now."""
+        """Stop writing until `resumeProducing`: the consumer's buffer is full."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The consumer takes more."""
+        """Go on writing."""
         self._paused = False
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
@@ -83,9 +83,9 @@ class Sender(PushProducer):
 
 
 class FileSending:
-    """One sending of a file's bytes to one consumer, while the file may still be growing.  Call `run` once.
+    """Sends one range of a file, which may still be growing, to one consumer.  Call `run` once.
 
-    By the kernel alone where more than a chunk goes into a socket as it is (`streaming.sendfile`); else they are read
+    More than a chunk that goes into a plain socket is sent by sendfile(2) (`streaming.sendfile`).  Other bytes are read
     in worker threads, a chunk at a time.
     """
 
@@ -99,10 +99,10 @@ class FileSending:
         chunk: int = CHUNK,
         stall: float = STALL,
     ) -> None:
-        """`available(offset)` fires with how far the file may be read, once that is beyond `offset`; it is cancelled
-        when the sending ends early.  Without it, all that is asked for is there.
+        """`available(offset)` fires with the offset up to which the file may be read, once that is beyond `offset`.
 
-        The handle is the caller's to close, as soon as `run` has ended.
+        It is cancelled when the sending ends early.  Without `available`, the file is complete.  The caller closes the
+        handle when `run` has ended.
         """
         self._workers = workers
         self._handle = handle
@@ -116,8 +116,8 @@ class FileSending:
     async def run(self, start: int, stop: int) -> None:
         """Send the bytes from `start` up to, not including, `stop`.
 
-        Ends and raises as `Sender.run`; also `ContentGone` when the file is not there, or is shorter than `stop`, and
-        what `available` fails with.
+        Returns and raises as `Sender.run`.  Also raises `ContentGone` when the file does not exist or is shorter than
+        `stop`, and what `available` fails with.
         """
         handle = self._handle
         if stop - start > self._chunk and isinstance(handle, FileHandle):
@@ -132,11 +132,11 @@ class FileSending:
 
     @property
     def position(self) -> int:
-        """Offset of the first byte that the consumer was not given, once `run` has begun."""
+        """Return the offset of the first byte that was not written to the consumer; 0 before `run`."""
         return 0 if self._producing is None else self._producing.position
 
     def interrupt(self, error: Exception) -> None:
-        """Make `run` raise `error`, at once if it is waiting.  Only the first call counts."""
+        """Make `run` raise `error`, at once if it is waiting.  Later calls are ignored."""
         if self._producing is not None:
             self._producing.interrupt(error)
         elif self._error is None:
@@ -145,7 +145,7 @@ class FileSending:
     def _begin(self, producing: PushProducer) -> None:
         self._producing = producing
         if self._error is not None:
-            # Not kept: once it is raised, it refers to the frames of this sending.
+            # Drop the reference: once raised, the error refers to the frames of this sending, which would be a cycle.
             producing.interrupt(self._error)
             self._error = None
 

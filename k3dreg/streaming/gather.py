@@ -1,4 +1,4 @@
-"""Several things at once."""
+"""Run several coroutines at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, in order; they run at once.  Waits for all, then raises what the first of them raised.
+    """Run the coroutines at once, and return their results in order.
 
-    Cancelling cancels all.
+    Waits for all of them even if one fails; then raises the error of the first, in that order, that failed.
+    Cancelling cancels all of them.
     """
     running = [Deferred.fromCoroutine(coroutine) for coroutine in coroutines]
     ended: list[tuple[bool, Any]] = await DeferredList(running, consumeErrors=True)

@@ -9,7 +9,7 @@ from k3dreg.streaming.content import IBlob
 
 
 class MemoryBlob:
-    """A blob of a few MiB at most, whole in memory, with the media type of what it is."""
+    """A blob of a few MiB at most, held in memory, with its media type."""
 
     def __init__(self, digest: Digest, data: bytes, media_type: str = "") -> None:
         self.digest = digest
@@ -18,12 +18,15 @@ class MemoryBlob:
         self._data = data
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Written at once: it is smaller than what a transport buffers for one stalled reader of a file."""
+        """Write the bytes from `start` up to, not including, `stop` at once, without waiting for the consumer.
+
+        They need no producer: the transport buffers them, a few MiB at most.
+        """
         consumer.write(self._data[start:stop])
 
     async def read(self) -> bytes:
         return self._data
 
     async def itself(self) -> IBlob:
-        """For callers that expect to open it first."""
+        """Return this blob, as the `open` of a `ServedManifest`."""
         return self

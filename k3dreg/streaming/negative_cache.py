@@ -1,4 +1,4 @@
-"""Refusals are remembered for seconds, so that many retries do not become as many pulls."""
+"""Cache errors for seconds, so that a client's retries do not each start a pull."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from k3dreg.oci.errors import K3dregError, NotFound, RateLimited, Refused
 
 K = TypeVar("K", bound=Hashable)
 
-# Seconds.  A node asks for the same thing several times within one pull (HEAD, then GET; once for each of a pod's
-# containers), a deployment's nodes all at once, and a kubelet again after ten seconds: those are to be pulls anew,
-# for somebody may have pushed the image or logged in meanwhile.
+# Seconds.  A node asks for the same image several times within one pull (HEAD, then GET; once for each container of a
+# pod), and all nodes of a deployment ask at once.  A kubelet retries after ten seconds: that request must start a new
+# pull, because the image may have been pushed, or the user have logged in, since.
 FOR = 5.0
-# Registries that count pulls count them over hours (Docker Hub: six); every one that is tried makes it worse.
+# Seconds.  Registries that limit pulls count them over hours (Docker Hub: six), and each attempt may count.
 FOR_RATE_LIMITED = 60.0
 # Entries.  Some hundred bytes each.
 REMEMBERED = 1000
@@ -30,10 +30,10 @@ class _Entry:
 
 
 class NegativeCache(Generic[K]):
-    """Refusals by key, for seconds.
+    """Errors of registries by key, each kept for seconds.
 
-    A key holds everything that the answer depends on, the credentials that were shown included: one caller's refusal
-    must never be another's.
+    A key must contain everything that the answer depends on, including the client's credentials, so that no client
+    gets an error that is due to the credentials of another.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -44,14 +44,17 @@ class NegativeCache(Generic[K]):
         return len(self._entries)
 
     def check(self, key: K) -> None:
-        """Raise the error that is remembered for the key, if any."""
+        """Raise the cached error for `key`, if any."""
         entry = self._entries.get(key)
         if entry is not None:
-            # The same object, raised from several places, would gather their tracebacks.
+            # An exception that is raised again would collect the traceback of every caller.
             raise entry.error.with_traceback(None)
 
     def remember(self, key: K, error: K3dregError, seconds: float = FOR) -> None:
-        """Keep it, if it is the registry's answer.  What went wrong in the engine or here is worth another try."""
+        """Cache `error` for `seconds`, or `FOR_RATE_LIMITED` for `RateLimited`, if it is a registry's answer.
+
+        Failures of the engine or of k3dreg are not cached: a retry may succeed at once.
+        """
         if not isinstance(error, Refused | NotFound):
             return
         if isinstance(error, RateLimited):

@@ -1,4 +1,4 @@
-"""A result that several wait for, each on their own Deferred."""
+"""Results that several callers wait for, each on a Deferred of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Waiters(Generic[V]):
-    """Those who wait for one result, each on a Deferred of his own."""
+    """The Deferreds of all callers that wait for one result."""
 
     def __init__(self) -> None:
         self._deferreds: list[Deferred[V]] = []
@@ -20,20 +20,20 @@ class Waiters(Generic[V]):
         return len(self._deferreds)
 
     def add(self) -> Deferred[V]:
-        """One more.  Cancelling the Deferred removes it and disturbs nobody else."""
+        """Return a Deferred that fires with the result.  Cancelling it removes it and does not affect the others."""
         waiter: Deferred[V] = Deferred(self._remove)
         self._deferreds.append(waiter)
         return waiter
 
     def deliver(self, result: V | Failure) -> None:
-        """Fire them all, in the order in which they came.
+        """Fire all Deferreds with `result`, in the order in which they were added.
 
-        One at a time from the list, because what one waiter does next may be to cancel another.
+        They leave the list one at a time, because a callback of one may cancel another.
         """
         while self._deferreds:
             waiter = self._deferreds.pop(0)
             if isinstance(result, Failure):
-                # His own, because a Failure is changed by those it passes through.
+                # A new Failure for each, because errbacks change the Failure that they get.
                 waiter.errback(Failure(result.value, result.type, result.tb))
             else:
                 waiter.callback(result)
@@ -44,9 +44,9 @@ class Waiters(Generic[V]):
 
 
 class Outcome(Generic[V]):
-    """Set once, to a value or a failure; waited for by any number, before or after.
+    """A result that is set once, to a value or a failure, and that any number of callers wait for, before or after.
 
-    A failure nobody waited for is nobody's error.
+    A failure that no caller waits for is dropped without a log line.
     """
 
     def __init__(self) -> None:
@@ -55,27 +55,27 @@ class Outcome(Generic[V]):
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a value or a failure already."""
+        """Return whether a value or a failure was set."""
         return bool(self._result)
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Return how many callers wait."""
         return len(self._waiters)
 
     def wait(self) -> Deferred[V]:
-        """A Deferred of the waiter's own, to cancel as he likes."""
+        """Return a new Deferred that fires with the result.  Cancelling it does not affect other callers."""
         if not self._result:
             return self._waiters.add()
         result = self._result[0]
         return fail(result.value) if isinstance(result, Failure) else succeed(result)
 
     def succeed(self, value: V) -> None:
-        """Set the value.  Ignored when the outcome is set already."""
+        """Set the value.  Ignored if a result was set before."""
         self._set(value)
 
     def fail(self, error: BaseException) -> None:
-        """Set a failure: every waiter's own, with the same exception.  Ignored when the outcome is set already."""
+        """Set a failure: each caller gets its own Failure of `error`.  Ignored if a result was set before."""
         self._set(Failure(error))
 
     def _set(self, result: V | Failure) -> None:

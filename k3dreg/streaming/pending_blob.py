@@ -1,4 +1,4 @@
-"""A blob that is known by digest and size before there is anything to read it from."""
+"""A blob whose digest and size are known before its bytes can be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from k3dreg.streaming.content import IBlob
 
 
 class PendingBlob:
-    """Its head can be sent at once; its bytes follow when `opened`, which is asked at each use, gives the real one."""
+    """A blob that answers a HEAD at once, and whose bytes come from the blob that `opened` returns.
+
+    Each `send` and `read` calls `opened` and waits for it.
+    """
 
     def __init__(self, digest: Digest, size: int, opened: Callable[[], Awaitable[IBlob]]) -> None:
         self.digest = digest
@@ -19,10 +22,10 @@ class PendingBlob:
         self._opened = opened
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """As the real one does; raises what `opened` raises, too.  Cancelling ends the waiting."""
+        """Wait for the real blob, and send it.  Raises what `opened` and its `send` raise; cancelling cancels both."""
         blob = await self._opened()
         await blob.send(consumer, start, stop)
 
     async def read(self) -> bytes:
-        """As the real one does."""
+        """Wait for the real blob, and return its bytes.  Raises what `opened` and its `read` raise."""
         return await (await self._opened()).read()

@@ -1,4 +1,4 @@
-"""What every sending to a consumer has in common: it is waited for, interrupted, and ends in one place."""
+"""The base class of producers: waiting, interrupting and unregistering, in one place."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from zope.interface import implementer
 
 T = TypeVar("T")
 
-# Seconds in which a consumer must take a chunk.  containerd gives up a pull after five minutes without a byte
-# (`image_pull_progress_timeout`), so nobody waits at the other end any more.
+# Seconds within which a consumer must take a chunk.  After five minutes without a byte containerd cancels a pull
+# (`image_pull_progress_timeout`), so the client no longer waits.
 STALL = 300.0
 
 
 class ConsumerGone(Exception):
-    """The consumer wants no more bytes: its connection is lost.  Nothing failed here, and nobody is left to tell."""
+    """The connection of the consumer is lost.  This is no failure of k3dreg, and there is no client to answer."""
 
 
 class ConsumerStalled(ConsumerGone):
-    """The consumer took nothing for so long that it is given up; its connection is the caller's to abort."""
+    """The consumer took no bytes within the time limit.  The caller must abort its connection."""
 
 
 class _Raised(Exception):
-    """Stands for the error that ended the sending, once it was raised."""
+    """Replaces the error that ended the sending, after it was raised."""
 
 
 @implementer(IPushProducer)
 class PushProducer:
-    """A producer of one consumer, whose every wait can be interrupted."""
+    """A producer for one consumer whose waits all end at once on `interrupt`."""
 
     def __init__(self, consumer: IConsumer, clock: IReactorTime, stall: float) -> None:
-        """`stall`: seconds in which the consumer must take a piece."""
+        """`stall`: seconds within which the consumer must take a piece."""
         self._consumer = consumer
         self._clock = clock
         self._stall = stall
-        self.position = 0  # of the first byte that the consumer was not given
+        self.position = 0  # offset of the first byte that was not written to the consumer
         self._error: Exception | None = None
         self._interruptible: Deferred[object] | None = None
 
     def interrupt(self, error: Exception) -> None:
-        """End the sending with `error`, at once if it is waiting.  Only the first call counts."""
+        """End the sending with `error`, at once if it is waiting.  Later calls are ignored."""
         if self._error is None:
             self._error = error
             if self._interruptible is not None:
@@ -50,19 +50,19 @@ class PushProducer:
     # -- what the consumer calls ----------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The consumer has enough for now."""
+        """Do nothing; a subclass that has to stop writing overrides it."""
 
     def resumeProducing(self) -> None:
-        """The consumer takes more."""
+        """Do nothing; a subclass that has to stop writing overrides it."""
 
     def stopProducing(self) -> None:
-        """The consumer is gone."""
+        """End the sending with `ConsumerGone`."""
         self.interrupt(ConsumerGone("the connection was lost"))
 
     # -- waiting --------------------------------------------------------------------------------
 
     async def _wait(self, deferred: Deferred[T]) -> T:
-        """Wait for `deferred`, or until interrupted."""
+        """Wait for `deferred`, or until `interrupt` is called."""
         self._interruptible = deferred  # type: ignore[assignment]  # only ever cancelled
         try:
             return await deferred
@@ -73,7 +73,7 @@ class PushProducer:
             self._interruptible = None
 
     async def _wait_for_consumer(self, ready: Deferred[None]) -> None:
-        """Wait until the consumer is ready, but no longer than it may stall."""
+        """Wait for `ready`; interrupt the sending with `ConsumerStalled` after `stall` seconds."""
         timer = self._clock.callLater(
             self._stall, self.interrupt, ConsumerStalled(f"the client accepted no bytes for {self._stall:.0f} s")
         )
@@ -85,15 +85,15 @@ class PushProducer:
 
     def _raise_if_interrupted(self) -> None:
         if self._error is not None:
-            # Only once: an error that is raised refers to its frames, and those refer to the producer.  If the
-            # producer referred to the error, the cyclic garbage collector alone could free the buffers of all these.
+            # A raised error refers to its frames, and those refer to the producer.  If the producer kept a reference
+            # to the error, only the cyclic garbage collector could free the buffers in those frames.
             error, self._error = self._error, _Raised()
             try:
                 raise error from None
             finally:
                 del error
 
-    # twisted.web's Request has no channel once its connection is lost, and fails on any further word.
+    # The `channel` of a twisted.web Request is None once its connection is lost; its methods raise errors then.
 
     def _register(self) -> None:
         if getattr(self._consumer, "channel", self) is None:

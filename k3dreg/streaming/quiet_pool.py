@@ -1,4 +1,4 @@
-"""A pool of an HTTP client's idle connections."""
+"""The connection pool of an HTTP client, without Twisted's log lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 
 
 class _QuietFactory(_HTTP11ClientFactory):
-    """Twisted writes two lines to the log for each connection, and has no public way to say no."""
+    """Twisted logs two lines for each connection and has no public way to turn that off."""
 
     noisy = False
 
 
 def quiet_pool(reactor: Any, *, persistent: bool = True) -> HTTPConnectionPool:
-    """Return a pool that logs no connections; `closeCachedConnections` ends the idle ones."""
+    """Return a pool that does not log its connections.  The caller closes idle ones by `closeCachedConnections`."""
     pool = HTTPConnectionPool(reactor, persistent=persistent)
     pool._factory = _QuietFactory
     return pool

@@ -1,4 +1,4 @@
-"""Bodies of HTTP responses, read at the reader's pace."""
+"""Read the bodies of HTTP responses at the reader's pace."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from k3dreg.streaming.content import IByteStream
 
 
 class ResponseBody(ByteStream):
-    """The body of `response`, which must have been requested unbuffered.
+    """The body of `response`, whose request must have been made with `unbuffered=True`.
 
-    `silence` is how long, in seconds, a reader waits for the next byte; while nothing reads, no time counts.
-    `what` completes the sentence "the connection was lost in the middle of ...".
-    `broke` is called once when it ends by a lost connection or by silence.
+    `silence`: seconds for which a `read` waits for the next byte.  `what` completes the sentence "the connection was
+    lost in the middle of ...".  `broke` is called once if the body ends by a lost connection or by silence.
 
-    `read` raises `EngineSilent` after the silence and `EngineUnavailable` where the connection was lost.  The caller
-    reads the body to its end or closes it, which closes the connection: until then the connection is held.
+    `read` raises `EngineSilent` after `silence` seconds without a byte, and `EngineUnavailable` when the connection
+    was lost.  The caller must read the body to its end or close it; the connection is in use until then.
     """
 
     def __init__(
@@ -47,25 +46,28 @@ class ResponseBody(ByteStream):
         response.deliverBody(self._receiver)
 
     async def read(self, least: int = 1) -> bytes:
-        """See `ByteStream.read`."""
+        """Return the next bytes, as `ByteStream.read`.
+
+        Raises `EngineSilent` after `silence` seconds without a byte, and `EngineUnavailable` for a lost connection.
+        """
         if self._unread < least and not self._ended:
             self._waiting_since = self._clock.seconds()
-            # One timer for many reads: a new one for each would cost as much as the read itself.
+            # One timer serves many reads: a new one for each would cost as much as the read itself.
             if self._timer is None:
                 self._timer = self._clock.callLater(self._silence, self._check_silence)
         return await super().read(least)
 
     def write(self, data: bytes | memoryview) -> None:
-        """See `ByteStream.write`."""
+        """Append bytes that arrived, as `ByteStream.write`, and restart the time limit for silence."""
         self._waiting_since = self._clock.seconds()
         super().write(data)
         if self._stopped:
-            # Again: `deliverBody` resumes the transport after it has passed on what came with the head, and what is in
-            # one received piece still comes after a pause.
+            # Stop the transport again: `deliverBody` resumes it after it has delivered the bytes that came with the
+            # response's headers, and the rest of a received piece is still delivered after a pause.
             self._flow_or_stop(False)
 
     def close(self) -> None:
-        """Give up the rest and close the connection.  Safe at any time, any number of times."""
+        """Close the stream, and the connection unless the body has ended.  Safe at any time, any number of times."""
         had_ended = self._ended
         super().close()
         if not had_ended:
@@ -92,7 +94,7 @@ class ResponseBody(ByteStream):
         super()._finish(error)
 
     def _flow_or_stop(self, on: bool) -> None:
-        # What `deliverBody` gives its protocol is a proxy of the transport, which can be paused and resumed.
+        # `deliverBody` gives its protocol a proxy of the transport, which can be paused and resumed.
         transport = cast(Any, self._receiver.transport)
         if on:
             transport.resumeProducing()
@@ -101,7 +103,7 @@ class ResponseBody(ByteStream):
 
 
 class _Receiver(Protocol):
-    """Passes on to a stream what Twisted delivers."""
+    """Passes the bytes that Twisted delivers to a stream."""
 
     def __init__(self, stream: ByteStream, what: str) -> None:
         self._stream = stream
@@ -112,10 +114,10 @@ class _Receiver(Protocol):
         self._stream.arrived()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End the stream: whole if it is `ResponseDone`.
+        """End the stream: complete for `ResponseDone`, else broken.
 
-        A body without length and without chunks (`PotentialDataLoss`) could have been cut: nothing that matters
-        here is ever sent so, and to take it for whole would be to guess.
+        `PotentialDataLoss`, for a body with neither a length nor chunks, counts as broken: it may have been truncated,
+        and engines do not send bodies in this form.
         """
         if reason.check(ResponseDone):
             self._stream.end()
@@ -123,13 +125,16 @@ class _Receiver(Protocol):
             self._stream.end(EngineUnavailable(f"the connection to the engine was lost in the middle of {self._what}"))
 
     def lose(self) -> None:
-        """Close the connection.  Nothing of ours is left to be sent, so this closes at once and the engine sees it."""
+        """Close the connection.  The request was sent whole, so it closes at once and the engine stops sending."""
         if self.transport is not None:
             self.transport.loseConnection()
 
 
 async def read_whole(stream: IByteStream, limit: int) -> bytes:
-    """All of a small body.  Raises `EngineError` if it has more than `limit` bytes, and what `read` raises."""
+    """Return all bytes of a small body.
+
+    Raises `EngineError`, and closes the stream, if the body has more than `limit` bytes.  Raises what `read` raises.
+    """
     parts: list[bytes] = []
     size = 0
     while data := await stream.read():

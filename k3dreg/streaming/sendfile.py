@@ -1,12 +1,12 @@
-"""Sending a file into a socket without reading it: sendfile(2).
+"""Send a file into a socket without reading it, by sendfile(2).
 
-The bytes do not pass through this process, so a send holds no memory.  Measured over loopback TCP, everything in the
-page cache and eight clients: 0.29 s of processor time per GB, where reading and writing chunks takes 0.75.
+The bytes do not pass through this process, so a send needs no buffers.  Measured over loopback TCP with everything in
+the page cache and eight clients: 0.29 s of processor time per GB, where reading and writing chunks takes 0.75.
 
-The call may have to wait for a disk, whatever the socket's mode, so it is made in worker threads, a bounded piece at a
-time, on a duplicate of the socket's descriptor: the transport may close its own meanwhile, and the number be given to
-the next client.  When the socket is full, the thread is given back, and the reactor tells when there is room again.
-So slow clients hold up no thread, however many there are, and a slow disk does not hold up the reactor.
+sendfile(2) may block on the disk even if the socket does not block, so worker threads call it, a bounded piece at a
+time.  They use a duplicate of the socket's descriptor: the transport may close its own meanwhile, and the kernel may
+give its number to the next client.  When the socket is full, the call returns and the reactor reports when there is
+room again.  So slow clients occupy no worker thread, and a slow disk does not block the reactor.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from k3dreg.streaming.file_handles import FileHandle, Handle
 from k3dreg.streaming.push_producer import ConsumerGone, PushProducer
 from k3dreg.streaming.workers import Workers
 
-# Bytes that one trip to a worker thread sends at most, if the socket takes so much: a disk of 100 MB/s, the slowest
-# that matters, is through with it in 40 ms, and then it is another client's turn.  Most often it is the socket that
-# ends a trip; the kernel's buffers hold some MB.
+# Bytes that one call in a worker thread sends at most.  A disk of 100 MB/s reads that in 40 ms; then other clients get
+# their turn.  Most calls end earlier, when the socket's buffer of some MB is full.
 PIECE = 4 * 1024 * 1024
-# What the kernel says of a file that it cannot send so, of whatever file system (sendfile(2)).
+# Errors for files that the kernel cannot send by sendfile(2), depending on the file system.
 _UNSUITABLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-# What a lost connection is called, beside the errors that Python has classes for (tcp(7)).
+# Errors of a lost connection (tcp(7)), besides those that Python raises as `ConnectionError` or `TimeoutError`.
 _LOST = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
 
 
 @implementer(IWriteDescriptor)
 class SocketSender(PushProducer):
-    """One sending of a file into the socket of a transport, around that.  Call `run` once."""
+    """Sends one range of a file directly into the socket of a transport.  Call `run` once."""
 
     def __init__(
         self, consumer: ISocketConsumer, transport: Connection, descriptor: int, workers: Workers, stall: float
     ) -> None:
-        """`descriptor`: a duplicate of the transport's, which is closed in the end."""
+        """`descriptor`: a duplicate of the transport's, which `run` closes at its end."""
         super().__init__(consumer, workers.clock, stall)
         self._around = consumer
         self._transport = transport
-        # Its interfaces do not tell that a reactor can be asked whom it tells of room.
+        # Any, because no annotation of `transport.reactor` has both `getWriters` and `callLater`.
         self._reactor = cast(Any, transport.reactor)
         self._descriptor = descriptor
         self._socket = Handle(descriptor)
@@ -58,11 +57,11 @@ class SocketSender(PushProducer):
     async def run(
         self, handle: FileHandle, start: int, stop: int, available: Callable[[int], Deferred[int]] | None = None
     ) -> None:
-        """Send the bytes from `start` up to, not including, `stop`; or some of them: up to `position`.
+        """Send the bytes from `start` up to, not including, `stop`, or only those up to `position`.
 
-        The rest of a file that the kernel cannot send so is to be sent in another way.  `available`: see `FileSending`.
-
-        Ends and raises as `Sender.run`, and with `ContentGone` when the file ends before `stop`.
+        The latter happens when sendfile(2) does not support the file: the caller sends the rest in another way.
+        `available`: as in `FileSending`.  Returns and raises as `Sender.run`; also raises `ContentGone` when the file
+        ends before `stop`.
         """
         self.position = start
         try:
@@ -73,15 +72,15 @@ class SocketSender(PushProducer):
             finally:
                 self._unregister()
         finally:
-            # Or the last use of it in a thread closes it; the connection lives no longer than its last descriptor.
-            # Not before the reactor has told all that it heard at once: when a connection is lost, it hears so of both
-            # its descriptors, and one that is closed by the time may be that of a new connection, which it would end.
+            # Close the duplicate: the connection stays open until its last descriptor is closed.  Wait for the next
+            # turn of the reactor: a lost connection is reported for both descriptors in one turn.  If this one were
+            # closed before its report, its number could belong to a new connection, which the reactor would then end.
             self._reactor.callLater(0, self._socket.close)
 
     async def _flushed(self) -> None:
-        """What was written to the transport before, the head of the answer, comes first."""
+        """Wait until the transport has sent its buffer: the response's headers must precede the file."""
         while self._transport in self._reactor.getWriters():
-            # Both are told when there is room; the transport makes use of it.
+            # The reactor reports room to this sender and to the transport, which then writes its buffer.
             await self._has_room()
 
     async def _send(self, handle: FileHandle, stop: int, available: Callable[[int], Deferred[int]] | None) -> None:
@@ -119,26 +118,26 @@ class SocketSender(PushProducer):
     # -- what the reactor calls -----------------------------------------------------------------
 
     def fileno(self) -> int:
-        """The duplicate's, which is open for as long as the reactor knows of it."""
+        """Return the duplicate descriptor, which stays open as long as the reactor watches it."""
         return self._descriptor
 
     def doWrite(self) -> None:
-        """The socket has room."""
+        """Go on sending: the socket has room."""
         room, self._room = self._room, None
         if room is not None:
             room.callback(None)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The connection is lost; the transport learns it by itself."""
+        """End the sending: the connection is lost.  The reactor tells the transport separately."""
         self.stopProducing()
 
     def logPrefix(self) -> str:
-        """For the reactor's log."""
+        """Return the prefix of the reactor's log lines."""
         return "k3dreg"
 
 
 def way_into_socket(consumer: IConsumer, workers: Workers, stall: float) -> SocketSender | None:
-    """A sender into the socket that the consumer's bytes go into as they are; None if there is no such socket."""
+    """Return a sender into the consumer's socket; None if the consumer does not write unchanged bytes to a socket."""
     if not ISocketConsumer.providedBy(consumer):
         return None
     transport = consumer.way_around()
@@ -149,14 +148,15 @@ def way_into_socket(consumer: IConsumer, workers: Workers, stall: float) -> Sock
 
 
 def duplicate_descriptor(transport: object) -> int | None:
-    """A descriptor of one's own of the socket of a transport that passes bytes on as they are; None for any other.
+    """Return a duplicate of a transport's socket descriptor; None if the transport changes bytes, as TLS does.
 
-    Whoever got it closes it: the connection lives no longer than its last descriptor.
+    None also when the connection is lost or no more files can be opened.  The caller must close the duplicate, because
+    the connection stays open until its last descriptor is closed.
     """
-    # A UNIX socket's transport is one, too; that of TLS is another, or says so.
+    # The transport of a UNIX socket is a `Connection`, too.  That of TLS is either another class or sets `TLS`.
     if not isinstance(transport, Connection) or transport.TLS or not transport.connected:
         return None
     try:
         return os.dup(transport.fileno())
-    except OSError:  # there are too many already
+    except OSError:  # too many open files
         return None

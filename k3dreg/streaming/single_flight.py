@@ -1,4 +1,4 @@
-"""One piece of work for many who want its result at the same time."""
+"""Single flight: callers that need the same result at the same time share one piece of work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Single flight: the first who asks for a key starts the work, everyone who asks meanwhile waits for its result.
+    """Single flight: the first caller for a key starts the work; callers during the work wait for the same result.
 
-    The work belongs to nobody: it goes on when all who wait have left, and a failure is only logged then.  A result
-    is not kept; who asks after the end starts anew.
+    The work goes on when all callers have cancelled; a failure is then only logged.  Results are not kept: a call after
+    the end starts the work anew.  Call `shutdown` at the end.
     """
 
     def __init__(self) -> None:
@@ -43,28 +43,28 @@ class SingleFlight(Generic[K, V]):
         return key in self._flights
 
     def keys(self) -> list[K]:
-        """What is under way."""
+        """Return the keys whose work is under way."""
         return list(self._flights)
 
     def waiters(self, key: K) -> int:
-        """How many wait for `key`."""
+        """Return how many callers wait for `key`."""
         flight = self._flights.get(key)
         return 0 if flight is None else len(flight.waiters)
 
     def join(self, key: K, start: Callable[[], Awaitable[V]]) -> Deferred[V]:
-        """The result of the work for `key`, which `start` begins unless it is under way.
+        """Return the result of the work for `key`, which `start` begins unless it is under way.
 
-        Fails as the work fails, also when `start` itself raises; every waiter gets a Failure of his own around the
-        same exception.  Cancelling removes this waiter only.  After `shutdown` it fails with `CancelledError`.
+        Fails as the work, or `start` itself, fails; each caller gets its own Failure of the same exception.
+        Cancelling does not affect the work or other callers.  Fails with `CancelledError` after `shutdown`.
 
-        The work must not wait for its own key: that would be for ever.
+        The work must not wait for its own key: it would wait for ever.
         """
         if self._closed:
             return fail(CancelledError("k3dreg is stopping"))
         flight = self._flights.get(key)
         if flight is not None:
             return flight.waiters.add()
-        # In the table before it starts: `start` may come back here for the same key.
+        # Added before `start` is called, because `start` may call `join` for the same key.
         flight = self._flights[key] = _Flight()
         waiter = flight.waiters.add()
         flight.work = Deferred.fromCoroutine(_awaited(start)).addBoth(self._landed, key, flight)
@@ -79,7 +79,7 @@ class SingleFlight(Generic[K, V]):
         return DeferredList(works).addCallback(lambda _: None)
 
     def _landed(self, result: V | Failure, key: K, flight: _Flight[V]) -> None:
-        # Before the waiters hear of it, so that one who tries again starts anew.
+        # Removed before the waiters fire, so that a callback that calls `join` again starts new work.
         del self._flights[key]
         if not flight.waiters:
             _log_unheard(result, key)
@@ -88,7 +88,7 @@ class SingleFlight(Generic[K, V]):
 
 @define(eq=False)
 class _Question(Generic[V]):
-    """What is asked about one key: the question under way, those that take too long, and the one after them."""
+    """The questions about one key: the one under way, those that exceeded the time limit, and the next one."""
 
     now: _Flight[V] | None = None
     late: list[_Flight[V]] = field(factory=list)
@@ -97,15 +97,15 @@ class _Question(Generic[V]):
 
 
 class FreshFlight(Generic[K, V]):
-    """Single flight for answers that must not be older than the asking.
+    """Single flight for answers that must not be older than the call.
 
-    A call during a question for the same key does not share it, because it began before the call.  All calls during one
-    question share the next one, which starts when the first ends.  So any number of calls at once cost two questions,
-    and a steady stream of calls costs one question at a time.
+    A call does not share a question that began before it.  All calls during one question share the next question,
+    which starts when the first ends.  So any number of simultaneous calls cost two questions, and a steady stream of
+    calls costs one question at a time.  Call `shutdown` at the end.
     """
 
     def __init__(self, clock: IReactorTime, patience: float) -> None:
-        """A question that takes more than `patience`, in seconds, does not hold up the next any longer."""
+        """`patience`: seconds after which the next question starts even if the one before has no answer yet."""
         self._clock = clock
         self._patience = patience
         self._questions: dict[K, _Question[V]] = {}
@@ -115,10 +115,10 @@ class FreshFlight(Generic[K, V]):
         return len(self._questions)
 
     def ask(self, key: K, start: Callable[[], Awaitable[V]]) -> Deferred[V]:
-        """An answer that `start` began to look for after this call.
+        """Return an answer for `key` from a `start` that was called after this call.
 
-        Fails as the question fails.  Cancelling removes this waiter only; a question that all have left before it
-        started is not asked.  After `shutdown` it fails with `CancelledError`.
+        Fails as the question fails.  Cancelling does not affect other callers; a question whose callers have all
+        cancelled before its start is not asked.  Fails with `CancelledError` after `shutdown`.
         """
         if self._closed:
             return fail(CancelledError("k3dreg is stopping"))
@@ -146,7 +146,7 @@ class FreshFlight(Generic[K, V]):
     def _start(self, key: K, question: _Question[V], waiters: Waiters[V], start: Callable[[], Awaitable[V]]) -> None:
         flight = question.now = _Flight(waiters)
         work = Deferred.fromCoroutine(_awaited(start))
-        # Before a callback is added: an answer that is there already may start the next.
+        # Set before `addBoth`, which calls `_answered` at once if the answer exists; that may start the next question.
         flight.work = cast("Deferred[None]", work)
         timer = self._clock.callLater(self._patience, self._give_way, key, question, flight)
         work.addBoth(self._answered, key, question, flight, timer)
@@ -162,7 +162,7 @@ class FreshFlight(Generic[K, V]):
             timer.cancel()
         if not flight.waiters:
             _log_unheard(result, key)
-        # The question counts as under way meanwhile: a waiter that asks again on hearing the answer joins the next.
+        # `question.now` is still set here, so a callback that calls `ask` again joins the next question.
         flight.waiters.deliver(result)
         if question.now is flight:
             self._next(key, question)
@@ -185,7 +185,7 @@ class FreshFlight(Generic[K, V]):
 
 
 async def _awaited(start: Callable[[], Awaitable[V]]) -> V:
-    """So that an exception of `start` itself is one of the work's."""
+    """Call `start` in a coroutine, so that an exception of `start` itself fails the work."""
     return await start()
 
 

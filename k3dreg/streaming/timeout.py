@@ -1,4 +1,4 @@
-"""Waiting for something, but not for longer than a client does."""
+"""Wait for a result no longer than a client waits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ T = TypeVar("T")
 
 
 async def within(seconds: float, clock: IReactorTime, work: Coroutine[Deferred[Any], Any, T], *, after: float) -> T:
-    """What `work` gives, if it does so in time.
+    """Return the result of `work` if it ends within `seconds`.
 
-    Else `work` is cancelled, which ends this caller's part of it only, and `NotYet` is raised: ask again `after`
-    seconds.  Cancelling cancels `work`.
+    Otherwise cancel `work` and raise `NotYet`, which asks the client to retry after `after` seconds.  The error says
+    that the work goes on, so `work` must be a wait for shared work, such as a single flight.  Cancelling cancels
+    `work`.
     """
 
     waiting = Deferred.fromCoroutine(work).addTimeout(seconds, clock)

@@ -1,4 +1,4 @@
-"""Threads for disk I/O and hashing, so that the reactor never waits for either."""
+"""Worker threads for disk I/O and hashing, so that neither blocks the reactor."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 log = make_logger()
 
-# More threads than processors, because most of the work waits for a disk.  Beyond eight nothing was gained: eight
-# connections at once, one read each, already move more than the reactor's one thread can send.
+# More threads than processors, because most work waits for a disk.  More than eight bring nothing: eight connections
+# with one read each already produce more bytes than the reactor's one thread can send.
 THREADS = 8
 
 
 class _Pool(Protocol):
-    """ThreadPool as it is used here; Twisted's own annotations leave the callback's types open."""
+    """The used part of `ThreadPool`, because Twisted's annotations do not type the callback."""
 
     def callInThreadWithCallback(
         self, ended: Callable[[bool, Any], None], function: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -44,14 +44,14 @@ class _AbandonedPool(ThreadPool):
 
 
 class Workers:
-    """A bounded pool of threads of our own: the reactor's is also what name lookups wait in.
+    """A bounded pool of worker threads, separate from the reactor's, which name lookups use.
 
-    Work that may take long although nothing is wrong with the disk (it asks a server, or checks a password) has a pool
-    of its own, so that blobs never wait for it.
+    Create a second pool for work that takes long for other reasons than the disk, such as asking a server or checking
+    a password, so that blobs do not wait for it.
 
-    `clock` is the reactor's, for those who are given workers and need the time too.
+    `clock` is the reactor, for code that has workers and needs the time, too.
 
-    All methods but `from_thread` are for the reactor's thread.
+    Call all methods but `from_thread` in the reactor's thread.  Call `start` first and `stop` at the end.
     """
 
     clock: IReactorTime
@@ -59,28 +59,29 @@ class Workers:
     def __init__(self, reactor: Any, threads: int = THREADS, *, name: str = "k3dreg", abandoning: bool = False) -> None:
         """`reactor` provides `IReactorFromThreads` and `IReactorTime`.
 
-        `abandoning`: nothing depends on the end of the work but its answer, so `stop` does not wait for it.
+        `abandoning`: the work has no effects besides its answer, so `stop` does not wait for it.
         """
         self.clock = reactor
         self._reactor: IReactorFromThreads = reactor
         self._abandoning = abandoning
         self._pool = cast(_Pool, (_AbandonedPool if abandoning else ThreadPool)(0, threads, name=name))
         self._running = False
-        # Answers to work that has not ended.
+        # The Deferreds of work that has not ended.
         self._under_way: set[Deferred[Any]] = set()
         self._idle: Deferred[None] | None = None
 
     def start(self) -> None:
-        """Take work.  Threads are made as they are needed."""
+        """Accept work.  Threads are created as they are needed."""
         if not self._running:
             self._running = True
             self._pool.start()
 
     def stop(self) -> Deferred[None]:
-        """Take no more work, and fire when the last piece has ended and every thread is gone.
+        """Refuse new work; fires when all work has ended and every thread has exited.
 
-        Work cannot be interrupted: what runs is waited for.  An `abandoning` pool leaves it running, does not begin
-        what waits, and answers both with `StoreError`.  Stopping what is not running is no error.
+        Work cannot be interrupted, so this waits for it.  An `abandoning` pool fires at once instead: it fails all
+        Deferreds with `StoreError`, does not start queued work, and leaves running work to its daemon threads.
+        Does nothing if the pool is not running.
         """
         if not self._running:
             return succeed(None)
@@ -91,7 +92,7 @@ class Workers:
                 answer.errback(StoreError("k3dreg is stopping"))
             return succeed(None)
         stopped: Deferred[None] = Deferred()
-        # Joining the threads blocks, so it is done when they are idle and takes no time.
+        # `ThreadPool.stop` joins the threads, which blocks the reactor: it is called only once they are idle.
         stopped.addCallback(lambda _: self._pool.stop())
         if not self._under_way:
             stopped.callback(None)
@@ -102,11 +103,11 @@ class Workers:
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call `function` in a worker thread; fires with what it returns or raises.
 
-        Work waits its turn, first come, first served.  Fails with `StoreError` when the workers are not running.
+        Work starts in the order of the calls.  Fails with `StoreError` if the workers are not running.
 
-        Cancelling gives up the answer, not the work: it runs, or will run, to its end all the same.  So whatever it
-        touches (a file descriptor, a buffer, a half-written file) must stay valid until then; whoever cleans up
-        after a cancelled piece of work needs a lock that the work holds too.
+        Cancelling drops the answer but does not stop the work, not even if it is still queued.  So whatever it uses (a
+        file descriptor, a buffer, a half-written file) must stay valid until it ends.  Code that cleans up after
+        cancelled work needs a lock that the work holds, too.
         """
         if not self._running:
             return fail(StoreError("k3dreg is stopping"))
@@ -114,7 +115,7 @@ class Workers:
         self._under_way.add(answer)
 
         def ended(success: bool, result: T | Failure) -> None:
-            # In the worker thread.
+            # Called in the worker thread.
             self._reactor.callFromThread(self._deliver, answer, result)
 
         self._pool.callInThreadWithCallback(ended, self._work, function, *args, **kwargs)
@@ -123,10 +124,10 @@ class Workers:
     def acquire(
         self, function: Callable[P, T], release: Callable[[T], object], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
-        """As `run`, for a `function` that returns a resource.
+        """Call `function`, which returns a resource such as an open file, in a worker thread; else as `run`.
 
-        When the Deferred is cancelled before the resource is there, nothing else refers to the resource, so it is
-        passed to `release` in a worker thread.
+        If the Deferred is cancelled before the resource exists, `release` is called with the resource in a worker
+        thread, because no caller will close it.
         """
         taken: Deferred[T] = Deferred(lambda _: given_up.append(True))
         given_up: list[bool] = []
@@ -143,23 +144,26 @@ class Workers:
         return taken
 
     def clean_up(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """As `spare`, for what has to be done even when the workers are stopped: then it is done here and now."""
+        """Call `function` in a worker thread and log its failure; call it right here if the workers are stopped.
+
+        For clean-up that must not be skipped, such as closing a file.
+        """
         if self._running:
             self.spare(function, *args, **kwargs)
         else:
             function(*args, **kwargs)
 
     def spare(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call `function` in a worker thread when nobody waits for the answer.  That it failed is logged."""
+        """Call `function` in a worker thread and log its failure; skip it if the workers are stopped."""
         if self._running:
             self.run(function, *args, **kwargs).addErrback(_log_failure)
 
     def from_thread(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """The way back: from a worker thread, call `function` in the reactor's, some time soon."""
+        """Call `function` in the reactor's thread, soon.  For use in worker threads."""
         self._reactor.callFromThread(function, *args, **kwargs)
 
     def _work(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do a piece of work.  In the worker thread."""
+        """Call `function` in the worker thread, unless the pool has abandoned it."""
         if self._abandoning and not self._running:
             raise StoreError("k3dreg is stopping")
         return function(*args, **kwargs)
@@ -170,10 +174,10 @@ class Workers:
         self._under_way.remove(answer)
         if not self._under_way and self._idle is not None:
             idle, self._idle = self._idle, None
-            self._reactor.callFromThread(idle.callback, None)  # after whoever waits for this very answer
+            self._reactor.callFromThread(idle.callback, None)  # after the callbacks of `answer`
         if answer.called and isinstance(result, Failure):
             log.debug("cancelled work failed: {error}", error=result.getErrorMessage())
-        answer.callback(result)  # a Failure errbacks; an answer that was given up is ignored by the Deferred
+        answer.callback(result)  # a Failure errbacks; a cancelled Deferred ignores it
 
 
 def _log_failure(failure: Failure) -> None:
