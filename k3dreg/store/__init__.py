@@ -1,1 +1,1 @@
-"""k3dreg's own content on disk: blobs, what was pushed, eviction and collection."""
+"""k3dreg's own content on disk: blobs, the list of what was pushed, eviction and garbage collection."""

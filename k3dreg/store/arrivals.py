@@ -1,4 +1,4 @@
-"""A blob that arrives: read along while it does, verified, and kept if the disk can be written."""
+"""Serve a blob while it arrives, verify it, and keep it if the disk can be written."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Bytes of a blob that cannot be kept that wait in memory for its readers before its producer waits, too.  A producer
-# adds what it writes at a time: up to 8 MiB of a layer's files.
+# Bytes of a blob that cannot be kept that may be in memory unread before its producer waits for the readers.  The
+# producer's last write comes on top: up to 8 MiB of a layer's files.
 WINDOW = 4 * 1024 * 1024
-# Seconds for which a blob that cannot be kept waits for a reader.  One has asked for it, and begins at once.
+# Seconds for which a blob that cannot be kept waits for a reader.  The client that asked for it begins at once.
 READER_WAIT = 10.0
 
 
 class Arrival:
-    """One blob on its way: its producer writes with `writer` and calls `advance`, its readers have `blob`.
+    """One blob that arrives.  Its producer writes with `writer` and calls `advance`; its readers use `blob`.
 
-    Where the disk cannot be written the bytes go to the readers alone, and the producer waits for them.
+    If the disk cannot be written, the bytes go to the readers only, and the producer waits for them.  After the last
+    byte the producer calls `verify` and `finish`; after an error, it calls `blob.fail` and aborts `writer`.
     """
 
     def __init__(self, workers: Workers, writer: IPassingWriter, blob: ArrivingBlob) -> None:
@@ -35,31 +36,31 @@ class Arrival:
 
     @classmethod
     async def begin(cls, workers: Workers, writer: IPassingWriter, digest: Digest, size: int) -> Arrival:
-        """Let what `writer` writes be read.  The writer stays the caller's to abort."""
+        """Return an arrival that lets readers follow `writer`.  The caller still aborts `writer` after an error."""
         handle = await workers.acquire(writer.open_reader, lambda handle: handle.close())
         return cls(workers, writer, ArrivingBlob(workers, digest, size, handle))
 
     async def advance(self) -> None:
-        """Tell the readers of what was written since; wait for them if it cannot be kept.
+        """Tell the readers how many bytes have been written; wait for the readers if the blob cannot be kept.
 
-        Raises the `StoreError` of the writer when it cannot be kept and there is no reader.
+        Raises the writer's `StoreError` when the blob cannot be kept and has no reader for `READER_WAIT` seconds.
         """
         self.blob.advance(self.writer.written)
         await self._wait_for_readers(WINDOW)
 
     async def verify(self) -> StoreError | None:
-        """Verify and keep the blob; returns why it is not kept.
+        """Verify and keep the blob.  Return the error that prevented keeping it, or None.
 
-        Its readers lack the last byte until the caller tells `blob` that it has finished.
-        Raises `DigestMismatch`, and as `advance`.
+        The readers do not get the last byte before the caller calls `finish`.  Raises `DigestMismatch`, and as
+        `advance`.
         """
         await self._workers.run(self.writer.commit, self.blob.digest, self.blob.size)
-        # Those who were given it get it now, or never.
+        # Bytes that are only in memory are lost after `finish`, so the readers must have them before.
         await self._wait_for_readers(1)
         return self.writer.unkept
 
     def finish(self, store: IBlobStore) -> IBlob | None:
-        """Let the readers have the last byte; returns the blob in `store`."""
+        """Release the last byte to the readers.  Return the blob in `store`, or None if it was not kept."""
         kept = store.get(self.blob.digest)
         self.blob.finish(kept)
         return kept

@@ -1,4 +1,4 @@
-"""Blobs as files: placed by rename, evicted by rename.  Everything here blocks: for worker threads."""
+"""Blobs as files, placed and evicted by rename.  Everything here blocks: call it in worker threads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ log = make_logger()
 
 
 class BlobFiles:
-    """The directory `blobs/<algorithm>/<first two digits>/<digits>` and the index of it, kept in step.
+    """The directory `blobs/<algorithm>/<first two digits>/<digits>` together with its index in memory.
 
-    Placing and removing change both under one lock, which the reactor's thread never takes.
+    Placing and removing change both under one lock, which the reactor's thread never takes.  Call `start` first and
+    `stop` at the end.
     """
 
     def __init__(self, state: StateDirectory, index: BlobIndex, pushed_sizes: Mapping[Digest, int]) -> None:
-        """`pushed_sizes` are those, in bytes, that blobs had when they were pushed, as far as they are known."""
+        """`pushed_sizes`: the known sizes, in bytes, of blobs at the time they were pushed."""
         self.index = index
         self._pushed_sizes = pushed_sizes
         self._state = state
@@ -38,15 +39,15 @@ class BlobFiles:
         self._open = True
 
     def path_of(self, digest: Digest) -> Path:
-        """Where the blob is, or would be."""
+        """Return the path at which the blob is, or would be."""
         return blob_path(self._state.blobs, digest)
 
     def staging_path(self) -> Path:
-        """A name in the staging directory that nobody else has."""
+        """Return a new path in the staging directory."""
         return self._state.staging / f"blob-{next(self._numbers)}"
 
     def start(self) -> None:
-        """Find out what is there.  Raises `StoreError`."""
+        """Fill the index from the directory, remove damaged files, and evict beyond the limit.  Raises `StoreError`."""
         with storage_errors("reading it"):
             found = self._without_damaged(self._scan())
         unverified, unsynced = self._state.begin({digest: size for digest, size, _ in found})
@@ -56,7 +57,10 @@ class BlobFiles:
         self._state.reserve.fill()
 
     def stop(self) -> None:
-        """Sync what needs it, and record that.  Nothing can be placed afterwards.  Raises `StoreError`."""
+        """Sync the blobs that are only in the page cache, and record a clean stop.
+
+        No blob can be placed afterwards.  Raises `StoreError`.
+        """
         with self._files:
             if not self._open:
                 return
@@ -71,10 +75,10 @@ class BlobFiles:
             self._state.end(self.index.matching(lambda entry: not entry.verified), self.index.sizes())
 
     def place(self, staged: Path, digest: Digest, size: int, *, durable: bool) -> None:
-        """Make a verified file from the staging directory the blob of this digest.
+        """Move a verified file from the staging directory to the path of its digest.
 
-        A good one that is there already is kept, and `staged` is the caller's to remove.  `durable`: the caller has
-        synced the file, and it will be there after a power failure when this returns.  Raises `StoreError` or
+        Unless `durable`, a good file that is already there is kept, and the caller removes `staged`.  `durable`: the
+        caller has synced the file; when this returns, the blob survives a power failure.  Raises `StoreError` or
         `StoreFull`.
         """
         path = self.path_of(digest)
@@ -91,12 +95,12 @@ class BlobFiles:
             self.index.add(digest, IndexEntry(size, verified=True, synced=durable, stamped=time.time()))
 
     def remove(self, digest: Digest) -> None:
-        """Remove a blob if it is there.  Raises `StoreError`."""
+        """Remove a blob, held or not.  An unknown digest is no error.  Raises `StoreError`."""
         with self._files, storage_errors("removing a blob"):
             self._remove(digest)
 
     def remove_unwanted(self, digest: Digest) -> bool:
-        """Remove a blob that is neither held nor pinned.  Whether it is gone.  Raises `StoreError`."""
+        """Remove a blob unless it is held or pinned; return whether it was removed.  Raises `StoreError`."""
         with self._files, storage_errors("removing a blob"):
             if self.index.is_wanted(digest):
                 return False
@@ -108,20 +112,23 @@ class BlobFiles:
         return True
 
     def sync(self, digest: Digest) -> bool:
-        """Make a blob durable.  False when it is not there, or not whole.  Hold it.  Raises `StoreError`."""
+        """Make a blob survive a power failure; return False if its file is missing or has another size.
+
+        The caller must hold the blob.  Raises `StoreError`.
+        """
         path = self.path_of(digest)
         entry = self.index.peek(digest)
         with storage_errors("syncing a blob"):
             if entry is None or not _is_whole(path, entry.size):
                 return False
             if not entry.synced:
-                sync_file(path)  # without the lock: it may take a while
+                sync_file(path)  # without the lock, because it may take long
                 self._sync_directories({path.parent})
                 entry.synced = True
         return True
 
     def remove_if_damaged(self, digest: Digest, size: int) -> None:
-        """Forget a blob that could not be read, if its file is gone or has another size.  Raises `StoreError`."""
+        """Remove a blob that could not be read, if its file is missing or has another size.  Raises `StoreError`."""
         path = self.path_of(digest)
         with self._files, storage_errors("removing a blob"):
             if not _is_whole(path, size):
@@ -129,7 +136,10 @@ class BlobFiles:
                 self._remove(digest)
 
     def verify(self, digest: Digest) -> bool:
-        """Hash a blob that is not to be believed; a wrong one is removed.  Raises `StoreError`."""
+        """Hash a blob that a crash may have damaged, and remove it if it is wrong.  Return whether it is good.
+
+        Raises `StoreError`.
+        """
         path = self.path_of(digest)
         try:
             with storage_errors("reading a blob"), path.open("rb") as file:
@@ -140,10 +150,10 @@ class BlobFiles:
             good = False
         with self._files, storage_errors("removing a blob"):
             entry = self.index.peek(digest)
-            if entry is None or entry.verified:  # removed, or placed anew, meanwhile
+            if entry is None or entry.verified:  # removed or replaced while it was hashed
                 return entry is not None
             if good:
-                # It came from the disk, for it was not written in this session.
+                # It was read from the disk, not from the page cache: this session did not write it.
                 entry.verified = entry.synced = True
             else:
                 log.warn("{digest} was damaged when the machine stopped; k3dreg removed it", digest=digest)
@@ -151,18 +161,18 @@ class BlobFiles:
             return good
 
     def stamp(self, digest: Digest, used: float) -> None:
-        """Note the time of the last use in the file, for the next start."""
-        with contextlib.suppress(OSError):  # evicted meanwhile; and it is only a hint
+        """Record the time of the last use, in seconds since the epoch, as the file's mtime, for the next start."""
+        with contextlib.suppress(OSError):  # evicted meanwhile, or a broken disk: the time is only a hint
             os.utime(self.path_of(digest), (used, used))
 
     def evict(self, excess: int | None = None) -> int:
-        """Evict `excess` bytes, or what is beyond the limit; returns how many bytes went.
+        """Evict at least `excess` bytes, or what exceeds the limit; return how many bytes were evicted.
 
-        A reader who has the file open reads on undisturbed.
+        Readers that have an evicted file open can still read it.
         """
         with self._files:
             victims = self.index.take_victims(excess)
-            # Out of the way by rename, so that the lock is not held while large files are given back to the disk.
+            # Renamed here and unlinked later: unlinking large files takes long, and the lock should not be held then.
             trash = [self._put_away(digest) for digest in victims]
         for path in trash:
             with contextlib.suppress(OSError):
@@ -176,7 +186,7 @@ class BlobFiles:
         path, away = self.path_of(digest), self.staging_path()
         try:
             path.rename(away)
-        except OSError:  # gone already, or no room even for a name
+        except OSError:  # already removed, or the disk is too full even for a new name
             return path
         return away
 
@@ -189,14 +199,14 @@ class BlobFiles:
         return entry is not None and entry.verified and _is_whole(path, size)
 
     def _sync_directories(self, directories: set[Path]) -> None:
-        """With those above them, which may be new as well."""
+        """Sync `directories` and their parents, which may be new as well."""
         above = {directory.parent for directory in directories}
         for directory in (*directories, *above, self._state.blobs):
             sync_directory(directory)
 
     def _without_damaged(self, found: list[tuple[Digest, int, float]]) -> list[tuple[Digest, int, float]]:
-        """Remove the files that have another size than was recorded; return the others."""
-        # Of what was added since the last start, a process that was killed recorded those of pushed content alone.
+        """Remove the files whose size differs from the recorded one; return the others."""
+        # A killed process did not record the sizes of blobs added since its start, except those of pushed content.
         sizes, good = {**self._state.last_sizes(), **self._pushed_sizes}, []
         for digest, size, used in found:
             expected = sizes.get(digest, size)
@@ -214,7 +224,7 @@ class BlobFiles:
         return good
 
     def _scan(self) -> list[tuple[Digest, int, float]]:
-        """Digest, size and time of last use of every blob.  Anything else is left alone."""
+        """Return digest, size and time of last use of every blob.  Other files are counted in a log line and kept."""
         found, strangers = [], 0
         for directory, _, names in os.walk(self._state.blobs):
             for name in names:
@@ -235,7 +245,7 @@ class BlobFiles:
 
 
 def blob_path(blobs: Path, digest: Digest) -> Path:
-    """Where a blob is in the directory of them."""
+    """Return the path of a blob in the directory `blobs`."""
     return blobs / digest.algorithm / digest.hex[:2] / digest.hex
 
 

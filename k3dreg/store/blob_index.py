@@ -1,4 +1,4 @@
-"""What a store holds, in memory: sizes, order of use, who must not be evicted."""
+"""The index of a blob store in memory: sizes, order of use, and which blobs must not be evicted."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from attrs import define, frozen
 
 from k3dreg.oci.digest import Digest
 
-# Seconds for which a blob is not evicted after `use`: time for the caller to begin to send it.
+# Seconds for which a blob is not evicted after `use`: time for the caller to start sending it.
 JUST_USED = 1.0
-# Bytes.  Blobs smaller than this are evicted last: manifests and configs are what a HEAD is answered from, a thousand
-# of them weigh as much as one layer, and without them an image is exported again to answer it.
+# Bytes.  Smaller blobs are evicted last.  They are manifests and configs: a thousand of them take as much room as one
+# layer, and without them k3dreg would have to export an image again to answer a HEAD.
 SMALL = 64 * 1024
 
 
 @frozen
 class Usage:
-    """Bytes and number of blobs held, the limit in bytes, and what was evicted since the start."""
+    """The bytes and number of blobs in a store, its limit in bytes, and what it has evicted since its start."""
 
     bytes: int
     count: int
@@ -30,10 +30,10 @@ class Usage:
 
 @define
 class IndexEntry:
-    """One blob.
+    """What the index knows of one blob.  `size` is in bytes.
 
-    `verified`: it has been hashed since it could last have been damaged.  `synced`: it is on the disk, not only in
-    the kernel's cache.  `stamped`: the time of the last use as the file tells it, in seconds since the epoch.
+    `verified`: it was hashed after the last crash that could have damaged it.  `synced`: it is on the disk, not only in
+    the kernel's page cache.  `stamped`: the time of the last use as its file records it, in seconds since the epoch.
     `used`: the time of the last use in this process, by the index's clock.
     """
 
@@ -45,14 +45,17 @@ class IndexEntry:
 
 
 class BlobIndex:
-    """Thread-safe; does no I/O and never waits for any, so the reactor's thread may use it too."""
+    """The blobs of a store, least recently used first.
+
+    Thread-safe.  It never does or waits for I/O, so the reactor's thread may use it, too.
+    """
 
     def __init__(
         self, limit: int, is_pinned: Callable[[Digest], bool], now: Callable[[], float] = time.monotonic
     ) -> None:
-        """`limit` in bytes.  `is_pinned` says what may never be evicted; called in any thread, it must be quick.
+        """`limit`: bytes.  `now`: a clock in seconds.
 
-        `now` is the clock, in seconds.
+        `is_pinned` tells whether a blob must never be evicted.  It is called in any thread and must be quick.
         """
         self._now = now
         self._limit = limit
@@ -65,27 +68,27 @@ class BlobIndex:
         self._evicted_bytes = 0
 
     def __contains__(self, digest: Digest) -> bool:
-        with self._lock:  # `use` takes an entry out for a moment
+        with self._lock:  # `use` removes an entry for a moment
             return digest in self._entries
 
     def usage(self) -> Usage:
-        """How much there is."""
+        """Return how much the store holds and has evicted."""
         with self._lock:
             return Usage(self._bytes, len(self._entries), self._limit, self._evicted_blobs, self._evicted_bytes)
 
     def set_limit(self, limit: int) -> bool:
-        """From now on this many bytes.  Whether there is more than that now."""
+        """Set the limit in bytes; return whether the blobs exceed it now."""
         with self._lock:
             self._limit = limit
             return self._bytes > limit
 
     def peek(self, digest: Digest) -> IndexEntry | None:
-        """What is known of a blob.  Not a use."""
+        """Return the entry of a blob, or None.  Does not count as a use."""
         with self._lock:
             return self._entries.get(digest)
 
     def use(self, digest: Digest) -> IndexEntry | None:
-        """As `peek`, and it is the most recently used from now on."""
+        """Return the entry of a blob, or None, and make the blob the most recently used."""
         with self._lock:
             entry = self._entries.pop(digest, None)
             if entry is not None:
@@ -94,25 +97,25 @@ class BlobIndex:
             return entry
 
     def add(self, digest: Digest, entry: IndexEntry) -> None:
-        """A blob is there, or there anew."""
+        """Add a blob, in place of an entry of the same digest."""
         with self._lock:
             self._drop(digest)
             self._entries[digest] = entry
             self._bytes += entry.size
 
     def remove(self, digest: Digest) -> None:
-        """A blob is gone.  No error when it was not there."""
+        """Remove the entry of a blob.  An unknown digest is no error."""
         with self._lock:
             self._drop(digest)
 
     def hold(self, digests: Iterable[Digest]) -> None:
-        """Do not evict these until as many `release`s."""
+        """Do not evict these blobs, present or not, before as many calls of `release`."""
         with self._lock:
             for digest in digests:
                 self._holds[digest] = self._holds.get(digest, 0) + 1
 
     def release(self, digests: Iterable[Digest]) -> bool:
-        """Undo one `hold`.  Whether there is more than the limit now."""
+        """Undo one `hold`; return whether the blobs exceed the limit."""
         with self._lock:
             for digest in digests:
                 left = self._holds.get(digest, 0) - 1
@@ -123,31 +126,31 @@ class BlobIndex:
             return self._bytes > self._limit
 
     def held(self) -> list[Digest]:
-        """The digests that are held."""
+        """Return the digests that are held."""
         with self._lock:
             return list(self._holds)
 
     def is_held(self, digest: Digest) -> bool:
-        """Whether it is held."""
+        """Return whether the digest is held."""
         with self._lock:
             return digest in self._holds
 
     def is_wanted(self, digest: Digest) -> bool:
-        """Whether it is held or pinned."""
+        """Return whether the digest is held or pinned."""
         with self._lock:
             return digest in self._holds or self._is_pinned(digest)
 
     def take_victims(self, excess: int | None = None) -> dict[Digest, IndexEntry]:
-        """Remove, and return, what is to be evicted: at least `excess` bytes, or what is beyond the limit.
+        """Remove and return the entries to evict: at least `excess` bytes, or what exceeds the limit.
 
-        Least recently used first, but the small ones after all others; nothing that is held, pinned or used within
-        the last `JUST_USED` seconds, even when that leaves too much.
+        Takes the least recently used blobs first, and those below `SMALL` bytes last.  Never takes a blob that is held,
+        pinned or was used within the last `JUST_USED` seconds, even if the rest still exceeds the limit.
         """
         with self._lock:
             if excess is None:
                 excess = self._bytes - self._limit
                 if excess > 0:
-                    # The limit is the cache's.  Were the users' own content counted, much of it would leave no cache.
+                    # Pinned (pushed) content does not count: much of it would otherwise leave no room for the cache.
                     excess -= sum(entry.size for digest, entry in self._entries.items() if self._is_pinned(digest))
             victims: dict[Digest, IndexEntry] = {}
             idle_since = self._now() - JUST_USED
@@ -167,12 +170,12 @@ class BlobIndex:
             return victims
 
     def sizes(self) -> dict[Digest, int]:
-        """The size of each blob, in bytes."""
+        """Return the size of each blob in bytes."""
         with self._lock:
             return {digest: entry.size for digest, entry in self._entries.items()}
 
     def matching(self, wanted: Callable[[IndexEntry], bool]) -> list[Digest]:
-        """The blobs whose entries are `wanted`."""
+        """Return the digests of the entries for which `wanted` returns true."""
         with self._lock:
             return [digest for digest, entry in self._entries.items() if wanted(entry)]
 

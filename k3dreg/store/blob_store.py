@@ -1,4 +1,4 @@
-"""The blob store as the rest of k3dreg sees it, in the reactor's thread."""
+"""The blob store that the rest of k3dreg uses in the reactor's thread."""
 
 from __future__ import annotations
 
@@ -30,46 +30,47 @@ T = TypeVar("T")
 
 log = make_logger()
 
-# Seconds for which a committed blob is not evicted, whatever the limit: time for its writer to hold it, or serve it.
+# Seconds for which a committed blob is not evicted, whatever the limit: time for the caller to hold or serve it.
 SETTLING = 10.0
-# Seconds for which the time of last use on the disk may lag: it only matters for what is evicted after a restart.
+# Seconds by which the time of last use on the disk may be late.  It only decides the order of eviction after a restart.
 _STAMP_EVERY = 300.0
 
 
 class BlobStore:
-    """Content by digest on this machine's disk, up to a size.  Made by `open_store`.
+    """Content by digest on this machine's disk, up to a size limit.  Implements `IBlobStore`.
 
-    Beyond the limit, the least recently used blobs are evicted, after each commit.  Never those that are held, being
-    sent, committed within the last `SETTLING` seconds, or pinned, even when that leaves more than the limit.
+    Create it by `open_store` and close it by `close`.  Each commit evicts the least recently used blobs beyond the
+    limit.  Blobs that are held, being sent, pinned, or were committed within the last `SETTLING` seconds are never
+    evicted, even if the rest still exceeds the limit.
     """
 
     def __init__(self, shelf: BlobFiles, workers: Workers, clock: IReactorTime, closed: Callable[[], None]) -> None:
-        """`closed` is called at the end of `close`."""
+        """`closed` is called at the end of `close`, even if that could not sync the blobs."""
         self._when_closed = closed
         self._shelf = shelf
         self._workers = workers
         self._clock = clock
         self._settling: dict[IDelayedCall, Digest] = {}
-        self._unwanted: set[Digest] = set()  # those that `drop` left because they were held
+        self._unwanted: set[Digest] = set()  # blobs that `drop` did not remove because they were held
         self._verifying: SingleFlight[Digest, bool] = SingleFlight()
         self._closed = False
 
     def usage(self) -> Usage:
-        """How much is held, without what is still being written."""
+        """Return how much the store holds, without blobs that are still being written."""
         return self._shelf.index.usage()
 
     def set_limit(self, limit_bytes: int) -> None:
-        """Keep no more than this from now on.  What is too much is evicted soon."""
+        """Set the limit in bytes.  A worker thread soon evicts what exceeds it."""
         if self._shelf.index.set_limit(limit_bytes) and not self._closed:
             self._workers.spare(self._shelf.evict)
 
     def size_of(self, digest: Digest) -> int:
-        """Bytes; 0 for a blob that is not here.  Not a use.  No I/O."""
+        """Return the blob's size in bytes; 0 for an unknown digest.  Does not count as a use.  No I/O."""
         entry = self._shelf.index.peek(digest)
         return 0 if entry is None else entry.size
 
     def get(self, digest: Digest) -> IBlob | None:
-        """The blob, or None.  Counts as a use.  No I/O."""
+        """Return the blob, or None.  Counts as a use.  No I/O."""
         entry = self._shelf.index.use(digest)
         if entry is None:
             return None
@@ -80,23 +81,35 @@ class BlobStore:
         return FileBlob(self, self._shelf, self._workers, digest, entry.size)
 
     def has(self, digest: Digest) -> bool:
-        """Whether it is here.  In any thread."""
+        """Return whether the store has the blob.  Does not count as a use.  No I/O; call it in any thread."""
         return digest in self._shelf.index
 
     def writer(self, algorithm: str = "sha256", *, durable: bool = False) -> IBlobWriter:
-        """A writer for one more blob, for worker threads.  `durable`: it is to survive a power failure."""
+        """Return a writer for a new blob.  Call this and the writer's methods in worker threads.
+
+        `durable`: once it is committed, the blob survives a power failure.  Raises `StoreError`.
+        """
         return BlobWriter(self._shelf, algorithm, durable, self._settle)
 
     def passing_writer(self, algorithm: str = "sha256") -> IPassingWriter:
-        """A writer for one more blob that goes on in memory when the disk cannot be written, for worker threads."""
+        """Return a writer for a new blob that goes on in memory when the disk cannot be written.
+
+        Call this and the writer's methods in worker threads.
+        """
         return BlobWriter(self._shelf, algorithm, False, self._settle, UnkeptBytes())
 
     async def put(self, data: bytes) -> Digest:
-        """Keep a small document.  Cancelling does not stop it."""
+        """Store a small document and return its sha256 digest.  Raises `StoreFull` or `StoreError`.
+
+        Cancelling does not stop the writing.
+        """
         return await self._workers.run(self._put, data)
 
     def hold(self, digests: Iterable[Digest]) -> Callable[[], None]:
-        """Keep these from being evicted until the returned function is called (again is no error)."""
+        """Do not evict these blobs, present or not, until the returned function is called.
+
+        Further calls of that function do nothing.
+        """
         held = list(digests)
         self._shelf.index.hold(held)
 
@@ -108,7 +121,10 @@ class BlobStore:
         return release
 
     async def make_durable(self, digest: Digest) -> bool:
-        """Sync a blob that was only cached, after hashing it if it may have been damaged.  Raises `StoreError`."""
+        """Make a blob survive a power failure; return False if it is missing or damaged.  Raises `StoreError`.
+
+        A blob that a crash may have damaged is hashed first.
+        """
         release = self.hold([digest])
         try:
             await self.believe(digest)
@@ -119,9 +135,9 @@ class BlobStore:
             release()
 
     async def drop(self, digest: Digest) -> bool:
-        """Remove a blob unless it is held or pinned; returns whether it is gone.  Raises `StoreError`.
+        """Remove a blob unless it is held or pinned; return whether it was removed.  Raises `StoreError`.
 
-        One that is held is removed when its hold ends, unless it is pinned by then.
+        A held blob is removed when its last hold ends, unless it is pinned by then.
         """
         gone = await self._workers.run(self._shelf.remove_unwanted, digest)
         if not gone and self._shelf.index.is_held(digest):
@@ -129,13 +145,13 @@ class BlobStore:
         return gone
 
     async def discard(self, digest: Digest) -> None:
-        """Remove a blob, held or not.  Whoever is reading it reads on.  Raises `StoreError`."""
+        """Remove a blob, held or not.  Readers that have its file open can still read it.  Raises `StoreError`."""
         await self._workers.run(self._shelf.remove, digest)
 
     async def close(self) -> None:
-        """Sync what is only in the kernel's cache.
+        """Sync the blobs that are only in the page cache, and record a clean stop.
 
-        Blobs cannot be added afterwards.  When it cannot be synced it does not count as a clean stop.
+        No blobs can be added afterwards.  If syncing fails, an error is logged and no clean stop is recorded.
         """
         if self._closed:
             return
@@ -153,9 +169,12 @@ class BlobStore:
             self._when_closed()
 
     async def believe(self, digest: Digest) -> None:
-        """Return when the blob can be served; hashes it if it may have been damaged.  Raises `ContentGone`."""
+        """Hash the blob if a crash may have damaged it and it was not hashed since.
+
+        Raises `ContentGone` if the blob was damaged, and `StoreError`.  Simultaneous callers share one hashing.
+        """
         entry = self._shelf.index.peek(digest)
-        # One that is not in the index any more was evicted, and its file may be open or gone: that is seen on reading.
+        # A blob without an entry was evicted.  Its file may still be open; if it is not, reading raises `ContentGone`.
         if entry is None or entry.verified:
             return
         if not await self._verifying.join(digest, lambda: self._workers.run(self._shelf.verify, digest)):
@@ -178,7 +197,7 @@ class BlobStore:
         return writer.commit()
 
     def _settle(self, digest: Digest) -> None:
-        """In a worker thread: the commit has held the digest; release it after a while."""
+        """Release, after `SETTLING` seconds, the hold that a commit has put on `digest`.  Called in a worker thread."""
         self._workers.from_thread(self._release_later, digest)
 
     def _release_later(self, digest: Digest) -> None:
@@ -195,10 +214,10 @@ class BlobStore:
 
 
 class FileBlob:
-    """A blob in the store.
+    """A blob in the store.  Implements `IBlob`.
 
     It is held, and its file is open, only while it is sent or read, so a caller need not close it.  Between `get` and
-    that it is safe from eviction as one that was just used.
+    `send` it is safe from eviction for `blob_index.JUST_USED` seconds.
     """
 
     def __init__(
@@ -216,11 +235,17 @@ class FileBlob:
         self._workers = workers
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Ends and raises as `send_file`; a blob found to be gone or damaged is forgotten."""
+        """Write the bytes from `start` up to, not including, `stop` to `consumer`; see `FileSending.run`.
+
+        Also raises `StoreError`.  A blob whose file is missing or damaged is removed from the store.
+        """
         await self._with_file(lambda handle: FileSending(self._workers, handle, consumer).run(start, stop))
 
     async def read(self) -> bytes:
-        """All of a manifest or config.  Raises `ContentGone` as `send`, and `ContentError` for a larger blob."""
+        """Return the bytes of a manifest or config.
+
+        Raises `ContentError` for a blob of more than `LARGEST_CONFIG` bytes, `ContentGone` if it is missing or damaged.
+        """
         if self.size > LARGEST_CONFIG:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         return await self._with_file(self._read)
@@ -232,7 +257,7 @@ class FileBlob:
         return data
 
     async def _with_file(self, use: Callable[[FileHandle], Awaitable[T]]) -> T:
-        # Before the file is opened: it may be being evicted at this moment.
+        # Held before the file is opened, because a worker thread may be about to evict it.
         release = self._store.hold([self.digest])
         handle = FileHandle(str(self._shelf.path_of(self.digest)))
         try:
@@ -255,9 +280,9 @@ async def open_store(
     *,
     is_pinned: Callable[[Digest], bool] = lambda digest: False,
 ) -> BlobStore:
-    """The store in the state directory `root`, which is made if need be and ours alone until the store is closed.
+    """Open the store in the state directory `root`, which is created if needed and locked until the store is closed.
 
-    Raises `UsageError` when the directory is in use or cannot be, and as `open_store_in` does.
+    Raises `UsageError` when another process uses the directory or it cannot be created, and as `open_store_in`.
     """
     state = await workers.acquire(StateDirectory, StateDirectory.close, root)
     try:
@@ -277,10 +302,11 @@ async def open_store_in(
     closed: Callable[[], None] = lambda: None,
     pushed_sizes: Mapping[Digest, int] = MappingProxyType({}),
 ) -> BlobStore:
-    """The store in a state directory that is ours, to be closed before that is; `closed` is called at its end.
+    """Open the store in an open state directory.  The caller closes the store before `state`.
 
-    `is_pinned` says what is never evicted; it is called in worker threads and must be quick.  Blobs that have another
-    size than in `pushed_sizes` are removed.  Raises `StoreError`.
+    `is_pinned` tells whether a blob must never be evicted; it is called in worker threads and must be quick.  `closed`
+    is called at the end of the store's `close`.  Blobs whose size differs from that in `pushed_sizes` are removed.
+    Raises `StoreError`.
     """
     shelf = BlobFiles(state, BlobIndex(limit_bytes, is_pinned, clock.seconds), pushed_sizes)
     await workers.run(shelf.start)

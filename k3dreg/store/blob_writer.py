@@ -1,4 +1,4 @@
-"""Blobs on their way into the store."""
+"""Write blobs into the store."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from k3dreg.store.unkept_bytes import PartlyKept, UnkeptBytes
 from k3dreg.streaming.content import IFileHandle
 from k3dreg.streaming.file_handles import FileHandle
 
-# Bytes evicted at once when the disk is full: enough for a usual layer, so that it does not happen at every write.
+# Bytes evicted at once when the disk is full: enough for most layers, so that not every write has to evict.
 _ROOM = 256 * 1024 * 1024
-# Bytes of a durable blob after which the kernel is asked to begin with writing them out.
+# Bytes of a durable blob after which the kernel is asked to start writing them to the disk.
 _PUSH_OUT = 8 * 1024 * 1024
 
 
 class BlobWriter:
-    """Writes to a staging file and hashes what it writes; `commit` renames the file to its digest.
+    """Writes and hashes a staging file; `commit` renames the file to its digest.  Implements `IPassingWriter`.
 
-    For worker threads.  One call waits for another: whoever was cancelled while a worker writes can have `abort` called
-    at once.
+    Call its methods in worker threads.  They wait for each other, so a caller that was cancelled during a `write` may
+    have `abort` called at once.  The caller ends a writer by `commit` or `abort`.
     """
 
     def __init__(
@@ -38,12 +38,11 @@ class BlobWriter:
         committed: Callable[[Digest], None],
         rest: UnkeptBytes | None = None,
     ) -> None:
-        """Raises `StoreError`.
+        """Create the staging file.  Raises `StoreError`.
 
-        `durable`: the blob survives a power failure once it is committed.
-        `committed` is called, in the thread of the commit, with a digest that is held in the index until the callee
-        releases it.
-        `rest`: takes what cannot be written; `unkept` says why then, and nothing raises `StoreError`.
+        `durable`: once it is committed, the blob survives a power failure.  `committed` is called in the thread of the
+        commit with the digest, which is held in the index; the callee must release it.  `rest`, if given, takes the
+        bytes that cannot be written to the disk: `unkept` then has the error, and no method raises `StoreError` for it.
         """
         self._descriptor: int | None = None
         self._rest = rest
@@ -65,9 +64,9 @@ class BlobWriter:
             self._do_not_keep(error)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append and hash.  When the disk is full, blobs are evicted to make room.
+        """Append and hash `data`.  When the disk is full, evict other blobs to make room.
 
-        Raises `StoreFull` when that does not help, or `StoreError`; the writer has aborted itself then.
+        Raises `StoreFull` when that does not help, or `StoreError`; the writer is then aborted.
         """
         with self._lock:
             self._check_not_ended()
@@ -78,29 +77,32 @@ class BlobWriter:
                 self.written += count
                 left = left[count:]
             if self._durable and self._descriptor is not None and self.written - self._pushed_out >= _PUSH_OUT:
-                # Let the kernel begin to write it to the disk now, or `commit` waits for all of it.  The advice does
-                # that for what is dirty, which all of it is; it drops from memory only what is on the disk already.
+                # Make the kernel start writing to the disk now; otherwise the fsync of `commit` waits for all of it.
+                # POSIX_FADV_DONTNEED starts writing dirty pages, and drops only pages that are on the disk already.
                 os.posix_fadvise(
                     self._descriptor, self._pushed_out, self.written - self._pushed_out, os.POSIX_FADV_DONTNEED
                 )
                 self._pushed_out = self.written
 
     def open_reader(self) -> IFileHandle:
-        """A handle on the staging file, which stays the blob's file after the commit."""
+        """Return a handle on the bytes written so far and later; it still reads the blob after `commit`.
+
+        The caller closes it.  Raises `StoreError`.
+        """
         with self._lock, storage_errors("reading a blob that is being written"):
             self._check_not_ended()
             descriptor = None if self._descriptor is None else os.dup(self._descriptor)
             return FileHandle(descriptor=descriptor) if self._rest is None else PartlyKept(descriptor, self._rest)
 
     def discard_before(self, offset: int) -> None:
-        """Drop the bytes before `offset` that are in memory: no reader needs them any more."""
+        """Drop the bytes before `offset` that are in memory, because no reader needs them any more."""
         if self._rest is not None:
             self._rest.discard_before(offset)
 
     def commit(self, digest: Digest | None = None, size: int | None = None) -> Digest:
-        """Verify and make visible; nothing is left of it otherwise.
+        """Verify the blob, make it visible, and return its digest.  The staging file is removed in any case.
 
-        Raises `DigestMismatch`, `StoreFull` or `StoreError`.
+        Raises `DigestMismatch`, `StoreFull` or `StoreError`; the blob is then not visible.
         """
         with self._lock:
             self._check_not_ended()
@@ -120,7 +122,7 @@ class BlobWriter:
         return actual
 
     def abort(self) -> None:
-        """Remove the staging file, once a write that is under way has ended."""
+        """Remove the staging file, after a write that is under way.  Safe any number of times, after `commit` too."""
         with self._lock:
             self._close()
 
@@ -129,7 +131,7 @@ class BlobWriter:
             if self._durable:
                 with storage_errors("syncing a blob"):
                     os.fsync(descriptor)
-            # Held before it is visible: another commit may be evicting at this moment.
+            # Held before it is visible, because another thread's commit may be evicting at this moment.
             self._shelf.index.hold([digest])
             try:
                 self._place(digest)
@@ -142,13 +144,13 @@ class BlobWriter:
     def _place(self, digest: Digest) -> None:
         try:
             self._shelf.place(self._path, digest, self.written, durable=self._durable)
-        except StoreFull:  # a full disk may have no room even for a directory
+        except StoreFull:  # a full disk may lack room even for the directory
             if not self._shelf.evict(_ROOM):
                 raise
             self._shelf.place(self._path, digest, self.written, durable=self._durable)
 
     def _write_some(self, data: memoryview) -> int:
-        """Write some of `data` and return how many bytes; 0 when it goes on in memory."""
+        """Write some of `data` and return how many bytes; 0 after the writer has switched to memory."""
         if self._descriptor is None:
             assert self._rest is not None
             self._rest.append(data)
@@ -165,12 +167,12 @@ class BlobWriter:
             try:
                 return _append(descriptor, data)
             except OSError as error:
-                # It ends: each round takes something away, until nothing is left that may be evicted.
+                # The loop ends, because `evict` returns 0 when no blob is left that may be evicted.
                 if error.errno not in NO_ROOM or not self._shelf.evict(max(_ROOM, len(data))):
                     raise
 
     def _do_not_keep(self, error: StoreError) -> None:
-        """Go on without the file.  Raises `error` if there is nowhere else to go, and has aborted the writer then."""
+        """Continue in memory, without the file.  Without `rest`, abort the writer and raise `error`."""
         if self._rest is None:
             self._close()
             raise error
@@ -190,7 +192,7 @@ class BlobWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-            # A committed file has another name by now.  One that a broken disk does not let go is removed at a start.
+            # A committed file has another name by now.  A file that cannot be removed is removed at the next start.
             with contextlib.suppress(OSError):
                 self._path.unlink()
 

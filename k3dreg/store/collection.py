@@ -1,4 +1,4 @@
-"""Collecting what nobody refers to: blobs that were pushed and never named by a manifest, and what was deleted."""
+"""Garbage collection of pushed content: blobs that no manifest refers to, and content that was deleted."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from k3dreg.store.interfaces import IBlobStore, IPushed, PushedManifest
 
 log = make_logger()
 
-# Seconds that a blob is kept for a manifest to come.  A push sends the blobs first and the manifest last, and asks for
-# blobs that it need not send; either starts this time anew.  Nobody's push takes six hours from a blob to its manifest.
+# Seconds for which a blob that no manifest refers to is kept.  A push sends its blobs first and its manifest last, and
+# asks which blobs it need not send; both restart this time.  No push takes six hours from a blob to its manifest.
 GRACE = 6 * 3600.0
-# Seconds between two rounds.
+# Seconds between two collections.
 EVERY = 1800.0
 
 
 @frozen
 class Collected:
-    """What a round has removed: blobs of repositories, manifests, and files, with the bytes in those."""
+    """What a collection removed: blobs and manifests from repositories, and files with their total bytes."""
 
     blobs: int = 0
     manifests: int = 0
@@ -35,13 +35,13 @@ class Collected:
 
 
 def unreferenced_blobs(pushed: IPushed, repository: Repository) -> Sequence[Digest]:
-    """Blobs of a repository that no manifest of it refers to."""
+    """Return the blobs of a repository that none of its manifests refers to."""
     referred = {part for manifest in pushed.manifests(repository) for part in manifest.parts}
     return [digest for digest in pushed.blobs(repository) if digest not in referred]
 
 
 def untagged_manifests(pushed: IPushed) -> Mapping[Repository, Sequence[Digest]]:
-    """Manifests that no tag leads to: not directly, nor by an index, nor by what they are about (their subject)."""
+    """Return the manifests, by repository, that no tag leads to: not directly, nor by an index, nor by a subject."""
     found: dict[Repository, Sequence[Digest]] = {}
     for repository in pushed.repositories():
         manifests = {manifest.digest: manifest for manifest in pushed.manifests(repository)}
@@ -68,14 +68,14 @@ def _reached(manifests: Mapping[Digest, PushedManifest], tagged: Iterable[Digest
 
 
 class Collector:
-    """Collects, once or from time to time."""
+    """Collects pushed content that is not referred to: once by `collect`, or regularly from `start` to `stop`."""
 
     def __init__(
         self, pushed: IPushed, store: IBlobStore, is_engines: Callable[[Digest], bool], clock: IReactorTime
     ) -> None:
-        """`is_engines` says what is the engine's as well: its file stays, as a cached one.
+        """`is_engines` tells whether the engine has the content, too; its file then stays as cached content.
 
-        `clock` tells seconds since the epoch.
+        `clock.seconds()` must be seconds since the epoch.
         """
         self._pushed = pushed
         self._store = store
@@ -84,10 +84,10 @@ class Collector:
         self._running: Deferred[None] | None = None
 
     async def collect(self, grace: float = GRACE, *, untagged: bool = False) -> Collected:
-        """One round.  A push in progress loses nothing as long as it takes less than `grace` seconds.
+        """Collect once, and return what was removed.  Raises `StoreError`.
 
-        `untagged`: manifests that no tag leads to go as well; somebody may know their digests, so only if asked.
-        Raises `StoreError`.
+        A push in progress loses nothing as long as it takes less than `grace` seconds.  `untagged`: also remove the
+        manifests that no tag leads to.  That is off by default, because clients may pull them by digest.
         """
         manifests = 0
         if untagged:
@@ -96,8 +96,8 @@ class Collector:
                     manifests += await self._pushed.remove_manifest(repository, digest)
         blobs = 0
         for repository in self._pushed.repositories():
-            # What is unreferenced is found and leaves the list in one go: a push that comes between the two would be
-            # told that it is here.
+            # No `await` between finding the blobs and their removal from memory: a push in between would be told that
+            # it need not send them.
             idle, since = unreferenced_blobs(self._pushed, repository), self._clock.seconds() - grace
             blobs += await self._pushed.remove_blobs(repository, idle, unused_since=since)
         files = size = 0
@@ -112,12 +112,12 @@ class Collector:
         return Collected(blobs, manifests, files, size)
 
     def start(self) -> None:
-        """Collect from time to time, until `stop`."""
+        """Collect every `EVERY` seconds, until `stop`."""
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     def stop(self) -> None:
-        """A round that is under way ends with what it is doing."""
+        """Stop collecting.  A collection under way is cancelled; the removal that it waits for still happens."""
         if self._running is not None:
             self._running.cancel()
 

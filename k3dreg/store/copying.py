@@ -1,4 +1,4 @@
-"""A blob that comes from elsewhere, copied into a store."""
+"""Copy a blob into a store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
 
-# Bytes that wait to be written, above which the producer is paused.  As in `streaming.byte_stream`: enough for
-# a worker to have a batch of its own while the next one is collected.
+# Unwritten bytes above which the producer is paused.  As in `streaming.byte_stream`, a worker thread writes one batch
+# while the next one arrives.
 _HIGH_WATER = 2 * 1024 * 1024
 
 
 @implementer(IConsumer)
 class _WriterConsumer:
-    """Gives what it is written to a blob writer, in worker threads and in order, and paces whoever produces it."""
+    """A consumer that passes its bytes in order to a blob writer in worker threads, and pauses its producer."""
 
     def __init__(self, workers: Workers, writer: IBlobWriter) -> None:
         self._workers = workers
@@ -54,7 +54,7 @@ class _WriterConsumer:
             self._producer.pauseProducing()
 
     async def finish(self) -> None:
-        """Wait until all is written.  Raises what the writer raised."""
+        """Wait until all bytes are written.  Raises what the writer raised."""
         if self._writing:
             self._done = Outcome()
             await self._done.wait()
@@ -63,7 +63,7 @@ class _WriterConsumer:
 
     @property
     def error(self) -> BaseException | None:
-        """What the writer raised."""
+        """Return what the writer raised, or None."""
         return self._error
 
     async def _drain(self) -> None:
@@ -77,7 +77,7 @@ class _WriterConsumer:
                     self._paused = False
                     if self._producer is not None:
                         self._producer.resumeProducing()
-        except Exception as error:  # noqa: BLE001  (handed to `finish`)
+        except Exception as error:  # noqa: BLE001  (`finish` raises it)
             self._error = error
             self._chunks.clear()
             if self._producer is not None:
@@ -89,16 +89,16 @@ class _WriterConsumer:
 
 
 async def keep(workers: Workers, blob: IBlob, writer: IBlobWriter) -> None:
-    """Write all of `blob` to `writer`, and commit it.
+    """Write all of `blob` to `writer` and commit it.
 
-    Raises what the blob's `send`, and the writer, raise; the writer is aborted then, and when cancelled.
+    Raises what `blob.send` and the writer raise.  After an error, and on cancelling, the writer is aborted.
     """
     consumer = _WriterConsumer(workers, writer)
     try:
         try:
             await blob.send(consumer, 0, blob.size)
         except Exception:
-            if consumer.error is not None:  # the sending ended because the writing had
+            if consumer.error is not None:  # the writer's error stopped the sending
                 raise consumer.error from None
             raise
         await consumer.finish()

@@ -1,7 +1,8 @@
 """An SQLite database of what was pushed.
 
-A transaction is on disk for good when it returns (`synchronous=FULL`), whole or not at all, whenever the process or
-the machine dies.  All of it blocks: for worker threads, one at a time.
+When `transact` returns, the transaction survives a power failure (`synchronous=FULL`).  If the process or the machine
+dies earlier, either all of it or nothing is in the database.  Everything here blocks: call it in worker threads, one
+call at a time.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, p
 CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
 """
 
-# From a version to the next.
+# Statements that upgrade from a version to the next.
 _UPGRADES = {
     1: "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;",
     2: "ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0;",
 }
 
-# The second is a full disk too: no room for the index of the log (`-shm`), when the database is opened.
+# The second error also means a full disk: there was no room for the log's index (`-shm`) on opening the database.
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
-# The columns of a table.
+# The values of a row's columns.
 Values = tuple[Any, ...]
 
 
 class Database:
-    """One connection to it."""
+    """A connection to the database.  The caller closes it."""
 
     def __init__(self, file: Path, *, read_only: bool = False) -> None:
-        """Opens it, and makes it if there is none.  Raises `StoreError`."""
+        """Open the database.  Unless `read_only`, create it if it does not exist.  Raises `StoreError`."""
         with _database_errors("opening the list of what was pushed"):
             with storage_errors("opening the list of what was pushed"):
                 _prepare(file, read_only=read_only)
@@ -62,10 +63,10 @@ class Database:
                 raise
 
     def _use_log(self) -> None:
-        """Use a write-ahead log.
+        """Switch to a write-ahead log.
 
-        On a full disk there is no room for the log's index.  With exclusive locking SQLite keeps that index in memory
-        (sqlite.org/wal.html, section 8); no other process can read the list then.
+        A full disk has no room for the log's index.  With exclusive locking SQLite keeps that index in memory
+        (sqlite.org/wal.html, section 8), but then no other process can read the database.
         """
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -77,9 +78,10 @@ class Database:
             self._db.execute("PRAGMA journal_mode=WAL")
 
     def reuse_log(self) -> None:
-        """Move what the log holds into the database, so that the next transaction overwrites the log.
+        """Move the log's content into the database, so that the next transaction overwrites the log.
 
-        It then needs no room on the disk but what the log has.  Raises `StoreFull` or `StoreError`.
+        That transaction then needs no more room on the disk than the log already has.  Raises `StoreFull` or
+        `StoreError`.
         """
         with _database_errors("writing the list of what was pushed"):
             self._db.execute("PRAGMA wal_checkpoint(RESTART)")
@@ -99,12 +101,12 @@ class Database:
     def read(
         self, blob: Callable[..., T], manifest: Callable[..., T], tag: Callable[..., T]
     ) -> tuple[list[T], list[T], list[T]]:
-        """All blobs, manifests and tags, each made by its function of the columns, one row after the other.
+        """Return all blobs, manifests and tags, each made by calling its function with the columns of a row.
 
         Raises `StoreError`, and what the functions raise.
         """
         with _database_errors("reading the list of what was pushed"):
-            # A file of an earlier version that is only read stays one.
+            # A file that is opened read-only is not upgraded.
             version = self._version()
             since, size = "since" if version > 1 else "0", "size" if version > 2 else "0"
             manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
@@ -116,9 +118,10 @@ class Database:
             )
 
     def descriptors(self, registry: str, path: str, digests: Sequence[str], limit: int) -> dict[str, str]:
-        """The descriptors of a repository's manifests as JSON, by digest, in order, of at most `limit` characters.
+        """Return the descriptors of a repository's manifests as JSON, in the order of `digests`.
 
-        The first is there whatever its size; what is not in the table is left out.  Raises `StoreError`.
+        Stops before the descriptor that would exceed `limit` characters in total, but returns at least one.  Digests
+        that are not in the table are left out.  Raises `StoreError`.
         """
         found: dict[str, str] = {}
         size = 0
@@ -135,7 +138,7 @@ class Database:
         return found
 
     def transact(self, statements: Iterable[tuple[str, Values]]) -> None:
-        """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed."""
+        """Execute the statements in one transaction.  Raises `StoreFull` or `StoreError`; then nothing has changed."""
         with _database_errors("writing the list of what was pushed"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -148,7 +151,7 @@ class Database:
                 raise
 
     def close(self) -> None:
-        """Safe any number of times."""
+        """Close the connection.  Safe any number of times."""
         self._db.close()
 
 
@@ -157,10 +160,10 @@ def _is_no_room(error: sqlite3.Error) -> bool:
 
 
 def _prepare(file: Path, *, read_only: bool) -> None:
-    """Make the file whole, under another name first, if there is none; see that only this user may read it.
+    """Create the file if it does not exist, and make sure that only this user may read it.
 
-    Raises `OSError`, and `StoreError` for an empty file: SQLite would take it for a new one, and with it everything
-    that was pushed would become cached content, which is evicted.
+    A new file gets its name only when it is complete.  Raises `OSError`, and `StoreError` for an empty file: SQLite
+    would take it for a new database, so all pushed content would become cached content, which may be evicted.
     """
     try:
         found = file.stat()
@@ -168,8 +171,8 @@ def _prepare(file: Path, *, read_only: bool) -> None:
         if read_only:
             raise
         new = file.with_name(f"{file.name}.new")
-        # Mode first: SQLite would make it readable to everybody, and its other files have the mode of this one.  Of a
-        # start that was broken off there may be a journal, which SQLite removes because the file is empty.
+        # Created here with its mode, because SQLite would make it readable for all users; SQLite's other files get the
+        # same mode.  SQLite removes a journal left by an interrupted start, because the file is empty.
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
@@ -194,7 +197,7 @@ def _prepare(file: Path, *, read_only: bool) -> None:
 
 @contextlib.contextmanager
 def _database_errors(what: str) -> Iterator[None]:
-    """The database's errors as ours.  A text of SQLite's has no path in it."""
+    """Raise `sqlite3.Error` as `StoreFull` or `StoreError`.  Clients may see SQLite's text: it contains no path."""
     try:
         yield
     except sqlite3.Error as error:

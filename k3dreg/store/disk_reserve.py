@@ -1,4 +1,4 @@
-"""Room on the disk that is kept for what must be possible when there is none: to start, and to delete."""
+"""Reserved room on the disk, so that k3dreg can start and delete content even when the disk is full."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import threading
 from pathlib import Path
 
-# Bytes.  A start writes some hundred KB (the database's index of its log, the session), a deletion some tens.
+# Bytes.  A start writes some hundred KB (the index of the database's log, the session), a deletion some tens of KB.
 _SIZE = 1024 * 1024
 
 
 class Reserve:
-    """A file that is there to be removed.  Best effort: a file system may not keep the room.
+    """A file that is removed to make room on a full disk.
 
-    For worker threads.
+    Best effort: not every file system keeps the room for the file.  Call its methods in worker threads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,7 +23,7 @@ class Reserve:
         self._held = False
 
     def fill(self) -> None:
-        """Take the room, if there is that much.  Nothing happens when it is taken already."""
+        """Reserve the room, if the disk has as much.  Does nothing if it is reserved already."""
         with self._lock:
             if self._held:
                 return
@@ -38,7 +38,7 @@ class Reserve:
                 self._remove()
 
     def release(self) -> bool:
-        """Give the room back, until it is filled again.  Whether there was any."""
+        """Free the room until the next `fill`; return whether any was reserved."""
         with self._lock:
             self._held = False
             return self._remove()

@@ -1,4 +1,4 @@
-"""Small things about files.  All of it blocks: for worker threads."""
+"""Write and sync files, and convert their errors.  Everything here blocks: call it in worker threads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from k3dreg.oci.errors import StoreError, StoreFull
 from k3dreg.streaming.file_handles import raise_if_too_many
 
-# EDQUOT: the user's quota is as full as a disk is.
+# EDQUOT: the user's quota is used up, which is the same to k3dreg as a full disk.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Raise `OSError`s of the block as `StoreFull`, `TooManyFiles` or another `StoreError`.
+    """Raise an `OSError` of the `with` block as `StoreFull`, `TooManyFiles` or `StoreError`.
 
-    `what` completes "the state directory: ... failed".  The text has no path in it: clients see it.
+    `what` completes "the state directory could not be used: ... failed".  It must contain no path, because clients see
+    the text.
     """
     try:
         yield
@@ -35,9 +36,9 @@ def storage_errors(what: str) -> Iterator[None]:
 
 
 def write_whole(path: Path, staging: Path, data: bytes, *, durable: bool = False) -> None:
-    """Put `data` at `path` so that nobody ever sees a part of it, by way of the file `staging`.  Raises `OSError`.
+    """Write `data` to the file `staging` and rename it to `path`, so that no reader sees a part of it.
 
-    `durable`: it is still there after the machine lost its power.
+    `durable`: when this returns, the file survives a power failure.  Raises `OSError`.
     """
     descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -55,9 +56,10 @@ def write_whole(path: Path, staging: Path, data: bytes, *, durable: bool = False
 
 
 def make_directory(path: Path) -> None:
-    """Make it, for this user alone, with those above it, unless it is there.  Raises `OSError`.
+    """Create a directory and its missing parents, for this user only.  Raises `OSError`.
 
-    Each that is made is durable: what is synced below it later would be lost with it.
+    Each new directory is synced into its parent: otherwise a power failure would lose it with the files in it, even
+    those that were synced.
     """
     if not path.is_dir():
         make_directory(path.parent)
@@ -66,7 +68,7 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
+    """Make the renames, new files and removals in a directory survive a power failure.  Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -75,7 +77,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's bytes durable, whoever wrote them."""
+    """Make a file's bytes survive a power failure, even if another process wrote them.  Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

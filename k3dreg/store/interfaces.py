@@ -1,4 +1,4 @@
-"""Interfaces of k3dreg's own content on disk: blobs, uploads, and what was pushed."""
+"""Interfaces of k3dreg's own content on disk: blobs, uploads, and the list of what was pushed."""
 
 from __future__ import annotations
 
@@ -18,93 +18,98 @@ from k3dreg.streaming.content import IBlob, IFileHandle
 
 
 class IBlobWriter(Protocol):
-    """One blob on its way into a store: stage, verify, rename.
+    """A blob that is being written to a store: staged, verified, then renamed.
 
-    `write`, `commit` and `abort` do I/O and hash: call them in a worker thread, one at a time.
+    The caller ends it by `commit` or `abort`.  `write`, `commit` and `abort` hash and do I/O: call them in a worker
+    thread, one at a time.
     """
 
     @property
     def written(self) -> int:
-        """Bytes written so far."""
+        """Return how many bytes have been written."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append.  Raises `StoreFull` or `StoreError`."""
+        """Append `data`.  Raises `StoreFull` or `StoreError`."""
 
     def open_reader(self) -> IFileHandle:
-        """A handle on what has been written and will be.  It stays readable after `commit`, `abort` and eviction.
+        """Return a handle on the bytes written so far and later, readable after `commit`, `abort` and eviction.
 
-        It is the caller's to close.  Raises `StoreError`.
+        The caller closes it.  Raises `StoreError`.
         """
 
     def commit(self, digest: Digest | None = None, size: int | None = None) -> Digest:
-        """Verify, make visible, and return the digest.  Content that was there already is kept as it is.
+        """Verify the blob, make it visible, and return its digest.
 
-        Raises `DigestMismatch` if the bytes are not `size` many or do not hash to `digest`; nothing is visible then.
+        Raises `DigestMismatch` if the blob does not have `size` bytes or does not hash to `digest`, `StoreFull` or
+        `StoreError`; the blob is then not visible.
         """
 
     def abort(self) -> None:
-        """Forget it.  Safe at any time, any number of times, after `commit` too."""
+        """Remove the staged bytes.  Safe at any time, any number of times, after `commit` too."""
 
 
 class IPassingWriter(IBlobWriter, Protocol):
-    """A writer that passes a blob on to its readers when the store cannot keep it.
+    """A writer that keeps the bytes in memory for the blob's readers when the disk cannot be written.
 
-    None of its methods raises `StoreError` because the disk cannot be written.  The bytes from there on are in memory
-    until `discard_before`, so the caller waits for readers before it writes much more (see `store.arrivals`).
+    No method raises `StoreError` for that reason.  Bytes in memory stay there until `discard_before`, so the caller
+    must wait for the readers before it writes much more (see `store.arrivals`).
     """
 
     @property
     def unkept(self) -> StoreError | None:
-        """Why the blob is not kept; None as long as it is.  `commit` verifies all the same."""
+        """Return the error that prevents keeping the blob, or None.  `commit` verifies the blob in either case."""
 
     def discard_before(self, offset: int) -> None:
-        """Drop the bytes before `offset` that are in memory: no reader needs them any more."""
+        """Drop the bytes before `offset` that are in memory, because no reader needs them any more."""
 
 
 class IBlobStore(Protocol):
     """Content by digest, on this machine's disk."""
 
     def get(self, digest: Digest) -> IBlob | None:
-        """The blob, or None.  Counts as a use.  No I/O."""
+        """Return the blob, or None.  Counts as a use.  No I/O."""
 
     def has(self, digest: Digest) -> bool:
-        """Whether it is here.  Does not count as a use.  No I/O."""
+        """Return whether the store has the blob.  Does not count as a use.  No I/O."""
 
     def size_of(self, digest: Digest) -> int:
-        """Bytes; 0 for a blob that is not here.  Not a use.  No I/O."""
+        """Return the blob's size in bytes; 0 for an unknown digest.  Does not count as a use.  No I/O."""
 
     def writer(self, algorithm: str = "sha256", *, durable: bool = False) -> IBlobWriter:
-        """A writer for one more blob.  Call it in a worker thread.
+        """Return a writer for a new blob.  Call this in a worker thread.
 
-        `durable`: once it is committed, it survives a power failure.
+        `durable`: once it is committed, the blob survives a power failure.  Raises `StoreError`.
         """
 
     def passing_writer(self, algorithm: str = "sha256") -> IPassingWriter:
-        """A writer for one more blob, which goes on when the disk cannot be written.  Call it in a worker thread."""
+        """Return a writer for a new blob that goes on in memory when the disk cannot be written.
+
+        Call this in a worker thread.
+        """
 
     async def put(self, data: bytes) -> Digest:
-        """Keep a small document; returns its sha256 digest.  Raises `StoreFull` or `StoreError`."""
+        """Store a small document and return its sha256 digest.  Raises `StoreFull` or `StoreError`."""
 
     def hold(self, digests: Iterable[Digest]) -> Callable[[], None]:
-        """Keep these from being evicted, here already or not, until the returned function is called."""
+        """Do not evict these blobs, present or not, until the returned function is called."""
 
     async def make_durable(self, digest: Digest) -> bool:
-        """Let a blob survive a power failure from now on; False when it is not here, or not whole."""
+        """Make a blob survive a power failure; return False if it is missing or damaged.  Raises `StoreError`."""
 
     async def discard(self, digest: Digest) -> None:
-        """Remove a blob, e.g. one found to be damaged.  A blob that is not here is no error."""
+        """Remove a blob, held or not, such as a damaged one.  An unknown digest is no error.  Raises `StoreError`."""
 
     async def drop(self, digest: Digest) -> bool:
-        """Remove a blob that nobody wants: not if it is held, or pinned.  Returns whether it is gone."""
+        """Remove a blob unless it is held or pinned; return whether it was removed.  Raises `StoreError`."""
 
 
 class IStaging(Protocol):
-    """Where uploads wait until they are blobs."""
+    """Creates the writers of upload sessions."""
 
     def begin(self, algorithm: str = "sha256") -> IBlobWriter:
-        """A durable writer for one upload; no I/O.  Its `commit` takes a digest of any algorithm.
+        """Return a durable writer for one upload.  No I/O.  Its `commit` accepts a digest of any algorithm.
 
-        `algorithm` is the likely one: content of another is hashed twice.
+        `algorithm` is the expected one; the bytes are read and hashed again for a digest of another one.
         """
 
 
@@ -112,10 +117,10 @@ class IStaging(Protocol):
 class PushedManifest:
     """A manifest that was pushed into a repository.
 
-    `descriptor` is what a list of referrers says of it, so it has its `artifact_type`, and annotations when it is
-    added: `IPushed` answers without those, but for `descriptors`.  `parts` are the digests of everything it refers to
-    as a part of itself.  `since` is when it was pushed, in seconds since the epoch, and set by `IPushed.add_manifest`;
-    0 where it is not known.
+    `descriptor` is the manifest's entry in a list of referrers, so it has the `artifact_type`.  It has annotations only
+    when it is passed to `IPushed.add_manifest`: the methods of `IPushed` return it without them, except `descriptors`.
+    `parts`: the digests of the manifest's config, layers or child manifests.  `since`: the time of the push in seconds
+    since the epoch, set by `IPushed.add_manifest`; 0 if unknown.
     """
 
     descriptor: Descriptor
@@ -129,85 +134,89 @@ class PushedManifest:
 
 
 class IPushed(Protocol):
-    """What was pushed: repositories, and in each of them blobs, manifests and tags.  The bytes are in the blob store.
+    """What was pushed: repositories, each with its blobs, manifests and tags.  The bytes are in the blob store.
 
-    The answers need no I/O, but for `descriptors`.  The coroutines that change something return when the change is on
-    disk for good, and raise `StoreFull` or `StoreError` when it is not; cancelling one gives up the answer, not the
-    change.  Changes take effect in the order in which they were asked for.
+    The methods that read need no I/O, except `descriptors`.  The coroutines that change something return when the
+    change would survive a power failure.  They raise `StoreFull` or `StoreError` if it cannot be written.  Cancelling
+    one does not cancel the change.  Changes take effect in the order of the calls.
     """
 
     def repositories(self) -> Sequence[Repository]:
-        """Those that hold anything, in lexical order of their names."""
+        """Return the repositories that are not empty, in lexical order of their names."""
 
     def has(self, repository: Repository) -> bool:
-        """Whether anything was pushed there."""
+        """Return whether the repository has a blob, manifest or tag."""
 
     def own_names(self) -> Names:
-        """Return the paths of the repositories of this registry's own.  The caller does not change them."""
+        """Return the paths of the repositories of this registry itself.  The caller must not change them."""
 
     def tags(self, repository: Repository) -> Names:
-        """Return the names of the tags.  The caller does not change them."""
+        """Return the names of the repository's tags.  The caller must not change them."""
 
     def tagged(self, repository: Repository, tag: Tag) -> PushedManifest | None:
-        """The manifest that a tag names."""
+        """Return the manifest that a tag names, or None."""
 
     def manifest(self, repository: Repository, digest: Digest) -> PushedManifest | None:
-        """A manifest by its digest."""
+        """Return the repository's manifest of this digest, or None."""
 
     def manifests(self, repository: Repository) -> Sequence[PushedManifest]:
-        """All of them."""
+        """Return all manifests of the repository."""
 
     def tagged_digests(self, repository: Repository) -> Collection[Digest]:
-        """What its tags name."""
+        """Return the digests of the manifests that the repository's tags name."""
 
     def blobs(self, repository: Repository) -> Mapping[Digest, float]:
-        """Its blobs, each with the time (seconds since the epoch) since which somebody may rely on it."""
+        """Return the repository's blobs, each with the time of its last use in seconds since the epoch.
+
+        A use is a push, a mount, or a client that was told that the blob is here.
+        """
 
     def has_blob(self, repository: Repository, digest: Digest) -> bool:
-        """Whether the blob was pushed, or mounted, there.  Counts as a use: see `blobs`."""
+        """Return whether the blob was pushed or mounted into the repository.  Counts as a use: see `blobs`."""
 
     def referrers(
         self, repository: Repository, subject: Digest, last: str | None = None, limit: int = sys.maxsize
     ) -> Sequence[PushedManifest]:
-        """Return the manifests whose subject it is, ordered by digest: at most `limit` behind the digest `last`."""
+        """Return the manifests with this subject in the order of their digests: at most `limit` after `last`."""
 
     async def descriptors(
         self, repository: Repository, digests: Sequence[Digest], limit: int
     ) -> Mapping[Digest, bytes]:
-        """The descriptors of manifests as JSON, with their annotations, in the order of `digests`.
+        """Read the descriptors of manifests as JSON, with their annotations, in the order of `digests`.
 
-        They are read from the disk, as many as have `limit` bytes together, and one at least.  What is not there is
-        left out.  Raises `StoreError`.
+        Stops before the descriptor that would exceed `limit` bytes in total, but returns at least one.  Unknown digests
+        are left out.  Raises `StoreError`.
         """
 
     def keeps(self, digest: Digest) -> bool:
-        """Whether any repository holds it, as a blob or as a manifest.  Such content is never evicted."""
+        """Return whether any repository has the blob or manifest.  Such content is never evicted."""
 
     def was_pushed(self, digest: Digest) -> bool:
-        """Whether any repository holds it, or has held it since the start, and `forget` was not called."""
+        """Return whether any repository has the content, or had it since the start and `forget` was not called."""
 
     def let_go(self) -> Collection[Digest]:
-        """What was held since the start and is not any more: its file may still be here."""
+        """Return the content that repositories had since the start and have no more.  Its files may still exist."""
 
     def forget(self, digest: Digest) -> None:
-        """What was let go is not here any more, or it is the engine's."""
+        """Take a digest off `let_go`: its file was removed, or the engine has the content, too."""
 
     async def add_blob(self, repository: Repository, digest: Digest, size: int) -> None:
-        """The blob of `size` bytes, which is in the blob store durably, is now in this repository too."""
+        """Add a blob of `size` bytes to a repository.  The blob store must already have it durably."""
 
     async def add_manifest(self, repository: Repository, manifest: PushedManifest, tags: Iterable[Tag]) -> None:
-        """The manifest, which is in the blob store durably, is now in this repository, and these tags name it."""
+        """Add a manifest to a repository, and let `tags` name it.  The blob store must already have it durably."""
 
     async def remove_tag(self, repository: Repository, tag: Tag) -> bool:
-        """Returns whether there was one."""
+        """Remove a tag; return whether it existed."""
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
-        """With all tags that name it.  Returns whether there was one."""
+        """Remove a manifest and all tags that name it; return whether it existed."""
 
     async def remove_blobs(
         self, repository: Repository, digests: Iterable[Digest], *, unused_since: float = math.inf
     ) -> int:
-        """Those that nobody has relied on since then (see `blobs`); returns how many that were.
+        """Remove blobs that were not used after `unused_since` (see `blobs`); return how many were removed.
 
-        The answers tell of it at once, before it is on disk, and take it back when it cannot be written.
+        Other methods no longer return them at once, before the change is on disk.  They return them again if it cannot
+        be written.
         """

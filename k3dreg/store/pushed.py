@@ -1,4 +1,4 @@
-"""What was pushed: repositories with their blobs, manifests and tags.  In memory for reading, in a file for good."""
+"""What was pushed: repositories with their blobs, manifests and tags.  Read from memory, and stored in a database."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from k3dreg.store.pushed_changes import Change, PushedChanges
 from k3dreg.store.pushed_database import PushedDatabase, PushedRow, without_annotations
 from k3dreg.streaming.workers import Workers
 
-# In the state directory.
+# The name of the database in the state directory.
 LEDGER_NAME = "pushed.db"
 
 
 @define
 class _Contents:
-    """One repository."""
+    """The contents of one repository.  `blobs`: as `IPushed.blobs`."""
 
     blobs: dict[Digest, float] = field(factory=dict)
     manifests: dict[Digest, PushedManifest] = field(factory=dict)
     tags: dict[str, Digest] = field(factory=dict)
     tag_names: Names = field(factory=Names)
-    # By subject, the digests of what refers to it.
+    # By subject, the digests of the manifests with that subject.
     referrers: dict[Digest, Names] = field(factory=dict)
 
     def tag(self, name: str, digest: Digest) -> None:
-        """Let `name` mean `digest`."""
+        """Let the tag `name` name `digest`."""
         self.tags[name] = digest
         self.tag_names.add(name)
 
     def untag(self, name: str) -> None:
-        """Remove a tag, if it is there."""
+        """Remove a tag, if it exists."""
         if self.tags.pop(name, None) is not None:
             self.tag_names.discard(name)
 
@@ -53,10 +53,14 @@ _NO_NAMES = Names()
 
 
 class PushedContent:
-    """See `IPushed`.  Changes that are asked for while others are being written go to the disk together."""
+    """What was pushed, in memory and in a database.  Implements `IPushed`.
+
+    Create it by `open_pushed` and close it by `close`.  Changes that are requested while others are being written are
+    then written in one transaction.
+    """
 
     def __init__(self, file: PushedDatabase, rows: Iterable[PushedRow], workers: Workers, clock: IReactorTime) -> None:
-        """`clock` tells seconds since the epoch."""
+        """`clock.seconds()` must be seconds since the epoch."""
         self._file = file
         self._workers = workers
         self._changes = PushedChanges(file, workers)
@@ -64,9 +68,9 @@ class PushedContent:
         self._shelves: dict[Repository, _Contents] = {}
         self._own_names = Names()
         self._kept: Counter[Digest] = Counter()
-        # What was here and may still be on the disk, as content of nobody's.
+        # Digests that no repository has any more, whose files may still exist.
         self._let_gone: set[Digest] = set()
-        # In bytes, as they were recorded when this was opened: so many the files must have that are there then.
+        # The sizes in bytes that the database had on opening.  A file of another size is damaged.
         self.sizes_at_start: dict[Digest, int] = {}
         for row in rows:
             self._read(row)
@@ -103,7 +107,10 @@ class PushedContent:
         return self._shelf(repository).blobs
 
     def has_blob(self, repository: Repository, digest: Digest) -> bool:
-        """In memory only does it count as a use: after a restart the client that was told so has to ask again."""
+        """Return whether the repository has the blob, and record the use in memory only.
+
+        A restart forgets the use: a client that was told of the blob before may find that it has to push it.
+        """
         blobs = self._shelf(repository).blobs
         if digest not in blobs:
             return False
@@ -171,7 +178,10 @@ class PushedContent:
     async def remove_blobs(
         self, repository: Repository, digests: Iterable[Digest], *, unused_since: float = math.inf
     ) -> int:
-        """They are gone from memory at once: nobody is told of a blob, or relies on it, that is about to go."""
+        """Remove blobs that were not used after `unused_since`; return how many were removed.
+
+        They leave the memory before the database, so that no client is told to rely on a blob that is being removed.
+        """
         known = self._shelf(repository).blobs
         found = {digest: known[digest] for digest in digests if digest in known and known[digest] <= unused_since}
         if found:
@@ -182,17 +192,17 @@ class PushedContent:
         return len(found)
 
     async def close(self) -> None:
-        """Wait for changes under way, take no more of them, and close the file."""
+        """Refuse new changes, wait for those under way, and close the database."""
         await self._changes.close()
 
     # -- memory ---------------------------------------------------------------------------------
 
     def _shelf(self, repository: Repository) -> _Contents:
-        """To read: nothing may be put on it."""
+        """Return the contents of a repository for reading.  The caller must not add to them."""
         return self._shelves.get(repository, _NOTHING)
 
     def _made(self, repository: Repository) -> _Contents:
-        """Return the contents of a repository to be changed; new ones where there are none."""
+        """Return the contents of a repository for changing; create them if it has none."""
         shelf = self._shelves.get(repository)
         if shelf is None:
             shelf = self._shelves[repository] = _Contents()
@@ -219,7 +229,7 @@ class PushedContent:
         blobs[digest] = since
 
     def _put_back(self, repository: Repository, blobs: Mapping[Digest, float]) -> None:
-        """Unless they have come again meanwhile."""
+        """Undo `_drop_blobs`, except for blobs that were pushed again meanwhile."""
         for digest, since in blobs.items():
             if digest not in self._shelf(repository).blobs:
                 self._put_blob(repository, digest, since)
@@ -279,10 +289,11 @@ class PushedContent:
 async def open_pushed(
     state_dir: Path, workers: Workers, clock: IReactorTime, reserve: Reserve | None = None
 ) -> PushedContent:
-    """What was pushed, read from the state directory, which has to be ours by now: what another daemon still writes
-    would not be known here, and its blobs not be kept.
+    """Read what was pushed from the state directory.
 
-    It comes before the blob store, which must know what it may not evict.  Raises `StoreError`.
+    The caller must have locked the directory: otherwise another daemon could still add content that this one would not
+    know and could evict.  Open it before the blob store, which must know what it must not evict.  `reserve`: as in
+    `PushedDatabase`.  Raises `StoreError`.
     """
 
     def read() -> tuple[PushedDatabase, list[PushedRow]]:

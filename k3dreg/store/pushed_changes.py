@@ -1,4 +1,4 @@
-"""Changes of what was pushed: written to the list first, and then made in memory."""
+"""Changes of what was pushed: written to the database first, and then made in memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def _nothing() -> None:
 
 @frozen
 class Change:
-    """Something to be written, and then to be done in memory; `undo` is for what was done there before.
+    """Statements for the database, and the change in memory that follows.
 
-    `removing`: there is less afterwards.
+    `apply` is called after the statements are on disk; `undo` if they cannot be written, for what the caller changed in
+    memory before.  `removing`: the change only removes, so it must be possible on a full disk.
     """
 
     statements: Sequence[Statement]
@@ -35,7 +36,7 @@ class Change:
 
 
 class PushedChanges:
-    """Makes changes, in the order in which they are asked for; those that wait go to the disk together."""
+    """Makes changes in the order of the calls.  Changes that wait are written in one transaction."""
 
     def __init__(self, ledger: PushedDatabase, workers: Workers) -> None:
         self._ledger = ledger
@@ -46,9 +47,9 @@ class PushedChanges:
         self._closed = False
 
     async def make(self, change: Change) -> None:
-        """Returns when it is on disk for good, and made.  Raises `StoreFull` or `StoreError`; then it is undone.
+        """Make a change; return when it would survive a power failure and is made in memory.
 
-        Cancelling gives up the answer, not the change.
+        Raises `StoreFull` or `StoreError`; the change is then undone.  Cancelling does not cancel the change.
         """
         if self._closed:
             change.undo()
@@ -58,11 +59,11 @@ class PushedChanges:
             self._writing = True
             writing = Deferred.fromCoroutine(self._write())
             writing.addErrback(lambda failure: log.failure("writing what was pushed", failure=failure))
-        # An Outcome, so that a client that leaves takes nothing but its own answer with it.
+        # An Outcome, so that cancelling, when a client disconnects, does not cancel the writing.
         await change.done.wait()
 
     async def close(self) -> None:
-        """Wait for changes under way, take no more of them, and close the ledger."""
+        """Refuse new changes, wait for those under way, and close the database."""
         self._closed = True
         if self._writing:
             self._idle = Outcome()
@@ -73,7 +74,7 @@ class PushedChanges:
         while self._waiting:
             changes, self._waiting = self._waiting, []
             failed = await self._write_together(changes)
-            # One may be too much for the disk, and another be what makes room on it.
+            # Write each on its own: one may be too large for a full disk, while another makes room on it.
             for change in changes if failed is not None else ():
                 its_own = failed if len(changes) == 1 else await self._write_together([change])
                 if its_own is not None:
@@ -84,12 +85,12 @@ class PushedChanges:
             self._idle.succeed(None)
 
     async def _write_together(self, changes: Sequence[Change]) -> Exception | None:
-        """All of them in one transaction.  Returns the error with which none of them was made."""
+        """Make all changes in one transaction.  Return the error for which none of them was made, or None."""
         statements = [statement for change in changes for statement in change.statements]
         removing = all(change.removing for change in changes)
         try:
             await self._workers.run(self._ledger.write, statements, removing=removing)
-        except Exception as error:  # noqa: BLE001  (whatever it was, those who wait are told)
+        except Exception as error:  # noqa: BLE001  (the callers that wait get it, whatever it is)
             return error
         for change in changes:
             change.apply()

@@ -1,6 +1,6 @@
-"""What was pushed, in a file that is read once and then only written.
+"""What was pushed, in a database that is read once at the start and then written.
 
-All of it blocks: for worker threads.
+Everything here blocks: call it in worker threads.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Statement = tuple[str, tuple[object, ...]]
 
 @frozen
 class PushedRow:
-    """One thing that was pushed: exactly one of the last three is set.
+    """A row of the database: exactly one of `blob`, `manifest` and `tag` is set.
 
-    `size` is the blob's in bytes, 0 where it is not known.
+    `since` and `size` belong to a blob: the time of its push in seconds since the epoch, and its bytes, 0 if unknown.
     """
 
     repository: Repository
@@ -44,13 +44,14 @@ class PushedRow:
 
 
 class PushedDatabase:
-    """The database, which is made with the first that is written.  Its methods take turns, whichever threads call them.
+    """The database of what was pushed, created by the first `write`.  The caller closes it.
 
-    Until there is one nothing of SQLite's is loaded: it takes 1.5 MiB, and most people never push.
+    Thread-safe: its methods wait for each other.  SQLite takes 1.5 MiB of memory and is imported only when there is a
+    database, because most users never push.
     """
 
     def __init__(self, file: Path, reserve: Reserve | None = None, *, read_only: bool = False) -> None:
-        """`reserve` is used up where something is removed and the disk is full."""
+        """`reserve`: released to make room for a removal when the disk is full."""
         self._file = file
         self._reserve = reserve
         self._read_only = read_only
@@ -59,14 +60,14 @@ class PushedDatabase:
         self._closed = False
 
     def read(self) -> list[PushedRow]:
-        """All of it but annotations; nothing where there is no file.  Raises `StoreError`."""
+        """Return all rows, manifests without their annotations; none if there is no file.  Raises `StoreError`."""
         with self._lock:
             try:
                 self._file.stat()
             except FileNotFoundError:
                 return []
             except OSError:
-                pass  # that it cannot be opened has a better message
+                pass  # opening it below raises an error with a better message
             database = self._open()
             try:
                 blobs, manifests, tags = database.read(_blob, _manifest, _tag)
@@ -75,15 +76,16 @@ class PushedDatabase:
             return [*blobs, *manifests, *tags]
 
     def descriptors(self, repository: Repository, digests: Sequence[Digest], limit: int) -> dict[Digest, bytes]:
-        """The descriptors of manifests as JSON, with their annotations.  See `Database.descriptors`."""
+        """Return the descriptors of manifests as JSON, with their annotations.  See `Database.descriptors`."""
         with self._lock:
             found = self._open().descriptors(*_key(repository), list(map(str, digests)), limit)
         return {Digest.parse(digest): text.encode("utf-8") for digest, text in found.items()}
 
     def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
-        """One transaction.  Raises `StoreFull` or `StoreError`, and then nothing has changed.
+        """Execute the statements in one transaction.  Raises `StoreFull` or `StoreError`; then nothing has changed.
 
-        `removing`: it makes room, so it is to be possible on a full disk.
+        `removing`: they remove content, so on a full disk the transaction is tried again, with the room of the reserve
+        or else of the log.
         """
         with self._lock:
             database = self._open()
@@ -100,7 +102,7 @@ class PushedDatabase:
                     self._reserve.fill()
 
     def close(self) -> None:
-        """Safe any number of times.  It is neither read nor written any more."""
+        """Close the database; later calls raise `StoreError`.  Safe any number of times."""
         with self._lock:
             self._closed = True
             if self._database is not None:
@@ -135,7 +137,7 @@ def add_manifest(repository: Repository, manifest: PushedManifest) -> Statement:
 
 
 def remove_manifest(repository: Repository, digest: Digest) -> list[Statement]:
-    """The manifest and its tags."""
+    """Return the statements that remove a manifest and the tags that name it."""
     return [
         ("DELETE FROM tag WHERE registry=? AND path=? AND digest=?", (*_key(repository), str(digest))),
         ("DELETE FROM manifest WHERE registry=? AND path=? AND digest=?", (*_key(repository), str(digest))),
@@ -151,9 +153,10 @@ def remove_tag(repository: Repository, name: str) -> Statement:
 
 
 def without_annotations(descriptor: Descriptor) -> Descriptor:
-    """What is kept in memory of a descriptor: annotations may be megabytes, and so may be what an artifact type is not.
+    """Return the part of a descriptor that is kept in memory, without annotations, which may be megabytes.
 
-    RFC 6838, 4.2, allows two names of 127 characters.
+    An artifact type that is longer than a media type may be (RFC 6838, 4.2: two names of 127 characters) is left out,
+    too.
     """
     artifact_type = descriptor.artifact_type if len(descriptor.artifact_type) <= LONGEST_TYPE else ""
     return evolve(descriptor, annotations={}, artifact_type=artifact_type)

@@ -1,14 +1,14 @@
-"""The state directory: who may use it, and what can be believed of what lies in it.
+"""The state directory: its lock, and which of its blobs must be verified after a crash.
 
     lock        locked (flock) by the daemon that uses the directory
     pushed.db   what was pushed (k3dreg.store.pushed_database)
-    session     what `Session` says
-    reserve     room for when the disk is full (k3dreg.store.disk_reserve)
-    staging/    what is being written; emptied at every start
+    session     the last use of the directory (`Session`)
+    reserve     reserved room for a full disk (k3dreg.store.disk_reserve)
+    staging/    files that are being written; emptied at every start
     blobs/      content by digest (k3dreg.store.blob_store)
-    images/     what is known of images (k3dreg.images.catalogue)
+    images/     the contents of images (k3dreg.images.catalogue)
 
-All of it blocks: for worker threads.
+Everything here blocks: call it in worker threads.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from k3dreg.store.durable_files import make_directory, storage_errors, sync_dire
 
 log = make_logger()
 
-# Made anew by the kernel at every boot (random(4)).
+# The kernel generates a new ID at every boot (random(4)).
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @frozen
 class Session:
-    """The last use of a state directory, as it was recorded in it.
+    """The last use of a state directory, as the file `session` records it.
 
-    Cached content is not written through to the disk: an fsync for each blob would cost more than exporting it again.
-    What a killed daemon wrote is safe all the same, for it is in the kernel's page cache; it is lost only when the
-    *machine* stops before the kernel has written it out.  So:
+    Cached blobs are not synced when they are written: an fsync for each would take longer than exporting it again.
+    The blobs of a killed daemon are safe nevertheless, because they are in the kernel's page cache.  They are lost only
+    if the *machine* stops before the kernel has written them to the disk.  So, at the next start:
 
-    - the daemon stopped cleanly: it has synced what it wrote, and named in `unverified` what it had no reason to
-      look at and could not vouch for;
-    - it did not, and the boot is the same: only the process died, what it could vouch for is as good as before;
-    - it did not, and the boot is another: nothing can be believed before it was hashed.
+    - If the last daemon stopped cleanly, it has synced its blobs.  `unverified` names the blobs that it had found
+      unverified at its start and did not hash.
+    - If it did not, and the boot is the same, only the process died.  The same blobs are unverified as before.
+    - If it did not, and the boot is another, every blob must be hashed before it is served.
 
-    `sizes` are those of the blobs that were there, as far as they are known: a file with another size is damaged.
+    `sizes`: the sizes in bytes of the blobs at the last record.  A file with another size is damaged.
     """
 
     boot: str
@@ -57,7 +57,7 @@ class Session:
     sizes: Mapping[Digest, int] = Factory(dict)
 
     def to_json(self) -> bytes:
-        """As it is recorded."""
+        """Return the session as JSON."""
         value = {
             "boot": self.boot,
             "clean": self.clean,
@@ -68,7 +68,7 @@ class Session:
 
     @classmethod
     def from_json(cls, data: bytes) -> Session | None:
-        """None for anything else than what `to_json` made."""
+        """Parse the JSON of `to_json`; return None for any other bytes."""
         try:
             value = json.loads(data)
             unverified = frozenset(Digest.parse(text) for text in value["unverified"])
@@ -79,12 +79,12 @@ class Session:
 
 
 class StateDirectory:
-    """A state directory that is ours until `close`."""
+    """A state directory, locked for this process until `close`."""
 
     def __init__(self, root: Path, boot_id_file: Path = _BOOT_ID) -> None:
-        """Makes the directory with what belongs in it, and locks it.
+        """Create the directory and its subdirectories if needed, lock it, and empty its staging directory.
 
-        Raises `UsageError` when another daemon uses it or it cannot be made.
+        Raises `UsageError` when another daemon uses it or it cannot be created.
         """
         self.root = root
         self.staging = root / "staging"
@@ -103,24 +103,24 @@ class StateDirectory:
         except OSError as error:
             self._lock.close()
             raise UsageError(f"the state directory {root} is used by another k3dreg; give this one its own") from error
-        # Both make room until the start is over.
+        # Both free room on a full disk, which the start needs; `BlobFiles.start` fills the reserve again.
         self.reserve.release()
         self.clear_staging()
         try:
             self._boot = boot_id_file.read_text("ascii").strip()
         except OSError:
-            self._boot = ""  # not Linux: every unclean stop may have been the machine's
+            self._boot = ""  # not Linux: every unclean stop may have been a crash of the machine
 
     def last_sizes(self) -> Mapping[Digest, int]:
-        """The sizes that blobs had when that was last recorded."""
+        """Return the sizes of blobs, in bytes, of the last record."""
         last = self._last()
         return {} if last is None else last.sizes
 
     def begin(self, held: Mapping[Digest, int]) -> tuple[frozenset[Digest], frozenset[Digest]]:
-        """Record that the directory is in use, and say what can be believed of the content `held` in it, with its size.
+        """Record that the directory is in use and has the blobs `held`, each with its size in bytes.
 
-        Returns what must be hashed before it is believed, and what can be believed but may not be on the disk yet.
-        Raises `StoreError`.
+        Returns the blobs that must be hashed before they are served, and the good blobs that may only be in the page
+        cache.  Raises `StoreError`.
         """
         last = self._last()
         everything = frozenset(held)
@@ -136,15 +136,15 @@ class StateDirectory:
         return unverified, unsynced
 
     def end(self, unverified: Iterable[Digest], sizes: Mapping[Digest, int]) -> None:
-        """Record a clean stop, with the sizes of all blobs.
+        """Record a clean stop, with the sizes of all blobs in bytes.
 
-        Call it when everything but `unverified` has been synced.  Raises `StoreError`.
+        The caller must have synced all blobs but those in `unverified`.  Raises `StoreError`.
         """
         self._record(Session(self._boot, clean=True, unverified=frozenset(unverified), sizes=sizes))
 
     def clear_staging(self) -> None:
-        """Remove what an earlier daemon did not get done."""
-        with contextlib.suppress(OSError):  # a file system that is read-only now
+        """Remove the unfinished files of an earlier daemon."""
+        with contextlib.suppress(OSError):  # the file system may be read-only now
             for left in self.staging.iterdir():
                 if left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left, ignore_errors=True)
@@ -152,19 +152,19 @@ class StateDirectory:
                     left.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others use the directory.  Safe any number of times."""
+        """Unlock the directory, so that another process may use it.  Safe any number of times."""
         self._lock.close()
 
     def _last(self) -> Session | None:
         try:
             return Session.from_json(self._session.read_bytes())
         except OSError:
-            return None  # the first start; or lost with the power, in which case nothing else can be believed
+            return None  # the first start, or a power failure lost the file: then every blob must be hashed
 
     def _record(self, session: Session) -> None:
-        """Durable: it tells about a power failure.
+        """Write `session` so that it survives a power failure, which it must help to detect.
 
-        Without room for it there is no record, and then the next start believes nothing that it has not hashed.
+        On a full disk, remove the record instead: the next start then hashes every blob before it is served.
         """
         try:
             with storage_errors("recording the session"):

@@ -1,4 +1,4 @@
-"""The bytes of a blob that cannot be kept: in memory, until its readers have them."""
+"""The bytes of a blob that cannot be written to the disk: in memory until its readers have them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from k3dreg.streaming.file_handles import FileHandle, Handle
 
 
 class UnkeptBytes:
-    """The part of a blob from `start` on that no file holds, without what `discard_before` has dropped.
+    """The bytes of a blob from offset `start` on, which are in no file, until `discard_before` drops them.
 
     Thread-safe.
     """
@@ -25,18 +25,18 @@ class UnkeptBytes:
         self.start: int | None = None
 
     def begin(self, start: int) -> None:
-        """Let the bytes from `start` on be here."""
+        """Set the offset of the first byte in memory.  Call it once, before `append`."""
         with self._lock:
             self.start = self._first = start
 
     def append(self, data: bytes | memoryview) -> None:
-        """Copy the next bytes."""
+        """Append a copy of `data`."""
         with self._lock:
             if not self._closed:
                 self._pieces.append(bytes(data))
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`; b"" at the end.  Raises `ContentGone` for what was dropped."""
+        """Return up to `length` bytes from `offset`; b"" at the end.  Raises `ContentGone` for dropped bytes."""
         with self._lock:
             at = offset - self._first
             if at < 0:
@@ -54,38 +54,44 @@ class UnkeptBytes:
                 self._first += len(self._pieces.popleft())
 
     def close(self) -> None:
-        """Drop all of it, and what still comes."""
+        """Drop all bytes, and those of later calls of `append`."""
         with self._lock:
             self._pieces.clear()
             self._closed = True
 
     def covers(self, offset: int) -> bool:
-        """Return whether the byte at `offset` is to be read here, and not in the file."""
+        """Return whether the byte at `offset` must be read from memory, not from the file."""
         return self.start is not None and offset >= self.start
 
 
 class PartlyKept(FileHandle):
-    """A staging file, as far as it could be written, and the rest in memory."""
+    """A handle on a blob whose first part is in a staging file and whose rest is in memory."""
 
     def __init__(self, descriptor: int | None, rest: UnkeptBytes) -> None:
-        """`descriptor` belongs to the handle from now on; None if no file could be made."""
+        """`descriptor` now belongs to the handle; None if no file could be created."""
         super().__init__(descriptor=descriptor)
         self._rest = rest
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `FileHandle`."""
+        """Return up to `length` bytes from `offset`, from the file or from memory; b"" at the end.
+
+        Raises as `FileHandle.read`, and `ContentGone` for bytes that were dropped from memory.
+        """
         if self._rest.covers(offset):
             return self._rest.read(offset, length)
         return super().read(offset, self._in_file(offset, length))
 
     def send(self, socket: Handle, offset: int, length: int) -> int:
-        """See `FileHandle`.  Raises `OSError` (EINVAL) for bytes in memory, which the kernel cannot send as a file."""
+        """Send bytes of the file into a socket, as `FileHandle.send`.
+
+        Raises `OSError` (EINVAL) for bytes in memory, which sendfile(2) cannot send; the caller then reads them.
+        """
         if self._rest.covers(offset):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return super().send(socket, offset, self._in_file(offset, length))
 
     def close(self) -> None:
-        """No more reads.  The blob has one handle, so what is in memory is dropped."""
+        """Refuse further reads, and drop the bytes in memory: the blob has no other handle."""
         super().close()
         self._rest.close()
 

@@ -1,4 +1,4 @@
-"""Where the bytes of an upload wait until they are a blob."""
+"""Stage the bytes of an upload until its client names their digest."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from k3dreg.oci.errors import DigestMismatch, StoreError
 from k3dreg.store.interfaces import IBlobStore, IBlobWriter
 from k3dreg.streaming.content import IFileHandle
 
-# Bytes read at once where a blob has to be hashed again.
+# Bytes read at once when a blob has to be hashed again.
 _CHUNK = 1024 * 1024
 
 
 class Staging:
-    """Stages uploads in the blob store's own staging directory, which is emptied at each start.
+    """Stages uploads in the blob store's staging directory.  Implements `IStaging`.
 
-    So sessions end with the process: what a client was told of a session is not a promise to keep it.
+    That directory is emptied at each start, so upload sessions end with the process.  Clients then start a new one.
     """
 
     def __init__(self, store: IBlobStore) -> None:
         self._store = store
 
     def begin(self, algorithm: str = "sha256") -> IBlobWriter:
-        """Makes no file before the first byte: most sessions that are opened and given up have none."""
+        """Return a durable writer for one upload; see `IStaging`.
+
+        It creates its file at the first byte: most sessions that clients open and abandon have no bytes.
+        """
         return StagedUpload(self._store, algorithm)
 
 
 class StagedUpload:
-    """A durable blob writer that learns only in the end by which algorithm its content is named.
+    """A durable blob writer that learns the algorithm of its digest only at `commit`.  Implements `IBlobWriter`.
 
-    For worker threads; one call waits for another.
+    Call its methods in worker threads; they wait for each other.
     """
 
     def __init__(self, store: IBlobStore, algorithm: str) -> None:
@@ -43,22 +46,22 @@ class StagedUpload:
         self._ended = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append.  Raises `StoreFull` or `StoreError`."""
+        """Append `data`.  Raises `StoreFull` or `StoreError`."""
         with self._lock:
             self._open().write(data)
             self.written += len(data)
 
     def open_reader(self) -> IFileHandle:
-        """A handle on what has been written."""
+        """Return a handle on the bytes written so far and later.  The caller closes it.  Raises `StoreError`."""
         with self._lock:
             return self._open().open_reader()
 
     def commit(self, digest: Digest | None = None, size: int | None = None) -> Digest:
-        """Verify and make visible, durably.
+        """Verify the blob, make it visible and durable, and return its digest.
 
-        Bytes were hashed as they came, by the algorithm most digests have.  For a digest of another one they are
-        read and hashed again: the client only says it in its last request.
-        Raises `DigestMismatch`, `StoreFull`, `StoreError`.
+        The bytes were hashed by the expected algorithm as they arrived.  For a digest of another algorithm they are
+        read and hashed again, because the client names the digest only in its last request.  Raises `DigestMismatch`,
+        `StoreFull` or `StoreError`.
         """
         with self._lock:
             writer = self._open()
@@ -71,7 +74,7 @@ class StagedUpload:
                 writer.abort()
 
     def abort(self) -> None:
-        """Forget it."""
+        """Remove the staged bytes.  Safe at any time, any number of times, after `commit` too."""
         with self._lock:
             self._ended = True
             if self._writer is not None:
@@ -80,7 +83,7 @@ class StagedUpload:
     def _commit_again(self, writer: IBlobWriter, digest: Digest, size: int | None) -> Digest:
         reader = writer.open_reader()
         try:
-            # Hashed first and copied then: what does not match is not written a second time.
+            # Hashed before it is copied, so that content that does not match is not written a second time.
             hasher = digest.hasher()
             for data in _chunks(reader):
                 hasher.update(data)
