@@ -1,1 +1,1 @@
-"""Where an image's bytes come from: content store, layer store, export; and the repair of images that lost blobs."""
+"""Sources of an image's bytes: content store, layer store, export.  And the repair of images that lost blobs."""

@@ -1,4 +1,4 @@
-"""Which content belongs to which image: one small JSON file per image, `images/<ID's digits>.json`."""
+"""Record which content belongs to which image: one small JSON file per image, `images/<hex digits of its ID>.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Images remembered.  Each takes some KB of memory; whoever has more than this in use at once exports some twice.
+# Images recorded at most.  Each takes some KB of memory.  Of more images in use, k3dreg exports some again.
 MOST_IMAGES = 2000
 _VERSION = 1
 
@@ -43,7 +43,10 @@ class _Record:
 
     @classmethod
     def from_json(cls, data: bytes) -> _Record:
-        """Raises `K3dregError`, or what Python raises, for anything that `to_json` did not make."""
+        """Parse the JSON of `to_json`.
+
+        Raises `K3dregError`, or Python's errors for a wrong type or a missing key, for any other bytes.
+        """
         value = json.loads(data)
         if value["version"] != _VERSION:
             raise ValueError("another version")
@@ -52,9 +55,10 @@ class _Record:
 
 
 class Catalogue:
-    """Made by `open_catalogue`.  Remembers `limit` images, and drops those that were seen longest ago.
+    """The records of up to `limit` images, in memory and on disk.  Implements `ICatalogue`.
 
-    An image is seen when it is recorded, or asked about by `root_of` or `is_recorded`.
+    Create it by `open_catalogue`.  Beyond `limit`, the records of the images that were seen longest ago are dropped.
+    An image counts as seen when `record`, `root_of` or `is_recorded` is called for it.
     """
 
     def __init__(self, directory: Path, staging: Path, workers: Workers, limit: int = MOST_IMAGES) -> None:
@@ -63,19 +67,19 @@ class Catalogue:
         self._workers = workers
         self._limit = limit
         self._records: dict[Digest, _Record] = {}  # by image ID; seen longest ago first
-        self._seen: dict[Digest, int] = {}  # image ID -> the higher, the later
-        self._images: dict[Digest, set[Digest]] = {}  # content -> image IDs
+        self._seen: dict[Digest, int] = {}  # by image ID; a higher number was seen later
+        self._images: dict[Digest, set[Digest]] = {}  # image IDs by the digest of content
         self._count = itertools.count()
         self._files = threading.Lock()
-        self._complaint = ""  # the last that was logged, until a write succeeds
+        self._complaint = ""  # the last error that was logged; "" after a write succeeded
 
     def images_with(self, digest: Digest) -> Sequence[EngineImage]:
-        """The images that `digest` is part of, most recently seen first.  No I/O."""
+        """Return the images that `digest` is a part of, most recently seen first.  No I/O."""
         ids = sorted(self._images.get(digest, ()), key=self._seen.__getitem__, reverse=True)
         return [self._records[image].image for image in ids]
 
     def root_of(self, image: EngineImage) -> Descriptor | None:
-        """The root recorded for the image ID, if any.  No I/O."""
+        """Return the root recorded for the image's ID, or None.  No I/O."""
         record = self._records.get(image.id)
         if record is None:
             return None
@@ -83,7 +87,7 @@ class Catalogue:
         return record.root
 
     def is_recorded(self, image: EngineImage) -> bool:
-        """Whether `record` was called for this very `fingerprint`.  No I/O."""
+        """Return whether an image of this ID and `fingerprint` is recorded.  No I/O."""
         record = self._records.get(image.id)
         if record is None:
             return False
@@ -91,23 +95,23 @@ class Catalogue:
         return record.image.fingerprint == image.fingerprint
 
     async def record(self, image: EngineImage, root: Descriptor, contents: Iterable[Digest]) -> None:
-        """Remember an image, in place of what was known of the same ID.
+        """Record an image, in place of the record of the same ID.
 
-        Known at once; on disk when it returns.  What cannot be written is logged, and known until the next start.
-        Cancelling does not undo it.
+        The record is in memory at once and on disk when this returns.  If it cannot be written, that is logged and the
+        record is lost at the next start.  Cancelling does not undo it.
         """
         self._add(_Record(image, root, frozenset(contents)))
         dropped = self._shrink()
         await self._write([image.id, *dropped])
 
     async def forget(self, image: Digest) -> None:
-        """The engine does not hold the image any more.  One that is not known is no error."""
+        """Drop the record of an image that the engine does not hold any more.  An unknown ID is no error."""
         if image in self._records:
             self._remove(image)
             await self._write([image])
 
     async def _write(self, images: list[Digest]) -> None:
-        """Write what is known of `images`.  It is a cache: that it cannot be written fails no request."""
+        """Write or remove the files of `images`.  A failure is only logged, because the records are a cache."""
         try:
             await self._workers.run(self._flush, images)
         except StoreError as error:
@@ -120,7 +124,7 @@ class Catalogue:
             self._complaint = ""
 
     def load(self, records: Iterable[_Record]) -> None:
-        """What was on disk, seen longest ago first.  For `open_catalogue`."""
+        """Add the records that were on disk, seen longest ago first.  Only `open_catalogue` calls it."""
         for record in records:
             self._add(record)
         dropped = self._shrink()
@@ -128,7 +132,7 @@ class Catalogue:
             self._workers.spare(self._flush, dropped)
 
     def read_all(self) -> list[_Record]:
-        """Everything on disk, oldest first; what is damaged is removed.  Blocks.  Raises `StoreError`."""
+        """Return all records on disk, oldest first, and remove damaged ones.  Blocks.  Raises `StoreError`."""
         found: list[tuple[float, _Record]] = []
         with storage_errors("reading what is known of images"):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -179,7 +183,10 @@ class Catalogue:
         return dropped
 
     def _flush(self, images: list[Digest]) -> None:
-        """In a worker thread: make the files say what is known *now*, so it does not matter which of two comes last."""
+        """Make the files match the records of this moment.  Called in a worker thread.
+
+        So two calls may run in any order: neither writes a record that is out of date.
+        """
         with self._files, storage_errors("recording an image"):
             for image in images:
                 record = self._records.get(image)
@@ -190,7 +197,7 @@ class Catalogue:
 
 
 async def open_catalogue(root: Path, workers: Workers, limit: int = MOST_IMAGES) -> Catalogue:
-    """The catalogue in the state directory `root`, which a store has been opened in.  Raises `StoreError`."""
+    """Open the catalogue in the state directory `root`, which the caller has locked.  Raises `StoreError`."""
     catalogue = Catalogue(root / "images", root / "staging", workers, limit)
     catalogue.load(await workers.run(catalogue.read_all))
     return catalogue

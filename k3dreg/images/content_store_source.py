@@ -1,4 +1,4 @@
-"""The containerd image store read in place: manifests and blobs are files named by their digests."""
+"""Read the containerd image store in place: its manifests and blobs are files named by their digests."""
 
 from __future__ import annotations
 
@@ -39,19 +39,23 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Images whose parts are remembered; each has some tens of them, and its manifests and configs, some 20 KiB.
+# Images whose descriptors, manifests and configs are kept in memory: some 20 KiB for each.
 _IMAGES_REMEMBERED = 256
-# Bytes of a config.  Docker's own are below 100 KiB; larger ones are sent as any blob is.
+# Bytes of a config that is kept in memory.  Docker's are below 100 KiB; larger ones are served as files.
 _LARGEST_CONFIG = 1024 * 1024
-# Manifests in an image.  The largest index known has some sixty, attestations included.
+# Manifests in an image at most.  The largest known index has some sixty, including attestations.
 _MANIFESTS = 1000
-# What BuildKit writes beside an image's manifest in an index, about the image and not runnable.
+# The annotation by which BuildKit marks an attestation in an index: a manifest about an image, which does not run.
 _ATTESTATION = "vnd.docker.reference.type"
 
 
 @frozen
 class _Held:
-    """What the engine holds of an image.  `parts` are all that its manifests name, whether they are here or not."""
+    """What the engine holds of an image.
+
+    `parts`: the descriptors in its manifests, whether the engine holds their blobs or not.  `documents`: its manifests
+    and small configs.  `whole`: the engine holds all blobs of at least one platform.
+    """
 
     fingerprint: str
     files: IEngineFiles
@@ -63,11 +67,11 @@ class _Held:
 
 
 class ContentStoreSource:
-    """See `IImageSource`.  Nothing is exported, and nothing but small documents is copied.
+    """Serves blobs from the files of containerd's content store, without an export.  Implements `IImageSource`.
 
-    Manifests and configs are verified.  Of other blobs only the size is checked: containerd verified them when they
-    arrived and the node does so again, and to hash a GB takes a processor 0.6 s, where sending it from a file takes
-    0.2 to 0.3 s.
+    Manifests and configs are verified.  Other blobs are only checked for their size: containerd verified them when they
+    arrived, and the node verifies them again.  Hashing a GB takes 0.6 s of processor time, sending it from a file 0.2
+    to 0.3 s.
     """
 
     name = "content"
@@ -82,7 +86,7 @@ class ContentStoreSource:
         workers: Workers,
         clock: IReactorTime,
     ) -> None:
-        """`files`: ways to the engine's files, the fastest first; an image is read in the first that has it."""
+        """`files`: ways to the engine's files, the fastest first.  An image is read by the first that finds it."""
         self._engine = engine
         self._files = files
         self._catalogue = catalogue
@@ -91,20 +95,25 @@ class ContentStoreSource:
         self._looking: SingleFlight[str, _Held] = SingleFlight()
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
-        """The engine's own digest, media type and size.
+        """Return the descriptor of the root manifest or index, as the engine holds it.
 
-        Raises `ImageIncomplete` unless some platform's config and layers are all there.
+        Raises `ImageIncomplete` unless the engine holds the config and all layers of at least one platform, and
+        `ManifestUnknown` when the content store does not have the image or cannot be read.
         """
         held = await self._look(image)
         if not held.whole:
             raise ImageIncomplete(f"Docker holds no platform of {image.id} whole")
         if not self._catalogue.is_recorded(image):
-            # After a restart a node may ask for blobs of a manifest that it has already.
+            # Recorded because a node may ask for blobs of a manifest that it got before a restart of k3dreg.
             await self._catalogue.record(image, held.root, held.parts)
         return held.root
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
-        """A part of the image, if its file is there and as long as the manifests say."""
+        """Return a part of the image.
+
+        Raises `BlobUnknown` if it is no part of the image, or its file is missing or has another size than its
+        descriptor.
+        """
         try:
             held = await self._look(image)
         except ManifestUnknown as error:
@@ -117,7 +126,7 @@ class ContentStoreSource:
             try:
                 blob = await held.files.blob(content_path(held.directory, digest), digest, described.size)
             except (FileAbsent, FilesUnreachable, ContentError) as error:
-                # The engine may have removed it, or its files are not to be reached this way any more: look again.
+                # The engine may have removed the file, or this way to its files may have broken: examine it anew.
                 self._held.pop(image.id, None)
                 if isinstance(error, ContentError):
                     log.warn("{error}", error=error)
@@ -126,7 +135,10 @@ class ContentStoreSource:
         return blob
 
     async def loose(self, descriptor: Descriptor) -> IBlob | None:
-        """A blob of an image that may not be whole yet: containerd gives it its name when it has it all."""
+        """Return a blob of an image whose pull may be under way, or None if the engine does not hold it.
+
+        containerd gives a blob's file its name only when the blob is complete.
+        """
         for files, directory in product(self._files, content_directories(await self._engine.info())):
             try:
                 return await files.blob(content_path(directory, descriptor.digest), descriptor.digest, descriptor.size)
@@ -135,7 +147,7 @@ class ContentStoreSource:
         return None
 
     async def shutdown(self) -> None:
-        """Stop looking."""
+        """Cancel the examinations of images that are under way."""
         await self._looking.shutdown()
 
     # -- looking at an image ------------------------------------------------------------------------
@@ -148,7 +160,7 @@ class ContentStoreSource:
         return held
 
     async def _examine(self, image: EngineImage) -> _Held:
-        """Raises `ManifestUnknown` when this source cannot serve the image."""
+        """Read the image's manifests and configs.  Raises `ManifestUnknown` when this source cannot serve it."""
         directories = content_directories(await self._engine.info())
         if not directories:
             raise ManifestUnknown("the engine has no containerd image store")
@@ -165,7 +177,7 @@ class ContentStoreSource:
 
 
 class _Look:
-    """One look at what is there of an image."""
+    """One examination of what a content store directory holds of an image."""
 
     def __init__(self, files: IEngineFiles, image: EngineImage, directory: str) -> None:
         self._files = files
@@ -174,11 +186,15 @@ class _Look:
         self._parts: dict[Digest, Descriptor] = {}
         self._documents: dict[Digest, MemoryBlob] = {}
         self._whole = False
-        # The engine says that it holds nothing of these.  Of others it may lack only what need not be here.
+        # Children of which the engine holds nothing.  An unavailable child of which it holds something is still read:
+        # it may lack only layers that must not be distributed.
         self._lacking = {child.descriptor.digest for child in image.children if not child.available and not child.held}
 
     async def take(self) -> _Held:
-        """Raises `FileAbsent` if not even the root is there, `ContentError` or `InvalidManifest` if it is damaged."""
+        """Examine the image.
+
+        Raises `FileAbsent` if the root manifest is missing, `ContentError` or `InvalidManifest` if one is damaged.
+        """
         image = self._image
         told = image.descriptor.media_type if image.descriptor is not None else ""
         manifest = await self._manifest(image.id, told)
@@ -202,7 +218,7 @@ class _Look:
         return manifest
 
     async def _child(self, described: Descriptor) -> None:
-        """A manifest named by an index, if it is here: the engine holds it of some platforms only."""
+        """Read a child manifest of an index, if the engine holds it; it may hold those of some platforms only."""
         if described.media_type not in media_types.MANIFESTS | media_types.INDEXES:
             return
         try:
@@ -213,7 +229,7 @@ class _Look:
             await self._check(manifest)
 
     async def _check(self, manifest: Manifest) -> None:
-        """Note whether an image manifest's config and layers are all here."""
+        """Set `_whole` if the config and all distributable layers of an image manifest are here."""
         if manifest.is_index or manifest.config is None:
             return
         layers = [layer for layer in manifest.layers if media_types.is_distributable(layer.media_type)]

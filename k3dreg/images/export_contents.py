@@ -1,4 +1,4 @@
-"""What an export turned out to hold: the image's root, and which of its parts came."""
+"""Find out what an export holds: the image's root, and which of its parts were exported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ LARGE_CONFIG_ADVICE = (
 
 @frozen
 class ExportContents:
-    """`present` and `absent` together are everything that the root refers to, directly or not, and the root itself."""
+    """The root of an exported image, and which of its parts the export contained.
+
+    `present` and `absent` together are the root and everything it refers to, directly or not.
+    """
 
     root: Descriptor
     present: frozenset[Digest]
@@ -40,7 +43,7 @@ class ExportContents:
 
 
 def check_complete(image: EngineImage) -> None:
-    """Raises `ImageIncomplete` when the engine itself says that it holds no platform of the image whole."""
+    """Raise `ImageIncomplete` if the engine says that it holds no platform of the image whole."""
     platforms = [child for child in image.children if child.kind == "image"]
     if platforms and not any(child.available for child in platforms):
         raise ImageIncomplete(f"Docker lacks layers of {image.id}", advice=MISSING_BLOBS_ADVICE)
@@ -49,10 +52,11 @@ def check_complete(image: EngineImage) -> None:
 async def contents_of(
     image: EngineImage, index: ArchiveIndex, members: Mapping[str, Kept], store: IBlobStore, workers: Workers
 ) -> ExportContents:
-    """What the archive `index`, whose blobs are in `store`, holds of `image`.
+    """Return what the archive of `index`, whose blobs `store` has as `members`, holds of `image`.
 
-    Makes the manifest where the engine has none.  Raises `ImageIncomplete` when no platform of the image is whole, and
-    `ManifestUnknown` when the archive, though whole, does not give the image: the next one will not, either.
+    For the classic image store, which has no manifests, this makes one and puts it into `store`.  Raises
+    `ImageIncomplete` when no platform of the image is whole.  Raises `ManifestUnknown` when a complete archive does not
+    contain the image: the next export would not, either.
     """
     try:
         if image.store is ImageStore.CONTAINERD:
@@ -67,13 +71,13 @@ async def _of_containerd_store(
 ) -> ExportContents:
     if not index.roots:
         raise ArchiveError("Docker's export names no image in its index.json")
-    # By ID there is one root, and it is the ID; Docker 24 may export a reduced index under another digest instead.
+    # An export by ID has one root, whose digest is the ID.  Docker 24 may export a reduced index of another digest.
     root = next((root for root in index.roots if root.digest == image.id), index.roots[0])
     came = {kept.digest for kept in members.values()}
     present, absent = {root.digest}, set[Digest]()
     whole = False
     manifest = await _read_manifest(root, store)
-    # Docker describes it as its registry did, which may differ from what the document says.
+    # Docker's index.json has the media type that the registry sent, which may differ from the manifest's own.
     root = evolve(root, media_type=manifest.media_type)
     to_read = [root]
     while to_read:
@@ -134,12 +138,12 @@ async def _made(
 
 
 def _plain(kept: Kept) -> Descriptor:
-    """Only digest and size: the media types are `make_image_manifest`'s to say."""
+    """Return a descriptor of digest and size; `make_image_manifest` sets the media types."""
     return Descriptor("", kept.digest, kept.size)
 
 
 def _check_diff_ids(config: bytes, layers: list[Kept]) -> None:
-    """The layers are the ones the config names (image-spec 1.1, config.md, `rootfs.diff_ids`).  Or `ArchiveError`."""
+    """Raise `ArchiveError` unless the layers are those of the config (image-spec 1.1, config.md, `rootfs.diff_ids`)."""
     try:
         diff_ids = json.loads(config)["rootfs"]["diff_ids"]
     except (ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""One run of `docker save`: its blobs can be read while they arrive."""
+"""One run of `docker save`, whose blobs can be sent while they arrive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Seconds between two lines about an export that is under way.
+# Seconds between two log lines about the progress of an export.
 _REPORT_EVERY = 5.0
 _NO_ROOM_ADVICE = (
     "give the state directory a disk that can be written and has room for the image; images that k3dreg reads in "
@@ -31,7 +31,10 @@ _NO_ROOM_ADVICE = (
 
 
 class Export:
-    """An export of one image into the store.  `run` it once; ask for `contents` and `blob`s as often as you like."""
+    """An export of one image into the store.
+
+    Call `run` once.  `contents` and `blob` may be called any number of times, before and after.
+    """
 
     def __init__(
         self,
@@ -58,13 +61,13 @@ class Export:
         self._running: Deferred[ExportContents] | None = None
 
     def contents(self) -> Deferred[ExportContents]:
-        """What the export held, once it has ended well.  Fails as the export did."""
+        """Return what the export contained, after its success.  Fails as the export fails."""
         return self._contents.wait()
 
     async def blob(self, digest: Digest) -> IBlob:
-        """A part of the image as soon as it has begun to arrive.
+        """Return a part of the image as soon as its first bytes have arrived.
 
-        Raises `BlobUnknown` when the export has ended without it, or what the export failed with.
+        Raises `BlobUnknown` when the export has ended without it, or the error with which the export failed.
         """
         arriving = self._arriving
         blob = arriving if arriving is not None and arriving.digest == digest else self._store.get(digest)
@@ -76,12 +79,12 @@ class Export:
         return await self._wanted.setdefault(digest, Outcome()).wait()
 
     def cancel(self) -> None:
-        """Give it up: whoever waits is told so."""
+        """Cancel the export.  If it has begun to run, callers that wait for it get `EngineUnavailable`."""
         if self._running is not None:
             self._running.cancel()
 
     def run(self) -> Deferred[ExportContents]:
-        """Do it.  The Deferred fires with what came, or fails; so do all who wait."""
+        """Run the export; fires with its contents, or fails, after all callers that wait were told."""
         self._running = Deferred.fromCoroutine(self._run())
         return self._running
 
@@ -91,7 +94,7 @@ class Export:
         started = self._clock.seconds()
         try:
             log.info("exporting {name} ({id}) from Docker", name=name, id=self.image.id.short)
-            # The size that the engine tells of an image is not that of its archive, but near it.
+            # The engine does not say the archive's size; the image's size is close to it.
             activity = Activity(
                 "export", name, started, lambda: Progress(self.received, self.image.size), self._count_waiters
             )
@@ -132,7 +135,7 @@ class Export:
 
     async def _transfer(self, name: str, started: float) -> ExportContents:
         stream = await self._engine.save(self.image.id)
-        # It holds what it keeps: nothing may be evicted before the image is whole, however small the cache.
+        # The spool holds its blobs in the store until `release`, so that even a small cache evicts none before the end.
         spool = ExportSpool(self._store)
         try:
             reported = started
@@ -190,7 +193,10 @@ class Export:
         self._contents.fail(error)
 
     async def _drop_what_nobody_asks_for(self, spool: ExportSpool, contents: ExportContents) -> None:
-        """The classic store's export carries a legacy config for each layer, and a manifest that nodes never see."""
+        """Remove exported blobs that are no part of the image.
+
+        The classic store's export has a legacy config for each layer, and a manifest that nodes never see.
+        """
         for kept in spool.members.values():
             if kept.digest not in contents.present and not kept.was_here:
                 await self._store.discard(kept.digest)

@@ -1,4 +1,4 @@
-"""The source that always works: `docker save`, taken apart while it streams and kept in the store."""
+"""The source that needs no access to the engine's files: `docker save`, parsed as it arrives and kept in the store."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# The engine has no limit of its own, and exports hold each other up: four at once took three times as long as one on
-# two processors (measured), and on the classic store each makes a full copy on the engine's disk.
+# The engine has no limit of its own, and simultaneous exports slow each other down: measured on two processors, four
+# at once took three times as long as one.  With the classic store each makes a full copy on the engine's disk.
 _EXPORTS_AT_ONCE = 2
-# Seconds for which an image whose whole export did not give it is not exported again.  Its content stays as it is; a
-# layer that was damaged on the engine's disk may be mended by pulling the image anew.
+# Seconds for which an image is not exported again if a complete export did not contain it.  The image's content does
+# not change, except when a layer that was damaged on the engine's disk is replaced by a new pull.
 _REFUSED_FOR = 3600.0
 
 
 class ExportSource:
-    """One export per image ID, however many ask; what it brought is kept and remembered across restarts."""
+    """Serves images by exporting them from the engine.  Implements `IImageSource`.
+
+    Simultaneous requests share one export per image.  Its blobs stay in the store, and its contents in the catalogue,
+    across restarts.
+    """
 
     name = "export"
     at_hand = False
@@ -54,14 +58,18 @@ class ExportSource:
         self._clock = clock
         self._slots = DeferredSemaphore(_EXPORTS_AT_ONCE)
         self._exports: dict[Digest, Export] = {}
-        # Parts that the last export of an image did not bring, by fingerprint: asked for again, they are not there
-        # until the engine holds more of the image.
+        # By image ID, the fingerprint and the parts that its last export lacked.  Another export would lack them, too,
+        # as long as the fingerprint is the same.
         self._absent: dict[Digest, tuple[str, frozenset[Digest]]] = {}
-        # By an image's fingerprint and the engine's version, for another version writes another archive.
+        # By an image's fingerprint and the engine's version, because another version may write another archive.
         self._refused: NegativeCache[tuple[str, str]] = NegativeCache(clock)
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
-        """The engine's own digest where it keeps manifests, else that of the manifest k3dreg makes of an export."""
+        """Return the engine's own root descriptor, or that of the manifest that k3dreg makes after an export.
+
+        Raises `ImageIncomplete` when no platform of the image is whole, `ManifestUnknown` when exports do not contain
+        the image, and what the export failed with.
+        """
         check_complete(image)
         known = self._catalogue.root_of(image) or image.descriptor
         if known is not None:
@@ -72,7 +80,10 @@ class ExportSource:
         return contents.root
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
-        """From the store, from an export that is running, or from one that is begun for it."""
+        """Return a part of the image: from the store, from an export under way, or from a new export.
+
+        Raises `BlobUnknown` when the engine does not hold it, and what the export failed with.
+        """
         blob = self._store.get(digest)
         if blob is not None:
             trace.source = trace.source or "cache"
@@ -80,7 +91,7 @@ class ExportSource:
         export = self._exports.get(image.id)
         if export is None:
             try:
-                # The image may have changed, or gone, since it was remembered.
+                # The image may have changed, or have been removed, since it was recorded.
                 image = await self._engine.inspect(str(image.id))
             except ImageNotInEngine:
                 await self._catalogue.forget(image.id)
@@ -92,7 +103,7 @@ class ExportSource:
         return await export.blob(digest)
 
     def shutdown(self) -> None:
-        """Stop all exports."""
+        """Cancel all exports."""
         for export in list(self._exports.values()):
             export.cancel()
 
@@ -103,7 +114,10 @@ class ExportSource:
         return fingerprint == image.fingerprint and digest in absent
 
     async def _join(self, image: EngineImage) -> Export:
-        """The export that is under way, or a new one.  Raises what an export that will not go otherwise ended with."""
+        """Return the export of the image that is under way, or start one.
+
+        Raises the cached error if a complete export did not contain the image within the last `_REFUSED_FOR` seconds.
+        """
         key = (image.fingerprint, (await self._engine.info()).version)
         export = self._exports.get(image.id)
         if export is None:
@@ -117,15 +131,15 @@ class ExportSource:
         return export
 
     async def _watch(self, export: Export, key: tuple[str, str]) -> None:
-        """Run the export and remember what it brought."""
+        """Run the export and record its contents, or cache its error."""
         try:
             contents = await export.run()
             self._absent[export.image.id] = (export.image.fingerprint, contents.absent)
-            # Before it counts as ended: who asks in between would start it anew.
+            # Recorded before the export is removed from `_exports`: a request in between would start a second export.
             await self._catalogue.record(export.image, contents.root, contents.present)
         except ManifestUnknown as error:
             self._refused.remember(key, error, _REFUSED_FOR)
         except (K3dregError, CancelledError):
-            pass  # told to those who wait for it, and logged by the export
+            pass  # `Export` logs errors and passes them to its callers
         finally:
             del self._exports[export.image.id]

@@ -1,4 +1,4 @@
-"""The part of an export that runs in a worker thread: parse the archive, hash, write into the store."""
+"""The part of an export that runs in worker threads: parse the archive, hash its blobs, write them into the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from k3dreg.streaming.content import IFileHandle
 
 @frozen
 class Begun:
-    """A blob has begun to arrive and goes on in the next batch.  Not told of blobs that the archive gives no digest."""
+    """A blob has begun to arrive and continues in the next batch.
+
+    There is no such event for blobs whose digest the archive does not tell.  The receiver must close `handle`, which
+    reads the blob's staging file.
+    """
 
     digest: Digest
     size: int
@@ -24,14 +28,14 @@ class Begun:
 
 @frozen
 class Grown:
-    """The blob that has begun now has `total` bytes on disk."""
+    """The blob of the last `Begun` now has `total` bytes in its staging file."""
 
     total: int
 
 
 @frozen
 class Kept:
-    """A blob is verified and in the store (it may have been there before: then no bytes were written)."""
+    """A blob is verified and in the store.  `was_here`: it was there before, so it was not written again."""
 
     digest: Digest
     size: int
@@ -42,16 +46,17 @@ SpoolEvent = Begun | Grown | Kept
 
 
 def close_handles(events: Iterable[SpoolEvent]) -> None:
-    """Close the handles of `events` that no one takes."""
+    """Close the handles of `events` that were not processed, because their caller was cancelled."""
     for event in events:
         if isinstance(event, Begun):
             event.handle.close()
 
 
 class ExportSpool:
-    """Takes the bytes of a `docker save` and leaves verified blobs in the store.
+    """Parses the bytes of a `docker save` and writes its verified blobs into the store, which holds them for it.
 
-    All methods do I/O and hash: call them in worker threads.  `abort` waits for a `feed` whose caller was cancelled.
+    Call `feed` with all bytes, then `finish`; at the end, in any case, `abort` and then `release`.  All methods but
+    `release` hash and do I/O: call them in worker threads.  `abort` waits for a `feed` whose caller was cancelled.
     """
 
     def __init__(self, store: IBlobStore) -> None:
@@ -66,13 +71,13 @@ class ExportSpool:
 
     @property
     def members(self) -> Mapping[str, Kept]:
-        """What has been kept, by the name it has in the archive."""
+        """Return the blobs that are in the store, by their names in the archive."""
         return self._members
 
     def feed(self, data: bytes) -> list[SpoolEvent]:
-        """The next bytes of the archive.
+        """Process the next bytes of the archive; return what happened.
 
-        Raises `ArchiveError`, `DigestMismatch`, `StoreFull` or `StoreError`; call `abort` then.
+        Raises `ArchiveError`, `DigestMismatch`, `StoreFull` or `StoreError`; the caller must then call `abort`.
         """
         events: list[SpoolEvent] = []
         with self._lock:
@@ -85,7 +90,7 @@ class ExportSpool:
                 elif isinstance(event, BlobEnd):
                     events.append(self._end())
             if self._writer is not None and self._begun is not None and self._begun.digest is not None:
-                # Only now: most blobs are small and have ended in the batch in which they began.
+                # Reported after the whole batch, because most blobs are small and end in the batch in which they began.
                 if not self._announced:
                     self._announced = True
                     events.append(Begun(self._begun.digest, self._begun.size, self._writer.open_reader()))
@@ -93,17 +98,20 @@ class ExportSpool:
         return events
 
     def finish(self) -> ArchiveIndex:
-        """The archive has ended.  Raises `ArchiveError` unless it was whole."""
+        """Return the archive's index after its last byte.  Raises `ArchiveError` if the archive is incomplete."""
         return self._reader.finish()
 
     def release(self) -> None:
-        """What was found or kept may be evicted again.  For the reactor's thread, when no `feed` is under way."""
+        """Allow the eviction of the archive's blobs again.
+
+        Call it in the reactor's thread, when no `feed` is under way.
+        """
         releases, self._releases = self._releases, []
         for release in releases:
             release()
 
     def abort(self) -> None:
-        """Forget the blob that has begun.  What is in the store stays: each was verified by itself."""
+        """Drop the blob that is being written.  Blobs in the store stay, because each one was verified."""
         with self._lock:
             if self._writer is not None:
                 self._writer.abort()
@@ -113,15 +121,16 @@ class ExportSpool:
         self._begun = event
         self._announced = False
         if event.digest is not None:
-            # Before it is looked for: else what is here could be evicted while the archive passes it by.
+            # Held before `has` is called: otherwise the blob could be evicted after `has`, and its bytes in the archive
+            # would be skipped.
             self._releases.append(self._store.hold([event.digest]))
-        # The layer of an image exported before is neither hashed nor written again.
+        # A blob that is in the store is neither hashed nor written again.
         if event.digest is None or not self._store.has(event.digest):
             self._writer = self._store.writer("sha256" if event.digest is None else event.digest.algorithm)
 
     def _end(self) -> Kept:
         begun, writer = self._begun, self._writer
-        assert begun is not None  # the reader's grammar: no end without a beginning
+        assert begun is not None  # `ArchiveReader` yields a BlobEnd only after a BlobBegin
         if writer is not None:
             digest = writer.commit(begun.digest, begun.size)
             self._writer = None

@@ -1,4 +1,4 @@
-"""An `EngineImage` as JSON and back, with nothing lost: its `fingerprint` must be the same after a restart."""
+"""Convert an `EngineImage` to JSON and back without loss: its `fingerprint` must be the same after a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from k3dreg.oci.platform import Platform
 
 
 def image_to_json(image: EngineImage) -> dict[str, Any]:
-    """A JSON object."""
+    """Return the image as a JSON object."""
     return {
         "id": str(image.id),
         "store": image.store.value,
@@ -29,7 +29,10 @@ def image_to_json(image: EngineImage) -> dict[str, Any]:
 
 
 def image_from_json(value: dict[str, Any]) -> EngineImage:
-    """Raises `K3dregError`, `ValueError`, `KeyError`, `TypeError` or `AttributeError` for anything else."""
+    """Return the image of a JSON object that `image_to_json` made.
+
+    Raises `K3dregError`, `ValueError`, `KeyError`, `TypeError` or `AttributeError` for any other object.
+    """
     descriptor, platform = value["descriptor"], value["platform"]
     return EngineImage(
         id=Digest.parse(value["id"]),

@@ -1,4 +1,4 @@
-"""A layer's tar, put together again from its tar-split and its files."""
+"""Assemble a layer's tar again from its tar-split and its files."""
 
 from __future__ import annotations
 
@@ -7,54 +7,64 @@ from collections.abc import Callable
 from k3dreg.formats.tar_split import Raw, path_of, read_tar_split, unzip_lines
 from k3dreg.oci.errors import ContentError
 
-# Bytes of a `tar-split.json.gz`, which is held in memory while its layer is put together: about 100 for each file of
-# the layer, so this is some 300,000 files.
+# Bytes of a `tar-split.json.gz`, which is in memory while its layer is assembled.  It has about 100 bytes for each
+# file of the layer, so this allows some 300,000 files.
 LARGEST_TAR_SPLIT = 32 * 1024 * 1024
-# Bytes that are collected before they are hashed and written, out of what a processor has as a cache of its own
-# (1 MiB and up); most pieces are headers of half a KiB, and each call of the writer costs some microseconds.  512 KiB
-# are no faster.  For a write of 1 MiB the kernel looks for as much memory in one piece, and where there is little of
-# that left, a write was seen to take ten times as long.
+# Bytes that are collected before they are hashed and written.  Most pieces are headers of half a KiB, and each call of
+# the writer costs some microseconds.  The batch should fit into a processor's own cache (1 MiB and more).  512 KiB are
+# no faster.  For a write of 1 MiB the kernel looks for contiguous memory of that size; where that was scarce, a write
+# took ten times as long.
 _BATCH = 256 * 1024
 
 
 class LayerAssembly:
-    """Writes what is known of the tar and asks for the rest, file by file, in the order of the tar.
+    """Writes the tar of a layer and asks for the contents of its files in the order of the tar.
 
-    For worker threads, one at a time: `write` hashes and does I/O.
+    Implements `IContentSink`.  Call `begin` first.  Call its methods in worker threads, one at a time, because `write`
+    hashes and does I/O.
     """
 
     def __init__(self, tar_split: bytes, write: Callable[[memoryview], object]) -> None:
-        """`tar_split` is the content of `tar-split.json.gz`; `write` takes the tar's bytes in order, and keeps none:
-        they are in memory that is used again.
+        """`tar_split`: the content of `tar-split.json.gz`.
+
+        `write` is called with the tar's bytes in order.  It must not keep the buffer, which is reused.
         """
         self._parts = read_tar_split(unzip_lines(tar_split))
         self._write = write
-        # The same memory all the time: to get and give back a batch of it costs as much as to read one.  A byte is
-        # in it where it is in its batch of the tar, so that what is written begins where a batch does, whatever was
-        # flushed before.
+        # One buffer for all batches: allocating and freeing one for each costs as much as reading a batch.  A byte's
+        # offset in the buffer is its offset in the tar modulo `_BATCH`, so writes stay aligned even after a `flush`.
         self._batch = memoryview(bytearray(_BATCH))
-        self._written = 0  # of the batch, as is the next
-        self._collected = 0
+        self._written = 0  # bytes of the batch that were passed to `write`
+        self._collected = 0  # bytes of the batch that are in the buffer
         self.wanted: bytes | None = None
         self.missing = 0
 
     def begin(self) -> None:
-        """Everything up to the first file's content.  Raises `ContentError`, and what `write` raises."""
+        """Write the tar up to the first file's content.  Raises `ContentError`, and what `write` raises."""
         self._advance()
 
     def room(self) -> memoryview:
-        """Where the next bytes of the wanted file may be put, as many as fit: some, and at most `missing`."""
+        """Return a buffer for the next bytes of the wanted file, at most `missing` long.
+
+        It is valid until the next call of any method.  It is empty only when no file is wanted.
+        """
         return self._batch[self._collected : self._collected + self.missing]
 
     def took(self, count: int) -> None:
-        """So many bytes were put where `room` said; at the file's last, everything up to the next file's content."""
+        """Accept the `count` bytes that were written into the buffer that `room()` returned.
+
+        After the last byte of a file, write the tar up to the next file's content.  Raises as `begin`.
+        """
         self.missing -= count
         self._count(count)
         if not self.missing:
             self._advance()
 
     def add(self, data: bytes | memoryview) -> None:
-        """The next bytes of the wanted file, from elsewhere; at its last, as `took`."""
+        """Copy the next bytes of the wanted file from `data`.  Otherwise as `took`.
+
+        Raises `ContentError` for more than `missing` bytes, and as `begin`.
+        """
         if self.wanted is None or len(data) > self.missing:
             raise ContentError("a layer was given more content than it has room for")
         self.missing -= len(data)
@@ -63,7 +73,7 @@ class LayerAssembly:
             self._advance()
 
     def flush(self) -> None:
-        """Write what was collected."""
+        """Write the collected bytes."""
         if self._collected > self._written:
             start, self._written = self._written, self._collected
             self._write(self._batch[start : self._collected])

@@ -1,4 +1,4 @@
-"""One layer being put together: its blob can be read from the beginning while its end is still missing."""
+"""Assemble one layer into the store; its blob can be sent from the beginning while the end is still missing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# A name that Docker made up for a layer's directory: 64 hex digits, with "-init" for a container's own.
+# The name that Docker generated for a layer's directory: 64 hex digits, with "-init" for a container's init layer.
 _CACHE_ID = re.compile(rb"[a-zA-Z0-9_.-]{1,255}")
 
 
 @frozen
 class Layer:
-    """`chain` is its name in the engine's store, `diff_id` the digest of its tar, which has `size` bytes."""
+    """A layer of an image in the classic store.
+
+    `chain`: its chain ID, the layer's name in that store.  `diff_id`: the digest of its tar, which has `size` bytes.
+    """
 
     chain: Digest
     diff_id: Digest
@@ -34,7 +37,10 @@ class Layer:
 
 
 class LayerBuild:
-    """Made by `begin`, run by `start`; `blob` is the layer."""
+    """The assembly of one layer.  Create it by `begin`, then call `start`; `blob` is the layer.
+
+    It ends by itself, or by `cancel`.
+    """
 
     def __init__(
         self,
@@ -66,10 +72,9 @@ class LayerBuild:
         paths: LayerPaths,
         layer: Layer,
     ) -> LayerBuild:
-        """Everything is ready for those who want to read; nothing is read of the layer yet.
+        """Return a build whose `blob` clients may already read, before anything is read of the layer's files.
 
-        Raises `FileAbsent`, `FilesUnreachable` or `ContentError` when the layer's directory is not there or not to be
-        read.
+        Raises `FileAbsent`, `FilesUnreachable` or `ContentError` when the layer's directory is missing or unreadable.
         """
         cache_id = (await files.read(paths.about(layer.chain, "cache-id"), 256)).strip()
         if not _CACHE_ID.fullmatch(cache_id) or cache_id.startswith(b"."):
@@ -87,11 +92,11 @@ class LayerBuild:
         return cls(files, store, workers, slots, directory, tar_split, arrival)
 
     def start(self, ended: Callable[[Exception | None], None]) -> None:
-        """Put it together; `ended` is told how that went: None, or what went wrong."""
+        """Assemble the layer.  `ended` is called once at the end, with None or with the error."""
         self._running = Deferred.fromCoroutine(self._run(ended))
 
     def cancel(self) -> Deferred[None]:
-        """Give it up; fires when that is done."""
+        """Cancel the assembly; fires when it has ended."""
         if self._running is None:
             return succeed(None)
         self._running.cancel()
@@ -110,10 +115,10 @@ class LayerBuild:
             error = EngineUnavailable("k3dreg is stopping")
         except K3dregError as failure:
             error = failure
-        except Exception as failure:  # noqa: BLE001  (whatever it is: those who read the blob have to hear of it)
+        except Exception as failure:  # noqa: BLE001  (the blob's readers must get any error)
             log.failure("putting a layer together failed inside k3dreg")
             error = failure
-        # Before its readers hear of it: one who asks again at once must not be given this run.
+        # Called before the readers get the result: a reader that asks again at once must not get this build.
         ended(error)
         if error is None:
             self._arrival.finish(self._store)
@@ -122,7 +127,7 @@ class LayerBuild:
             self._workers.clean_up(self._arrival.writer.abort)
 
     async def _put_together(self) -> None:
-        """Raises `ContentError`, `FileAbsent`, `FilesUnreachable`, and as `Arrival.advance`."""
+        """Write the whole tar.  Raises `ContentError`, `FileAbsent`, `FilesUnreachable`, and as `Arrival.advance`."""
         tar_split = await self._files.read(self._tar_split, LARGEST_TAR_SPLIT)
         assembly = LayerAssembly(tar_split, self._arrival.writer.write)
         await self._workers.run(assembly.begin)

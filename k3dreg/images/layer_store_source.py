@@ -1,4 +1,4 @@
-"""The classic image store read in place: manifests made from what it keeps about layers, layers from their files."""
+"""Read the classic image store in place: make manifests from its metadata, and layers from their files."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Bytes of a config that is kept in memory with what else is known of its image.
+# Bytes of a config that is kept in memory.
 _LARGEST_REMEMBERED = 1024 * 1024
-# Tar-splits that are measured at once: it is memory that bounds this.
+# Tar-splits that are measured at once.  The limit is for memory: each may have `LARGEST_TAR_SPLIT` bytes.
 _MEASURED_AT_ONCE = 2
-# Layers that are put together at once.  Two processors were busy with two; a node asks for three.
+# Layers that are assembled at once: a node asks for three at a time.  Two already use two processors fully.
 _LAYERS_AT_ONCE = 3
 _IMAGES_REMEMBERED = 256
 _SIZES_REMEMBERED = 10_000
-# Seconds for which a layer that could not be put together is left to the next source.
+# Seconds for which a layer that could not be assembled is not tried again, so that the next source serves it.
 _BROKEN_FOR = 600.0
 
 
 @frozen
 class _Held:
-    """An image: the manifest that was made for it, its documents, and its layers by their diffIDs."""
+    """What is known of an image: the root of the made manifest, its documents, and its layers by their diffIDs."""
 
     files: IEngineFiles
     root: Descriptor
@@ -68,10 +68,10 @@ class _Held:
 
 
 class LayerStoreSource:
-    """See `IImageSource`.  For the storage driver overlay2.
+    """Serves images of the classic store with the storage driver overlay2.  Implements `IImageSource`.
 
-    The manifest is the one the archive source makes, byte for byte.  A layer is put together once, however many ask,
-    verified against its diffID while it is sent, and kept in the store.
+    The manifest is byte for byte the one that `ExportSource` makes.  Simultaneous requests share one assembly of a
+    layer.  The layer is sent while it is assembled, verified against its diffID, and kept in the store.
     """
 
     name = "layers"
@@ -86,7 +86,7 @@ class LayerStoreSource:
         workers: Workers,
         clock: IReactorTime,
     ) -> None:
-        """`files`: ways to the engine's files, the fastest first; an image is read in the first that has it."""
+        """`files`: ways to the engine's files, the fastest first.  An image is read by the first that finds it."""
         self._engine = engine
         self._files = files
         self._store = store
@@ -99,19 +99,25 @@ class LayerStoreSource:
         self._sizes: LRUCache[Digest, int] = LRUCache(_SIZES_REMEMBERED)  # by chain ID
         self._looking: SingleFlight[Digest, _Held] = SingleFlight()
         self._starting: SingleFlight[Digest, IBlob] = SingleFlight()
-        self._runs: dict[Digest, LayerBuild] = {}  # those that a new reader can join
+        self._runs: dict[Digest, LayerBuild] = {}  # by diffID; those that a new reader may join
         self._running: set[LayerBuild] = set()
         self._broken: TTLCache[Digest, bool] = TTLCache(_SIZES_REMEMBERED, _BROKEN_FOR, clock.seconds)
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
-        """The manifest that k3dreg makes for the image, known before a byte of a layer is read."""
+        """Return the descriptor of the manifest that k3dreg makes for the image, without reading any layer.
+
+        Raises `ManifestUnknown` when this source cannot serve the image.
+        """
         held = await self._look(image)
         if not self._catalogue.is_recorded(image):
             await self._catalogue.record(image, held.root, [*held.documents, *held.layers])
         return held.root
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
-        """A layer from the store, or while it is being put together."""
+        """Return the manifest, the config, or a layer: from the store, or while the layer is assembled.
+
+        Raises `BlobUnknown` when it is no part of the image, or the layer cannot be assembled.
+        """
         held = await self._look_for_part(image)
         document: IBlob | None = held.documents.get(digest)
         if document is None and digest == image.id:
@@ -140,7 +146,7 @@ class LayerStoreSource:
             raise BlobUnknown(f"the layer {digest} cannot be put together from its files: {error}") from error
 
     async def shutdown(self) -> None:
-        """Give up all that is under way."""
+        """Cancel everything that is under way."""
         await self._looking.shutdown()
         await self._starting.shutdown()
         for run in list(self._running):
@@ -155,7 +161,7 @@ class LayerStoreSource:
             raise BlobUnknown(str(error)) from error
 
     async def _look(self, image: EngineImage) -> _Held:
-        """Images are named by their config's digest, so what was seen once stays so."""
+        """Examine the image, once: its ID is the digest of its config, so its contents never change."""
         held = self._held.get(image.id)
         if held is None:
             held = await self._looking.join(image.id, lambda: self._examine(image))
@@ -169,7 +175,7 @@ class LayerStoreSource:
         return paths
 
     async def _examine(self, image: EngineImage) -> _Held:
-        """Raises `ManifestUnknown` when this source cannot serve the image."""
+        """Read the image by the first way that finds it.  Raises `ManifestUnknown` when this source cannot serve it."""
         paths = await self._paths()
         complaint = ""
         for files in self._files:
@@ -191,9 +197,9 @@ class LayerStoreSource:
             Descriptor("", image.id, len(config)),
             [Descriptor("", diff_id, size) for diff_id, size in zip(diff_ids, sizes, strict=True)],
         )
-        # In the store too, for a node that asks for them after a restart.
+        # Put into the store as well, for a node that asks for them after a restart of k3dreg.
         is_kept = False
-        with contextlib.suppress(StoreError):  # it is a cache: they are served from memory
+        with contextlib.suppress(StoreError):  # the store is a cache here: they are then served from memory
             await self._store.put(config)
             await self._store.put(data)
             is_kept = True
@@ -204,7 +210,7 @@ class LayerStoreSource:
         return _Held(files, root, {blob.digest: blob for blob in documents}, {layer.diff_id: layer for layer in layers})
 
     async def _large_config(self, files: IEngineFiles, identity: Digest) -> IBlob:
-        """A config that is not kept in memory: from the store, where it is put again if it was evicted."""
+        """Return a config that is too large for memory from the store; put it there again if it was evicted."""
         kept = self._store.get(identity)
         if kept is None:
             config = await files.read((await self._paths()).config(identity), LARGEST_CONFIG)
@@ -214,7 +220,7 @@ class LayerStoreSource:
         return kept
 
     async def _size(self, files: IEngineFiles, paths: LayerPaths, chain: Digest) -> int:
-        """Bytes of a layer's tar, without reading any of its files."""
+        """Return the size of a layer's tar in bytes, without reading any of its files."""
         size = self._sizes.get(chain)
         if size is None:
             await self._measuring.acquire()
@@ -239,7 +245,7 @@ class LayerStoreSource:
 
     def _ended(self, run: LayerBuild, layer: Layer, seconds: float, error: Exception | None) -> None:
         self._running.discard(run)
-        if self._runs.get(layer.diff_id) is run:  # else a later reader needed one from the beginning
+        if self._runs.get(layer.diff_id) is run:  # else a later reader needed the beginning and started another
             del self._runs[layer.diff_id]
         if error is None:
             log.info(
@@ -260,7 +266,10 @@ def _measure(tar_split: bytes) -> int:
 
 
 def _diff_ids(identity: Digest, config: bytes) -> list[Digest]:
-    """image-spec 1.1, config.md, `rootfs.diff_ids`.  Raises `ContentError`.  Of a large config it takes a while."""
+    """Return `rootfs.diff_ids` of a config (image-spec 1.1, config.md).  Raises `ContentError`.
+
+    Call it in a worker thread, because a large config takes long.
+    """
     if Digest.of(config, identity.algorithm) != identity:
         raise DigestMismatch(f"the config {identity} does not hash to its digest on the engine's disk")
     try:

@@ -1,7 +1,7 @@
-"""Images of which Docker's containerd store has lost blobs: seen, mended, and otherwise explained.
+"""Detect and repair images of which Docker's containerd store has lost blobs.
 
-Cause and ways out: moby#49473, containerd#8973.  Where the snapshot of a layer exists already, a pull does not fetch
-the layer's blob, and nothing but unpacked files is left of it.
+Causes and remedies: moby#49473, containerd#8973.  If a snapshot of a layer already exists, a pull does not fetch the
+layer's blob, so the engine has only the unpacked files of that layer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from k3dreg.upstream.permission import MayAsk, every_registry
 
 log = make_logger()
 
-# Seconds in which a failed repair is not tried again: a kubelet comes back every ten seconds to five minutes.
+# Seconds for which a failed repair is not tried again: a kubelet retries every ten seconds to five minutes.
 _FAILED_FOR = 300.0
 _FAILURES_REMEMBERED = 1000
 
@@ -56,10 +56,10 @@ ADVICE = (
 
 
 def broken_children(image: EngineImage) -> list[ChildManifest]:
-    """The image manifests that the engine holds in part; empty where it does not tell (API below 1.48).
+    """Return the image manifests that the engine holds in part; none if it does not tell (API below 1.48).
 
-    A platform that was never pulled has at most its manifest there, and is not broken.  Where no platform at all is
-    whole, one with only its manifest is: it is what is left.
+    A platform that was never pulled has at most its manifest in the engine, and is not broken.  But if no platform of
+    the image is whole, a platform with only its manifest counts as broken, too.
     """
     images = [child for child in image.children if child.kind == "image"]
     some_are_whole = any(child.available for child in images)
@@ -72,14 +72,17 @@ def broken_children(image: EngineImage) -> list[ChildManifest]:
 
 @frozen
 class _Case:
-    """A repair of an image by somebody who has these credentials, or none."""
+    """The key of a repair: an image, and the credentials that the client sent, or None."""
 
     image: Digest
     shown: Credentials | None
 
 
 class Repair:
-    """See `IRepair`.  One repair at a time for each image and caller; a failed one is not repeated for minutes."""
+    """Repairs images by a build or by loading fetched blobs.  Implements `IRepair`.
+
+    One repair runs at a time for each image and credentials.  A failed one is not repeated for `_FAILED_FOR` seconds.
+    """
 
     def __init__(
         self,
@@ -94,8 +97,8 @@ class Repair:
     ) -> None:
         """`engine` and `requests` are the same engine.  `may_ask` is called before Docker or `origin` ask a registry.
 
-        `probes` are sources that can tell of single blobs whether the engine holds them; without one, all blobs of the
-        broken platform are fetched.
+        `probes`: sources that can tell whether the engine holds a single blob.  Without one, all blobs of the broken
+        platforms are fetched.
         """
         self._engine = engine
         self._requests = requests
@@ -123,7 +126,7 @@ class Repair:
         except ImageIncomplete as error:
             if not any(child.available for child in image.children):
                 raise
-            # Another platform of it is whole, and that may be the one that is wanted.
+            # Another platform of the image is whole, and the node may want that one.
             log.warn(
                 "k3dreg serves only the platforms of {reference} that Docker holds whole: {error}",
                 reference=reference,
@@ -141,7 +144,8 @@ class Repair:
         if failed is not None:
             raise failed.with_traceback(None)
         if not image.children and case in self._mended:
-            # Nobody told whether the last repair was of use: that we are asked again says that it was not.
+            # This engine does not tell whether the last repair helped.  A second call for the same case shows that it
+            # did not.
             self._mended.discard(case)
             error = ImageIncomplete(f"Docker still lacks blobs of {reference} after they were loaded", advice=ADVICE)
             self._remember(case, error)
@@ -151,7 +155,7 @@ class Repair:
         return await self._engine.inspect(str(image.id))
 
     def shutdown(self) -> None:
-        """Give up all repairs."""
+        """Cancel all repairs."""
         self._repairs.shutdown()
 
     async def _repair(self, case: _Case, image: EngineImage, reference: Reference) -> None:
@@ -173,7 +177,7 @@ class Repair:
         self._failed[case] = error
 
     async def _try(self, case: _Case, image: EngineImage, reference: Reference) -> str:
-        """Mend it; how it was done.  Raises `ImageIncomplete` or `AuthenticationRequired`."""
+        """Repair the image; return how, for the log.  Raises `ImageIncomplete` or `AuthenticationRequired`."""
         reasons: list[str] = []
         denied: AuthenticationRequired | None = None
         for repository in _repositories(image, reference):
@@ -211,7 +215,10 @@ class Repair:
         )
 
     async def _rebuild(self, repository: Repository, image: EngineImage) -> None:
-        """Once for each broken platform.  Engines that do not tell which are broken cannot do it."""
+        """Build `FROM` each broken platform.
+
+        Raises `EngineError`, also for an engine that does not tell which platforms are broken.
+        """
         broken = broken_children(image)
         if not broken:
             raise EngineError("this engine does not say which platforms are incomplete")
@@ -220,7 +227,7 @@ class Repair:
             await rebuild(self._requests, repository, image.id, None if alone else child.descriptor.platform)
 
     async def _refill(self, repository: Repository, image: EngineImage, shown: Credentials | None) -> int:
-        """Fetch the blobs that are missing and load them.  Returns how many."""
+        """Fetch the missing blobs and load them into the engine.  Return how many there were."""
         assert repository.registry is not None
         credentials = shown or await self._credentials.credentials(repository.registry)
         root, manifests = await self._manifests(repository, image, credentials)
@@ -245,7 +252,7 @@ class Repair:
     async def _manifests(
         self, repository: Repository, image: EngineImage, credentials: Credentials | None
     ) -> tuple[Descriptor, list[Manifest]]:
-        """The root, and the manifests of the broken platforms."""
+        """Return the descriptor of the root, and the manifests of the broken platforms."""
         data = await self._document(repository, image, image.id, credentials)
         manifest = Manifest.parse(data)
         root = Descriptor(manifest.media_type, image.id, len(data))
@@ -262,7 +269,7 @@ class Repair:
     async def _document(
         self, repository: Repository, image: EngineImage, digest: Digest, credentials: Credentials | None
     ) -> bytes:
-        """A manifest: from here if it is here, for the registry may have forgotten it."""
+        """Return a manifest: from k3dreg's store or the engine, else from the registry, which may have deleted it."""
         blob = self._store.get(digest) or await self._probe(image, digest)
         if blob is not None:
             with contextlib.suppress(K3dregError):
@@ -272,14 +279,14 @@ class Repair:
         return (await self._origin.manifest(Reference(repository, digest), credentials))[1]
 
     async def _probe(self, image: EngineImage, digest: Digest) -> IBlob | None:
-        """A part of the image from the engine's files, if it is there and they can be read."""
+        """Return a part of the image from the engine's files; None if it is missing or no probe can read them."""
         for probe in self._probes:
             with contextlib.suppress(K3dregError):
                 return await probe.open(image, digest, Trace())
         return None
 
     async def _lacks_foreign_layers_only(self, image: EngineImage, child: ChildManifest) -> bool:
-        """Whether a manifest lacks nothing but layers that may not be distributed: Docker 28 counts these, too."""
+        """Return whether a manifest lacks only non-distributable layers, which Docker 28 counts as missing, too."""
         blob = await self._probe(image, child.descriptor.digest)
         if blob is None:
             return False
@@ -301,7 +308,10 @@ class Repair:
         return False
 
     async def _is_broken(self, image: EngineImage) -> bool:
-        """Whether the engine still says so; False where it does not tell: the next reading of the image will."""
+        """Return whether the engine still reports missing blobs.
+
+        False for an engine that does not tell; serving the image then shows whether blobs are missing.
+        """
         try:
             return bool(broken_children(await self._engine.inspect(str(image.id))))
         except NotFound:
@@ -309,12 +319,12 @@ class Repair:
 
 
 def _matches(one: Platform | None, other: Platform | None) -> bool:
-    """Whether a platform in an index is the one that an engine told of.  Old engines leave out the variant."""
+    """Return whether two platforms have the same OS and architecture.  Old engines leave out the variant."""
     return one is not None and other is not None and (one.os, one.architecture) == (other.os, other.architecture)
 
 
 def _repositories(image: EngineImage, reference: Reference) -> Iterator[Repository]:
-    """Where the image may come from: under the name it is asked for, then under its others in the engine."""
+    """Yield the repositories that may have the image: the requested one, then the engine's other names for it."""
     asked = reference.repository.upstream
     named = [repository for name in image.repo_digests if (repository := _parse(name.partition("@")[0])) is not None]
     if asked in named or not named:
@@ -323,7 +333,7 @@ def _repositories(image: EngineImage, reference: Reference) -> Iterator[Reposito
 
 
 def _parse(name: str) -> Repository | None:
-    """A repository as Docker shows it: `nginx`, `127.0.0.1:5000/app`."""
+    """Return the repository of a name as Docker shows it (`nginx`, `127.0.0.1:5000/app`), or None if it is none."""
     first, slash, rest = name.partition("/")
     try:
         if slash and (":" in first or "." in first or first == "localhost"):

@@ -1,7 +1,7 @@
-"""The two ways to give an engine with a containerd store the blobs that it lost.
+"""Two ways to give an engine with a containerd store the blobs that it lost: `rebuild` and `load`.
 
-Both were tried on Docker 28.5; 26.1 has only the second: it tries to fetch the first one's context by a name that
-does not resolve.
+Both work with Docker 28.5.  With 26.1 only `load` works: for `rebuild`, it tries to fetch the build context by a host
+name that does not resolve.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from k3dreg.streaming.content import IBlob
 
 log = make_logger()
 
-# Bytes of a block of a tar.
+# Bytes of a tar block.
 _BLOCK = 512
-# Images that are named for the time of a load.
+# The repository of the temporary name under which blobs are loaded.
 _SCRATCH_NAME = "docker.io/library/k3dreg-repair"
 
 
 async def rebuild(engine: IEngineRequests, repository: Repository, root: Digest, platform: Platform | None) -> None:
-    """Let BuildKit build `FROM` the image, for which it fetches what is missing: without credentials.
+    """Let BuildKit build `FROM` the image, for which it fetches the missing blobs, without credentials.
 
-    The digest names what is in the engine, wherever the tag has moved; without `platform` BuildKit would take the
-    engine's own.  The image that is built is removed.  Raises `EngineError` with BuildKit's words.
+    The image is named by its digest, because its tag may have moved in the registry.  Without `platform` BuildKit
+    builds for the engine's own platform.  The built image is removed.  Raises `EngineError` with BuildKit's message.
     """
     built = await images.build(engine, f"FROM {repository}@{root}\n".encode("ascii"), platform)
     if built and built != str(root):
@@ -42,10 +42,10 @@ async def rebuild(engine: IEngineRequests, repository: Repository, root: Digest,
 
 
 async def load(engine: IEngineRequests, root: Descriptor, blobs: Sequence[IBlob]) -> None:
-    """Hand `blobs` to the engine by an archive that holds nothing else: it takes the rest from its own store.
+    """Load `blobs` into the engine by an archive that contains only them: the engine has the image's other blobs.
 
-    The image is loaded under a name that is removed afterwards, so that its own tags are not touched: one of them
-    may be moved at this very moment.  Raises `EngineError`, and what reading the blobs raises.
+    The image is loaded under a temporary name, so that its own tags do not change: the user may be moving one at this
+    moment.  Raises `EngineError`, and what sending the blobs raises.
     """
     name = f"{_SCRATCH_NAME}:{secrets.token_hex(8)}"
     index = {
@@ -72,7 +72,7 @@ async def load(engine: IEngineRequests, root: Descriptor, blobs: Sequence[IBlob]
 
 
 def _header(name: str, size: int) -> bytes:
-    # Only here: it brings bz2 and lzma along, and most daemons never mend anything.
+    # Imported here because it imports bz2 and lzma, and most daemons never repair an image.
     import tarfile
 
     info = tarfile.TarInfo(name)
@@ -85,7 +85,7 @@ def _padding(size: int) -> bytes:
 
 
 async def _remove_unnamed(engine: IEngineRequests, image: str) -> None:
-    """Remove an image that has no name: a build may give an image that the user built before."""
+    """Remove a built image unless it has a name: a build may result in an image that the user has built before."""
     try:
         if not await images.names(engine, image):
             await images.remove(engine, image)

@@ -1,4 +1,4 @@
-"""Interfaces of the ways to an image's bytes."""
+"""Interfaces of the sources of an image's bytes."""
 
 from __future__ import annotations
 
@@ -15,65 +15,71 @@ from k3dreg.streaming.content import IBlob
 
 
 class ICatalogue(Protocol):
-    """Which content belongs to which image, remembered across restarts."""
+    """Records of which content belongs to which image, kept across restarts."""
 
     def images_with(self, digest: Digest) -> Sequence[EngineImage]:
-        """The images that `digest` is known to be a part of, most recently seen first.  No I/O."""
+        """Return the recorded images that `digest` is a part of, most recently seen first.  No I/O."""
 
     def root_of(self, image: EngineImage) -> Descriptor | None:
-        """The root recorded for the image ID, if any.  No I/O."""
+        """Return the root recorded for the image's ID, or None.  No I/O."""
 
     def is_recorded(self, image: EngineImage) -> bool:
-        """Whether `record` was called for this very `fingerprint`.  No I/O."""
+        """Return whether an image of this ID and `fingerprint` is recorded.  No I/O."""
 
     async def record(self, image: EngineImage, root: Descriptor, contents: Iterable[Digest]) -> None:
-        """Remember the image's root and everything that is known to be part of it.  On disk when it returns."""
+        """Record the image's root and the digests of its parts.  The record is on disk when this returns."""
 
     async def forget(self, image: Digest) -> None:
-        """The engine does not hold the image any more."""
+        """Drop the record of an image that the engine does not hold any more."""
 
 
 class IImageSource(Protocol):
-    """A way to the bytes of images that the engine holds."""
+    """A way to read the images that the engine holds."""
 
     @property
     def name(self) -> str:
-        """One word, for logs."""
+        """Return the source's name, one word, for logs."""
 
     @property
     def at_hand(self) -> bool:
-        """Whether what it opens costs nothing, so that there is no use in opening it beforehand."""
+        """Return whether opening content costs nothing, so that it need not be prepared before a client asks."""
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
-        """The descriptor of the image's root: what its tag means to a client.
+        """Return the descriptor of the image's root manifest or index, which a client gets for its tag.
 
-        Raises `NotFound` when this source does not serve such images, `ImageIncomplete` if the image is.
+        Raises `NotFound` when this source cannot serve the image, and `ImageIncomplete` when the image lacks blobs.
         """
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
-        """Some content of the image.  Raises `BlobUnknown` if it is not part of it, or not held."""
+        """Return a part of the image.  Raises `BlobUnknown` if it is no part of it, or the engine does not hold it."""
 
 
 class ILooseContent(Protocol):
-    """Content that the engine has, whether it belongs to a whole image already or not."""
+    """Blobs that the engine holds, whether their image is complete or its pull is still under way."""
 
     async def loose(self, descriptor: Descriptor) -> IBlob | None:
-        """The content, if the engine has it and it can be read one by one; None else.  Raises `EngineUnavailable`."""
+        """Return the blob, or None if the engine does not hold it or its files cannot be read.
+
+        Raises `EngineUnavailable`.
+        """
 
 
 class IRepair(Protocol):
-    """Mends images of which the engine has lost blobs (moby#49473)."""
+    """Repairs images of which the engine has lost blobs (moby#49473)."""
 
     async def ensure(
         self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
     ) -> EngineImage:
-        """The image, mended if the engine says that it lacks blobs; most are whole, and given back at once.
+        """Return the image, repaired first if the engine says that it lacks blobs.
 
-        `shown` is what the client sent.  Raises `ImageIncomplete` when it cannot be mended,
-        `AuthenticationRequired` when credentials might help, and `EngineError`.  Cancelling leaves a repair running.
+        `shown`: the credentials that the client sent.  Raises `ImageIncomplete` when the image cannot be repaired,
+        `AuthenticationRequired` when credentials might help, and `EngineError`.  Cancelling does not stop a repair.
         """
 
     async def mend(
         self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
     ) -> EngineImage:
-        """As `ensure`, for an image that was found to lack blobs by reading it: older engines do not say so."""
+        """Repair an image whose blobs were missing when it was read, which older engines do not say; else as `ensure`.
+
+        Raises as `ensure`.
+        """
