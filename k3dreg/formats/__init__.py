@@ -1,1 +1,1 @@
-"""Parsers without I/O: bytes go in, events and values come out.  No Twisted."""
+"""Parsers without I/O and without Twisted: bytes go in, events and values come out."""

@@ -1,4 +1,4 @@
-"""The documents of an image archive: what it says it holds."""
+"""The JSON documents of an image archive, which list its images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ArchiveError, InvalidDigest, InvalidManifest
 
-# Of an index entry that was exported only because it refers to the image: a signature, an attestation (Engine 29.1).
+# Annotation of an index entry that is exported only because it refers to the image, such as a signature (Engine 29.1).
 _REFERRER = "io.containerd.manifest.subject"
 
 
 class Layout(enum.Enum):
-    """How an archive is laid out."""
+    """The layout of an image archive."""
 
-    OCI = "oci"  # image-spec 1.1, image-layout.md; Docker's manifest.json is there, too
+    OCI = "oci"  # image-spec 1.1, image-layout.md; with Docker's manifest.json, too
     DOCKER = "docker"  # manifest.json only: Docker before 25 on the classic store, Podman
 
 
 @frozen
 class ArchiveImage:
-    """An image as `manifest.json` lists it: names of members, links resolved; layers lowest first."""
+    """An image in `manifest.json`: the names of its members in the archive, links resolved, the lowest layer first."""
 
     config: str
     layers: tuple[str, ...]
@@ -34,10 +34,11 @@ class ArchiveImage:
 
 @frozen
 class ArchiveIndex:
-    """What a whole archive holds.
+    """The contents of a complete archive.
 
-    `roots` is what `index.json` lists, without referrers and each digest once; empty in Layout.DOCKER.
-    A member that `images` names may be missing from an OCI archive: the containerd store names what it lacks.
+    `roots`: the descriptors in `index.json`, without referrers and each digest once; empty for `Layout.DOCKER`.
+    `images`: the entries of `manifest.json`.  They may name members that an OCI archive does not have, because the
+    containerd store also names blobs that it lacks.
     """
 
     layout: Layout
@@ -46,10 +47,10 @@ class ArchiveIndex:
 
 
 def parse_roots(data: bytes) -> tuple[Descriptor, ...]:
-    """The roots that `index.json` lists (image-spec 1.1, image-layout.md, "index.json").  Raises `ArchiveError`."""
+    """Return the roots in `index.json` (image-spec 1.1, image-layout.md, "index.json").  Raises `ArchiveError`."""
     document = _parse(data, "index.json")
     entries = document.get("manifests") if isinstance(document, dict) else 0
-    # Engine 25.0.0 to 25.0.2 lists no untagged image, and Go writes an empty list as null.
+    # Engines 25.0.0 to 25.0.2 do not list untagged images, and Go writes the resulting empty list as null.
     if not isinstance(entries, list | None):
         raise ArchiveError("index.json of the image archive has no list of manifests")
     roots: dict[Digest, Descriptor] = {}
@@ -57,14 +58,14 @@ def parse_roots(data: bytes) -> tuple[Descriptor, ...]:
         for entry in entries or ():
             root = Descriptor.from_json(entry)
             if _REFERRER not in root.annotations:
-                roots.setdefault(root.digest, root)  # one entry for each tag
+                roots.setdefault(root.digest, root)  # there is one entry for each tag
     except (InvalidManifest, InvalidDigest) as error:
         raise ArchiveError(f"index.json of the image archive is not understood: {error}") from error
     return tuple(roots.values())
 
 
 def parse_images(data: bytes) -> tuple[ArchiveImage, ...]:
-    """The images that `manifest.json` lists (moby, image/tarexport, `manifestItem`).  Raises `ArchiveError`."""
+    """Return the images in `manifest.json` (moby, image/tarexport, `manifestItem`).  Raises `ArchiveError`."""
     document = _parse(data, "manifest.json")
     if not isinstance(document, list):
         raise ArchiveError("manifest.json of the image archive is not a list")
@@ -72,7 +73,7 @@ def parse_images(data: bytes) -> tuple[ArchiveImage, ...]:
 
 
 def parse_layout(data: bytes) -> None:
-    """Raise `ArchiveError` unless `oci-layout` says it is a version we know (image-layout.md, "oci-layout file")."""
+    """Raise `ArchiveError` unless `oci-layout` has a version 1.x (image-spec, image-layout.md, "oci-layout file")."""
     document = _parse(data, "oci-layout")
     version = document.get("imageLayoutVersion") if isinstance(document, dict) else None
     if not isinstance(version, str) or not version.startswith("1."):
@@ -87,7 +88,7 @@ def _images(document: list[object]) -> Iterator[ArchiveImage]:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """A list of strings; Go writes an empty one as null."""
+    """Return a JSON list of strings as a tuple.  Go writes an empty list as null."""
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):

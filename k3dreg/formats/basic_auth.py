@@ -1,4 +1,4 @@
-"""Credentials as values: how a client sends them, and how Docker's engine takes them."""
+"""Credentials: as clients send them to a registry, and as Docker's engine takes them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import json
 
 from attrs import field, frozen
 
-# What Docker's clients and credential helpers put in place of a user name when the secret is an identity token.
+# The user name by which Docker's clients and credential helpers mark the secret as an identity token.
 _IDENTITY_TOKEN_USER = "<token>"  # noqa: S105  (a marker, not a secret)
 
 
 @frozen
 class BasicAuth:
-    """A user name and password.  Its `repr` never shows the password, so it may end up in a traceback."""
+    """A user name and password.  Its `repr` does not contain the password, so that no traceback shows it."""
 
     username: str
     password: str = field(repr=False)
 
     @classmethod
     def from_header(cls, value: str | None) -> BasicAuth | None:
-        """The credentials in the value of an `Authorization` header (RFC 7617), or None.
+        """Return the credentials in the value of an `Authorization` header (RFC 7617), or None.
 
-        None also for other schemes and for what does not decode: a node that sends such a header is better
-        served as one without credentials than turned away with a 400.
+        Also returns None for other schemes and for values that do not decode: a node that sends such a header is
+        treated as anonymous, because an answer of 400 would end its pull.
         """
         scheme, _, encoded = (value or "").strip().partition(" ")
         if scheme.lower() != "basic":
@@ -39,9 +39,9 @@ class BasicAuth:
 
 @frozen
 class Credentials:
-    """What a registry is shown: a user name and password, an identity token, or a registry token.
+    """Credentials for a registry: a user name and password, an identity token, or a registry token.
 
-    The secrets are not in its `repr`, so it may be a key in a table whose keys end up in a log line.
+    Its `repr` does not contain the secrets, so that no log line shows those of a key in a table.
     """
 
     username: str = ""
@@ -53,23 +53,23 @@ class Credentials:
 
     @classmethod
     def login(cls, username: str, secret: str) -> Credentials:
-        """From what a person or a credential helper gives: the user `<token>` marks an identity token."""
+        """Return credentials from a user or a credential helper; the user name `<token>` marks an identity token."""
         if username == _IDENTITY_TOKEN_USER:
             return cls(identity_token=secret)
         return cls(username, secret)
 
     @classmethod
     def of(cls, auth: BasicAuth) -> Credentials:
-        """From what a client sent."""
+        """Return credentials from those that a client sent."""
         return cls.login(auth.username, auth.password)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it that could be shown to a registry."""
+        """Return whether there is neither a token nor a user name with a password."""
         return not (self.identity_token or self.registry_token or (self.username and self.password))
 
     def to_header(self) -> str:
-        """The value of an `Authorization` header with the user name and password (RFC 7617); "" where there is none."""
+        """Return the value of an `Authorization` header with user name and password (RFC 7617); "" without a user."""
         if not self.username:
             return ""
         pair = f"{self.username}:{self.password}".encode()
@@ -77,9 +77,9 @@ class Credentials:
 
 
 class RegistryAuth(str):
-    """The value of an `X-Registry-Auth` header: text whose `repr` does not show it.
+    """The value of an `X-Registry-Auth` header, whose `repr` does not contain it.
 
-    It is what pulls are told apart by, and a table's keys end up in log lines.
+    It is part of the keys of pulls under way, and such keys appear in log lines.
     """
 
     __slots__ = ()
@@ -89,13 +89,13 @@ class RegistryAuth(str):
 
 
 def registry_auth(auth: BasicAuth | Credentials, registry: str | None) -> RegistryAuth:
-    """`auth` as the value of `X-Registry-Auth`, which is what a pull by the engine takes.
+    """Return `auth` as the value of an `X-Registry-Auth` header for a pull by the engine.
 
-    `registry` is the host of the image that is pulled: the containerd store uses the credentials only if it is
-    the same; None leaves it out, and they are for the image's own host.
+    `registry`: the host of the image.  The containerd store uses the credentials only for this host; with None, for the
+    host of the image that is pulled.
 
-    Engine API, "Authentication": base64url *with* padding, of a JSON object.  Without the padding the engine
-    ignores it in silence.
+    Engine API, "Authentication": a JSON object as base64url *with* padding.  Without the padding the engine silently
+    ignores it.
     """
     shown = Credentials.of(auth) if isinstance(auth, BasicAuth) else auth
     if shown.identity_token:

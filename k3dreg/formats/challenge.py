@@ -1,4 +1,4 @@
-"""What a server wants to be shown: the grammar of `WWW-Authenticate` (RFC 9110, 11.6.1)."""
+"""Parse `WWW-Authenticate`, in which a server says how a client may authenticate (RFC 9110, 11.6.1)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-# RFC 9110, 5.6.2 and 5.6.4; token68 is 11.2.
+# Tokens and quoted strings: RFC 9110, 5.6.2 and 5.6.4.  token68: 11.2.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (a grammar)
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PARAMETER = re.compile(rf"\s*({_TOKEN})\s*=\s*({_QUOTED}|{_TOKEN})\s*(?=,|$)")
 _SCHEME = re.compile(rf"\s*({_TOKEN})(?:\s+|(?=,)|$)")
 _TOKEN68 = re.compile(r"\s*([A-Za-z0-9._~+/-]+=*)\s*(?=,|$)")
-# Characters.  Scopes of many repositories are long; nothing real comes near this.
+# Characters of a header.  A scope of many repositories is long, but no real header comes near this.
 _LONGEST = 16 * 1024
 
 
 @frozen
 class Challenge:
-    """One of the ways to authenticate that a server offers.  `scheme` and the names in `parameters` in lower case."""
+    """A way to authenticate that a server offers.  `scheme` and the names in `parameters` are in lower case."""
 
     scheme: str
     parameters: Mapping[str, str] = field(factory=dict, hash=False)
 
 
 def parse_challenges(*values: str) -> list[Challenge]:
-    """The challenges in the values of one or more headers, in order.
+    """Return the challenges in the values of one or more headers, in order.
 
-    What does not parse ends the reading of that header: the challenges before it still count.
+    A syntax error ends the parsing of its header; the challenges before it are still returned.
     """
     return [challenge for value in values if len(value) <= _LONGEST for challenge in _parse(value)]
 
@@ -53,7 +53,7 @@ def _parse(value: str) -> list[Challenge]:
                 parameters.setdefault(parameter[1].lower(), _unquoted(parameter[2]))
                 position = parameter.end()
                 if value[position : position + 1] == ",":
-                    # Another parameter, or the next challenge: whichever fits.
+                    # A comma separates parameters as well as challenges.
                     if _PARAMETER.match(value, position + 1) is None:
                         break
                     position += 1

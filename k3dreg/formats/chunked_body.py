@@ -1,7 +1,7 @@
-"""Chunked bodies (RFC 9112, 7.1), taken apart without copying them.
+"""Decode chunked bodies (RFC 9112, 7.1) without copying them.
 
-Layers pushed by Docker's classic store come so.  This decoder refuses what is no chunked body with an error that says
-why, and takes no control characters in extensions.
+Docker's classic store pushes layers in this form.  The decoder refuses a malformed body with an error that says why,
+and control characters in chunk extensions.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ from collections.abc import Callable
 
 from k3dreg.oci.errors import BadRequest
 
-# RFC 9112, 7.1: chunk-size = 1*HEXDIG.  Sixteen digits are 64 bits.  Extensions mean nothing to anybody and are read
-# over; control characters in them are refused, as they have served to make two servers disagree on a body's end.
+# RFC 9112, 7.1: chunk-size = 1*HEXDIG.  Sixteen digits are 64 bits.  Extensions are ignored (7.1.1), but control
+# characters in them are refused: attacks have used these to make two servers disagree on a body's end.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-# Bytes of a line with a chunk's size.
+# Bytes of a line between chunks, such as a chunk's size.
 _LONGEST_LINE = 1024
 # Bytes of all trailers together.
 _LONGEST_TRAILERS = 16 * 1024
 
 
 class ChunkedDecoder:
-    """A push parser: bytes go in, pieces of the body come out.  It is of no use after an error, or the end."""
+    """A push parser of a chunked body: bytes go in, pieces of the body come out.
+
+    The caller must not use it after an error or the end.
+    """
 
     def __init__(self, piece: Callable[[bytes | memoryview], None], end: Callable[[bytes], None]) -> None:
-        """`piece` is called with each piece of the body, `end` with the bytes that came after it."""
+        """`piece` is called with each piece of the body, and `end` with the received bytes that follow the body."""
         self.piece = piece
         self.end = end
-        self._left = 0  # bytes of the chunk that are still to come
-        self._line: bytearray | None = bytearray()  # one that has begun; None within a chunk
-        self._first = True
+        self._left = 0  # bytes of the chunk that are still missing
+        self._line: bytearray | None = bytearray()  # the line that has begun; None within a chunk
+        self._first = True  # the next line has a chunk's size; False: it is the empty line after a chunk
         self._trailers = -1  # bytes of trailers; less than 0 before the last chunk
         self._ended = False
 
     def dataReceived(self, data: bytes | memoryview) -> None:
-        """The next bytes.  Raises `BadRequest` for what is no chunked body."""
+        """Decode the next bytes.  Raises `BadRequest` if they are no chunked body."""
         position, size = 0, len(data)
         view: memoryview | None = None
         piece: bytes | memoryview
@@ -58,7 +61,7 @@ class ChunkedDecoder:
                 return
 
     def _read_line(self, line: bytearray, data: bytes | memoryview, position: int) -> int:
-        """Take a line, or what is here of it.  Returns the position after it."""
+        """Read a line, or the part of it that has arrived, and return the position after it."""
         ahead = bytes(data[position : position + _LONGEST_LINE + 1])
         feed = ahead.find(b"\n")
         found = ahead if feed < 0 else ahead[: feed + 1]
@@ -80,7 +83,7 @@ class ChunkedDecoder:
                 raise BadRequest("the trailers of a body are too long")
             self._ended = not line
             return
-        if not self._first and not line:  # the end of the line that a chunk is
+        if not self._first and not line:  # the CR LF after a chunk's data
             self._first = True
             return
         match = _SIZE.fullmatch(line)

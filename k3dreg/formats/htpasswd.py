@@ -1,5 +1,6 @@
-"""The file of users that Apache's `htpasswd -B` writes, and that the official registry image reads: one
-`name:hash` to a line, the hash by bcrypt.  Pure: bytes in, values out.
+"""Parse the file of users that Apache's `htpasswd -B` writes and the official registry image reads.
+
+Each line is `name:hash` with a bcrypt hash.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ import re
 
 from k3dreg.oci.errors import UsageError
 
-# crypt(5), "bcrypt": version, cost, 22 characters of salt and 31 of hash, in bcrypt's own base64.
+# crypt(5), "bcrypt": version, cost, then 22 characters of salt and 31 of hash in bcrypt's own base64.
 _BCRYPT = re.compile(rb"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
-# What htpasswd takes for `-C`; each step doubles the time, and 17 is some ten seconds.
+# The range of `htpasswd -C`.  Each step doubles the time of a check; 17 takes some ten seconds.
 _LOWEST_COST, _HIGHEST_COST = 4, 17
 
 
 def parse_htpasswd(data: bytes) -> dict[str, bytes]:
-    """The hash of each user's password, by name.  Empty lines, and those that begin with `#`, are left out.
+    """Return the password hashes by user name.  Empty lines, and those that begin with `#`, are ignored.
 
-    Raises `UsageError`, which says which line it is and why, and shows nothing of it.
+    Raises `UsageError` with the number of the wrong line and the reason, but not its text, which may have a password.
     """
     users: dict[str, bytes] = {}
     for number, line in enumerate(data.split(b"\n"), 1):

@@ -1,14 +1,14 @@
-"""The archive that `docker save` makes, read as its bytes arrive.
+"""Parse the archive that `docker save` writes, as its bytes arrive.
 
 Three layouts (moby: image/tarexport, daemon/containerd/image_exporter.go; containers/image: docker/internal/tarfile):
 
 - OCI: `blobs/sha256/<hex>`, then `index.json`, `manifest.json`, `oci-layout` (image-spec 1.1, image-layout.md).
   Engine 25 and later, and every engine's containerd store.
 - Docker's own, Engine 20.10 to 24: `<id>/{VERSION,json,layer.tar}`, `<hex>.json` (the config), `manifest.json`.
-  `layer.tar` is a link to another one when a layer comes twice.
-- Podman's: as Docker's, and the layers are `<hex>.tar`, to which each `<id>/layer.tar` is a link.
+  If two layers are the same, the second `layer.tar` is a link to the first.
+- Podman's: as Docker's, but the layers are `<hex>.tar`, and each `<id>/layer.tar` is a link to one of them.
 
-The reader knows nothing of a disk: a link is followed by name, among the archive's own members.
+Nothing is unpacked to a disk: links are resolved by name among the archive's own members.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
     "Layout",
 ]
 
-# Members that matter: an image has at most 127 layers on overlay2, an index some dozen platforms with as many each.
+# Blobs and links.  An image has at most 127 layers on overlay2; an index has some dozen platforms with as many each.
 _MOST_MEMBERS = 20_000
 # Bytes: PATH_MAX of Linux.  Docker's names have less than 100.
 _LONGEST_NAME = 4096
-# MAXSYMLINKS of Linux.  Docker's and Podman's links lead straight to a file.
+# MAXSYMLINKS of Linux.  The links of Docker and Podman lead directly to a file.
 _LONGEST_CHAIN = 40
 
 INDEX, IMAGES, LAYOUT = "index.json", "manifest.json", "oci-layout"
-# Documents kept in memory, and how many bytes each may have: index.json is a manifest, manifest.json repeats what is
-# in the manifests, and oci-layout has one member.
+# The documents that are kept in memory, and their largest sizes in bytes.  index.json is a manifest, manifest.json
+# repeats the content of manifests, and oci-layout has a single key.
 _DOCUMENTS = {INDEX: LARGEST_MANIFEST, IMAGES: LARGEST_MANIFEST, LAYOUT: 4096}
 
 _BLOB = re.compile(r"blobs/([a-z0-9+._-]+)/([^/]+)")
@@ -54,9 +54,9 @@ _LEGACY_LAYER = re.compile(r"[^/]+/layer\.tar")
 
 @frozen
 class BlobBegin:
-    """A blob begins.  `name` is its name in the archive, normalised; `size` in bytes.
+    """A blob begins.  `name`: its normalised name in the archive.  `size`: its size in bytes.
 
-    `digest` is what the name claims: nobody has verified it.  None where a name claims nothing.
+    `digest`: the digest in its name, not verified yet; None if the name has none.
     """
 
     name: str
@@ -66,14 +66,14 @@ class BlobBegin:
 
 @frozen
 class BlobData:
-    """The next bytes of the blob: a view into what was fed."""
+    """The next bytes of the blob: a view into the bytes that were fed."""
 
     data: memoryview
 
 
 @frozen
 class BlobEnd:
-    """All `size` bytes of the blob have been given."""
+    """The blob has ended, after `size` bytes."""
 
 
 ArchiveEvent = BlobBegin | BlobData | BlobEnd
@@ -82,7 +82,7 @@ _BLOB_END = BlobEnd()
 
 
 class ArchiveReader:
-    """A push parser: bytes go in, cut anywhere, and blobs come out; `finish` says what they are."""
+    """A push parser: bytes go in, in pieces of any size, and blobs come out.  `finish` returns the archive's index."""
 
     def __init__(self) -> None:
         self._tar = TarReader()
@@ -94,10 +94,10 @@ class ArchiveReader:
         self._links: dict[str, str] = {}  # member to member, both normalised
 
     def feed(self, data: bytes | memoryview) -> Iterator[ArchiveEvent]:
-        """What the next bytes hold.  Iterate to the end before the next call.
+        """Parse the next bytes and yield their events.  The caller must iterate to the end before the next call.
 
-        Raises `ArchiveError` for what is no image archive, or when Docker says in it that it failed; the reader is
-        of no use afterwards.
+        Raises `ArchiveError` if the bytes are no image archive, or contain an error message of Docker.  The caller must
+        not use the reader afterwards.
         """
         for event in self._tar.feed(data):
             if isinstance(event, EntryContent):
@@ -117,11 +117,10 @@ class ArchiveReader:
                 self._text.clear()
 
     def finish(self) -> ArchiveIndex:
-        """The archive has ended: what it holds.
+        """Return the archive's index, after its last byte.  Raises `ArchiveError` if the archive is incomplete.
 
-        Raises `ArchiveError` unless it was whole.  The end-of-archive marker must be there, as Go's archive/tar,
-        which all engines use, always writes it; but an exporter that failed may write it too, so the documents
-        that come last must have been seen as well.
+        A complete archive has the end-of-archive marker, which Go's archive/tar, used by all engines, always writes.
+        An exporter that failed may write it, too, so the documents at the end of the archive must also be present.
         """
         self._tar.close()
         if not self._tar.complete:
@@ -139,20 +138,20 @@ class ArchiveReader:
             return ArchiveIndex(Layout.OCI, parse_roots(documents[INDEX]), images)
         for image in images:
             for name in (image.config, *image.layers):
-                # In an OCI archive this is no error: the containerd store names what it does not hold.
+                # No error in an OCI archive, because the containerd store also names blobs that it lacks.
                 if name not in self._members:
                     raise ArchiveError(f"the image archive lacks {name[:100]!r}, which it says is part of an image")
         return ArchiveIndex(Layout.DOCKER, (), images)
 
     def _begin(self, entry: TarEntry) -> BlobBegin | None:
-        """Decide what the entry is to us.  None: nothing, or something that `finish` will tell of."""
+        """Return the beginning of a blob; None for an entry that is a document, a link, or ignored."""
         if len(entry.raw_name) > _LONGEST_NAME or len(entry.raw_link) > _LONGEST_NAME:
             raise ArchiveError(f"the image archive has a name of {max(len(entry.raw_name), len(entry.raw_link))} bytes")
         name = normalise(entry.name)
         try:
             name.encode()
         except UnicodeEncodeError:
-            return None  # not UTF-8: no engine writes that, and JSON text that names a member could not name this one
+            return None  # not UTF-8: no engine writes that, and no JSON document could refer to it
         if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
             self._add_link(name, entry)
         elif entry.kind is EntryKind.FILE:
@@ -160,7 +159,7 @@ class ArchiveReader:
                 self._begin_document(name, entry.size)
             else:
                 return self._begin_blob(name, entry.size)
-        return None  # directories, and kinds that no engine writes and nothing can refer to
+        return None  # a link, a document, a directory, or a kind that no engine writes
 
     def _add_link(self, name: str, entry: TarEntry) -> None:
         if name in _DOCUMENTS:
@@ -168,7 +167,7 @@ class ArchiveReader:
         self._add_member(name)
         if entry.link.startswith("/"):
             raise ArchiveError(f"{name[:100]!r} of the image archive is a link out of it, to {entry.link[:100]!r}")
-        # A symbolic link's target is seen from where the link is, a hard link's from the root of the archive.
+        # A symbolic link's target is relative to the link's directory, a hard link's to the root of the archive.
         directory = name.rpartition("/")[0] if entry.kind is EntryKind.SYMLINK else ""
         self._links[name] = normalise(f"{directory}/{entry.link}" if directory else entry.link)
 
@@ -184,7 +183,7 @@ class ArchiveReader:
         if digest is None and not _LEGACY_LAYER.fullmatch(name):
             return None
         if digest is not None and name in self._members:
-            return None  # the same digest again: the same bytes, or wrong ones
+            return None  # a repeated digest: the same bytes, or wrong ones
         self._add_member(name)
         self._members.add(name)
         self._in_blob = True
@@ -200,7 +199,7 @@ class ArchiveReader:
         return evolve(image, config=self._resolve(image.config), layers=tuple(map(self._resolve, image.layers)))
 
     def _resolve(self, name: str) -> str:
-        """The member that carries the bytes, or a name that is in no member."""
+        """Follow links from `name`, and return the name at their end, which may be of no member."""
         name = normalise(name)
         passed: set[str] = set()
         while name in self._links:
@@ -214,7 +213,10 @@ class ArchiveReader:
 
 
 def normalise(name: str) -> str:
-    """A member's name without ".", ".." and empty parts.  Raises `ArchiveError` if it leads out of the archive."""
+    """Return a member's name without ".", ".." and empty parts.
+
+    Raises `ArchiveError` if the name is absolute or leads out of the archive.
+    """
     if name.startswith("/"):
         raise ArchiveError(f"the image archive has the absolute name {name[:100]!r}")
     parts: list[str] = []
@@ -229,12 +231,12 @@ def normalise(name: str) -> str:
 
 
 def claimed_digest(name: str) -> Digest | None:
-    """The digest that a member's normalised name claims, or None if it claims none that is known."""
+    """Return the digest in a member's normalised name, or None if it has none of a known algorithm."""
     if match := _CONFIG_OR_LAYER.fullmatch(name):
         return Digest.parse(f"sha256:{match[1]}")
     if match := _BLOB.fullmatch(name):
         try:
             return Digest.parse(f"{match[1]}:{match[2]}")
         except InvalidDigest:
-            return None  # of an algorithm to come, or no digest: no descriptor we can read refers to it
+            return None  # an unknown algorithm, or no digest: no descriptor that k3dreg reads refers to it
     return None

@@ -1,6 +1,6 @@
-"""JSON objects one after the other, as the Engine API streams its progress.
+"""Parse a stream of JSON objects, in which the Engine API sends its progress.
 
-The engine separates them by CR LF, older ones glue them together, and a stream cuts them anywhere.
+The engine separates the objects by CR LF, and older engines do not separate them.  They arrive in pieces of any size.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 
 from k3dreg.oci.errors import EngineError
 
-# One object.  Progress has some hundred bytes; the largest seen are errors that quote a registry's HTML page.
-# A peer that never closes its object must not fill the memory.
+# Bytes of one object, so that an object without an end does not fill the memory.  Progress has some hundred bytes; the
+# largest objects seen are errors that quote a registry's HTML page.
 LARGEST_OBJECT = 1024 * 1024
 
 _NOTABLE = re.compile(rb'["{}]')
@@ -20,20 +20,20 @@ _BLANK = b" \t\r\n"
 
 
 class JsonObjects:
-    """A push parser: bytes go in, whole objects come out.  It looks at each byte once."""
+    """A push parser: bytes go in, complete objects come out.  It searches each byte once for the end of an object."""
 
     def __init__(self, limit: int = LARGEST_OBJECT) -> None:
         self._limit = limit
         self._buffer = bytearray()
-        self._seen = 0  # bytes of the buffer that have been looked at
+        self._seen = 0  # bytes of the buffer that have been searched
         self._depth = 0
         self._in_string = False
 
     def feed(self, data: bytes) -> list[dict[str, object]]:
-        """The objects that `data` completes, in order.
+        """Return the objects that `data` completes, in order.
 
-        Raises `EngineError` for bytes that are not JSON objects, or an object of more than the limit in bytes;
-        the parser is of no use afterwards.
+        Raises `EngineError` for bytes that are not JSON objects, and for an object of more than `limit` bytes.  The
+        caller must not use the parser afterwards.
         """
         self._buffer += data
         found: list[dict[str, object]] = []
@@ -46,12 +46,12 @@ class JsonObjects:
         return found
 
     def close(self) -> None:
-        """Say that no more bytes come.  Raises `EngineError` if the last object is not whole."""
+        """Raise `EngineError` if the stream ended within an object."""
         if self._buffer.strip(_BLANK):
             raise EngineError("the engine's progress ended in the middle of a message")
 
     def _next_stop(self) -> int | None:
-        """Where the first whole object of the buffer ends, or None: more bytes are needed."""
+        """Return the offset at which the first object in the buffer ends; None if more bytes are needed."""
         if not self._depth and not self._begins():
             return None
         while True:
@@ -63,7 +63,7 @@ class JsonObjects:
                 self._seen = len(self._buffer)
                 return None
             match notable.group():
-                case b"\\":  # what follows is escaped; it may not be here yet
+                case b"\\":  # the next byte is escaped; it may not have arrived
                     if notable.end() == len(self._buffer):
                         self._seen = notable.start()
                         return None
@@ -80,7 +80,7 @@ class JsonObjects:
                 return self._seen
 
     def _begins(self) -> bool:
-        """Drop blanks between objects; whether an object begins."""
+        """Drop blanks between objects; return whether an object begins."""
         blanks = len(self._buffer) - len(self._buffer.lstrip(_BLANK))
         del self._buffer[:blanks]
         if self._buffer and not self._buffer.startswith(b"{"):
@@ -94,6 +94,6 @@ class JsonObjects:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise EngineError("the engine's progress is not JSON") from error
-        if not isinstance(value, dict):  # cannot be, as it begins with a brace; said for the type checker
+        if not isinstance(value, dict):  # impossible, because it begins with a brace; for the type checker
             raise EngineError("the engine's progress is not made of objects")
         return value

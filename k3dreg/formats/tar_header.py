@@ -1,4 +1,4 @@
-"""Blocks of a tar file: headers and what extends them (POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar)."""
+"""Parse the headers of a tar file and their pax records (POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from k3dreg.oci.errors import ArchiveError
 BLOCK = 512
 ZEROS = bytes(BLOCK)
 
-# Sizes above this are not sizes: Go's reader and writer, which are Docker's, count in int64.
+# Larger numbers are refused: Go's archive/tar, which Docker uses, has sizes of int64.
 LARGEST_SIZE = 2**63 - 1
 
 
 class EntryKind(enum.Enum):
-    """What an entry stands for.  Only FILE and OTHER have content."""
+    """The kind of an entry.  Only FILE and OTHER have content."""
 
     FILE = "file"
     HARD_LINK = "hard link"
@@ -43,7 +43,7 @@ _KINDS = {
 
 @frozen
 class Header:
-    """A header block as it stands, before longer names and sizes are put in.  `size` in bytes."""
+    """The fields of a header block, before extended headers replace its name, link or size.  `size` is in bytes."""
 
     flag: bytes
     name: bytes
@@ -52,34 +52,34 @@ class Header:
     mode: int
 
     def kind(self, name: bytes) -> EntryKind:
-        """What the entry is if `name` is its whole name.
+        """Return the kind of the entry, whose full name is `name`.
 
-        POSIX: flags that are not known are read as files; they get a kind of their own, as nothing here wants them.
+        POSIX treats unknown flags as files.  Here they are OTHER, because no caller needs such entries.
         """
-        if self.flag == b"\0" and name.endswith(b"/"):  # so v7 spelled a directory
+        if self.flag == b"\0" and name.endswith(b"/"):  # a directory in the v7 format
             return EntryKind.DIRECTORY
         return _KINDS.get(self.flag, EntryKind.OTHER)
 
 
 def parse_header(block: bytes) -> Header:
-    """The header in a block of 512 bytes.  Raises `ArchiveError` if it is none."""
+    """Return the header in a block of 512 bytes.  Raises `ArchiveError` if the block is no header."""
     if not _checksum_matches(block):
         raise ArchiveError(f"no tar header where one should be, but {block[:60]!r}")
     name = _text(block[0:100])
-    # GNU's magic, "ustar" and two blanks, has other fields where POSIX has the prefix.
+    # With GNU's magic ("ustar" and two blanks), other fields are in the place of POSIX's prefix.
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = prefix + b"/" + name
     return Header(block[156:157], name, _text(block[157:257]), _number(block[124:136]), _number(block[100:108]))
 
 
 def parse_pax(data: bytes) -> dict[bytes, bytes]:
-    """The records of a pax extended header, "LENGTH KEY=VALUE\\n" each.  Raises `ArchiveError`."""
+    """Return the records of a pax extended header, each "LENGTH KEY=VALUE\\n".  Raises `ArchiveError`."""
     return dict(_pax_records(data))
 
 
 def pax_size(value: bytes) -> int:
-    """The value of a pax `size` record, in bytes.  Raises `ArchiveError`."""
-    # 19 digits hold every int64; a longer text is never handed to int(), which takes quadratic time.
+    """Return the value of a pax `size` record in bytes.  Raises `ArchiveError`."""
+    # 19 digits are enough for every int64.  Longer texts are refused before int(), which takes quadratic time.
     if not value.isdigit() or len(value) > 19 or int(value) > LARGEST_SIZE:
         raise ArchiveError(f"a pax header has the size {value[:60]!r}")
     return int(value)
@@ -101,7 +101,7 @@ def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _checksum_matches(block: bytes) -> bool:
-    """The sum of all bytes, those of the checksum itself taken as blanks."""
+    """Return whether the checksum is the sum of all bytes, with those of the checksum itself counted as blanks."""
     try:
         said = _number(block[148:156])
     except ArchiveError:
@@ -109,7 +109,7 @@ def _checksum_matches(block: bytes) -> bool:
     unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
     if said == unsigned:
         return True
-    # Some old writers added up signed chars.
+    # Some old programs summed signed chars.
     return said == unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 
 
@@ -118,7 +118,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's base-256 when the first bit is set."""
+    """Parse octal digits, or GNU's base-256 if the first bit is set.  Raises `ArchiveError`."""
     if field[0] == 0x80:
         value = int.from_bytes(field[1:], "big")
     else:

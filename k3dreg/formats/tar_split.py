@@ -1,14 +1,14 @@
-"""What the classic image store keeps of a layer's tar beside the layer's files: `tar-split.json.gz`.
+"""Parse `tar-split.json.gz`, which the classic image store keeps for each layer in addition to its unpacked files.
 
-A layer that was unpacked cannot be packed again byte for byte: order, padding, header formats and owners' names are
-lost.  So the engine keeps all of the tar but the files' contents, as one JSON object a line, in the order of the tar
+The files alone do not determine the bytes of the layer's tar: their order, padding, header formats and owners' names
+are lost.  So the engine keeps everything but the files' contents, as one JSON object per line, in the order of the tar
 (github.com/vbatts/tar-split, tar/storage/entry.go):
 
     {"type":2,"payload":"<base64>","position":0}                        raw bytes: headers, padding, the tar's end
-    {"type":1,"name":"a/b","size":3,"payload":"<crc64>","position":1}   here comes the content of that file
-    {"type":1,"name_raw":"<base64>",...}                                the same, of a name that is not UTF-8
+    {"type":1,"name":"a/b","size":3,"payload":"<crc64>","position":1}   the content of that file follows here
+    {"type":1,"name_raw":"<base64>",...}                                the same for a name that is not UTF-8
 
-An entry without `size` has no content: directories, links, empty files.
+An entry without `size` has no content: a directory, a link, or an empty file.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from attrs import frozen
 from k3dreg.oci.errors import ContentError
 
 _FILE, _SEGMENT = 1, 2
-# How the engine begins the lines that make up most of the file, and what ends the text in them.
+# The beginning of the lines that make up most of the file, as the engine writes them.
 _SEGMENT_LINE = b'{"type":2,"payload":"'
-# More than any line should have, in bytes: a segment is headers and padding, of which PAX records of a few MiB would
-# be the largest.  A line that is longer is no tar-split.
+# Bytes of a line.  A segment has headers and padding; even one with pax records of a few MiB is much shorter.
 LONGEST_LINE = 64 * 1024 * 1024
 
 
 @frozen
 class Raw:
-    """Bytes of the tar that are copied as they are."""
+    """Bytes of the tar that are copied unchanged."""
 
     data: bytes
 
 
 @frozen
 class FileContent:
-    """The content of a file comes here: `size` bytes, more than none.
+    """The content of a file belongs here: `size` bytes, more than 0.
 
-    `name` is as the tar has it: bytes of any kind, perhaps absolute, perhaps with `..`.
+    `name` is the name in the tar: any bytes, possibly an absolute path or one with `..`.
     """
 
     name: bytes
@@ -52,7 +51,7 @@ class FileContent:
 
 
 def read_tar_split(lines: Iterable[bytes]) -> Iterator[Raw | FileContent]:
-    """The parts that make up the tar, in order.  Raises `ContentError` for what is not a tar-split."""
+    """Yield the parts of the tar in order.  Raises `ContentError` if `lines` are no tar-split."""
     for line in lines:
         kind, entry = _parse(line)
         if kind == _SEGMENT:
@@ -62,9 +61,9 @@ def read_tar_split(lines: Iterable[bytes]) -> Iterator[Raw | FileContent]:
 
 
 def tar_size(lines: Iterable[bytes]) -> int:
-    """Bytes of the whole tar.  No content is decoded: a layer of 20,000 files takes about 50 ms.
+    """Return the size of the whole tar in bytes, without decoding it: 20,000 files take about 50 ms.
 
-    Raises `ContentError` as `read_tar_split` does, but does not see damage inside of base64 text.
+    Raises `ContentError` as `read_tar_split`, but does not detect damage inside of base64 text.
     """
     total = 0
     for line in lines:
@@ -123,7 +122,7 @@ def _decode(text: object) -> bytes:
 
 
 def _decoded_size(text: bytes, start: int, end: int) -> int:
-    """Bytes that the base64 text from `start` to `end` stands for (RFC 4648, section 4)."""
+    """Return how many bytes the base64 text from `start` to `end` encodes (RFC 4648, section 4)."""
     length = end - start
     if end < start or length % 4:
         raise ContentError("a tar-split has a payload that is not base64")
@@ -132,7 +131,7 @@ def _decoded_size(text: bytes, start: int, end: int) -> int:
 
 
 def unzip_lines(compressed: bytes) -> Iterator[bytes]:
-    """The lines of a `tar-split.json.gz`, one at a time.  Raises `ContentError` if it is not whole."""
+    """Yield the lines of a `tar-split.json.gz`.  Raises `ContentError` if it is no complete gzip file."""
     with gzip.GzipFile(fileobj=io.BytesIO(compressed)) as file:
         while True:
             try:
@@ -145,7 +144,10 @@ def unzip_lines(compressed: bytes) -> Iterator[bytes]:
 
 
 def path_of(name: bytes) -> bytes:
-    """A file's name in a tar as the relative path it was unpacked to.  Raises `ContentError` if it leads outside."""
+    """Return the relative path to which a file of this name in a tar was unpacked.
+
+    Raises `ContentError` for a name that is empty, has `..` or a NUL.
+    """
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if not parts or b".." in parts or b"\0" in name:
         raise ContentError(f"a layer has a file called {name[:100]!r}")

@@ -1,4 +1,4 @@
-"""A tar file, read as its bytes arrive.
+"""Parse a tar file as its bytes arrive.
 
 Formats: v7, POSIX ustar and pax (POSIX.1-2017, "pax"), GNU (long names, base-256 numbers).  Sparse files are refused.
 """
@@ -16,15 +16,15 @@ from k3dreg.oci.errors import ArchiveError
 
 __all__ = ["EntryContent", "TarEntry", "EntryEnd", "EntryKind", "TarEvent", "TarReader"]
 
-# Bytes of a long name or of pax records.  Go's archive/tar, which is Docker's, reads no more (`maxSpecialFileSize`).
+# Bytes of a long name or of pax records: the limit of Go's archive/tar, which Docker uses (`maxSpecialFileSize`).
 LARGEST_EXTENSION = 1024 * 1024
 
 
 @frozen
 class TarEntry:
-    """An entry begins.  `size` is the number of bytes of content that follow.
+    """An entry begins.  `size`: the bytes of content that follow.
 
-    `raw_name` and `raw_link` are as the archive has them: they may hold anything but NUL.
+    `raw_name` and `raw_link` are the bytes in the archive, any but NUL.
     """
 
     raw_name: bytes
@@ -35,25 +35,25 @@ class TarEntry:
 
     @property
     def name(self) -> str:
-        """The name as text; bytes that are not UTF-8 become lone surrogates (PEP 383)."""
+        """Return the name as text; bytes that are not UTF-8 become lone surrogates (PEP 383)."""
         return self.raw_name.decode("utf-8", "surrogateescape")
 
     @property
     def link(self) -> str:
-        """What a link points at, as `name`."""
+        """Return the target of a link as text, as `name`."""
         return self.raw_link.decode("utf-8", "surrogateescape")
 
 
 @frozen
 class EntryContent:
-    """The next bytes of the entry: a view into what was fed, so nothing was copied."""
+    """The next bytes of the entry: a view into the bytes that were fed, not a copy."""
 
     data: memoryview
 
 
 @frozen
 class EntryEnd:
-    """All bytes of the entry have been given."""
+    """The entry has ended, after all bytes of its content."""
 
 
 TarEvent = TarEntry | EntryContent | EntryEnd
@@ -65,7 +65,7 @@ class _State(enum.Enum):
     CONTENT = enum.auto()
     PADDING = enum.auto()
     AFTER_END = enum.auto()
-    NO_TAR = enum.auto()  # something that begins like JSON: its text is being collected
+    NO_TAR = enum.auto()  # text that begins like JSON is being collected
     FAILED = enum.auto()
 
 
@@ -73,15 +73,15 @@ _ENTRY_END = EntryEnd()
 
 
 class TarReader:
-    """A push parser: bytes go in, cut anywhere, and entries and their content come out."""
+    """A push parser: bytes go in, in pieces of any size, and entries and their content come out."""
 
     def __init__(self) -> None:
         self._state = _State.HEADER
         self._buffer = bytearray()
         self._left = BLOCK  # bytes until the state changes
         self._padding = 0  # bytes that follow the content
-        self._shown = ""  # the entry that is being read, for messages
-        self._tail = b""  # the end of the content so far: Docker's last words, if the archive breaks off here
+        self._shown = ""  # the name of the current entry, for messages
+        self._tail = b""  # the end of the content so far, which is Docker's error message if the archive ends here
         self._zero_blocks = 0
         self._extension: Header | None = None
         self._long_name: bytes | None = None
@@ -91,14 +91,14 @@ class TarReader:
 
     @property
     def complete(self) -> bool:
-        """Whether the end-of-archive marker, two blocks of zeros, was seen."""
+        """Return whether the end-of-archive marker, two blocks of zeros, was read."""
         return self._state is _State.AFTER_END
 
     def feed(self, data: bytes | memoryview) -> Iterator[TarEvent]:
-        """What the next bytes hold.  Iterate to the end before the next call.
+        """Parse the next bytes and yield their events.  The caller must iterate to the end before the next call.
 
-        Raises `ArchiveError` for what is no tar file; its text shows what was found, or Docker's own words if
-        that is an error message of `docker save`.  The reader is of no use afterwards.
+        Raises `ArchiveError` if the bytes are no tar file.  Its text shows the bytes, or the message if they are an
+        error of `docker save`.  The caller must not use the reader afterwards.
         """
         view = memoryview(data)
         at = 0
@@ -128,10 +128,9 @@ class TarReader:
                 at += self._skip(view[at:])
 
     def close(self) -> None:
-        """Say that no more bytes come.
+        """Raise `ArchiveError` if the archive ended in the middle of an entry or with an error message of Docker.
 
-        Raises `ArchiveError` if the archive ended in the middle of an entry.  If it ended between two, only
-        `complete` tells whether more should have come.
+        If it ended between two entries, only `complete` tells whether it is incomplete.
         """
         if self._state is _State.NO_TAR:
             raise self._glued()
@@ -152,7 +151,7 @@ class TarReader:
                 raise self._failed("the archive ended after a header that extends the next one")
 
     def _expect(self, state: _State, size: int) -> None:
-        """Go on with `size` bytes of something, or with the next header if there are none."""
+        """Expect `size` bytes of `state` next, or the next header if `size` is 0."""
         self._state, self._left = (state, size) if size else (_State.HEADER, BLOCK)
 
     def _keep_tail(self, piece: memoryview) -> None:
@@ -160,10 +159,10 @@ class TarReader:
         self._tail = end if len(end) == LONGEST_OBJECT else (self._tail + end)[-LONGEST_OBJECT:]
 
     def _skip(self, view: memoryview) -> int:
-        """Bytes that are neither header nor content; returns how many were taken."""
+        """Read bytes that are neither header nor content; return how many were read."""
         if self._state is _State.PADDING:
             if self._left == self._padding and view[0] == ord("{"):
-                # An entry ended well and Docker failed before it padded it.
+                # Docker failed between an entry's content and its padding, and wrote an error message.
                 self._state = _State.NO_TAR
                 return 0
             taken = min(self._left, len(view))
@@ -185,7 +184,7 @@ class TarReader:
         raise ArchiveError("the archive is damaged")
 
     def _collected(self) -> TarEntry | None:
-        """A whole header block, or the whole content of an extending header, is in the buffer."""
+        """Process the buffer, which has a whole header block or the whole content of an extending header."""
         if self._state is _State.HEADER:
             block = bytes(self._buffer)
             self._buffer.clear()
@@ -235,7 +234,7 @@ class TarReader:
 
     def _read_extension(self, content: bytes) -> None:
         header, self._extension = self._extension, None
-        assert header is not None  # set by _read_header, which is what leads here
+        assert header is not None  # set by `_read_header`, the only way to this state
         if header.flag == b"L":
             self._long_name = content.partition(b"\0")[0]
             return
@@ -252,7 +251,7 @@ class TarReader:
         known.update((key, value) for key, value in records.items() if key in (b"path", b"linkpath", b"size"))
 
     def _begin(self, header: Header) -> TarEntry:
-        # POSIX: an empty value takes back what a global header said.
+        # POSIX: an empty value cancels that of a global header.
         pax = {key: value for key, value in (self._pax_global | self._pax).items() if value}
         name, link, size = pax.get(b"path", header.name), pax.get(b"linkpath", header.link), header.size
         name = name if self._long_name is None else self._long_name
@@ -266,7 +265,7 @@ class TarReader:
                 raise self._failed(str(error)) from None
         kind = header.kind(name)
         if kind not in (EntryKind.FILE, EntryKind.OTHER):
-            size = 0  # Go and Python's tarfile agree: whatever the header says, no content follows
+            size = 0  # as in Go and in Python's tarfile, no content follows, whatever size the header has
         self._long_name = self._long_link = None
         self._pax = {}
         self._tail = b""

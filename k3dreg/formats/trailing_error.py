@@ -1,24 +1,24 @@
-"""Docker's error messages inside an archive.
+"""Find Docker's error messages inside an archive.
 
-`docker save` has answered 200 before it starts: what fails later is told by
-`{"errorDetail":{"message":...},"error":...}\\r\\n`, written behind the part of the tar that was sent,
-and the body then ends as if nothing had happened (moby, api/server/router/image, `getImagesGet`).
+`docker save` answers 200 before it starts.  If it fails later, it writes
+`{"errorDetail":{"message":...},"error":...}\\r\\n` after the part of the tar that was sent, and ends the body normally
+(moby, api/server/router/image, `getImagesGet`).
 """
 
 from __future__ import annotations
 
 import json
 
-# Bytes kept of such an object, which says the message twice.  Docker's messages have some hundred bytes.
+# Bytes of such an object, which has the message twice.  Docker's messages have some hundred bytes.
 LONGEST_OBJECT = 16 * 1024
-# Characters: it becomes part of a pod's events, which Kubernetes cuts at 1024.
+# Characters of a message: it becomes part of a pod's events, which Kubernetes truncates at 1024.
 _LONGEST_SHOWN = 400
 
 _BEGINNING = b'{"errorDetail"'
 
 
 def message_of(data: bytes) -> str | None:
-    """The message if `data` is such an object, else None.  One line, of bounded length."""
+    """Return the message if `data` is an error object, else None.  It is one line of bounded length."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -34,7 +34,7 @@ def message_of(data: bytes) -> str | None:
 
 
 def message_at_end(data: bytes) -> str | None:
-    """The message if `data` ends with such an object, else None."""
+    """Return the message if `data` ends with an error object, else None."""
     at = data.rfind(_BEGINNING)
     return None if at < 0 else message_of(data[at:])
 

@@ -1,11 +1,11 @@
 """Upload sessions as a state machine without I/O (distribution-spec 1.1, "Pushing blobs").
 
-A session takes bytes in order, from any number of requests, and is then committed or cancelled:
+A session receives bytes in order, by any number of requests, and is then committed or cancelled:
 
     OPEN --begin--> RECEIVING --end--> OPEN --commit--> COMMITTED
                                        OPEN, RECEIVING --cancel--> CANCELLED
 
-What arrives is counted here and kept elsewhere.
+The session only counts bytes; the caller stores them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from attrs import frozen
 
 from k3dreg.oci.errors import SizeNotMatched, TooLarge, UploadInvalid, UploadOutOfOrder, UploadUnknown
 
-# distribution-spec 1.1, "Pushing a blob in chunks": <start>-<end>, both inclusive.  Some clients write a header of
-# RFC 9110 instead, with a unit before and a size after it.
+# distribution-spec 1.1, "Pushing a blob in chunks": <start>-<end>, both inclusive.  Some clients send the format of
+# RFC 9110 instead, with a unit before the range and a size after it.
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,19})-([0-9]{1,19})(?:/(?:[0-9]{1,19}|\*))?")
 
-# The largest blob.  The largest layers in public registries have some tens of GB (models, CUDA); this is far above
-# them and still keeps one client from counting past what any disk has.
+# Bytes of a blob.  The largest layers in public registries have some tens of GB (models, CUDA).  This limit is far
+# above them, but still bounds what one client can send.
 LARGEST_BLOB = 1 << 40
 
 
@@ -39,7 +39,7 @@ class ContentRange:
 
 
 def parse_content_range(header: str | None) -> ContentRange | None:
-    """The value of `Content-Range` on a PATCH or PUT; None when there is none.  Raises `UploadInvalid`."""
+    """Parse the `Content-Range` of a PATCH or PUT; None if there is none.  Raises `UploadInvalid`."""
     if header is None:
         return None
     match = _CONTENT_RANGE.fullmatch(header.strip())
@@ -49,16 +49,16 @@ def parse_content_range(header: str | None) -> ContentRange | None:
 
 
 def received_range(received: int) -> str:
-    """The value of `Range` in answers about a session that has `received` bytes.
+    """Return the value of `Range` in answers about a session that has received `received` bytes.
 
-    The end is inclusive, so there is no way to say "nothing"; `0-0` is what registries say, and what Docker's client
-    can parse (it wants end >= start).
+    The end is inclusive, so no value means "no bytes".  Registries send `0-0` for it, which Docker's client can parse
+    (it requires end >= start).
     """
     return f"0-{max(0, received - 1)}"
 
 
 class State(enum.Enum):
-    """Where a session is."""
+    """The state of an upload session."""
 
     OPEN = "open"
     RECEIVING = "receiving"
@@ -67,17 +67,17 @@ class State(enum.Enum):
 
 
 class UploadSession:
-    """One upload: how many bytes it has, and what may come next.
+    """One upload: how many bytes it has received, and which requests it accepts next.
 
-    The invariants, whatever the order of calls: `received` never shrinks, equals the bytes told to `add`, and does
-    not change once the session has ended; a session that has ended takes nothing more.
+    For any order of calls, `received` is the sum of the counts that `add` accepted and never shrinks.  A session that
+    was committed or cancelled accepts no more calls.
     """
 
     def __init__(self, limit: int = LARGEST_BLOB) -> None:
         self._limit = limit
         self._state = State.OPEN
         self._received = 0
-        self._stop: int | None = None  # where the request under way says it will end
+        self._stop: int | None = None  # the offset at which the request under way says that it will end
 
     @property
     def state(self) -> State:
@@ -85,7 +85,7 @@ class UploadSession:
 
     @property
     def received(self) -> int:
-        """Bytes so far."""
+        """Return how many bytes have been received."""
         return self._received
 
     @property
@@ -93,11 +93,11 @@ class UploadSession:
         return self._state in (State.COMMITTED, State.CANCELLED)
 
     def begin(self, content_range: ContentRange | None, length: int | None) -> None:
-        """A request with bytes begins.  `length` is its Content-Length, None for a chunked body.
+        """Begin a request with bytes.  `length`: its Content-Length, None for a chunked body.
 
-        Raises `UploadOutOfOrder` when the range does not begin where the session ends, `SizeNotMatched` when range
-        and length do not agree, `TooLarge`, `UploadUnknown` when the session has ended, and `UploadInvalid` while
-        another request is under way.  The session is unchanged then.
+        Raises `UploadOutOfOrder` when the range does not start at `received`, `SizeNotMatched` when range and length
+        differ, `TooLarge`, `UploadUnknown` when the session has ended, and `UploadInvalid` while another request is
+        under way.  The session is then unchanged.
         """
         self._check_alive()
         if self._state is State.RECEIVING:
@@ -118,7 +118,7 @@ class UploadSession:
         self._state = State.RECEIVING
 
     def check(self, count: int) -> None:
-        """Whether `count` more bytes may be taken.  Raises as `add` does."""
+        """Raise as `add` would for `count` more bytes, without counting them."""
         self._check_alive()
         if self._state is not State.RECEIVING:
             raise UploadInvalid("bytes outside a request")
@@ -128,12 +128,20 @@ class UploadSession:
             raise TooLarge(f"a blob of more than {self._limit} bytes")
 
     def add(self, count: int) -> None:
-        """`count` bytes have been kept.  Raises `SizeNotMatched`, `TooLarge`, or `UploadUnknown`."""
+        """Count `count` bytes as received, after the caller has stored them.
+
+        Raises `SizeNotMatched` for more bytes than the request's range or length, `TooLarge`, `UploadUnknown` when the
+        session has ended, and `UploadInvalid` outside of a request.
+        """
         self.check(count)
         self._received += count
 
     def end(self) -> None:
-        """The body is complete.  Raises `SizeNotMatched` when it was shorter than its range; what came is kept."""
+        """End the request under way.
+
+        Raises `SizeNotMatched` when its body was shorter than its range or length; the received bytes still count.
+        Raises `UploadUnknown` when the session has ended, and `UploadInvalid` without a request.
+        """
         self._check_alive()
         if self._state is not State.RECEIVING:
             raise UploadInvalid("no request to end")
@@ -143,20 +151,23 @@ class UploadSession:
             raise SizeNotMatched(f"a body ended at byte {self._received} that was to end at {stop}")
 
     def interrupt(self) -> None:
-        """The request under way was lost; the client may go on from `received`.  No error when there is none."""
+        """End a request whose connection was lost, if any.  The client may continue from `received`."""
         if self._state is State.RECEIVING:
             self._stop = None
             self._state = State.OPEN
 
     def commit(self) -> None:
-        """It is a blob now.  Raises `UploadUnknown`, or `UploadInvalid` while a request is under way."""
+        """Record that the upload is a blob now.
+
+        Raises `UploadUnknown` when the session has ended, and `UploadInvalid` while a request is under way.
+        """
         self._check_alive()
         if self._state is State.RECEIVING:
             raise UploadInvalid("another request to this upload session is under way")
         self._state = State.COMMITTED
 
     def cancel(self) -> None:
-        """Nobody wants it any more.  Raises `UploadUnknown` when it has ended."""
+        """Cancel the upload, even during a request.  Raises `UploadUnknown` when the session has ended."""
         self._check_alive()
         self._stop = None
         self._state = State.CANCELLED
