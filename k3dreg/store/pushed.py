@@ -292,8 +292,8 @@ async def open_pushed(
     """Read what was pushed from the state directory.
 
     The caller must have locked the directory: otherwise another daemon could still add content that this one would not
-    know and could evict.  Open it before the blob store, which must know what it must not evict.  `reserve`: as in
-    `PushedDatabase`.  Raises `StoreError`.
+    know and could evict.  Call this before opening the blob store, which must know what it must not evict.  `reserve`:
+    as in `PushedDatabase`.  Raises `StoreError`.
     """
 
     def read() -> tuple[PushedDatabase, list[PushedRow]]:

@@ -29,7 +29,7 @@ class ByteStream:
 
     def __init__(self, flow: Callable[[bool], None]) -> None:
         self.received = 0  # bytes, including those that arrived after the stream was closed
-        self.is_whole = False  # the source has written the last byte
+        self.is_whole = False  # the source has ended the stream without an error
         self._flow = flow
         self._most_unread = HIGH_WATER
         self._chunks: deque[bytes | memoryview] = deque()

@@ -53,7 +53,10 @@ class IBlob(Protocol):
         """
 
     async def read(self) -> bytes:
-        """Return the whole content of a manifest or config.  Raises `ContentError` if it has more than 8 MiB."""
+        """Return the whole content of a manifest or config.
+
+        Raises `ContentError` for content above the implementation's limit, which is at least 8 MiB.
+        """
 
 
 class ISocketConsumer(IConsumer):

@@ -1,4 +1,4 @@
-"""Small content that is held in memory: manifests, configs, made-up documents."""
+"""Small content that is held in memory: manifests and configs."""
 
 from __future__ import annotations
 

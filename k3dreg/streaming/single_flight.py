@@ -71,7 +71,7 @@ class SingleFlight(Generic[K, V]):
         return waiter
 
     def shutdown(self) -> Deferred[None]:
-        """Cancel everything and take nothing more; fires when all has ended.  Waiters get `CancelledError`."""
+        """Refuse new calls and cancel all work; fires when it has ended.  Waiters get `CancelledError`."""
         self._closed = True
         works = [flight.work for flight in self._flights.values() if flight.work is not None]
         for work in works:
@@ -132,7 +132,7 @@ class FreshFlight(Generic[K, V]):
         return waiter
 
     def shutdown(self) -> Deferred[None]:
-        """Cancel everything and take nothing more; fires when all has ended.  Waiters get `CancelledError`."""
+        """Refuse new calls and cancel all work; fires when it has ended.  Waiters get `CancelledError`."""
         self._closed = True
         works = []
         for question in list(self._questions.values()):
