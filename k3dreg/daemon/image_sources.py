@@ -99,7 +99,7 @@ def make_sources(
     observer: IObserver = NULL_OBSERVER,
 ) -> ImageSources:
     """The engine's own files where they can be read, its exports where not; until `closing`."""
-    content = ContentStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    content = ContentStoreSource(engine, files.ways, catalogue)
     closing.add(content.shutdown)
     layers = LayerStoreSource(engine, files.ways, store, catalogue, workers, clock)
     closing.add(layers.shutdown)

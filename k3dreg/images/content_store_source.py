@@ -7,7 +7,6 @@ from itertools import product
 
 from attrs import field, frozen
 from cachetools import LRUCache
-from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage
 from k3dreg.docker.interfaces import IEngine
@@ -30,12 +29,10 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.manifest import LARGEST_MANIFEST, Manifest
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.gather import all_of
 from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.streaming.single_flight import SingleFlight
-from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
@@ -81,16 +78,12 @@ class ContentStoreSource:
         self,
         engine: IEngine,
         files: Sequence[IEngineFiles],
-        store: IBlobStore,
         catalogue: ICatalogue,
-        workers: Workers,
-        clock: IReactorTime,
     ) -> None:
         """`files`: ways to the engine's files, the fastest first.  An image is read by the first that finds it."""
         self._engine = engine
         self._files = files
         self._catalogue = catalogue
-        self._clock = clock
         self._held: LRUCache[Digest, _Held] = LRUCache(_IMAGES_REMEMBERED)
         self._looking: SingleFlight[str, _Held] = SingleFlight()
 

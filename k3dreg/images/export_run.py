@@ -79,7 +79,7 @@ class Export:
         return await self._wanted.setdefault(digest, Outcome()).wait()
 
     def cancel(self) -> None:
-        """Cancel the export.  If it has begun to run, callers that wait for it get `EngineUnavailable`."""
+        """Cancel the export.  Callers that wait for it get `EngineUnavailable`."""
         if self._running is not None:
             self._running.cancel()
 
@@ -90,7 +90,11 @@ class Export:
 
     async def _run(self) -> ExportContents:
         name = ", ".join(self.image.tags) or str(self.image.id)
-        await self._slots.acquire()
+        try:
+            await self._slots.acquire()
+        except CancelledError:
+            self._fail(EngineUnavailable(f"the export of {name} was cancelled: k3dreg is stopping"))
+            raise
         started = self._clock.seconds()
         try:
             log.info("exporting {name} ({id}) from Docker", name=name, id=self.image.id.short)

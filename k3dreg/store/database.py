@@ -88,8 +88,10 @@ class Database:
 
     def _make(self) -> None:
         version = self._version()
-        if version > _VERSION or version < min(_UPGRADES):
+        if version > _VERSION:
             raise StoreError("the state directory was used by a newer k3dreg")
+        if version < min(_UPGRADES):
+            raise StoreError("the list of what was pushed is another program's database: move it away")
         if version < _VERSION:
             steps = " ".join(_UPGRADES[step] for step in range(version, _VERSION))
             self._db.executescript(f"BEGIN; {steps} PRAGMA user_version={_VERSION}; COMMIT;")

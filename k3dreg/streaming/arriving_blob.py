@@ -10,12 +10,10 @@ from twisted.python.failure import Failure
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, ContentGone, K3dregError
+from k3dreg.oci.manifest import LARGEST_CONFIG
 from k3dreg.streaming.content import IBlob, IFileHandle
 from k3dreg.streaming.file_producer import FileSending
 from k3dreg.streaming.workers import Workers
-
-# Bytes.  `IBlob.read` is for manifests and configs.
-LARGEST_READ = 8 * 1024 * 1024
 
 
 class ArrivingBlob:
@@ -135,10 +133,10 @@ class ArrivingBlob:
     async def read(self) -> bytes:
         """Wait for `finish`, and return the whole blob from the store.
 
-        Raises `ContentError` for a blob of more than `LARGEST_READ` bytes and after `fail`; `ContentGone` when the
+        Raises `ContentError` for a blob of more than `LARGEST_CONFIG` bytes and after `fail`; `ContentGone` when the
         store does not have it.
         """
-        if self.size > LARGEST_READ:
+        if self.size > LARGEST_CONFIG:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         await self._until(lambda: self._finished)
         return await self._as_kept().read()

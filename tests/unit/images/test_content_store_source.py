@@ -37,8 +37,7 @@ class ContentStoreTests(StoreTestCase):
         self.source = self.make(self.files)
 
     def make(self, *files: FakeEngineFiles) -> ContentStoreSource:
-        workers = InlineWorkers(self.clock)
-        return ContentStoreSource(self.engine, files, self.store, self.catalogue, workers, self.clock)
+        return ContentStoreSource(self.engine, files, self.catalogue)
 
     def hold(self, fake: FakeImage, directory: str = OWN) -> EngineImage:
         self.files.host |= {content_path(directory, digest): data for digest, data in fake.contents.items()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import CancelledError, DeferredSemaphore
 
 from k3dreg.images.export_run import Export
 from k3dreg.images.export_spool import ExportSpool
-from k3dreg.oci.errors import StoreError
+from k3dreg.oci.errors import EngineUnavailable, StoreError
 from tests.fakes.engine import FakeEngine
 from tests.fakes.images import make_image
 from tests.fakes.stores import StoreTestCase
@@ -28,3 +28,16 @@ class ExportTests(StoreTestCase):
         self.failureResultOf(export.run(), StoreError)
         self.failureResultOf(export.contents(), StoreError)
         # That nothing is held any more, the fixture for all unit tests finds out.
+
+    def test_who_waits_for_an_export_that_is_cancelled_before_its_turn_is_told(self) -> None:
+        fake = FakeEngine()
+        fake.add(make_image(), "hello:1")
+        engine = fake.client(self.clock)
+        image = self.result(engine.inspect("hello:1"))
+        slots = DeferredSemaphore(1)
+        self.successResultOf(slots.acquire())
+        export = Export(image, engine, self.store, InlineWorkers(self.clock), self.clock, slots)
+        contents, running = export.contents(), export.run()
+        export.cancel()
+        self.failureResultOf(running, CancelledError)
+        self.failureResultOf(contents, EngineUnavailable)

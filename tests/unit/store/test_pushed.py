@@ -323,6 +323,14 @@ def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_
     assert Path(f"{file}-wal").read_bytes() == b"what may be left of it"
 
 
+def test_another_program_s_database_is_named_as_one(tmp_path: Path) -> None:
+    file = tmp_path / LEDGER_NAME
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE blob (x)")
+    with pytest.raises(StoreError, match="another program's database"):
+        PushedDatabase(file).read()
+
+
 def test_a_journal_that_a_broken_off_start_has_left_changes_nothing(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / f"{LEDGER_NAME}.new", isolation_level=None)) as left:
         left.executescript("CREATE TABLE other (x); BEGIN; INSERT INTO other VALUES (1);")

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, ContentGone, EngineSilent
+from k3dreg.oci.manifest import LARGEST_CONFIG
 from k3dreg.streaming.arriving_blob import ArrivingBlob
 from k3dreg.streaming.file_handles import FileHandle
 from k3dreg.streaming.memory_blob import MemoryBlob
@@ -166,7 +167,7 @@ class ArrivingBlobTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(reading), DATA)
 
     def test_read_refuses_what_is_no_document(self) -> None:
-        blob = ArrivingBlob(InlineWorkers(), Digest.of(DATA), 8 * 1024 * 1024 + 1, self.handle)
+        blob = ArrivingBlob(InlineWorkers(), Digest.of(DATA), LARGEST_CONFIG + 1, self.handle)
         self.failureResultOf(Deferred.fromCoroutine(blob.read()), ContentError)
 
     def test_an_empty_blob_is_sent_without_waiting(self) -> None:
