@@ -1,1 +1,1 @@
-"""Docker's own files: read in place, through passed directories, or through containers that are never started."""
+"""Read Docker's own files: in place, through passed directories, or through containers that are never started."""

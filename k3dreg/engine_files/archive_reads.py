@@ -1,4 +1,4 @@
-"""What the engine's archive API gives: a tar of one file, or of a whole directory."""
+"""Read the tar archives that the engine's archive API sends: of one file, or of a whole directory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from k3dreg.formats.tar_stream import EntryContent, EntryKind, TarEntry, TarEven
 from k3dreg.oci.errors import ContentError, ContentGone, FileAbsent, K3dregError
 from k3dreg.streaming.content import IByteStream, IContentSink
 
-# After a file come its padding and the archive's end: at most 511 + 1024 bytes, and what Go's tar writer pads with.
+# Bytes that are read after the wanted content.  A file's padding and the end of the archive are at most 511 + 1024
+# bytes (pax(1), "ustar Interchange Format"); an archive with more than this is cut off.
 _LARGEST_TRAILER = 64 * 1024
+# Bytes that are read from the temporary file at a time.
 _PIECE = 1024 * 1024
-# Bytes that are collected before anybody gets them.
+# Bytes that one `read` waits for.
 _BATCH = 256 * 1024
 
 
 def drain(stream: IByteStream, ended: Callable[[], None]) -> None:
-    """Read what little comes after what was wanted of an archive, close it, and call `ended`; nobody waits for that.
+    """Read the end of an archive in the background, close the stream, and call `ended`.
 
-    So its connection can be used again.  (The engine takes up to 0.2 s to end the archive of a directory.)
+    An answer that is read to its end leaves a connection that the next request can use.  The caller does not wait,
+    because the engine takes up to 0.2 s to end the archive of a directory.
     """
 
     async def read() -> None:
@@ -32,7 +35,7 @@ def drain(stream: IByteStream, ended: Callable[[], None]) -> None:
             while size < _LARGEST_TRAILER and (data := await stream.read()):
                 size += len(data)
         except K3dregError:
-            pass  # what was wanted is whole whatever comes after it
+            pass  # the wanted content is complete, whatever follows it
         finally:
             stream.close()
             ended()
@@ -41,10 +44,13 @@ def drain(stream: IByteStream, ended: Callable[[], None]) -> None:
 
 
 class ArchivedFile:
-    """The content of the one file in an archive.  `size` in bytes is known after the first `read`."""
+    """The content of the only file in an archive.  The caller reads it to its end or closes it.
+
+    `size` in bytes is None before the first `read`.
+    """
 
     def __init__(self, stream: IByteStream, released: Callable[[], None]) -> None:
-        """`released` is called once: when the engine has been rid of the answer and the reader is free again."""
+        """`released` is called once, when the engine has sent the whole answer, or when this was closed."""
         self._stream = stream
         self._released: Callable[[], None] | None = released
         self._left = 0
@@ -52,16 +58,16 @@ class ArchivedFile:
         self.size: int | None = None
 
     async def read(self, least: int = 1) -> bytes:
-        """The next bytes of the content; b"" at its end.
+        """Return the next bytes of the content; b"" at its end.
 
-        Raises `FileAbsent` if it is no file, `ContentGone` if it breaks off: the engine pads nothing and sends
-        nothing more when a file goes away or becomes shorter.  Cancelling closes it.
+        Raises `FileAbsent` if the path is not a regular file.  Raises `ContentGone` if the archive ends inside the
+        content: the engine ends it there when the file is removed or becomes shorter.  Cancelling closes the file.
         """
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
         if self.size is not None and not self._left:
-            return b""  # what comes after the content is being read already
+            return b""  # `drain` owns the stream by now
         try:
             data = await (self._read_header() if self.size is None else self._read_more())
         except BaseException:
@@ -75,25 +81,28 @@ class ArchivedFile:
         return data
 
     async def skip(self, count: int) -> None:
-        """Read `count` bytes and throw them away: the archive API knows no offsets.  Raises as `read` does."""
+        """Read and discard `count` bytes, because the archive API has no offsets.  Raises as `read` does."""
         while count > 0 and (data := await self.read()):
             self._ahead = data[count:]
             count -= len(data)
 
     def close(self) -> None:
-        """Give up the rest: the engine sees the connection close and lets go of the container."""
+        """Close the connection without reading the rest.  The engine then stops reading from the container."""
         self._stream.close()
         self._release()
 
     async def _read_more(self) -> bytes:
-        """Some chunks at a time: they are of 32 KiB, and each trip to the consumer costs as much as reading one."""
+        """Return the next bytes, several of the engine's chunks of 32 KiB at once.
+
+        Passing bytes to the consumer costs as much as receiving a chunk, so it is not done for each chunk.
+        """
         data = await self._stream.read(min(self._left, _BATCH))
         if not data:
             raise ContentGone("a file of the engine's broke off")
         return data
 
     async def _read_header(self) -> bytes:
-        """The first bytes of the content, perhaps with some that come after it."""
+        """Return the first bytes of the content, perhaps with bytes that follow the content in the archive."""
         tar, content = TarReader(), []
         while data := await self._stream.read():
             for event in tar.feed(data):
@@ -109,7 +118,7 @@ class ArchivedFile:
         raise ContentGone("a file of the engine's broke off before it began")
 
     def _finish(self) -> None:
-        """Read what comes after the content, so that the connection can be used again; nobody waits for that."""
+        """Read the end of the archive in the background: see `drain`."""
         if self._released is not None:
             drain(self._stream, self._release)
 
@@ -120,28 +129,28 @@ class ArchivedFile:
 
 
 class ArchivedTree:
-    """The files of a directory, as they come in an archive, given to a sink that wants them in an order of its own.
+    """The files in a directory's archive, passed to a sink in the order in which the sink wants them.
 
-    What comes before it is wanted is kept in a temporary file.  For worker threads; `close` waits for a `feed` that
-    nobody waits for any more.
+    A file that arrives before the sink wants it is kept in a temporary file.  The owner calls `close` in the end.
+    Methods are for worker threads.  `close` waits for a `feed` that still runs because its caller was cancelled.
     """
 
     def __init__(self, directory: str, sink: IContentSink) -> None:
-        """`directory` is where temporary files may be made."""
+        """`directory` is where the temporary file is made."""
         self._directory = directory
         self._sink = sink
         self._lock = threading.Lock()
         self._tar = TarReader()
-        self._giving = False  # the entry that is arriving is the wanted one
-        self._keeping = False
+        self._giving = False  # the arriving entry's content goes to the sink
+        self._keeping = False  # the arriving entry's content goes to the temporary file
         self._scratch: ScratchFile | None = None
         self._kept: dict[bytes, tuple[int, int]] = {}  # offset and size in the temporary file
         self._links: dict[bytes, bytes] = {}
 
     def feed(self, data: bytes) -> bool:
-        """The next bytes of the archive; whether the sink wants more.
+        """Parse the next bytes of the archive, and return whether the sink wants more files.
 
-        Raises `ContentError` when a file is not what the sink expects, and what the sink raises.
+        Raises `ContentError` when a file has another size than the sink expects, and what the sink raises.
         """
         with self._lock:
             for event in self._tar.feed(data):
@@ -150,7 +159,10 @@ class ArchivedTree:
             return self._sink.wanted is not None
 
     def finish(self) -> None:
-        """The archive has ended.  Raises `FileAbsent` if a file is still wanted, `ArchiveError` if it broke off."""
+        """Check, at the end of the archive, that the sink wants no more files.
+
+        Raises `FileAbsent` if it does, or `ArchiveError` if it does because the archive is incomplete.
+        """
         with self._lock:
             if self._sink.wanted is not None:
                 self._tar.close()
@@ -175,7 +187,7 @@ class ArchivedTree:
             self._give_kept()
 
     def _begin(self, entry: TarEntry) -> None:
-        # The directory's own name comes first in all of them.
+        # The name of every entry begins with the name of the directory that was asked for.
         _, _, below = entry.raw_name.partition(b"/")
         if not below.strip(b"/."):
             return
@@ -187,7 +199,7 @@ class ArchivedTree:
                 self._check(entry.size)
                 self._giving = True
             else:
-                # Not all are wanted: some only under another name, as which they are a link.
+                # It may be wanted later, or never, or under the name of a hard link to it.
                 self._kept[name] = (self._scratch.written if self._scratch is not None else 0, entry.size)
                 self._keeping = True
 

@@ -1,4 +1,4 @@
-"""Where the engine's directories are for this process."""
+"""Translate paths of the engine's host into paths that this process can open."""
 
 from __future__ import annotations
 
@@ -15,35 +15,43 @@ from k3dreg.streaming.file_handles import Handle
 
 @frozen
 class EngineDirectory:
-    """A path on this machine; or one below a directory that is open, and may be reachable in no other way."""
+    """A path of this machine, or a path relative to the open directory `below`.
+
+    The open directory may have no path that this process could use: see `passed_directories`.
+    """
 
     path: str
     below: Handle | None = None
 
     @contextmanager
     def use(self) -> Iterator[str]:
-        """What to open, for as long as the `with` lasts.  For worker threads."""
+        """Yield a path that can be opened while the `with` block runs.  For worker threads."""
         if self.below is None:
             yield self.path
             return
         with self.below.use() as descriptor:
-            # Not relative to the descriptor (`dir_fd`): an absolute path goes wherever a path goes.
+            # A path through /proc works in every call that takes a path; `dir_fd` works in some only.
             yield f"/proc/self/fd/{descriptor}/{self.path}"
 
 
 class EngineDirectories(Protocol):
-    """Says where a path of the engine's host is."""
+    """A way from paths of the engine's host to files that this process can open."""
 
     async def locate(self, path: str) -> EngineDirectory:
-        """Raises `FileAbsent`, `FilesUnreachable` or `EngineUnavailable`."""
+        """Return where this process finds `path`, an absolute path of the engine's host.
+
+        Raises `FileAbsent`, `FilesUnreachable` or `EngineUnavailable`.
+        """
         ...
 
 
 class SameDirectories:
-    """Where the engine says, which is right if it runs on this machine and k3dreg outside of any container; or where
-    `docker_root` and `content_store` say that the engine's own directories are here.
+    """Use the engine's paths as paths of this machine.
 
-    Whatever else is found there does no harm: contents are named by their digests.
+    That is right when the engine and k3dreg both run on this machine, outside of containers.  `docker_root` and
+    `content_store` are paths by which k3dreg reaches Docker's data directory and containerd's content store instead.
+
+    A file that happens to exist at a wrong path does no harm, because the digest of its content is part of its name.
     """
 
     def __init__(self, engine: IEngineRequests, *, docker_root: str = "", content_store: str = "") -> None:
@@ -52,7 +60,7 @@ class SameDirectories:
         self._content_store = content_store
 
     async def locate(self, path: str) -> EngineDirectory:
-        """See `EngineDirectories`."""
+        """Return where `path` is on this machine.  Raises `EngineUnavailable` if `docker_root` is set."""
         if self._content_store:
             _, found, rest = path.partition("/io.containerd.content.v1.content/")
             if found:

@@ -19,21 +19,23 @@ from k3dreg.oci.errors import FilesUnreachable
 from k3dreg.streaming.file_handles import Handle
 from k3dreg.streaming.outcome import Outcome
 
-# Seconds in which a process that has connected says what it has to.
+# Seconds after which a connection is closed.  The sender needs some milliseconds; without a limit, any process in the
+# network namespace could keep connections open.
 ANSWER_WITHIN = 2.0
 
 
 class DirectoryReceiver(Factory):
-    """Takes the directories of the one process that knows the secret.
+    """A listening socket that accepts directories from the process that knows the secret.
 
-    The sender is given the `name` of the socket and the `secret`.  Descriptors are the receiver's own until `take`; any
-    other process's are closed at once.
+    The caller passes `name` (of the socket) and `secret` to the sender, waits for `received`, and calls `take`.  The
+    receiver closes descriptors that were not taken, and at once those of any other process.  The caller must call
+    `close`.
     """
 
     noisy = False
 
     def __init__(self, reactor: Any) -> None:
-        """`reactor` provides `IReactorUNIX` and `IReactorTime`.  Listens until `close`.  Raises `CannotListenError`."""
+        """Listen until `close`.  `reactor` provides `IReactorUNIX` and `IReactorTime`.  Raises `CannotListenError`."""
         self.name = f"k3dreg-{secrets.token_hex(16)}"
         self.secret = secrets.token_hex(HALF)
         self.clock: IReactorTime = reactor
@@ -44,15 +46,15 @@ class DirectoryReceiver(Factory):
         self._port = sockets.listenUNIX(f"\0{self.name}", self)
 
     def buildProtocol(self, addr: IAddress | None) -> DirectoryConnection:
-        """See `IProtocolFactory`."""
+        """Return the protocol of a new connection."""
         return DirectoryConnection(self)
 
     def received(self) -> Deferred[int]:
-        """Fire with the number of directories once they are here, or fail as `fail` says."""
+        """Fire with the number of directories when they have arrived, or fail as `fail` says."""
         return self._received.wait()
 
     def succeed(self, handles: Sequence[Handle]) -> None:
-        """Keep what the sender has sent, if it comes for the first time and in time."""
+        """Keep the directories that the sender has sent; close them if `received` has fired already."""
         if self._received.is_set:
             _close(handles)
             return
@@ -60,20 +62,22 @@ class DirectoryReceiver(Factory):
         self._received.succeed(len(handles))
 
     def fail(self, reason: str) -> None:
-        """Make `received` fail with `FilesUnreachable`, unless the directories are here."""
+        """Make `received` fail with `FilesUnreachable`, unless the directories have arrived."""
         self._received.fail(FilesUnreachable(reason))
 
     def check(self) -> None:
-        """Raise `FilesUnreachable` unless the directories can be used.  For worker threads.
+        """Raise `FilesUnreachable` unless this process can open the directories.  For worker threads.
 
-        A security module of the machine (AppArmor, SELinux) may forbid that.
+        A security module of the machine (AppArmor, SELinux) may forbid it to.
         """
         try:
             for number, handle in enumerate(self._handles):
                 with handle.use() as descriptor:
                     path = f"/proc/self/fd/{descriptor}"
                     os.stat(f"{path}/.")
-                    if not number:  # others may be passed through by every user, but listed by root alone
+                    # Only the first: k3dreg may have the right to enter the others, such as `overlay2`, but not to list
+                    # them, which it never does.
+                    if not number:
                         os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
             raise FilesUnreachable(
@@ -81,12 +85,12 @@ class DirectoryReceiver(Factory):
             ) from error
 
     def take(self) -> Sequence[Handle]:
-        """Return the directories, in the order in which they were sent.  The caller closes them."""
+        """Return the directories in the order in which they were sent.  The caller must close them."""
         handles, self._handles = self._handles, ()
         return handles
 
     async def close(self) -> None:
-        """Listen no more, and close every connection and every directory that was not taken."""
+        """Stop listening, and close every connection and every directory that was not taken."""
         _close(self.take())
         for connection in list(self.connections):
             connection.refuse()
@@ -95,10 +99,10 @@ class DirectoryReceiver(Factory):
 
 @implementer(IFileDescriptorReceiver)
 class DirectoryConnection(Protocol):
-    """A process that has connected: the sender, or one that has found the name out.
+    """A connection of the sender, or of another process that has found the socket's name.
 
-    In the host's own network namespace every process can connect.  So its user is checked first, and nothing of the
-    secret is shown to a process that does not know its own half.
+    In the host's own network namespace every process can connect.  So the connection checks the process's user first,
+    and sends its half of the secret only to a process that has sent the other half.
     """
 
     def __init__(self, receiver: DirectoryReceiver) -> None:
@@ -109,14 +113,17 @@ class DirectoryConnection(Protocol):
         self._handles: list[Handle] = []
 
     def connectionMade(self) -> None:
-        """See `IProtocol`."""
+        """Start the timeout, and refuse a process of a user other than root and this process's own."""
         self._receiver.connections.add(self)
         self._timeout = self._receiver.clock.callLater(ANSWER_WITHIN, self.refuse)
         if peer_user(self._transport().getHandle()) not in (0, os.geteuid()):
             self.refuse()
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        """Own the descriptor.  Twisted calls this before `dataReceived` with the bytes that came along."""
+        """Keep the descriptor, or close it if the sender has not yet shown the secret.
+
+        Twisted calls this before `dataReceived` with the bytes of the same message.
+        """
         handle = Handle(descriptor)
         if self._is_over or not self._knows_secret:
             handle.close()
@@ -126,7 +133,10 @@ class DirectoryConnection(Protocol):
         self._handles.append(handle)
 
     def dataReceived(self, data: bytes) -> None:
-        """The sender's half of the secret comes first.  A byte comes with the directories, which are all here then."""
+        """Check the sender's half of the secret, which comes first.
+
+        Later bytes come with the directories: Twisted has passed all of them to `fileDescriptorReceived` by then.
+        """
         if self._is_over:
             return
         if self._knows_secret:
@@ -145,22 +155,22 @@ class DirectoryConnection(Protocol):
         self._transport().write(secret[HALF:])
 
     def refuse(self) -> None:
-        """End the connection, and listen to nothing that is still read from it."""
+        """Abort the connection, and ignore what the transport still reads from it."""
         if not self._is_over:
             self._is_over = True
             self._transport().abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See `IProtocol`."""
+        """Stop the timeout.  Without directories from the sender, `received` of the receiver fails."""
         self._is_over = True
         self._receiver.connections.discard(self)
         if self._timeout.active():
             self._timeout.cancel()
-        if self._knows_secret:  # ignored if the directories have come
+        if self._knows_secret:  # has no effect after `succeed`
             self._receiver.fail("the helper container passed no directories")
 
     def _transport(self) -> Any:
-        """The transport, which is `IUNIXTransport` and `ITCPTransport`."""
+        """Return the transport, which provides `IUNIXTransport` and `ITCPTransport`."""
         return self.transport
 
 

@@ -1,11 +1,12 @@
 """Open directories and send them to k3dreg: the program that runs in the container of `helper_container`.
 
-It is run as a script, without k3dreg's other modules: five steps, one after the other, that block and take some
-milliseconds.  To import Twisted would take longer than all of them, so it uses `socket` alone.
+It runs as a script, without k3dreg's other modules.  Its calls block and take some milliseconds in all.  It uses
+`socket` alone, because importing Twisted would take longer than that.
 
-Every user of the machine sees the name of k3dreg's socket (`/proc/net/unix`), and may bind it once k3dreg is gone, or
-connect to it before this program does.  So each side checks the other's user (unix(7), SO_PEERCRED), and shows one half
-of a secret that both were given.  This program shows its half first, and sends the directories last.
+Every user of the machine can read the name of k3dreg's socket (`/proc/net/unix`).  Such a user may bind the name once
+k3dreg has ended, or connect to it before this program does.  So each side checks the user of the peer (unix(7),
+SO_PEERCRED), and shows one half of a secret that k3dreg has given to this program.  This program shows its half first,
+and sends the directories last.
 """
 
 import os
@@ -14,21 +15,21 @@ import struct
 import sys
 from contextlib import ExitStack
 
-# The environment variable that holds the secret: only the process's own user and root can read it (proc(5)), while
-# every user can read a command line.
+# The environment variable with the secret.  Only root and the process's own user can read a process's environment,
+# while every user can read its command line (proc(5)).
 SECRET = "K3DREG_HELPER_SECRET"  # noqa: S105  (its name)
 # Characters of each half.
 HALF = 32
-# Seconds for which one step waits for the other side.
+# Seconds for which each call on the socket waits for k3dreg.
 TIMEOUT = 10.0
 
 
 def main(secret: str, name: str, user: str, *directories: str) -> None:
     """Send descriptors of the `directories` to the k3dreg that listens on the abstract UNIX socket `name` (unix(7)).
 
-    A descriptor only says where a path begins (O_PATH, open(2)): a process that opens a file below needs the right to.
-    Nothing is sent unless the listener is `user` or root, and knows the second half of the secret.
-    Raises `OSError`, and `PermissionError` for such a listener.
+    The descriptors are opened with O_PATH (open(2)): they name a directory and give no right to read its files.
+    Raises `PermissionError`, before it sends a descriptor, unless the listener is a process of `user` or root that
+    knows the second half of the secret.  Raises `OSError` for a directory that cannot be opened.
     """
     with socket.socket(socket.AF_UNIX) as connection, ExitStack() as opened:
         connection.settimeout(TIMEOUT)
@@ -42,14 +43,14 @@ def main(secret: str, name: str, user: str, *directories: str) -> None:
 
 
 def peer_user(connection: socket.socket) -> int:
-    """Return the user who connected, or who listened when this side connected (unix(7), SO_PEERCRED)."""
+    """Return the user ID that the peer had when it called `connect` or `listen` (unix(7), SO_PEERCRED)."""
     # struct ucred: the process, the user and the group.
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", credentials)[1])
 
 
 def _check_listener(connection: socket.socket, secret: str, user: int) -> None:
-    """Raise `PermissionError` unless the listener is the user, or root, and knows the secret."""
+    """Raise `PermissionError` unless the listener is a process of `user` or root that knows the secret."""
     if peer_user(connection) not in (0, user):
         raise PermissionError("another user's process listens there")
     connection.sendall(secret[:HALF].encode())

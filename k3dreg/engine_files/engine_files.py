@@ -13,7 +13,7 @@ from k3dreg.streaming.content import IBlob, IContentSink
 
 @frozen
 class FileStat:
-    """A file of the engine's host.  `size` in bytes; it means nothing for a directory."""
+    """The kind and size of a file of the engine's host.  `size` in bytes is meaningless for a directory."""
 
     size: int
     is_file: bool
@@ -21,33 +21,34 @@ class FileStat:
 
 
 class IEngineFiles(Protocol):
-    """Files of the engine's host, read only.
+    """Read-only access to files of the engine's host.
 
-    Paths are absolute and those of the *engine's* host, wherever k3dreg runs.  All of it raises `FileAbsent` when
-    there is no such file, `FilesUnreachable` when this way to the files is closed, and `EngineUnavailable`.
+    Paths are absolute paths of the *engine's* host, wherever k3dreg runs.  Every method raises `FileAbsent` when the
+    engine's host has no such file, `FilesUnreachable` when its files cannot be read in this way, and
+    `EngineUnavailable`.
     """
 
     async def stat(self, path: str) -> FileStat:
-        """What is there."""
+        """Return the kind and size of the file at `path`."""
 
     async def read(self, path: str, limit: int) -> bytes:
-        """A small file, whole.  Raises `ContentError` if it has more than `limit` bytes."""
+        """Return the whole content of a small file.  Raises `ContentError` if it has more than `limit` bytes."""
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
-        """The file as a blob.  It is not verified against `digest`, but a file that is not `size` long is refused.
+        """Return the file as a blob, without verifying it against `digest`.
 
-        Raises `ContentError` for that.  If the file goes away or changes its length while it is sent, the sending
-        fails; the last byte is then never sent.
+        Raises `ContentError` if the file does not have `size` bytes.  If the file is removed or changes its size while
+        it is sent, `send` of the blob fails before the last byte.
         """
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
-        """Give `sink` the contents of all the files it wants, which are in `directory` or below.
+        """Pass the content of every file that `sink` wants, in `directory` or below, to `sink`.
 
-        `progress` is called in the reactor's thread whenever some were given, at most 8 MiB; the next are given when it
-        has returned (that is the back-pressure).  Symbolic links are never followed.
-        Raises `ContentError` or `FileAbsent` when a file is not as long as it should be or not there, and what `sink`
-        raises.  Cancelling waits for nothing; the sink may get some more bytes.
+        `progress` is called in the reactor's thread after at most 8 MiB, and delays the next bytes until it has
+        returned: that is the back-pressure.  Symbolic links are never followed.
+        Raises `FileAbsent` for a missing file, `ContentError` for a file of another size than `sink` expects, and what
+        `sink` raises.  Cancelling does not wait for a worker thread, which may pass some more bytes to `sink`.
         """
 
     async def close(self) -> None:
-        """Undo what was done on the engine's side for reading its files.  Logged, not raised, if that fails."""
+        """Remove what reading the files has created in the engine.  A failure is logged and not raised."""

@@ -1,4 +1,4 @@
-"""Sending a file of the engine's to a client without holding up others who want one."""
+"""Send a file of the engine's to a client, without making other clients wait for a reader container."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, ContentGone
 from k3dreg.streaming.file_producer import Sender
 
-# Seconds in all that the engine may wait for a client, before the rest of the file is taken from it into a temporary
-# file.  A client as fast as the engine never makes it wait; three seconds are one hiccup of a network.
+# Seconds, summed over one sending, for which the engine may wait for a client before k3dreg reads the rest of the file
+# into a temporary file.  A client as fast as the engine never makes it wait; three seconds allow for a short stall of a
+# network.
 PATIENCE = 3.0
-# IBlob.read is for manifests and configs.
+# Bytes: the limit of `IBlob.read`, which is for manifests and configs.
 _LARGEST_READ = 8 * 1024 * 1024
 
 
 class FileReads(Protocol):
-    """What a `ReaderBlob` needs of `ReaderFiles`."""
+    """The part of `ReaderFiles` that a `ReaderBlob` uses."""
 
     clock: IReactorTime
     sending: dict[str, Way]
@@ -41,16 +42,17 @@ class FileReads(Protocol):
 class ReaderBlob:
     """A file of the engine's host as a blob.
 
-    One who asks alone gets it straight from the engine.  Those who ask while it is being sent to another share a
-    temporary copy, and the first goes on with that, unless he has most of it: the engine reads it once, however many
-    they are.  Where there is no room for a copy, each gets the rest by himself.
+    A single client gets the file directly from the engine.  Further clients that ask for the file meanwhile share a
+    temporary copy, so the engine reads the file once more for all of them.  The first client goes on with the copy,
+    too, unless it has more than half of the file.  If the disk has no room for a copy, each client gets the rest
+    directly.
 
-    One who asks for a later part gets it from such a copy, too, which is kept for some seconds: the archive API knows
-    no offsets, and clients that ask for one part ask for others.
+    A client that asks for a later part gets it from such a copy, which is kept for some seconds.  The archive API has
+    no offsets, so without the copy the engine would read the file from its beginning for each part.
 
-    One who has made the engine wait for `patience` seconds in all gets the rest by way of such a copy, too: the engine
-    reads one archive at a time from a container, so a slow client would keep it from everybody else.  Where there is no
-    room for that copy the client keeps its reader, as long as the client takes bytes at all.
+    A client that has made the engine wait for `patience` seconds in all gets the rest from a temporary file.  The
+    engine reads one archive at a time from a container, so a slow client would block the container for all others.  If
+    the disk has no room for the temporary file, the client keeps its container for as long as it takes bytes.
     """
 
     def __init__(self, files: FileReads, path: str, digest: Digest, size: int, patience: float) -> None:
@@ -61,7 +63,10 @@ class ReaderBlob:
         self._patience = patience
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Raises as `Sender.run`; also `ContentGone` when the file goes away, and what `ReaderFiles.open` raises."""
+        """Send the bytes from `start` up to, not including, `stop` to `consumer`, as `IBlob` says.
+
+        Raises as `Sender.run`, `ContentGone` when the file is removed or changes, and what `ReaderFiles.open` raises.
+        """
         first = self._files.sending.get(self._path)
         if first is None and not start:
             copy = self._files.copies.find(self._path, start)
@@ -78,7 +83,7 @@ class ReaderBlob:
             way.close()
 
     async def read(self) -> bytes:
-        """All of it, verified."""
+        """Return the whole content, verified.  Raises `ContentError` for wrong content, or more than 8 MiB of it."""
         if self.size > _LARGEST_READ:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         data = await self._files.read(self._path, _LARGEST_READ)
@@ -88,7 +93,7 @@ class ReaderBlob:
 
 
 async def _send_copy(copy: ScratchSpool, consumer: IConsumer, start: int, stop: int) -> int:
-    """Send what there is of it, and leave it; up to where that was."""
+    """Send the bytes from the copy, leave the copy, and return the offset of the first byte that was not sent."""
     try:
         await copy.send(consumer, start, stop)
     except NoCopy as error:
@@ -100,30 +105,33 @@ async def _send_copy(copy: ScratchSpool, consumer: IConsumer, start: int, stop: 
 
 
 class _ByCopy(Exception):
-    """The rest comes by way of the temporary file."""
+    """Ends the direct reads: the sending goes on with the temporary file."""
 
 
 class Way:
-    """How the bytes come for one sending: straight, and then perhaps through a temporary file."""
+    """One sending of a file: directly from the engine at first, and then perhaps from a temporary file.
+
+    The caller calls `send` once, and `close` in the end.
+    """
 
     def __init__(self, files: FileReads, path: str, size: int, stop: int, patience: float) -> None:
         self._files = files
         self._path = path
         self._size = size
         self._stop = stop
-        self._patience = patience  # what is left of it, in seconds
+        self._patience = patience  # seconds for which the engine may still wait
         self._file: ArchivedFile | None = None
         self._spool: ScratchSpool | None = None
-        self._straight = False
-        self._may_wait = False  # there was no room for the rest
-        self._sharing = False  # the temporary file was not made for this one
-        self._given_up = False  # a read has ended because it goes on there
+        self._straight = False  # the bytes come directly from the engine, and `files.sending` has this
+        self._may_wait = False  # a temporary file could not be written, so the engine has to wait
+        self._sharing = False  # the temporary file is a copy that other clients use, too
+        self._given_up = False  # a cancelled read of the file means that the temporary file has the rest
         self._position = 0
         self._timer: IDelayedCall | None = None
         self._waiting_since = 0.0
 
     async def send(self, consumer: IConsumer, start: int) -> None:
-        """As `ReaderBlob.send`."""
+        """Send the bytes from `start` up to, not including, `stop`.  Raises as `ReaderBlob.send`."""
         self._position = start
         while True:
             if self._spool is None:
@@ -135,7 +143,7 @@ class Way:
                 try:
                     await self._spool.send(consumer, self._position, self._stop)
                 except NoCopy as error:
-                    # A read does not fail for want of a copy: the engine has to wait for a slow client.
+                    # The pull does not fail when the disk is full: it goes on directly, at the client's pace.
                     self._may_wait = self._may_wait or not self._sharing
                     self._position = error.position
                     self._leave_spool()
@@ -143,21 +151,21 @@ class Way:
                     return
 
     def share(self, spool: ScratchSpool) -> None:
-        """Others take the file by way of `spool`: go on with it as well, unless most of the file has been read."""
+        """Go on with `spool`, a copy that other clients use, unless more than half of the file has been read."""
         if not self._straight or self._position > self._size // 2:
             return
         self._stop_timer()
         self._no_longer_straight()
         self._spool = spool.join()
         self._sharing = True
-        if self._file is not None:  # else it is being opened
+        if self._file is not None:  # else `_begin` is opening it, and closes it when it finds the spool
             file, self._file = self._file, None
             self._given_up = True
-            file.close()  # whoever waits for a piece of it hears of that at once
+            file.close()  # cancels a read that is under way, at once: see `_read`
             self._given_up = False
 
     def close(self) -> None:
-        """Whichever way the sending ended."""
+        """Release the reader container and the temporary file, whether the sending succeeded or not."""
         self._stop_timer()
         if self._straight:
             self._no_longer_straight()
@@ -167,9 +175,9 @@ class Way:
         self._leave_spool()
 
     def _read_soon(self, offset: int, limit: int) -> Deferred[bytes]:
-        """For `Sender`: it asks for the next piece as soon as the client has taken the one before the last.
+        """Read for `Sender`, which asks for a piece as soon as the client has taken the last but one.
 
-        Fails with `_ByCopy` after the last that comes straight.
+        Fails with `_ByCopy` after the last piece that comes directly from the engine.
         """
         return Deferred.fromCoroutine(self._read(offset, limit))
 
@@ -192,7 +200,7 @@ class Way:
         if self._position >= self._stop:
             file, self._file = self._file, None
             self._no_longer_straight()
-            if self._position < self._size:  # else it gives the reader back by itself
+            if self._position < self._size:  # else the file has released its container
                 file.close()
         elif not self._may_wait:
             self._waiting_since = self._files.clock.seconds()
@@ -231,7 +239,7 @@ class Way:
             self._patience -= self._files.clock.seconds() - self._waiting_since
 
     def _out_of_patience(self) -> None:
-        """The client is slower than the engine: take the rest now, and let others have the reader."""
+        """Read the rest into a temporary file at the engine's pace, because the client is slower than the engine."""
         self._timer = None
         file, self._file = self._file, None
         if file is not None:

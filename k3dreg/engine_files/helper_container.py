@@ -1,11 +1,11 @@
-"""The helper container, which passes the engine's directories to a k3dreg that is a container of this engine.
+"""The helper container, which passes the engine's directories to a k3dreg that runs in a container of this engine.
 
-Such a k3dreg has nothing of the engine's host but what is mounted into it.  But a directory that another process has
-opened can be sent to it (unix(7), SCM_RIGHTS), and stays open when the mount by which it was reached is gone.
+Such a k3dreg can open only what is mounted into its container.  But another process can send it an open directory
+(unix(7), SCM_RIGHTS), which stays open after the mount by which it was opened has ended.
 
-So k3dreg starts a container of its own image, with the engine's directories bound read-only, in its own network
-namespace, where abstract UNIX sockets are known to both.  The container sends the directories and ends, after some 0.3
-seconds, and the engine removes it.
+So k3dreg starts a container of its own image with the engine's directories bound read-only.  It shares k3dreg's network
+namespace, because abstract UNIX sockets belong to a network namespace.  After some 0.3 seconds the container has sent
+the directories and ends, and the engine removes it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ from k3dreg.streaming.workers import Workers
 log = make_logger()
 
 _ROLE = "helper"
-# Seconds in which a container that was started has done its work: tenths of one, but the machine may be busy.
+# Seconds after which a started container counts as failed.  It needs some tenths of a second; the machine may be busy.
 _PATIENCE = 20.0
-# Seconds in which k3dreg has read what a container has sent that has ended.
+# Seconds after a container's end in which its last message may still arrive at k3dreg.
 _READ_WITHIN = 0.5
 
 
 class HelperContainer:
-    """Runs the helper container, for as long as it takes."""
+    """Creates, runs and removes helper containers."""
 
     def __init__(self, engine: IEngineRequests, workers: Workers, reactor: Any, owner: str, own: str) -> None:
-        """`reactor` as of `DirectoryReceiver`; `owner` as of `ReaderContainers`; `own` is k3dreg's own container."""
+        """`own` is the ID of the container that k3dreg runs in.
+
+        `reactor`: see `DirectoryReceiver`.  `owner`: see `ReaderContainers`.
+        """
         self._engine = engine
         self._workers = workers
         self._reactor = reactor
@@ -53,10 +56,11 @@ class HelperContainer:
         self._own = own
 
     async def pass_directories(self, alternatives: Sequence[tuple[str, ...]]) -> Mapping[str, Handle]:
-        """Return each directory of the first of the `alternatives` that the engine's host has, open.
+        """Return the open directories of the first of the `alternatives` that the engine's host has, by their paths.
 
-        Raises `EngineError`, and `FilesUnreachable` when the container passed nothing that can be used.  Cancelling
-        removes the container, as every end does.
+        The caller must close them.  The container is removed in the end, also after an error, and when this is
+        cancelled after its creation.  Raises `EngineError`, and `FilesUnreachable` when the container passed no
+        directories that k3dreg can use.
         """
         await self._remove_earlier()
         own = await containers.description(self._engine, self._own)
@@ -82,7 +86,10 @@ class HelperContainer:
             await receiver.close()
 
     async def _received(self, receiver: DirectoryReceiver, container: str) -> int:
-        """Wait for the directories, for as long as the container runs.  Raises `FilesUnreachable`."""
+        """Return the number of directories that have arrived.
+
+        Raises `FilesUnreachable` when the container ends without sending them, or after `_PATIENCE` seconds.
+        """
         watching = Deferred.fromCoroutine(self._fail_when_over(receiver, container))
         try:
             return await receiver.received().addTimeout(_PATIENCE, self._clock)
@@ -92,7 +99,7 @@ class HelperContainer:
             watching.cancel()
 
     async def _fail_when_over(self, receiver: DirectoryReceiver, container: str) -> None:
-        """When the container has ended, what it was to send has come, or never will."""
+        """Make the receiver fail soon after the container's end, because no more can arrive."""
         try:
             try:
                 await containers.wait(self._engine, container)
@@ -104,15 +111,15 @@ class HelperContainer:
         receiver.fail("the helper container passed no directories")
 
     async def _remove_earlier(self) -> None:
-        """Remove what a k3dreg that was killed has left."""
+        """Remove helper containers that an earlier run of this k3dreg left because it was killed."""
         for container in await containers.with_labels(self._engine, {ROLE: _ROLE, OWNER: self._owner}):
             await containers.remove(self._engine, container.id)
 
     def _description(self, own: Any, receiver: DirectoryReceiver, directories: tuple[str, ...]) -> dict[str, Any]:
-        """Describe a container that may do nothing (Engine API, "Create a container").
+        """Describe a container without rights for the engine (Engine API, "Create a container").
 
-        `own` is the engine's description of k3dreg's own.  What is in the environment, only root can read.  Raises
-        `EngineError`.
+        `own` is the engine's description of k3dreg's own container.  The secret goes into the environment, which other
+        users cannot read.  Raises `EngineError` when `own` has another shape than Docker's.
         """
         paths = [f"/{number}" for number in range(len(directories))]
         try:
@@ -133,7 +140,7 @@ class HelperContainer:
                     "NetworkMode": f"container:{own['Id']}",
                     "ReadonlyRootfs": True,
                     "SecurityOpt": ["no-new-privileges", *(["label=disable"] if unlabelled else [])],
-                    # Else the engine makes a volume for each, and fills it.
+                    # Without these mounts the engine would make a volume for each of the image's, and fill it.
                     "Tmpfs": dict.fromkeys(volumes, ""),
                     "UsernsMode": host.get("UsernsMode") or "",
                 },

@@ -1,4 +1,4 @@
-"""The labels of what k3dreg has in the engine, and the empty images that it has there for a while."""
+"""Labels of k3dreg's containers and images in the engine, and empty images to create containers from."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
 
-# Labels by which containers and images are known as ours.
+# Labels by which k3dreg recognises its containers and images.
 ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
-# Seconds after which an image of another k3dreg's cannot be in use: it is removed again after at most one.  The
-# engine's clock may differ by minutes.
+# Seconds after which another k3dreg's image counts as left behind.  A k3dreg needs its image for at most a second; the
+# engine's clock may differ from this machine's by minutes.
 _IN_USE = 3600.0
-# Seconds until an engine that could not be asked at the start is asked again.
+# Seconds between attempts to reach the engine at the start.
 _ENGINE_AGAIN = 2.0
 
-# Names of the images that this process has in the engine.
+# Names of the images that this process needs now, so that `remove_left_behind` keeps them.
 _in_use: set[str] = set()
 
 
 @asynccontextmanager
 async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, owner: str) -> AsyncIterator[str]:
-    """Import an empty image with these labels, for as long as the `async with` lasts, and yield its unique name.
+    """Import an empty image with labels for `role` and `owner`, and yield its unique name.
 
-    In the end `remove_left_behind` is called, too.  Raises `EngineError`.
+    The image is removed at the end of the `async with` block.  Unless the block has failed, `remove_left_behind` is
+    called then, too.  Raises `EngineError`.
     """
     name = f"{repository}:{owner[:8]}-{secrets.token_hex(16)}"
     _in_use.add(name)
@@ -50,22 +51,22 @@ async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, 
 
 
 async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
-    """Remove the empty images that were left in the engine when it, or a k3dreg, was killed.  Raises `EngineError`.
+    """Remove empty images that were left in the engine because the engine or a k3dreg was killed.
 
-    An image of another k3dreg may be in use, for some seconds; after that time its k3dreg was killed, and its state
-    directory may be gone.  An image of which a container runs stays until the next call.
+    Images of other k3dregs are removed after an hour, because their k3dreg may never start again.  An image that a
+    running container uses stays until the next call.  Raises `EngineError`.
     """
     oldest = time.time() - _IN_USE
     for image in await images.listed(engine, reference="k3dreg-*"):
         is_ours = ROLE in image.labels and all(map(is_helper_image, image.names))
         is_left = image.labels.get(OWNER) == owner or 0 < image.created < oldest
         if is_ours and is_left and _in_use.isdisjoint(image.names):
-            # By its ID: an image that a container has, and that loses its name alone, is kept without one.
+            # By ID: removing the name of an image that a container uses would leave an image without a name.
             await images.remove_unless_running(engine, image.id)
 
 
 async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:
-    """Call `remove_left_behind` as soon as the engine is there.  Cancelling ends the waiting."""
+    """Call `remove_left_behind` as soon as the engine can be reached.  Errors are logged.  Can be cancelled."""
     while True:
         try:
             return await remove_left_behind(engine, owner)

@@ -1,4 +1,4 @@
-"""The engine's files where they are directories of this machine: read in place."""
+"""Read the engine's files in place, where this process can open them."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ from k3dreg.streaming.file_handles import FileHandle
 from k3dreg.streaming.file_producer import FileSending
 from k3dreg.streaming.workers import Workers
 
-# Bytes of contents that one trip to a worker thread moves: the trip is then below 1% of the work, and a reader who
-# follows the layer hears of new bytes some hundred times a second.
+# Bytes that one call in a worker thread moves.  The call itself then costs less than 1% of the work, and a client that
+# follows the layer is told of new bytes some hundred times a second.
 _STEP = 8 * 1024 * 1024
-# IBlob.read is for manifests and configs.
+# Bytes: the limit of `IBlob.read`, which is for manifests and configs.
 _LARGEST_READ = 8 * 1024 * 1024
-# O_NONBLOCK: opening a pipe must not wait for somebody at its other end.
+# O_NONBLOCK: without it, opening a pipe would wait until another process opens its other end.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def files_here(engine: IEngineRequests, workers: Workers, docker_root: str = "", content_store: str = "") -> LocalFiles:
-    """The engine's files as they are on this machine: see `SameDirectories`."""
+    """Return access to the engine's files on this machine, at the engine's paths or below two directories.
+
+    `docker_root` and `content_store`: see `SameDirectories`; "" for the engine's paths.
+    """
     return LocalFiles(workers, SameDirectories(engine, docker_root=docker_root, content_store=content_store))
 
 
 class LocalFiles:
-    """See `IEngineFiles`.  `places` knows where they are."""
+    """Access to the engine's files in place (`IEngineFiles`).  `places` translates the engine's paths."""
 
     def __init__(self, workers: Workers, places: EngineDirectories) -> None:
         self._workers = workers
         self._places = places
 
     async def stat(self, path: str) -> FileStat:
-        """What is there."""
+        """Return the kind and size of the file at `path`: see `IEngineFiles`."""
         here = await self._places.locate(path)
         return await self._workers.run(_stat, here)
 
     async def read(self, path: str, limit: int) -> bytes:
-        """A small file, whole."""
+        """Return the whole content of a small file: see `IEngineFiles`."""
         here = await self._places.locate(path)
         return await self._workers.run(_read, here, limit)
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
-        """The file as a blob; it is opened each time the blob is sent or read."""
+        """Return the file as a blob, which opens the file each time it is sent or read: see `IEngineFiles`."""
         here = await self._places.locate(path)
         found = await self._workers.run(_size, here)
         if size is not None and size != found:
@@ -62,7 +65,7 @@ class LocalFiles:
         return LocalBlob(self._workers, lambda: _PlaceHandle(here), digest, found)
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
-        """Contents are read in worker threads in the order in which they are wanted."""
+        """Pass files to `sink` in the order in which it wants them, read in worker threads: see `IEngineFiles`."""
         tree = LocalTree(await self._places.locate(directory))
         try:
             while await self._workers.run(tree.give, sink):
@@ -72,21 +75,24 @@ class LocalFiles:
             self._workers.clean_up(tree.close)
 
     async def close(self) -> None:
-        """Nothing was done on the engine's side."""
+        """Do nothing: reading in place creates nothing in the engine."""
 
 
 class LocalBlob:
-    """A file of the engine's as a blob.  The file is open only while it is sent or read."""
+    """A file of the engine's as a blob, open only while it is sent or read."""
 
     def __init__(self, workers: Workers, open_file: Callable[[], FileHandle], digest: Digest, size: int) -> None:
-        """`open_file` returns a new handle, which the blob closes; it must not block."""
+        """`open_file` must not block.  It returns a new handle, which the blob closes."""
         self.digest = digest
         self.size = size
         self._workers = workers
         self._open_file = open_file
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """As `FileSending.run`: a file that has become shorter makes it raise `ContentGone`."""
+        """Send the bytes from `start` up to, not including, `stop` to `consumer`, as `IBlob` says.
+
+        Raises as `FileSending.run`: `ContentGone` when the file was removed or has become shorter.
+        """
         handle = self._open_file()
         try:
             await FileSending(self._workers, handle, consumer).run(start, stop)
@@ -94,7 +100,7 @@ class LocalBlob:
             self._workers.clean_up(handle.close)
 
     async def read(self) -> bytes:
-        """All of it, verified."""
+        """Return the whole content, verified.  Raises `ContentError` for wrong content, or more than 8 MiB of it."""
         if self.size > _LARGEST_READ:
             raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
         handle = self._open_file()
@@ -108,7 +114,7 @@ class LocalBlob:
 
 
 class _PlaceHandle(FileHandle):
-    """A file at a place, opened at its first use."""
+    """A handle of the file at `place`, which it opens at its first use."""
 
     def __init__(self, place: EngineDirectory) -> None:
         super().__init__()
@@ -122,18 +128,24 @@ class _PlaceHandle(FileHandle):
 
 
 class LocalTree:
-    """The files of one directory.  Names come from images, which may be hostile: no symbolic link is followed."""
+    """The files below one directory, read for a sink.  The owner calls `close` in the end.
+
+    The names come from images, which may be hostile, so no symbolic link is followed.
+    """
 
     def __init__(self, root: EngineDirectory) -> None:
         self._root = root
         self._lock = threading.Lock()
         self._closed = False
         self._file: int | None = None
-        # The directories on the way to the last file, outermost first: the next file is most often close by.
+        # The open directories on the path of the last file, outermost first.  The next file is usually close to it.
         self._way: list[tuple[bytes, int]] = []
 
     def give(self, sink: IContentSink) -> bool:
-        """Give some contents; whether more are wanted.  For worker threads.  Raises as `IEngineFiles.fill`."""
+        """Pass about `_STEP` bytes to `sink`, and return whether it wants more.
+
+        For worker threads.  Raises as `IEngineFiles.fill`.
+        """
         with self._lock, _errors():
             given = 0
             while sink.wanted is not None and given < _STEP:
@@ -141,7 +153,7 @@ class LocalTree:
                     raise ContentGone("the reading of a layer was cancelled")
                 if self._file is None:
                     self._file = self._open(sink.wanted)
-                # Not the file's own size: it is the layer that says how many bytes of it there are.
+                # Up to the size in the layer's tar, not up to the file's end: the file may have changed.
                 count = os.readv(self._file, [sink.room()])
                 if not count:
                     raise ContentError("a file of a layer is shorter than the layer's tar says")
@@ -155,7 +167,7 @@ class LocalTree:
             return sink.wanted is not None
 
     def close(self) -> None:
-        """Close every file.  For worker threads: it waits for a `give` that nobody waits for any more."""
+        """Close every file.  For worker threads: it waits for a `give` that still runs after a cancelled `fill`."""
         self._closed = True
         with self._lock:
             if self._file is not None:
@@ -173,7 +185,10 @@ class LocalTree:
         return descriptor
 
     def _enter(self, directories: list[bytes]) -> int:
-        """The innermost of these, each opened in the one before it, so that none can be a link to elsewhere."""
+        """Return a descriptor of the innermost of nested directories.
+
+        Each is opened relative to the one before it and without following links, so no link leads out of the root.
+        """
         if not self._way:
             with self._root.use() as root:
                 self._way.append((b"", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
@@ -192,7 +207,7 @@ class LocalTree:
 
 @contextmanager
 def _errors() -> Generator[None]:
-    """`OSError`s as our own.  Paths stay out of the texts: clients see them."""
+    """Turn `OSError` into k3dreg's errors.  Their texts name no paths, because clients see them."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
@@ -221,7 +236,7 @@ def _open(place: EngineDirectory) -> int:
 
 
 def _size(place: EngineDirectory) -> int:
-    """The size of a file that can be opened."""
+    """Return the size in bytes of a regular file, which must be readable."""
     descriptor = _open(place)
     try:
         return os.fstat(descriptor).st_size

@@ -1,4 +1,4 @@
-"""The container that k3dreg itself runs in."""
+"""Find the container that k3dreg itself runs in."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from attrs import frozen
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.engine_files.layout import engine_directories
 
-# Files that the engine makes for each container lie in a directory of the container's ID on its host, and are mounted
-# (proc_pid_mountinfo(5): the fourth field is the root of the mount, the fifth where it is mounted).
+# The engine mounts three files into each container, from a directory on its host that is named by the container's ID
+# (proc_pid_mountinfo(5): the fourth field is the root of the mount, the fifth the mount point).
 _OWN_FILES = re.compile(r"^\S+ \S+ \S+ \S*/containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ", re.M)
-# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7)), as bits of a set of them.
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (capabilities(7)) as bits of `CapEff`: one is enough to read all files.
 _READS_ALL = 1 << 1 | 1 << 2
 
 
 @frozen
 class OwnContainer:
-    """A container by its ID.  `reads_all` tells whether k3dreg may read every user's files in it."""
+    """The container of this process.  `reads_all` tells whether this process may read the files of every user."""
 
     id: str
     reads_all: bool
 
     def useful_directories(self, info: EngineInfo) -> tuple[tuple[str, ...], ...]:
-        """Return the engine's directories that k3dreg can use once they were passed to it: see `layout`.
+        """Return the engine's directories that k3dreg can use if a helper container passes them: see `layout`.
 
-        Every user may read the containerd store's files, once the way there is open.  The classic store's are root's.
+        The containerd store's files are readable by every user who can reach them; the classic store's only by root.
         """
         useful = self.reads_all or info.store is ImageStore.CONTAINERD
         return engine_directories(info) if useful else ()
 
 
 def find_own_container() -> OwnContainer | None:
-    """Return the container that this process runs in; None outside of any.  Blocks for less than a millisecond."""
+    """Return the container that this process runs in, None if it runs in none.  Blocks for less than a millisecond."""
     try:
         mountinfo, status = (Path(f"/proc/self/{name}").read_text(errors="replace") for name in ("mountinfo", "status"))
     except OSError:
@@ -44,12 +44,12 @@ def find_own_container() -> OwnContainer | None:
 
 
 def container_id(mountinfo: str) -> str:
-    """Return the ID of the container whose `/proc/self/mountinfo` it is; "" outside of any."""
+    """Return the ID of the container of the process with this `/proc/self/mountinfo`; "" if it runs in none."""
     found = _OWN_FILES.search(mountinfo)
     return found[1] if found else ""
 
 
 def may_read_all(status: str) -> bool:
-    """Tell whether the process whose `/proc/self/status` it is may read every user's files."""
+    """Return whether the process with this `/proc/self/status` may read the files of every user."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.M)
     return found is not None and bool(int(found[1], 16) & _READS_ALL)

@@ -1,4 +1,4 @@
-"""The engine's directories that the helper container has passed to this process."""
+"""Get the engine's directories from the helper container, and find files in them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
 
-# Seconds for which a request waits for directories that are being passed.  They are there in half of that, and the
-# other ways to the files take some tenths of a second to begin with, too.
+# Seconds, from the start of an attempt, for which requests wait for its directories.  An attempt takes half of that,
+# and the slower ways to the files need some tenths of a second to begin, too.
 _WORTH_WAITING_FOR = 1.0
-# Seconds after which a failed attempt is repeated, twice as long each time, but once a day.
+# Seconds until a failed attempt is repeated: at first, and at most.  Each failure doubles them.
 _AGAIN, _LONGEST = 300.0, 86400.0
-# Seconds until an engine that could not be asked at the start is asked again.
+# Seconds between attempts to reach the engine at the start.
 _ENGINE_AGAIN = 2.0
 
 PassDirectories = Callable[[Sequence[tuple[str, ...]]], Awaitable[Mapping[str, Handle]]]
 
 
 class PassedDirectories:
-    """See `EngineDirectories`.  They are asked for once, and again when the engine has become another one."""
+    """The engine's directories that a helper container has passed to this process (`EngineDirectories`).
+
+    A helper container runs once, and again when another engine, or another image store, answers.  The owner calls
+    `close` in the end.
+    """
 
     def __init__(
         self,
@@ -41,9 +45,9 @@ class PassedDirectories:
         wanted: Callable[[EngineInfo], tuple[tuple[str, ...], ...]],
         otherwise: IEngineFiles,
     ) -> None:
-        """`pass_directories` is that of `HelperContainer`, and `wanted` tells its argument.
+        """`pass_directories`: see `HelperContainer`.  It is called with the directories that `wanted` returns.
 
-        It is not called for directories that `otherwise` can read.
+        It is not called when `otherwise` can read the first of these directories.
         """
         self._engine = engine
         self._pass_directories = pass_directories
@@ -53,7 +57,7 @@ class PassedDirectories:
         self._known: tuple[str, tuple[tuple[str, ...], ...]] | None = None
         self._handles: Mapping[str, Handle] = {}
         self._attempt: Outcome[None] = Outcome()
-        self._attempt.succeed(None)  # none is under way
+        self._attempt.succeed(None)  # set means that no attempt is running
         self._began = 0.0
         self._again_at = 0.0
         self._pause = _AGAIN
@@ -61,7 +65,10 @@ class PassedDirectories:
         self._closed = False
 
     async def begin(self) -> None:
-        """Ask for the directories, so that they are there for the first pull.  Cancelling ends it."""
+        """Start the first attempt and wait for its end, so that the first pull finds the directories.
+
+        Waits for an engine that cannot be reached.  Cancelling stops the waiting, and not the attempt.
+        """
         while True:
             try:
                 self._ensure(await self._engine.info())
@@ -74,7 +81,10 @@ class PassedDirectories:
                 return
 
     async def locate(self, path: str) -> EngineDirectory:
-        """See `EngineDirectories`.  Waits a moment for directories that are being passed."""
+        """Return where this process finds `path`: see `EngineDirectories`.
+
+        Waits up to `_WORTH_WAITING_FOR` seconds for an attempt that is running.
+        """
         self._ensure(await self._engine.info())
         if not self._attempt.is_set and self._clock.seconds() < self._began + _WORTH_WAITING_FOR:
             left = self._began + _WORTH_WAITING_FOR - self._clock.seconds()
@@ -87,23 +97,23 @@ class PassedDirectories:
         raise FileAbsent("the engine has no such file in the directories that k3dreg knows")
 
     async def close(self) -> None:
-        """Close the directories, and leave nothing on the engine's side.
+        """Close the directories, after waiting for an attempt that is running (some tenths of a second).
 
-        An attempt that is under way is waited for, some tenths of a second.  The engine creates a container although
-        its client has gone, and nothing would then remove it.
+        Cancelling the attempt could leave a container: the engine creates it even if its client has disconnected, and
+        nothing would then remove it.
         """
         self._closed = True
         await self._attempt.wait()
         self._close_handles()
 
     def _ensure(self, info: EngineInfo) -> None:
-        """Begin an attempt, if one is due."""
+        """Start an attempt if the engine or its store has changed, or if a failed attempt is to be repeated now."""
         now = self._clock.seconds()
         wanted = (info.id, self._wanted(info))
         if wanted == self._known and (self._handles or not self._attempt.is_set or now < self._again_at):
             return
         if self._closed or not self._attempt.is_set:
-            return  # it is for what the engine was before: the next request finds that out
+            return  # an attempt for the previous engine is still running; the next request comes back here
         self._pause = min(2 * self._pause, _LONGEST) if wanted == self._known else _AGAIN
         self._known = wanted
         self._close_handles()
@@ -112,7 +122,7 @@ class PassedDirectories:
         Deferred.fromCoroutine(self._try(wanted[1], self._attempt))
 
     def _close_handles(self) -> None:
-        """Close the directories; a use that is under way ends first."""
+        """Close the directories.  A worker thread that uses one finishes first: see `Handle.close`."""
         handles, self._handles = self._handles, {}
         for handle in handles.values():
             handle.close()
@@ -128,13 +138,13 @@ class PassedDirectories:
                     seconds=seconds,
                 )
         except EngineUnavailable as error:
-            self._known = None  # the next request tries again
+            self._known = None  # so that the next request starts another attempt
             log.debug("no helper container can pass Docker's directories: {error}", error=error)
         except K3dregError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.info("Docker's files are read more slowly than they could be: {error}", error=error)
-        except Exception:  # noqa: BLE001  (what waits has to go on, whatever it is)
+        except Exception:  # noqa: BLE001  (requests that wait have to go on, whatever the error)
             log.failure("getting Docker's directories from a helper container failed")
         finally:
             attempt.succeed(None)

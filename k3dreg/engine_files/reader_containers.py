@@ -1,7 +1,7 @@
-"""Containers that are created and never started, for reading the engine's files through its archive API.
+"""Reader containers: created and never started, they let the engine's archive API read files of the engine's host.
 
-A container of an empty image, with directories of the engine's host bound read-only, is readable by the archive API
-although nothing in it ever runs.  Seen on Docker 20.10, 26.1 and 28.5, both stores.
+The archive API reads from a container of an empty image, with directories of the engine's host bound read-only,
+although the container never runs.  This was observed on Docker 20.10, 26.1 and 28.5, with both stores.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
 
-# The label that tells what a container reads.
+# The label with the directories that a container has, as JSON.
 DIRECTORIES = "k3dreg.directories"
 _IMAGE = "k3dreg-reader"
 
 
 @frozen
 class Reader:
-    """A container that reads `directories` of the engine's host: it has them as /0, /1 and so on."""
+    """A reader container.  It has `directories` of the engine's host as /0, /1 and so on."""
 
     id: str
     directories: tuple[str, ...]
 
     def inside(self, path: str) -> str | None:
-        """Where a path of the engine's host is in the container; None if it is not."""
+        """Return the path in the container for `path` of the engine's host; None if the container does not have it."""
         for number, directory in enumerate(self.directories):
             if path == directory or path.startswith(directory + "/"):
                 return f"/{number}{path[len(directory) :]}"
@@ -44,15 +44,15 @@ class Reader:
 
 
 class ReaderContainers:
-    """Makes, finds and removes the containers of one k3dreg.  All of it raises `EngineError`."""
+    """Creates, finds and removes the reader containers of one k3dreg.  Every method raises `EngineError`."""
 
     def __init__(self, engine: IEngineRequests, owner: str) -> None:
-        """`owner` tells this k3dreg's containers from those of others on the same engine: letters and digits."""
+        """`owner`, of letters and digits, tells this k3dreg's containers from those of others on the same engine."""
         self._engine = engine
         self._owner = owner
 
     async def find(self, info: EngineInfo) -> list[Reader]:
-        """Those of an earlier run.  Any that read other directories than are wanted now are removed."""
+        """Return the usable containers of an earlier run, and remove those with other directories than `info` needs."""
         wanted = {json.dumps(directories) for directories in engine_directories(info)}
         readers = []
         for container in await containers.with_labels(self._engine, {ROLE: "reader", OWNER: self._owner}):
@@ -64,10 +64,10 @@ class ReaderContainers:
         return readers
 
     async def make(self, info: EngineInfo, count: int, made: Callable[[Reader], None]) -> None:
-        """`count` new ones; `made` gets each as soon as it is there.
+        """Create `count` containers, and call `made` with each as soon as it exists.
 
-        Their image is gone again when this returns: they do not need it.  Raises `FilesUnreachable` for an engine
-        whose images lie where nobody here knows.
+        Their image is removed before this returns, because a container does not need it.  Raises `FilesUnreachable`
+        for an engine whose directories `layout` does not know.
         """
         alternatives = engine_directories(info)
         if not alternatives:
@@ -79,11 +79,11 @@ class ReaderContainers:
                 made(await self._make_one(name, (first.directories,)))
 
     async def remove(self, container: str) -> None:
-        """Remove one; it is no error if it is not there, or if somebody else is removing it."""
+        """Remove a container.  It is no error if it does not exist, or if its removal is in progress."""
         await containers.remove(self._engine, container)
 
     async def is_there(self, container: str) -> bool:
-        """Whether there is such a container, and nobody has begun to remove it."""
+        """Return whether the container exists and its removal has not begun."""
         found = await containers.inspect(self._engine, container)
         return found is not None and not found.is_going
 

@@ -1,4 +1,4 @@
-"""The engine's files over nothing but its API: read through containers that never run."""
+"""Read the engine's files by its archive API, through containers that never run."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from k3dreg.oci.errors import ContentError, EngineError, EngineUnavailable, File
 from k3dreg.streaming.content import IBlob, IByteStream, IContentSink
 from k3dreg.streaming.workers import Workers
 
-# Bytes that are waited for: about what the socket holds.  The engine sends three chunks for each file, most of them
-# tiny; to be woken for each would cost twice as much as all the rest.
+# Bytes of a directory's archive that one read waits for: about what the socket's buffer holds.  The engine sends three
+# chunks for each file, most of them tiny; waking up for each would cost twice as much as the rest of the work.
 _LEAST = 192 * 1024
-# Readers that are asked for one thing before it is given up: whoever removes the containers (`docker container prune`)
-# does so one by one, and each may be the next that is lent; so may those that are made meanwhile.
+# Reader containers that one request tries.  `docker container prune` removes them one by one, and may remove each just
+# before the request gets it, and then each of the new ones.
 _TRIES = 4 * SIZE
 
 T = TypeVar("T")
 
 
 class ReaderFiles:
-    """See `IEngineFiles`.  Nothing is done in the engine before the first use."""
+    """Access to the engine's files through reader containers (`IEngineFiles`).
+
+    It creates nothing in the engine before its first use.  The owner calls `close` in the end.
+    """
 
     def __init__(
         self,
@@ -47,8 +50,9 @@ class ReaderFiles:
         size: int = SIZE,
         patience: float = PATIENCE,
     ) -> None:
-        """`owner` tells this k3dreg's containers from others' (letters and digits); `scratch` is a directory for
-        temporary files; `size` how many containers; `patience`: see `ReaderBlob`.
+        """`scratch` is a directory for temporary files, and `size` the number of containers.
+
+        `owner`: see `ReaderContainers`.  `patience`, in seconds: see `ReaderBlob`.
         """
         self._engine = engine
         self._workers = workers
@@ -56,25 +60,25 @@ class ReaderFiles:
         self._scratch = scratch
         self._patience = patience
         self.clock = clock
-        # Files that are being sent straight from the engine, and those of which there is a temporary copy.
+        # The sendings that come directly from the engine, by path, and the temporary copies that clients share.
         self.sending: dict[str, Way] = {}
         self.copies = SharedCopies(workers, clock, scratch)
 
     async def prepare(self) -> None:
-        """Make the containers now, so that the first who asks need not wait some 100 ms for one.
+        """Create the containers now, so that the first request need not wait some 100 ms for one.
 
-        Raises `FilesUnreachable`, `EngineUnavailable`.
+        Raises `FilesUnreachable` or `EngineUnavailable`.
         """
         await self._pool.prepare()
 
     async def stat(self, path: str) -> FileStat:
-        """One HEAD: about 4 ms."""
+        """Return the kind and size of the file at `path`, from a HEAD request of about 4 ms: see `IEngineFiles`."""
         found, release = await self._request(partial(container_files.stat, self._engine), path, long=False)
         release()
         return FileStat(found.size, found.is_file, found.is_directory)
 
     async def read(self, path: str, limit: int) -> bytes:
-        """A small file, whole: about 4 ms."""
+        """Return the whole content of a small file, within about 4 ms: see `IEngineFiles`."""
         file = await self.open(path, long=False)
         parts = []
         try:
@@ -91,7 +95,7 @@ class ReaderFiles:
         raise ContentError(f"a file of the engine's has more than {limit} bytes")
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
-        """The file as a blob; it is asked for only when the blob is sent."""
+        """Return the file as a blob, which asks the engine for the content when it is sent: see `IEngineFiles`."""
         if size is not None and self.copies.holds(path, size):
             return ReaderBlob(self, path, digest, size, self._patience)
         found = await self.stat(path)
@@ -102,7 +106,10 @@ class ReaderFiles:
         return ReaderBlob(self, path, digest, found.size, self._patience)
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
-        """One archive of the whole directory; what comes before it is wanted waits in a temporary file."""
+        """Pass files of the directory's archive to `sink`: see `IEngineFiles`.
+
+        A file that arrives before `sink` wants it is kept in a temporary file.
+        """
         archive = partial(container_files.open_archive, self._engine, what="a layer's files")
         stream, release = await self._request(archive, directory, long=True)
         tree = ArchivedTree(self._scratch, sink)
@@ -118,7 +125,7 @@ class ReaderFiles:
             self._workers.clean_up(tree.close)
 
     async def _feed(self, tree: ArchivedTree, stream: IByteStream, progress: Callable[[], Awaitable[None]]) -> None:
-        """Until the sink wants no more, or the archive ends."""
+        """Read the archive until the sink wants no more files, or the archive ends."""
         while data := await stream.read(_LEAST):
             wants_more = await self._workers.run(tree.feed, data)
             if not wants_more:
@@ -127,21 +134,24 @@ class ReaderFiles:
         await self._workers.run(tree.finish)
 
     async def close(self) -> None:
-        """Remove the containers, and what is kept of files."""
+        """Remove the containers, and the temporary copies that no client uses."""
         self.copies.close()
         await self._pool.close()
 
     # -- for ReaderBlob -----------------------------------------------------------------------------
 
     async def open(self, path: str, *, long: bool) -> ArchivedFile:
-        """The content of a file from its beginning; the caller reads it to its end or closes it."""
+        """Return the content of a file from its beginning.  The caller must read it to its end or close it.
+
+        `long`: see `ReaderPool.acquire`.  Raises `FileAbsent`, `FilesUnreachable` or `EngineUnavailable`.
+        """
         archive = partial(container_files.open_archive, self._engine, what="a file of the engine's")
         return ArchivedFile(*await self._request(archive, path, long=long))
 
     def copy(self, path: str, start: int, size: int) -> ScratchSpool | None:
-        """Return a temporary copy of a file of `size` bytes, for all who ask for it meanwhile.  To be left.
+        """Return the temporary copy of a file of `size` bytes that clients share, or None if the disk has no room.
 
-        `start` is where in it the client begins.  None if there is no room for a copy.
+        `start` is the offset at which this client begins.  The caller must call the copy's `leave`.
         """
         found = self.copies.find(path, start)
         if found is not None or not self.copies.have_room:
@@ -149,7 +159,7 @@ class ReaderFiles:
         return self.copies.make(path, start, size, Deferred.fromCoroutine(self.open(path, long=True)))
 
     def spool(self, start: int) -> ScratchSpool:
-        """A temporary file that is nobody else's business."""
+        """Return a temporary file for the bytes from `start`, for one client.  The caller joins and fills it."""
         return ScratchSpool(self._workers, self._scratch, start)
 
     # -- requests -----------------------------------------------------------------------------------
@@ -157,9 +167,9 @@ class ReaderFiles:
     async def _request(
         self, ask: Callable[[str, str], Awaitable[T]], path: str, *, long: bool
     ) -> tuple[T, Callable[[], None]]:
-        """Call `ask` with a container and with the path in it; return its result, and what gives the reader back.
+        """Call `ask` with a container and the path in it; return the result, and a function that releases the reader.
 
-        Raises `FileAbsent`, `FilesUnreachable`, `EngineUnavailable`.
+        Raises `FileAbsent`, `FilesUnreachable` or `EngineUnavailable`.
         """
         for _ in range(_TRIES):
             reader = await self._pool.acquire(long=long)
@@ -170,13 +180,13 @@ class ReaderFiles:
                 raise
             if result is not None:
                 return result, partial(self._pool.release, reader, long=long)
-            # Somebody has removed the container: once more, with another one.
+            # The container was removed from outside of k3dreg: try another one.
             self._pool.discard(reader)
             self._pool.release(reader, long=long)
         raise FilesUnreachable("k3dreg's reader containers vanish as soon as Docker has created them")
 
     async def _ask(self, ask: Callable[[str, str], Awaitable[T]], reader: Reader, path: str) -> T | None:
-        """Return the result of `ask`; None if there is no such container any more."""
+        """Return the result of `ask`; None if the container was removed."""
         inside = reader.inside(path)
         if inside is None:
             raise FileAbsent("the engine has no such file in the directories that k3dreg knows")
@@ -185,8 +195,8 @@ class ReaderFiles:
         except EngineUnavailable:
             raise
         except (EngineError, FileAbsent) as error:
-            # The file or the container is missing.  And while a container is being removed, Docker's answer may be an
-            # error of its own ("RWLayer of container ... is unexpectedly nil").
+            # A 404 means that the file or the container is missing.  While a container is being removed, Docker may
+            # answer with another error, such as "RWLayer of container ... is unexpectedly nil".
             if await self._pool.has_lost(reader):
                 return None
             if isinstance(error, FileAbsent):

@@ -1,4 +1,4 @@
-"""A few reader containers, lent to one at a time."""
+"""A pool of reader containers, each used by one request at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
 
-# The engine reads one archive at a time from a container, and even a HEAD waits for it.  A node fetches three blobs at
-# a time; the fourth reader is for small things, which must not wait behind them.
+# Reader containers.  The engine reads one archive at a time from a container, and even a HEAD waits for it.  A node
+# fetches three blobs at a time; the fourth reader is for small files, which must not wait for blobs.
 SIZE = 4
-# Seconds for which an engine that refused is not asked again: long enough not to be a nuisance in its log, short
-# enough to notice soon that an administrator has allowed it.
+# Seconds for which an engine that refused to create a container is not asked again: long enough to keep its log
+# short, and short enough to notice soon that an administrator allows it now.
 REFUSED_FOR = 300.0
-# Seconds after which it is tried again to make readers of which not all could be made.
+# Seconds between attempts to create the readers that are missing from the pool.
 _AGAIN = 60.0
 
 
@@ -34,9 +34,9 @@ class _Asker:
 
 
 class ReaderPool:
-    """Lends the readers; makes them when the first is asked for, and again when somebody has removed them.
+    """A pool of reader containers, created at the first `acquire`, and again after they were removed from outside.
 
-    Those for long reads leave one reader free, so that small ones never wait for a blob.
+    Long reads leave one reader free, so that short reads never wait for a blob.  The owner calls `close` in the end.
     """
 
     def __init__(self, engine: IEngineRequests, clock: IReactorTime, owner: str, size: int = SIZE) -> None:
@@ -49,23 +49,24 @@ class ReaderPool:
         self._free: list[Reader] = []
         self._long = 0
         self._queue: deque[_Asker] = deque()
-        self._first: Outcome[None] | None = None  # set when one of those that are being made is there
-        self._settled: Outcome[None] = Outcome()  # set when there is nothing more to be made
+        self._first: Outcome[None] | None = None  # set when the first of the readers that are being created exists
+        self._settled: Outcome[None] = Outcome()  # set when no more readers are being created
         self._making: Deferred[None] | None = None
-        self._again_at = 0.0  # when it is tried again to make those that are missing
+        self._again_at = 0.0  # when missing readers may be created again
         self._refused_until = 0.0
         self._refusal = ""
         self._closed = False
 
     async def prepare(self) -> None:
-        """Have all the readers made.  Raises as `acquire`."""
+        """Create the readers, and return when all exist or their creation has failed.  Raises as `acquire`."""
         await self._ensure()
         await self._settled.wait()
 
     async def acquire(self, *, long: bool) -> Reader:
-        """A reader of one's own, until `release`.  First come, first served.
+        """Return a reader for the caller alone, which must `release` it.  Waiting callers are served in their order.
 
-        Raises `FilesUnreachable` while the engine refuses, `EngineUnavailable`.
+        `long` is for reads of a blob or a layer, which may take long.  Raises `EngineUnavailable`, and
+        `FilesUnreachable` while the engine refuses to create containers.  Cancelling leaves the queue.
         """
         await self._ensure()
         while not self._may_take(long):
@@ -81,26 +82,27 @@ class ReaderPool:
         return self._free.pop()
 
     def release(self, reader: Reader, *, long: bool) -> None:
-        """Give it back."""
+        """Return `reader` to the pool, for the next caller that waits.  `long` as it was for `acquire`."""
         self._long -= long
         if reader in self._readers:
             self._free.append(reader)
         self._wake()
 
     def discard(self, reader: Reader) -> None:
-        """The engine does not know this container any more.  It is still to be released.
+        """Forget all readers, because the engine does not have the container of `reader` any more.
 
-        Whoever removed one most likely removed them all; those that are left are found again.
+        Others were probably removed with it; the next `acquire` finds those that exist.  The caller still releases
+        `reader`.
         """
         if reader in self._readers:
             self._readers, self._free = [], []
-            for asker in list(self._queue):  # nobody else is going to give one back
+            for asker in list(self._queue):  # no `release` will wake them: the released readers are forgotten
                 self._wake_one(asker)
 
     async def has_lost(self, reader: Reader) -> bool:
-        """Whether somebody has removed the container, or begun to.
+        """Return whether the container of `reader` was removed, or its removal has begun.
 
-        Raises `FilesUnreachable` when the engine does not say, `EngineUnavailable`.
+        Raises `FilesUnreachable` when the engine's answer does not tell, and `EngineUnavailable`.
         """
         try:
             return not await self._containers.is_there(reader.id)
@@ -110,7 +112,7 @@ class ReaderPool:
             raise FilesUnreachable(f"Docker did not describe k3dreg's reader containers: {error}") from error
 
     async def close(self) -> None:
-        """Remove the containers."""
+        """Remove the containers.  Waiting callers of `acquire` get `FilesUnreachable`.  Failures are logged."""
         self._closed = True
         if self._making is not None:
             await self._making
@@ -137,7 +139,10 @@ class ReaderPool:
             asker.woken.callback(None)
 
     async def _ensure(self) -> None:
-        """See to it that there are readers, for the directories that the engine has now; one is enough to go on."""
+        """Return when there is at least one reader for the directories that the engine has now.
+
+        Starts to create missing readers.  Raises as `acquire`.
+        """
         if self._closed:
             raise FilesUnreachable("k3dreg is stopping")
         if self._clock.seconds() < self._refused_until:
@@ -147,7 +152,7 @@ class ReaderPool:
                 if len(self._readers) < self._size and self._settled.is_set and self._clock.seconds() >= self._again_at:
                     self._begin_making()
                 return
-            # It came back as another engine, or with its other image store.
+            # Another engine answers now, or the same one with its other image store.
             self._readers, self._free = [], []
         if self._first is None or self._first.is_set:
             self._begin_making()
@@ -160,10 +165,10 @@ class ReaderPool:
         self._making = Deferred.fromCoroutine(self._make(self._first, self._settled))
 
     async def _make(self, first: Outcome[None], settled: Outcome[None]) -> None:
-        """Take the containers of an earlier run, and make what is missing."""
+        """Use the containers of an earlier run, and create the missing ones."""
 
         def made(reader: Reader) -> None:
-            if reader not in self._readers:  # it may be one of ours
+            if reader not in self._readers:  # `find` also returns the readers of this process
                 self._readers.append(reader)
                 self._free.append(reader)
             first.succeed(None)
@@ -188,7 +193,7 @@ class ReaderPool:
             else:
                 self._refuse(error)
                 first.fail(FilesUnreachable(self._refusal))
-        except Exception as error:  # noqa: BLE001  (those who wait have to hear of it, whatever it is)
+        except Exception as error:  # noqa: BLE001  (callers that wait must get an error, whatever it is)
             first.fail(FilesUnreachable("making a reader container failed inside k3dreg"))
             log.failure("making a reader container failed: {error}", error=error)
         finally:

@@ -1,4 +1,4 @@
-"""Temporary files: for what the engine gives before anybody takes it."""
+"""Temporary files for content that the engine sends before a client takes it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from k3dreg.streaming.file_handles import FileHandle
 from k3dreg.streaming.file_producer import FileSending
 from k3dreg.streaming.workers import Workers
 
-# Bytes after which those who wait for more are told: each of them costs a trip to a worker thread then, and eight who
-# follow the engine want the processors that it needs.  With 4 MiB they cost a fifth more, with 32 MiB no less.
+# Bytes after which waiting clients are told of new ones.  Each client then costs a call in a worker thread, and eight
+# clients that follow the engine compete with it for processors.  4 MiB cost a fifth more, 32 MiB did not cost less.
 _STEP = 16 * 1024 * 1024
 
 
 class NoCopy(Exception):
-    """A temporary copy cannot be written any further: the disk is full, or fails.
+    """A temporary copy cannot be written any further, because the disk is full or fails.
 
-    Whoever was sent it has the bytes up to, not including, `position`, and can have the rest in another way.
+    The consumer has the bytes up to, not including, `position`.  The caller can send the rest in another way.
     """
 
     def __init__(self, message: str, position: int) -> None:
@@ -33,19 +33,19 @@ class NoCopy(Exception):
 
 
 class ScratchFile(FileHandle):
-    """A file without a name, which is made when it is first used, and gone when it is closed.
+    """A file without a name, created at its first use and deleted by `close`.
 
-    `write` and `read` are for worker threads, and raise `StoreError` when it cannot be made.
+    `write` and `read` are for worker threads.  They raise `StoreError` when the file cannot be created.
     """
 
     def __init__(self, directory: str) -> None:
-        """`directory` is where it takes its room."""
+        """`directory` is where the file is created."""
         super().__init__()
         self._directory = directory
         self.written = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append.  Raises `StoreError`; `ContentGone` when it is closed."""
+        """Append `data`.  Raises `StoreError`, and `ContentGone` when the file is closed."""
         with storage_errors("writing a temporary file"), self.use() as descriptor:
             view = memoryview(data)
             while view:
@@ -62,24 +62,25 @@ class ScratchFile(FileHandle):
 
 
 class ScratchSpool:
-    """The rest of a stream, taken at the stream's pace and read at others', by several at once.
+    """A stream, or its rest, that is written to a temporary file at its own pace and sent to clients at theirs.
 
-    It counts its users: `join` and `leave`.
+    The spool counts its users: each calls `join` once and `leave` once.
     """
 
     def __init__(
         self, workers: Workers, directory: str, start: int, left: Callable[[ScratchSpool], None] | None = None
     ) -> None:
-        """`start`: where in its file the stream begins.
+        """`start` is the offset, in the engine's file, of the stream's first byte.
 
-        `left` is called when the last user has left, and is to `close` it then, or later; None: it is closed then.
+        `left` is called when the last user has left, and must `close` the spool then or later.  Without `left` the
+        spool is closed then.
         """
         self.start = start
         self._workers = workers
         self._file = ScratchFile(directory)
         self._left = left or ScratchSpool.close
-        self._stop = start  # what has arrived reaches to here
-        self._told = start  # and what those who wait have been told of
+        self._stop = start  # offset of the first byte that has not arrived
+        self._told = start  # `_stop` when waiting clients were last woken
         self._users = 0
         self._whole = False
         self._error: K3dregError | None = None
@@ -87,50 +88,51 @@ class ScratchSpool:
         self._filling: Deferred[None] | None = None
 
     def join(self) -> ScratchSpool:
-        """One more user."""
+        """Count one more user, who must call `leave`, and return this spool."""
         self._users += 1
         return self
 
     def leave(self) -> None:
-        """One user less."""
+        """Count one user less."""
         self._users -= 1
         if self._users == 0:
             self._left(self)
 
     def close(self) -> None:
-        """The file is gone, and no more is taken from the stream."""
+        """Delete the file, and stop reading the stream."""
         if self._filling is not None:
             self._filling.cancel()
         self._workers.clean_up(self._file.close)
 
     @property
     def is_whole(self) -> bool:
-        """Whether the stream has ended as it should, and all of it is here."""
+        """Whether the whole stream has arrived."""
         return self._whole
 
     @property
     def has_failed(self) -> bool:
-        """Whether the rest will never be here."""
+        """Whether the rest of the stream will never arrive."""
         return self._error is not None
 
     @property
     def lacks_room(self) -> bool:
-        """Whether that is because it cannot be written, and not because nothing more comes."""
+        """Whether the spool has failed because the file cannot be written, and not because the stream broke."""
         return isinstance(self._error, StoreError)
 
     @property
     def size(self) -> int:
-        """Bytes that are here."""
+        """Bytes that have arrived."""
         return self._stop - self.start
 
     def fill(self, stream: Deferred[IByteStream]) -> None:
-        """Begin to take everything from the stream, which is closed in the end."""
+        """Start to write the whole stream to the file.  The stream is closed in the end."""
         self._filling = Deferred.fromCoroutine(self._fill(stream))
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-        """Send the bytes from `start` up to, not including, `stop`, as they come.
+        """Send the bytes from `start` up to, not including, `stop`, as they arrive.  Offsets are of the engine's file.
 
-        Raises as `FileSending.run`; `ContentGone` if the stream broke, or ends before `stop`; `NoCopy`.
+        Raises as `FileSending.run`, `ContentGone` if the stream broke or ends before `stop`, and `NoCopy` if the file
+        cannot be written.
         """
         sending = FileSending(self._workers, self._file, consumer, self._available)
         try:
@@ -139,13 +141,16 @@ class ScratchSpool:
             raise NoCopy(str(error), self.start + sending.position) from error
 
     def _available(self, offset: int) -> Deferred[int]:
-        """For `FileSending`, which counts from the beginning of the temporary file."""
+        """Fire with the end of what has arrived, once that is beyond `offset`: see `FileSending`.
+
+        Both are offsets in the temporary file.
+        """
         return Deferred.fromCoroutine(self._arrived_beyond(offset))
 
     async def _arrived_beyond(self, offset: int) -> int:
         while offset >= self.size:
             if self._error is not None:
-                # One for each: an exception collects the frames it was raised through.
+                # A new exception for each client: raising one object several times would mix their tracebacks.
                 kind = StoreError if isinstance(self._error, StoreError) else ContentGone
                 raise kind(str(self._error))
             if self._whole:

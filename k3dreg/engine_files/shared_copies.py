@@ -1,6 +1,7 @@
-"""Temporary copies of files of the engine's, for clients that want the same one at about the same time.
+"""Temporary copies of the engine's files, for clients that ask for the same file at about the same time.
 
-And for clients that want one part of a file after another: the archive API reads a file from its beginning only.
+They are also for clients that ask for one part of a file after another: the archive API reads a file from its beginning
+only.
 """
 
 from __future__ import annotations
@@ -14,28 +15,31 @@ from k3dreg.engine_files.scratch_files import ScratchSpool
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.workers import Workers
 
-# Seconds for which a copy is kept that nobody uses any more.  The nodes of a cluster begin with a pull within some
-# seconds of each other, and each has another layer finished first.
+# Seconds for which a copy without users is kept.  The nodes of a cluster begin a pull within some seconds of each
+# other, and finish its layers in different orders.
 _LINGER = 10.0
-# Bytes of all such copies together, when they are whole: they take room on the disk that is not counted as the cache's.
+# Bytes of all copies without users, counted as if they were complete.  `--cache-size` does not limit them.
 _MOST = 1024 * 1024 * 1024
-# Seconds for which none is begun when one could not be written: each that is begun makes the engine read anew.
+# Seconds after a failed write for which no copy is started: each would make the engine read a file again, in vain.
 _NO_ROOM_FOR = 30.0
 
 
 class SharedCopies:
-    """Copies of whole files by their paths.  What is at a path never changes: it is named by its digest."""
+    """Temporary copies of whole files, by path.  A file's content never changes: its path contains its digest.
+
+    The owner calls `close` in the end.
+    """
 
     def __init__(self, workers: Workers, clock: IReactorTime, directory: str) -> None:
-        """`directory` is where temporary files may be made."""
+        """`directory` is where temporary files are created."""
         self._workers = workers
         self._clock = clock
         self._directory = directory
         self._copies: dict[str, ScratchSpool] = {}
-        # Those that nobody uses, the one that has been left for longest first.
+        # The copies without users, in the order in which they lost their last user.
         self._left: dict[str, IDelayedCall] = {}
-        self._sizes: dict[str, int] = {}  # bytes of each, when it is whole
-        # Those of which a client asked for a later part: it is likely to ask for the next one.
+        self._sizes: dict[str, int] = {}  # bytes of each complete file
+        # Files of which a client asked for a part after the first byte: it is likely to ask for the next part, too.
         self._in_parts: set[str] = set()
         self._no_room_until = 0.0
 
@@ -43,12 +47,15 @@ class SharedCopies:
         return len(self._copies)
 
     def holds(self, path: str, size: int) -> bool:
-        """Whether there is a copy of this file, which has `size` bytes: the engine need not be asked about it."""
+        """Return whether there is a copy of this file of `size` bytes, so that the engine need not be asked for it."""
         copy = self._copies.get(path)
         return copy is not None and not copy.has_failed and self._sizes[path] == size
 
     def find(self, path: str, start: int) -> ScratchSpool | None:
-        """Return the copy of the file, if there is one, with one more user, who wants the bytes from `start`."""
+        """Return the copy of the file, which the caller must `leave`, or None if there is none.
+
+        `start` is the offset of the first byte that the caller's client wants.
+        """
         copy = self._copies.get(path)
         if copy is None or copy.has_failed:
             return None
@@ -60,11 +67,14 @@ class SharedCopies:
 
     @property
     def have_room(self) -> bool:
-        """Whether it is worth the while to make one."""
+        """Whether a new copy can be expected to find room on the disk."""
         return self._clock.seconds() >= self._no_room_until
 
     def make(self, path: str, start: int, size: int, stream: Deferred[IByteStream]) -> ScratchSpool:
-        """Make a copy of what comes, a file of `size` bytes, with one user, who wants the bytes from `start`."""
+        """Start a copy of a file of `size` bytes that `stream` brings, and return it.  The caller must `leave` it.
+
+        `start` is the offset of the first byte that the caller's client wants.
+        """
         if path in self._left:
             self._forget(path)
         copy = ScratchSpool(self._workers, self._directory, 0, partial(self._leave, path)).join()
@@ -76,19 +86,19 @@ class SharedCopies:
         return copy
 
     def close(self) -> None:
-        """Remove those that nobody uses."""
+        """Remove the copies without users."""
         for path in list(self._left):
             self._forget(path)
 
     def _leave(self, path: str, copy: ScratchSpool) -> None:
-        """Keep a copy that has no user any more, or close it.
+        """Keep a copy without users for some seconds, or close it.
 
-        One that is not whole is kept for clients that ask for parts, and goes on arriving, so that the engine does
-        not read the file from its beginning for each part.
+        An incomplete copy is kept, and goes on arriving, if a client has asked for a later part of it.  Otherwise the
+        engine would read the file from its beginning for each part.
         """
         if copy.lacks_room:
             self._no_room_until = self._clock.seconds() + _NO_ROOM_FOR
-        if self._copies.get(path) is not copy:  # another one was made after it had failed
+        if self._copies.get(path) is not copy:  # it had failed, and was replaced by a new one
             copy.close()
             return
         self._left[path] = self._clock.callLater(_LINGER, self._forget, path)
