@@ -1,1 +1,1 @@
-"""Docker's Engine API through treq: requests, events, and what the engine's words mean."""
+"""Docker's Engine API through treq: requests, events, and the meaning of the engine's error messages."""

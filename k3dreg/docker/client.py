@@ -1,4 +1,4 @@
-"""The local engine, by its Engine API."""
+"""A client of the container engine, by its Engine API."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from k3dreg.oci.platform import Platform
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.single_flight import FreshFlight
 
-# Seconds without a byte after which a stream is given up.  The longest silence of a healthy engine that was seen
-# is a few seconds, while it commits a large layer; a slow disk may need many times that.
+# Seconds without a byte after which a request fails.  A healthy engine was seen to be silent for a few seconds, while
+# it committed a large layer; a slow disk may need many times that.
 SILENCE = 120.0
-# Seconds until the first byte of a save.  Engines with a classic store first write the whole archive to a
-# directory of their own (7 to 14 s for 1.3 GB was measured) and say nothing meanwhile.  This is enough for
-# some 300 GB; an engine that dies closes the connection long before.
+# Seconds until the first byte of a save.  An engine with the classic store first writes the whole archive to a
+# directory of its own (7 to 14 s were measured for 1.3 GB) and sends nothing meanwhile.  This is enough for some
+# 300 GB.  An engine that dies closes the connection, which ends the wait.
 PREPARATION = 3600.0
-# The API version from which an image's inspection tells of the children of its index (`manifests=1`).
+# The API version from which an image's inspection lists the children of its index (`manifests=1`).
 _TELLS_CHILDREN = (1, 48)
-# Seconds for which an inspection holds up the next of the same name, which is shared by all who have asked by then.  An
-# engine takes some milliseconds; this is for an answer that never comes, as from a connection that was cut silently.
+# Seconds for which an inspection delays the next one of the same name, which all callers share that arrive meanwhile.
+# An engine answers within milliseconds; the limit is for an answer that never comes, as on a connection that was cut
+# silently.
 _INSPECTION = 1.0
-# How an engine refuses what no image can be called, by the status of its answer.  Docker 20.10's limit is for the
-# registry and the path together, that of later engines for the path with Docker Hub's `library/`.
+# How an engine refuses an invalid image name, by the status of its answer.  Docker 20.10 limits the length of registry
+# and path together, later engines that of the path with Docker Hub's `library/`.
 _NO_NAME: Mapping[int, Sequence[str]] = {
     400: ("invalid reference format", "must not be more than 255 characters"),
     500: ("parsing reference", "must not be more than 255 characters"),  # Podman
@@ -44,7 +45,11 @@ _NO_NAME: Mapping[int, Sequence[str]] = {
 
 
 class EngineClient:
-    """See `IEngine`.  `silence` in seconds; `description` is for logs: the URL, which errors never tell."""
+    """A client of one engine (`IEngine`, `IEngineRequests` and `IImageEvents`).
+
+    `silence` is how long, in seconds, the engine may send nothing.  `description` is for logs: the engine's URL, which
+    no error contains, because clients see errors.
+    """
 
     def __init__(
         self,
@@ -61,7 +66,10 @@ class EngineClient:
         self.description = description
 
     async def info(self) -> EngineInfo:
-        """What engine this is; remembered until the connection was lost or a sign of another store was seen."""
+        """Return the engine's description, remembered until the connection is lost or another image store answers.
+
+        Raises as `IEngine` says.
+        """
         if self._info is None or self._info[0] != self._connection.generation:
             generation = self._connection.generation
             api = await self._connection.api_version()
@@ -71,15 +79,15 @@ class EngineClient:
         return self._info[1]
 
     async def inspect(self, name: str) -> EngineImage:
-        """Ask the engine anew, together with other callers that ask for the same name.
+        """Return the image `name` as the engine has it now.
 
-        A call never gets the answer to a question that was sent before the call.  Raises `ImageNotInEngine` for names
-        that cannot be one, too.
+        Concurrent calls for one name share a request, which is never one that was sent before the call.
+        Raises `ImageNotInEngine`, for an invalid name, too.
         """
         return await self._inspections.ask(name, lambda: self._inspect(name))
 
     def shutdown(self) -> Deferred[None]:
-        """Inspect nothing more; fires when the inspections under way have ended."""
+        """Cancel the running inspections and start no more; fire when they have ended."""
         return self._inspections.shutdown()
 
     async def _inspect(self, name: str) -> EngineImage:
@@ -93,13 +101,13 @@ class EngineClient:
                 raise ImageNotInEngine(f"Docker has no image {name}") from error
             raise
         if _is_of_other_store(answer, info):
-            # The engine came back with its other image store while nobody was connected.
+            # The engine was restarted with its other image store, while k3dreg had no connection to lose.
             self._info = None
             info = await self.info()
         return parse_image(answer, info.store)
 
     async def pull(self, name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
-        """Let the engine pull `name`; `latest` is meant where it has neither tag nor digest."""
+        """Let the engine pull `name`: see `IEngine.pull`.  Without tag and digest, pull `latest`."""
         repository, target = _split(name)
         try:
             response = await self._connection.request(
@@ -122,9 +130,9 @@ class EngineClient:
             stream.close()
 
     async def distribution(self, name: str, registry_auth: str) -> Descriptor:
-        """What the image's registry says `name` is.  It counts as a pull there.
+        """Return the descriptor that the image's registry has for `name`: see `IEngine.distribution`.
 
-        Podman cannot be asked: an `EngineError`.
+        Docker Hub counts the request as a pull.  Raises `EngineError` for Podman, which has no such request.
         """
         answer = await self._distribution(name, registry_auth)
         try:
@@ -133,7 +141,7 @@ class EngineClient:
             raise EngineError(f"the engine did not describe {name}") from error
 
     async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
-        """For which platforms the image's registry has `name`.  Asked as `distribution` is."""
+        """Return the platforms for which the image's registry has `name`, by the same request as `distribution`."""
         told = (await self._distribution(name, registry_auth)).get("Platforms")
         return [Platform.from_json(one) for one in told if isinstance(one, dict)] if isinstance(told, list) else []
 
@@ -153,8 +161,11 @@ class EngineClient:
         return object_of(await self._connection.read_json(response), "a registry's answer")
 
     async def save(self, image: Digest) -> IByteStream:
-        """The archive of an image.  Errors after its first byte are inside the archive (see `sources`)."""
-        # A containerd store begins at once.
+        """Return the archive of an image.  The engine appends errors after the first byte to the archive.
+
+        See `formats/trailing_error`.  Raises `ImageNotInEngine`.
+        """
+        # An engine with the containerd store sends the first byte at once.
         patience = None if (await self.info()).store is ImageStore.CONTAINERD else PREPARATION
         try:
             response = await self._connection.request(
@@ -164,13 +175,13 @@ class EngineClient:
             if error.status == 404:
                 raise ImageNotInEngine(f"Docker has no image {image}") from error
             if error.status:
-                # Engine 20.10 and Podman say 500 of an image that they do not have.
+                # Engine 20.10 and Podman answer 500 for an image that they do not have.
                 await self.inspect(str(image))
             raise
         return self._connection.body(response, f"Docker's export of {image.algorithm}:{image.short}")
 
     async def follow(self, heard: Callable[[str], None]) -> None:
-        """See `IImageEvents`."""
+        """Call `heard` with the names that images are given: see `IImageEvents.follow`."""
         await follow_events(self._connection, heard)
 
     async def request(
@@ -184,18 +195,18 @@ class EngineClient:
         versioned: bool = True,
         patience: float | None = None,
     ) -> IResponse:
-        """Any other request to the engine: see `Connection.request`."""
+        """Send any other request to the engine: see `Connection.request`."""
         return await self._connection.request(
             method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
         )
 
     def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
-        """The body of an answer to `request`: see `Connection.body`."""
+        """Return the body of an answer to `request`: see `Connection.body`."""
         return self._connection.body(response, what, silence=silence)
 
 
 async def _follow(stream: IByteStream, progress: Callable[[PullProgress], None]) -> None:
-    """Read a pull's progress to its end.  Raises what `refusal` makes of an error in it."""
+    """Read a pull's progress stream to its end.  Raises what `refusal` returns for an error message in it."""
     objects, tally = JsonObjects(), PullTally()
     while data := await stream.read():
         for message in objects.feed(data):
@@ -209,28 +220,31 @@ async def _follow(stream: IByteStream, progress: Callable[[PullProgress], None])
 
 
 def _path_of(name: str) -> str:
-    """`name` as a part of a URL's path.  The engine matches names with their slashes, and takes `:` and `@` plain."""
+    """Return `name` quoted for a URL's path.  The engine's router takes its slashes, `:` and `@` unquoted.
+
+    Raises `ImageNotInEngine` for a name that would lead to another path.
+    """
     if not name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ImageNotInEngine(f"not the name of an image: {name[:150]!r}")
     return quote(name, safe="/:@")
 
 
 def _is_of_a_name(error: EngineError) -> bool:
-    """Whether an engine refused a name that no image can have: Docker with 400, Podman with 500."""
+    """Return whether the engine refused an invalid image name: Docker with 400, Podman with 500."""
     return any(words in str(error) for words in _NO_NAME.get(error.status, ()))
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A reference's repository, and its digest or else its tag, or else `latest`."""
+    """Return the repository of a reference, and its digest, else its tag, else `latest`."""
     rest, _, digest = name.partition("@")
     path, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:  # the colon of a port
+    if not colon or "/" in tag:  # no colon, or that of the registry's port
         path, tag = rest, "latest"
     return path, digest or tag
 
 
 def _is_of_other_store(answer: Mapping[str, object], info: EngineInfo) -> bool:
-    """Whether an inspection comes from another image store than `info` tells of."""
+    """Return whether an inspection comes from another image store than that of `info`."""
     graph = answer.get("GraphDriver")
     driver = graph.get("Name") if isinstance(graph, dict) else None
     if answer.get("Descriptor") and info.store is not ImageStore.CONTAINERD:

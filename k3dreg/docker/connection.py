@@ -1,4 +1,4 @@
-"""Requests to the Engine API: version negotiation, time limits, and foreign exceptions turned into our own."""
+"""Requests to the Engine API: version negotiation, time limits, and foreign exceptions turned into k3dreg's own."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from k3dreg.streaming.response_body import ResponseBody, read_whole
 Params = Mapping[str, str | list[str]]
 Version = tuple[int, int]
 
-# Engine 20.10, the oldest that still is in use and the oldest that was tried.
+# The API of engine 20.10, the oldest engine that is still in use and that was tested.
 OLDEST = (1, 41)
-# Engine 28.5, the newest that was tried.  Newer engines take it too (29 refuses only what is below 1.44).
+# The API of engine 28.5, the newest that was tested.  Newer engines accept it, too: 29 refuses only those below 1.44.
 NEWEST = (1, 51)
-# Bytes of an answer that is one JSON document.  The largest is the inspection of an index with many children,
-# some hundred KiB; more is not an engine.
+# Bytes of an answer that is one JSON document.  The largest is the inspection of an index with many children, with some
+# hundred KiB; a longer answer does not come from an engine.
 LARGEST_ANSWER = 16 * 1024 * 1024
 # Bytes of an error answer.  Engines quote HTML pages of registries in them.
 LARGEST_COMPLAINT = 1024 * 1024
 
 _WRONG_VERSION = re.compile(r"client version \S+ is too (new|old)")
-# `DNSLookupError` is no `ConnectError`.
+# `DNSLookupError` is not a subclass of `ConnectError`.
 _UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
 _FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
 
 
 class Connection:
-    """An engine as an HTTP server.
+    """An HTTP client of one engine.
 
-    `generation` counts how often the engine was lost: whatever was learned of it in an earlier generation may
-    have changed meanwhile.
+    `generation` counts how often the connection to the engine was lost.  What was learned in an earlier generation may
+    be outdated, because another engine may answer now.  `silence` is the default time limit, in seconds.
     """
 
     def __init__(self, agent: IAgent, clock: IReactorTime, *, base: str, silence: float) -> None:
@@ -61,9 +61,10 @@ class Connection:
     # -- versions -------------------------------------------------------------------------------
 
     async def api_version(self) -> Version:
-        """The newest API version that both sides know, from `GET /_ping`, remembered until the engine is lost.
+        """Return the newest API version that both sides support.
 
-        Raises `EngineTooOld`, `EngineUnavailable` or `EngineError`.
+        It comes from `GET /_ping` and is remembered until the engine is lost.  Raises `EngineTooOld`,
+        `EngineUnavailable` or `EngineError`.
         """
         if self._version is None:
             response = await self.request("GET", "/_ping", versioned=False)
@@ -79,7 +80,7 @@ class Connection:
         return self._version
 
     def forget(self) -> None:
-        """Another engine may answer from now on: ask everything anew."""
+        """Forget the API version and start a new generation, because another engine may answer from now on."""
         self._version = None
         self.generation += 1
 
@@ -96,12 +97,14 @@ class Connection:
         versioned: bool = True,
         patience: float | None = None,
     ) -> IResponse:
-        """Ask the engine; the answer's head, of a status below 400.  Its body is for `body` to read.
+        """Send a request, and return the head of an answer with a status below 400.
 
-        `path` begins with a slash and is percent-encoded; `versioned` puts the API version before it.  `patience`
-        is how long, in seconds, the head may take (default: the silence limit).
-        Raises `EngineError` with the engine's words and status for a status of 400 or more, `EngineUnavailable`
-        or `EngineSilent`.  Cancelling closes the connection, by which the engine gives up the work.
+        The caller must pass the answer to `body`, and read that or close it.  `path` begins with a slash and is
+        percent-encoded; `versioned` puts the API version before it.  `patience` is how long, in seconds, the head may
+        take (default: the silence limit).
+
+        Raises `EngineError` with the status and the engine's message for a status of 400 or more, `EngineUnavailable`
+        or `EngineSilent`.  Cancelling closes the connection, which makes the engine stop the work.
         """
         limit = self._silence if patience is None else patience
         prefix = f"/v{_spell(await self.api_version())}" if versioned else ""
@@ -111,9 +114,9 @@ class Connection:
         message = await self._complaint(response)
         if not versioned or response.code != 400 or not _WRONG_VERSION.search(message):
             raise _as_error(response.code, message)
-        # Another version of the engine runs since it was last asked.
+        # The engine was replaced by another version since `api_version` was called.
         self.forget()
-        if data is not None and not isinstance(data, bytes):  # a producer gives its bytes only once
+        if data is not None and not isinstance(data, bytes):  # a producer can send its bytes only once
             raise EngineUnavailable("the engine was replaced by another version; ask again", status=400)
         prefix = f"/v{_spell(await self.api_version())}"
         response = await self._send(method, prefix + path, params, headers, data, limit)
@@ -128,11 +131,11 @@ class Connection:
         raise _as_error(response.code, message)
 
     async def get_json(self, path: str, params: Params | None = None) -> Any:
-        """The JSON document at `path`.  Raises as `request` does, and `EngineError` for what is not JSON."""
+        """Return the JSON document at `path`.  Raises as `request`, and `EngineError` if the answer is not JSON."""
         return await self.read_json(await self.request("GET", path, params=params))
 
     async def read_json(self, response: IResponse) -> Any:
-        """The JSON document that is an answer's body.  Raises `EngineError` for what is not JSON."""
+        """Return the JSON document in an answer's body.  Raises `EngineError` if it is not JSON."""
         text = await read_whole(self.body(response, "an answer"), LARGEST_ANSWER)
         try:
             return json.loads(text)
@@ -140,15 +143,16 @@ class Connection:
             raise EngineError("the engine's answer is not JSON") from error
 
     def body(self, response: IResponse, what: str, *, silence: float | None = None) -> ResponseBody:
-        """The body of an answer; `what` it is completes "the connection was lost in the middle of ...".
+        """Return the body of an answer, which the caller must read to its end or close.
 
-        `silence` is how long, in seconds, it may say nothing (default: the silence limit).
+        `what` names it in errors: "the connection was lost in the middle of ...".  `silence` is how long, in seconds,
+        the engine may send nothing while the caller reads (default: the silence limit).
         """
         limit = self._silence if silence is None else silence
         return ResponseBody(response, self._clock, silence=limit, what=what, broke=self.forget)
 
     async def _complaint(self, response: IResponse) -> str:
-        """The words of an error answer, raw."""
+        """Return the message of an error answer, as the engine sent it."""
         text = await read_whole(self.body(response, "an error message"), LARGEST_COMPLAINT)
         return error_message(text)
 
@@ -170,9 +174,9 @@ class Connection:
             params=dict(params or {}),
             headers=Headers({"User-Agent": [USER_AGENT], **{name: [value] for name, value in (headers or {}).items()}}),
             data=data,
-            allow_redirects=False,  # the engine's API has none; a name must not lead elsewhere
+            allow_redirects=False,  # the Engine API has no redirects, and an image's name must not cause one
             unbuffered=True,  # otherwise treq keeps the whole body in memory
-            reactor=self._clock,  # type: ignore[arg-type]  # or treq imports the global one, even where it does not need it
+            reactor=self._clock,  # type: ignore[arg-type]  # otherwise treq imports the global reactor
         )
         sent.addTimeout(limit, self._clock, silent)
         try:
@@ -197,7 +201,7 @@ def _as_error(status: int, message: str) -> EngineError:
 
 
 def _was_cancelled(error: BaseException | None) -> bool:
-    """Whether a failed request failed because the one who made it gave it up."""
+    """Return whether a request failed because its caller cancelled it."""
     if isinstance(error, CancelledError | net.ConnectingCancelledError):
         return True
     reasons: Sequence[Failure] = getattr(error, "reasons", ())
@@ -205,7 +209,7 @@ def _was_cancelled(error: BaseException | None) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it was made of."""
+    """Yield an error and the errors that it was made of (`reasons` of Twisted Web's exceptions)."""
     yield error
     reasons: Sequence[Failure] = getattr(error, "reasons", ())
     for reason in reasons:
@@ -214,7 +218,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _explain(error: Exception) -> EngineUnavailable:
-    """Why the engine could not be reached, and what to do.  Socket paths stay out of it: nodes see the text."""
+    """Return the error for an engine that could not be reached: why, and what to do.
+
+    It names no paths of sockets, because nodes see the text.
+    """
     if isinstance(error, net.ConnectionRefusedError):
         return EngineUnavailable("Docker is not running: its socket refuses connections", advice="start Docker")
     for cause in _causes(error):

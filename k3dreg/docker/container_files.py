@@ -1,4 +1,4 @@
-"""Files in a container, by the archive API: the container need not run."""
+"""Read files of a container by the archive API.  The container need not run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.response_body import read_whole
 
-# Go's fs.FileMode: the bits of a directory, and of everything that is no plain file.
+# Go's fs.FileMode: the bit of a directory, and the bits of every file that is not a regular file.
 _DIRECTORY = 1 << 31
 _NOT_PLAIN = _DIRECTORY | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19
 
 
 @frozen
 class PathStat:
-    """What kind of file there is, of how many bytes."""
+    """The kind of a file, and its size in bytes."""
 
     size: int
     is_file: bool
@@ -29,14 +29,17 @@ class PathStat:
 
 
 async def stat(engine: IEngineRequests, container: str, path: str) -> PathStat:
-    """Tell about a file.  Raises `FileAbsent` if the file or the container is not there, and `EngineError`."""
+    """Return the kind and size of a file.  Raises `FileAbsent` if file or container is missing, and `EngineError`."""
     response = await _request(engine, "HEAD", container, path)
     await read_whole(engine.body(response, "an answer"), 1024)
     return _stat_of(response)
 
 
 async def open_archive(engine: IEngineRequests, container: str, path: str, what: str) -> IByteStream:
-    """Return the tar archive of a file or directory; `what` as of `IEngineRequests.body`.  Raises as `stat` does."""
+    """Return the tar archive of a file or directory, which the caller must read to its end or close.
+
+    `what` names it in errors: see `IEngineRequests.body`.  Raises as `stat` does.
+    """
     return engine.body(await _request(engine, "GET", container, path), what)
 
 
@@ -46,14 +49,14 @@ async def _request(engine: IEngineRequests, method: str, container: str, path: s
     except EngineUnavailable:
         raise
     except EngineError as error:
-        # The answer to a HEAD does not say whether the file or the container is missing.
+        # A HEAD's answer has no body, so it does not tell whether the file or the container is missing.
         if error.status != 404:
             raise
         raise FileAbsent("the engine's host has no such file") from error
 
 
 def _stat_of(response: IResponse) -> PathStat:
-    """Return what the header of a HEAD tells (Engine API, "Get information about files in a container")."""
+    """Parse the header of a HEAD's answer (Engine API, "Get information about files in a container")."""
     try:
         header = response.headers.getRawHeaders("X-Docker-Container-Path-Stat", [""])[0]
         told = json.loads(base64.b64decode(header))

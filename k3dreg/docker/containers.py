@@ -1,6 +1,6 @@
-"""Containers in the engine.
+"""Requests about the engine's containers.
 
-Every function raises `EngineError`.  What the engine does not tell, or tells in another shape, is empty.
+Every function raises `EngineError`.  A member of an answer that is missing or of another type is taken as empty.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.members import items, mapping, text, texts
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 
-# Seconds.  Each request here takes the engine some ten milliseconds; to start a container takes some hundred.
+# Seconds.  A request here takes the engine some ten milliseconds; starting a container takes some hundred.
 _PATIENCE = 20.0
-# States of a container that is being removed, or could not be removed whole (Engine API, "Inspect a container").
+# States of a container that is being removed, or whose removal has failed (Engine API, "Inspect a container").
 _GOING = ("removing", "dead")
 
 
@@ -40,7 +40,7 @@ class Container:
 
     @property
     def is_going(self) -> bool:
-        """Tell whether its removal has begun."""
+        """Whether the container's removal has begun."""
         return self.status in _GOING
 
 
@@ -65,7 +65,7 @@ async def inspect(engine: IEngineRequests, name: str) -> Container | None:
 
 
 async def description(engine: IEngineRequests, name: str) -> Mapping[str, Any]:
-    """Return what the engine tells of a container, for a description of another one like it."""
+    """Return the engine's JSON description of a container, to create a similar one from."""
     path = f"/containers/{quote(name, safe='')}/json"
     return mapping(await ask(engine, "GET", path, "a container's description", patience=_PATIENCE))
 
@@ -90,8 +90,8 @@ async def create(
 ) -> tuple[str, tuple[str, ...]]:
     """Create a container with the first of the `alternatives` that the engine's host has.
 
-    An alternative is a tuple of directories, of which `describe` makes a description (Engine API, "Create a
-    container") with `bind_mounts`.  Returns the container's ID and the directories.
+    An alternative is a tuple of directories.  `describe` turns it into the body of the request (Engine API, "Create a
+    container"), with `bind_mounts`.  Returns the container's ID and its directories.
     """
     for directories in alternatives[:-1]:
         try:
@@ -99,7 +99,7 @@ async def create(
         except EngineUnavailable:
             raise
         except EngineError as error:
-            if error.status != 400:  # 400: a mount of a directory that is not there
+            if error.status != 400:  # 400: a directory to be mounted does not exist
                 raise
     return await _create(engine, name, describe(alternatives[-1])), alternatives[-1]
 
@@ -123,10 +123,10 @@ async def _create(engine: IEngineRequests, name: str, description: Mapping[str, 
 
 
 def bind_mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Describe directories of the engine's host that a container has as /0, /1 and so on, to be read only.
+    """Return the `Mounts` of a container that has `directories` of the engine's host read-only as /0, /1 and so on.
 
-    Mounts, not Binds: a directory that is not there is refused and not made.  Not recursive: what other containers have
-    mounted below is none of k3dreg's business.
+    `Mounts` and not `Binds`, because the engine would create a missing directory of `Binds`.  They are not recursive,
+    because k3dreg needs no mounts of other containers that lie below the directories.
     """
     return [
         {
@@ -141,17 +141,17 @@ def bind_mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 async def start(engine: IEngineRequests, container: str) -> None:
-    """Start a container."""
+    """Start the container of this ID."""
     await ask(engine, "POST", f"/containers/{container}/start", patience=_PATIENCE)
 
 
 async def wait(engine: IEngineRequests, container: str) -> None:
-    """Return when a container has ended."""
+    """Return when the container of this ID has ended."""
     await ask(engine, "POST", f"/containers/{container}/wait", patience=_PATIENCE)
 
 
 async def remove(engine: IEngineRequests, container: str) -> None:
-    """Remove a container, also one that runs.  One that is gone, or is being removed, is no error."""
+    """Remove a container, running or not.  It is no error if it does not exist, or is being removed."""
     try:
         await ask(engine, "DELETE", f"/containers/{container}", params={"force": "1", "v": "1"}, patience=_PATIENCE)
     except EngineError as error:
@@ -160,7 +160,7 @@ async def remove(engine: IEngineRequests, container: str) -> None:
 
 
 def parse_container(told: object) -> Container:
-    """Return the container of an answer to `GET /containers/{name}/json`."""
+    """Return the container that an answer to `GET /containers/{name}/json` describes."""
     described = mapping(told)
     config, network = mapping(described.get("Config")), mapping(described.get("NetworkSettings"))
     bindings = mapping(mapping(described.get("HostConfig")).get("PortBindings"))
@@ -180,11 +180,11 @@ def parse_container(told: object) -> Container:
 
 
 def _tcp_ports(bindings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Docker writes `{"5000/tcp": [{"HostPort": "5005"}]}`."""
+    """Yield the pairs of a container's TCP port and a host's port from `{"5000/tcp": [{"HostPort": "5005"}]}`."""
     for name, targets in bindings.items():
         port, _, protocol = name.partition("/")
         if protocol in ("", "tcp") and isinstance(targets, list):
             for target in targets:
-                # Port 0 is "any", written where the container was made; what was chosen is in NetworkSettings.
+                # In HostConfig, port 0 stands for any free port; NetworkSettings has the port that Docker chose.
                 if (chosen := str(mapping(target).get("HostPort") or "0")) != "0":
                     yield port, chosen

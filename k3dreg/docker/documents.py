@@ -1,4 +1,4 @@
-"""JSON documents that an engine answers with."""
+"""Requests whose answer is a JSON document."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
 from k3dreg.streaming.response_body import read_whole
 
-# Bytes.  The list of a thousand images has about one MiB.
+# Bytes of an answer.  The list of a thousand images has about one MiB.
 _LARGEST = 32 * 1024 * 1024
 
 
 async def ask(engine: IEngineRequests, method: str, path: str, what: str = "an answer", **more: Any) -> Any:
-    """Return the document that is the answer to a request, `{}` for an empty one.
+    """Send a request and return the JSON document of its answer, `{}` for an empty answer.
 
-    `more` as of `IEngineRequests.request`, `what` as of `IEngineRequests.body`.  Raises `EngineError`.
+    `more` are arguments of `IEngineRequests.request`, and `what` is that of `IEngineRequests.body`.  Raises
+    `EngineError`.
     """
     return parse(await fetch(engine, method, path, what, **more), what)
 
 
 async def fetch(engine: IEngineRequests, method: str, path: str, what: str, **more: Any) -> bytes:
-    """Return the document as the engine sent it, for `parse`.  Arguments and errors as of `ask`."""
+    """Send a request and return the unparsed answer, for `parse`.  Arguments and errors are those of `ask`."""
     response = await engine.request(method, path, **more)
     return await read_whole(engine.body(response, what), _LARGEST)
 
 
 def parse(document: bytes, what: str) -> Any:
-    """Return the value of a document, `{}` of an empty one.  Raises `EngineError`."""
+    """Return the value of a JSON document, `{}` for an empty one.  Raises `EngineError` if it is not JSON."""
     try:
         return json.loads(document) if document.strip() else {}
     except (ValueError, RecursionError) as error:

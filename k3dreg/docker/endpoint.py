@@ -1,4 +1,4 @@
-"""Where the engine listens, and an HTTP client that connects there."""
+"""An HTTP client that connects to the engine, by UNIX socket, TCP, TLS or ssh."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from k3dreg.streaming.quiet_pool import quiet_pool
 
 __all__ = ["CONNECT_TIMEOUT", "EngineAddress", "make_agent", "make_pool", "parse_engine_url"]
 
-# Seconds.  A socket of this machine answers at once or not at all; over a network ten are plenty.
+# Seconds.  A socket of this machine accepts at once or never; over a network, ten seconds are plenty.
 CONNECT_TIMEOUT = 10.0
-# Seconds that an idle connection is kept for the next request.  The engine itself never closes idle ones.
+# Seconds for which an idle connection is kept for the next request.  The engine itself never closes idle ones.
 IDLE_TIMEOUT = 60
-# Idle connections kept.  It limits nothing that is in use: every request that finds none idle opens its own,
-# so long bodies do not hold up short questions.
+# Idle connections that are kept.  Connections in use are not limited: a request that finds no idle connection opens
+# one, so short requests do not wait for long bodies.
 IDLE_CONNECTIONS = 8
-# Bytes that are received at a time.  About what the kernel holds of a UNIX socket (net.core.wmem_default, 208 KiB on
-# all of today's): so the engine finds it empty when it is woken.
+# Bytes that are received at a time: more than a UNIX socket's buffer holds (net.core.wmem_default, 208 KiB on today's
+# kernels), so one read empties the buffer and the engine can fill it again.
 _PIECE = 256 * 1024
 
 
 @implementer(IEndpoint)
 class LargeReads:
-    """An endpoint that connects as another does, and whose connections receive more at a time.
+    """A wrapper around an endpoint, whose connections receive more bytes at a time.
 
-    An engine sends a file in chunks of 32 KiB.  To receive 64 KiB at a time, as Twisted does, costs half as much
-    processor time again as to receive 256 KiB.
+    An engine sends a file in chunks of 32 KiB.  Twisted receives 64 KiB at a time, which takes 1.5 times the processor
+    time of 256 KiB.
     """
 
     def __init__(self, endpoint: IEndpoint) -> None:
         self._endpoint = endpoint
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect.  Cancelling gives up."""
+        """Connect with the wrapped endpoint.  Cancelling stops the attempt."""
         return self._endpoint.connect(protocolFactory).addCallback(_receive_more)
 
 
 def _receive_more(protocol: IProtocol) -> IProtocol:
     transport = cast(Any, protocol).transport
-    if hasattr(transport, "bufferSize"):  # that of TLS has none
+    if hasattr(transport, "bufferSize"):  # a TLS transport has no such attribute
         transport.bufferSize = _PIECE
     return protocol
 
 
 @implementer(IAgentEndpointFactory)
 class _OneEndpoint:
-    """Every URL leads to the engine: the host in it is only a name for the `Host` header."""
+    """Leads every URL to the engine's endpoint.  The URL's host is only the value of the `Host` header."""
 
     def __init__(self, endpoint: IEndpoint) -> None:
         self._endpoint = endpoint
@@ -75,11 +75,12 @@ def make_agent(
     pool: HTTPConnectionPool | None = None,
     forward: SshForward | None = None,
 ) -> IAgent:
-    """An HTTP client whose every request goes to the engine at `address`.
+    """Return an HTTP client that sends every request to the engine at `address`, whatever the URL's host.
 
     `reactor` connects (UNIX, TCP and names), starts ssh and tells the time.  `connect_timeout` in seconds.
-    Raises `UsageError` for certificates that cannot be used.  `pool` keeps idle connections; give one to close them in
-    the end.  `forward` is in place of an ssh of its own.
+
+    `pool` keeps idle connections, and `forward` runs ssh for an `ssh://` address.  A caller that wants to close them in
+    the end passes its own.  Raises `UsageError` for certificates that cannot be used.
     """
     endpoint: IEndpoint
     if address.ssh:
@@ -100,10 +101,10 @@ def make_agent(
 
 @implementer(IAgent)
 class _Uncompressed:
-    """Asks for nothing to be compressed.
+    """Asks the engine for uncompressed answers.
 
-    treq always says that it takes gzip, and the engine's archive API then compresses what it sends, which costs both
-    sides several times what the sending does.
+    treq always accepts gzip, and the engine's archive API would then compress archives.  That costs both sides several
+    times as much as sending them uncompressed.
     """
 
     def __init__(self, agent: IAgent) -> None:
@@ -123,7 +124,7 @@ class _Uncompressed:
 
 
 def make_pool(reactor: Any) -> HTTPConnectionPool:
-    """The pool of idle connections that `make_agent` uses; `closeCachedConnections` ends them."""
+    """Return a pool of idle connections for `make_agent`; its `closeCachedConnections` closes them."""
     pool = quiet_pool(reactor)
     pool.cachedConnectionTimeout = IDLE_TIMEOUT
     pool.maxPersistentPerHost = IDLE_CONNECTIONS

@@ -1,4 +1,4 @@
-"""TLS to an engine: both sides show certificates, and a refusal says why."""
+"""TLS to an engine, with certificates of both sides, and with errors that say why a certificate was refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zope.interface import implementer
 from k3dreg.config.engine_address import TlsMaterial
 from k3dreg.oci.errors import UsageError
 
-# X509_verify_cert_error_string(3) in plain words, for those that people meet.
+# The error codes of X509_STORE_CTX_get_error(3) that users meet, in plain words.
 _REASONS = {
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
@@ -37,7 +37,7 @@ _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 class CertificateRefused(ConnectionLost):
-    """The engine's certificate is not one to be trusted; the text is the rest of "refused: ..."."""
+    """The engine's certificate is not trusted.  The text is the reason, which completes "refused: ..."."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -45,9 +45,10 @@ class CertificateRefused(ConnectionLost):
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Telling:
-    """Twisted's connections, with a verification that also says why it refuses: OpenSSL's own error only says that.
+    """Makes Twisted's TLS connections report why verification failed; OpenSSL's error only says that it failed.
 
-    A connection has one such callback, and newer Twisteds verify the name in theirs, so it is done here as well.
+    An OpenSSL connection has only one callback for verification.  Newer versions of Twisted verify the host's name in
+    theirs, which this one replaces, so it verifies the name, too.
     """
 
     def __init__(self, creator: IOpenSSLClientConnectionCreator, host: str) -> None:
@@ -68,7 +69,10 @@ class _Telling:
         return connection
 
     def _wrong_name(self, certificate: Any) -> str:
-        """OpenSSL swallows what is raised in its callbacks, so everything that goes wrong is a reason to refuse."""
+        """Return why the certificate is not for this host; "" if it is.
+
+        Any exception is such a reason, because OpenSSL's bindings discard what a callback raises.
+        """
         try:
             verify_service_identity(extract_patterns(certificate), [self._name], [])
         except VerificationError:
@@ -79,9 +83,10 @@ class _Telling:
 
 
 def make_connection_creator(host: str, material: TlsMaterial) -> IOpenSSLClientConnectionCreator:
-    """TLS with the engine at `host`, which must show a certificate for that name or IP address.
+    """Return what makes TLS connections to the engine at `host`, for `wrapClientTLS`.
 
-    Raises `UsageError` when the PEM texts cannot be used.
+    The engine must show a certificate for that name or IP address.  Raises `UsageError` when the PEM texts of
+    `material` cannot be used.
     """
     try:
         trust = platformTrust()
@@ -95,7 +100,7 @@ def make_connection_creator(host: str, material: TlsMaterial) -> IOpenSSLClientC
 
 
 def explain_refusal(error: BaseException) -> str:
-    """Why TLS failed, as the rest of "the TLS connection was refused: ..."; "" for what is not about TLS."""
+    """Return why TLS failed, to complete "the TLS connection to Docker failed: ..."; "" if `error` is not about TLS."""
     if isinstance(error, CertificateRefused):
         return str(error)
     if isinstance(error, VerificationError):

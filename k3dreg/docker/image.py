@@ -1,4 +1,4 @@
-"""What an engine says of itself and of an image, as values."""
+"""Values that describe an engine and its images."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _HELPER_IMAGE = re.compile(r"(localhost/)?k3dreg-[a-z-]+:[A-Za-z0-9]{1,8}-[0-9a-
 
 
 def is_helper_image(name: str) -> bool:
-    """Whether an image of this name is one that k3dreg has imported for its own containers."""
+    """Return whether `name` is that of an image that k3dreg has imported for its own containers."""
     return _HELPER_IMAGE.fullmatch(name) is not None
 
 
 class ImageStore(enum.Enum):
-    """How an engine keeps images.  It decides what an image's ID means, and which digests exist at all."""
+    """The kind of an engine's image store, which decides what an image's ID is and which digests the engine keeps."""
 
     CONTAINERD = "containerd"  # ID = digest of the tag's target; every registry digest is kept
     CLASSIC = "classic"  # ID = digest of the config; manifests are not kept
-    PODMAN = "podman"  # as CLASSIC, with another archive layout, and every name written in full
+    PODMAN = "podman"  # as CLASSIC, with another archive layout, and with the registry in every name
 
 
 @frozen
 class EngineInfo:
-    """An engine, as of the last time it was asked.
+    """An engine, as it described itself last.
 
-    `id` is the engine's own (`/info` ID), "" where it has none that lasts.
-    `root_dir` is a path on the *engine's* host.  `insecure_registries` are hosts, with their ports, that its settings
-    name as such; `mirrors` are the URLs of its registry mirrors.
+    `id` is the engine's own ID (`/info`), "" if it has no lasting one.  `root_dir` is a path on the *engine's* host.
+    `insecure_registries` are the hosts, with ports, that its settings name as insecure.  `mirrors` are the URLs of its
+    registry mirrors.
     """
 
     id: str
@@ -52,9 +52,9 @@ class EngineInfo:
 
 @frozen
 class ChildManifest:
-    """One entry of an image's index, as the engine sees it (API 1.48, `Manifests`).
+    """An entry of an image's index, with what the engine has of it (API 1.48, `Manifests`).
 
-    `held` is how many bytes of it, its manifest included, are in the engine's content store.
+    `held` is the number of bytes, those of the manifest included, that are in the engine's content store.
     """
 
     descriptor: Descriptor
@@ -67,10 +67,10 @@ class ChildManifest:
 class EngineImage:
     """An image in the engine.
 
-    `descriptor` is the root's descriptor where the engine tells it (containerd store, API >= 1.48).
+    `descriptor` is the root's descriptor if the engine tells it (containerd store, API >= 1.48).
     `diff_ids` are the digests of the uncompressed layers, lowest first.
-    `children` is empty where the engine does not tell (API < 1.48, or classic).
-    `size` in bytes as the engine counts it: it changes when another platform of the image arrives.
+    `children` is empty if the engine does not list them (API < 1.48, or classic store).
+    `size` is the engine's count of bytes, which changes when another platform of the image arrives.
     """
 
     id: Digest
@@ -85,14 +85,14 @@ class EngineImage:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever an export of the image under the same ID may hold more, or less, than before."""
+        """A text that changes whenever an export of the same image ID may contain more, or less, than before."""
         held = "".join("1" if child.available else "0" for child in self.children)
         return f"{self.id} {self.size} {held}"
 
 
 @frozen
 class PullProgress:
-    """How far a pull by the engine is: bytes of layers that arrived, and are expected as far as known."""
+    """The progress of a pull by the engine: its last message, bytes of layers that arrived, and bytes known in all."""
 
     status: str
     current: int = 0

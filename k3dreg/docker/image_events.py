@@ -1,7 +1,7 @@
-"""What the engine tells of its images while it runs: `GET /events`.
+"""The engine's events about its images: `GET /events`.
 
-A hint, and no more: `load` tells no tags and no `tag` event follows, Podman's names are not Docker's, and what happened
-while nobody listened is not told at all.
+They are hints only.  An event of `load` has no tags, and no `tag` event follows it.  Podman spells names otherwise than
+Docker.  Events while k3dreg is not connected are lost.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 from k3dreg.docker.connection import Connection
 from k3dreg.formats.json_stream import JsonObjects
 
-# Seconds without an event after which the engine is asked anew: a connection over a network may be gone without a word.
+# Seconds without an event after which k3dreg asks again, because a connection over a network may be lost silently.
 QUIET = 600.0
-# What gives a name to an image, and tells it.
+# Actions that give an image a name, which is in the event.
 _NAMING = ("tag", "pull")
-# What brings images, under names that are not told.  `loadfromarchive` and `build` are Podman's.
+# Actions that bring images, whose names are not in the event.  `loadfromarchive` and `build` are Podman's.
 _BRINGING = ("load", "import", "loadfromarchive", "build")
 
 
 async def follow_events(connection: Connection, heard: Callable[[str], None]) -> None:
-    """See `IImageEvents.follow`."""
+    """Call `heard` with the names in the engine's events: see `IImageEvents.follow`."""
     params = {"filters": json.dumps({"type": ["image"]})}
     response = await connection.request("GET", "/events", params=params)
     stream = connection.body(response, "the engine's events", silence=QUIET)
@@ -38,14 +38,15 @@ async def follow_events(connection: Connection, heard: Callable[[str], None]) ->
 
 
 def name_in(event: Mapping[str, object]) -> str | None:
-    """The name that an image has been given; "" for any; None if the event says nothing of that kind."""
+    """Return the name that an event gives to an image, "" if it may be any name, and None for any other event."""
     action, actor = event.get("Action"), event.get("Actor")
     if action in _BRINGING:
         return ""
     if action not in _NAMING or not isinstance(actor, dict):
         return None
     attributes = actor.get("Attributes")
-    # A `tag` has the image in its ID and the name beside it; a `pull` has the name in its ID, and beside it a part.
+    # An event of `tag` has the image's ID in `ID` and the whole name in the attribute `name`.  An event of `pull` has
+    # the whole name in `ID`, and a part of it in the attribute.
     texts = [attributes.get("name") if isinstance(attributes, dict) else None, actor.get("ID")]
     for text in texts if action == "tag" else reversed(texts):
         if isinstance(text, str) and not text.startswith("sha256:") and ":" in text.rpartition("/")[2]:

@@ -1,6 +1,6 @@
-"""Images in the engine, apart from what `client` does with the image that a node asks for.
+"""Requests about the engine's images, except for those of a pull, which are in `client`.
 
-Every function raises `EngineError`.  What the engine does not tell, or tells in another shape, is empty.
+Every function raises `EngineError`.  A member of an answer that is missing or of another type is taken as empty.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from k3dreg.streaming.content import IByteStream
 
 log = make_logger()
 
-# Seconds until the head of an answer: a load is only answered once its body has been read.
+# Seconds until the head of an answer, which the engine sends to a load only after it has read the whole archive.
 _PATIENCE = 3600.0
-# How often a list is asked for that the engine fails to make.
+# Attempts to get a list when the engine fails because of an image that is being removed.
 _TRIES = 5
 _LIST = "the list of images"
 _TAR = {"Content-Type": "application/x-tar"}
@@ -38,7 +38,7 @@ _EMPTY_TAR = bytes(1024)
 
 @frozen
 class ListedImage:
-    """An image in the engine's list.  `created` in seconds since the epoch, `size` in bytes."""
+    """An image in the engine's list.  `created` is in seconds since the epoch, `size` in bytes."""
 
     id: str = ""
     names: tuple[str, ...] = ()
@@ -48,16 +48,19 @@ class ListedImage:
 
 
 async def listed(engine: IEngineRequests, *, reference: str = "") -> Sequence[ListedImage]:
-    """Return the images, or those whose name matches the pattern `reference`.  For lists that are short."""
+    """Return the images, or those whose names match the pattern `reference`.
+
+    For short lists: a long one blocks the reactor while it is parsed.  See `parse_list`.
+    """
     return parse_list(await fetch_list(engine, reference=reference))
 
 
 async def fetch_list(engine: IEngineRequests, *, reference: str = "") -> bytes:
-    """Ask for the list of images, as `listed` does, and return it for `parse_list`.
+    """Return the unparsed list of images, for `parse_list`.  `reference`: see `listed`.
 
-    An engine with the containerd store reads the names first and then what they mean, and fails when an image has been
-    removed between (seen in 28.5: 404, `content digest sha256:…: not found`).  So it is asked again, at once: the name
-    is gone by then.
+    An engine with the containerd store reads the names first and their images then, and fails when an image is removed
+    between (seen in 28.5: 404, `content digest sha256:…: not found`).  So this asks again at once: by then the name is
+    removed, too.
     """
     params = {"filters": json.dumps({"reference": [reference]})} if reference else {}
     tries = _TRIES
@@ -73,7 +76,7 @@ async def fetch_list(engine: IEngineRequests, *, reference: str = "") -> bytes:
 
 
 def parse_list(answer: bytes) -> Sequence[ListedImage]:
-    """Return the images in an answer of `fetch_list`.  A long list takes a while."""
+    """Return the images in an answer of `fetch_list`.  Call it in a worker thread if the list may be long."""
     return [
         ListedImage(
             text(image.get("Id")),
@@ -88,18 +91,18 @@ def parse_list(answer: bytes) -> Sequence[ListedImage]:
 
 
 async def names(engine: IEngineRequests, image: str) -> Sequence[str]:
-    """Return the names of an image that is there."""
+    """Return the names of an image.  It is an error if the engine does not have the image."""
     return _names(mapping(await ask(engine, "GET", f"/images/{_path_of(image)}/json")))
 
 
 async def import_empty(engine: IEngineRequests, name: str, labels: Mapping[str, str]) -> str:
-    """Import an image without files, and return its ID."""
+    """Import an image without files under `name`, a repository with a tag, and return its ID."""
     repository, _, tag = name.partition(":")
     changes = "LABEL " + " ".join(f"{key}={value}" for key, value in labels.items())
     params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes}
     answer = mapping(await ask(engine, "POST", "/images/create", params=params, data=_EMPTY_TAR, headers=_TAR))
     imported = text(answer.get("status"))
-    if not imported.startswith("sha256:"):  # errors come inside a 200, too
+    if not imported.startswith("sha256:"):  # an answer of status 200 may contain an error
         raise EngineError(f"the engine did not import an empty image: {one_line(stream_error(answer) or '')}"[:200])
     return imported
 
@@ -107,7 +110,7 @@ async def import_empty(engine: IEngineRequests, name: str, labels: Mapping[str, 
 async def remove(engine: IEngineRequests, image: str, *, force: bool = False) -> None:
     """Remove a name, or with `force` an image by its ID.
 
-    One that is gone is no error: Docker 26 lists an image for a moment after its removal.
+    An image that does not exist is no error: Docker 26 lists an image for a moment after its removal.
     """
     try:
         await ask(engine, "DELETE", f"/images/{_path_of(image)}", params={"force": "1"} if force else {})
@@ -117,7 +120,7 @@ async def remove(engine: IEngineRequests, image: str, *, force: bool = False) ->
 
 
 async def remove_unless_running(engine: IEngineRequests, image: str) -> None:
-    """Remove an image by its ID.  One of which a container runs stays, which is no error."""
+    """Remove an image by its ID, unless a running container uses it, which is no error."""
     try:
         await remove(engine, image, force=True)
     except EngineError as error:
@@ -126,16 +129,16 @@ async def remove_unless_running(engine: IEngineRequests, image: str) -> None:
 
 
 async def build(engine: IEngineRequests, dockerfile: bytes, platform: Platform | None) -> str:
-    """Let BuildKit build an image, without a context and without credentials; return its ID, "" if it is not told.
+    """Let BuildKit build an image without context and credentials; return its ID, "" if BuildKit does not tell it.
 
-    Without `platform` BuildKit takes the engine's own.
+    Without `platform`, BuildKit builds for the engine's own platform.
     """
     response = await engine.request(
         "POST",
         "/build",
         params={"version": "2"} | ({"platform": str(platform)} if platform else {}),
         headers=_TAR,
-        data=dockerfile,  # without a session the body may be the Dockerfile itself
+        data=dockerfile,  # without a BuildKit session, the body may be the Dockerfile itself instead of a tar
         patience=_PATIENCE,
     )
     built = ""
@@ -146,9 +149,9 @@ async def build(engine: IEngineRequests, dockerfile: bytes, platform: Platform |
 
 
 async def load(engine: IEngineRequests, archive: IBodyProducer) -> None:
-    """Give the engine an archive of `docker save`.  Raises what reading the archive raises, too.
+    """Load an archive of `docker save` into the engine.  Raises what reading the archive raises, too.
 
-    An engine that has taken the archive's content and cannot unpack it, as that of an artifact, counts as success.
+    It is no error if the engine has stored the content and cannot unpack it, because it is that of an artifact.
     """
     try:
         response = await engine.request(
@@ -163,7 +166,7 @@ async def load(engine: IEngineRequests, archive: IBodyProducer) -> None:
 
 
 async def _messages(stream: IByteStream) -> AsyncIterator[Mapping[str, Any]]:
-    """Yield the objects of a progress stream."""
+    """Yield the objects of a progress stream, and close it in the end.  Raises `EngineError` for an error in it."""
     objects = JsonObjects()
     try:
         while data := await stream.read():
@@ -177,7 +180,7 @@ async def _messages(stream: IByteStream) -> AsyncIterator[Mapping[str, Any]]:
 
 
 def _names(image: Mapping[str, Any]) -> tuple[str, ...]:
-    # "<none>:<none>" is how engines before API 1.43 spell that there are no names.
+    # Engines before API 1.43 give an image without names the name "<none>:<none>".
     return tuple(str(name) for name in items(image.get("RepoTags")) if name != "<none>:<none>")
 
 

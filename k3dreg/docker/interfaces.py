@@ -1,4 +1,4 @@
-"""Interfaces of the container engine's API."""
+"""Interfaces of a container engine."""
 
 from __future__ import annotations
 
@@ -16,44 +16,53 @@ from k3dreg.streaming.content import IByteStream
 
 
 class IEngine(Protocol):
-    """A container engine, by its Engine API.
+    """What k3dreg asks a container engine about images.
 
-    All of it raises `EngineUnavailable` when the engine cannot be reached and `EngineError` for an answer
-    that makes no sense.  A lost engine is found again at the next call.
+    Every method raises `EngineUnavailable` when the engine cannot be reached, and `EngineError` for an answer that
+    makes no sense.  After a lost connection, the next call connects again.
     """
 
     async def info(self) -> EngineInfo:
-        """What engine this is.  Asked once per connection to it and then remembered until it was lost."""
+        """Return the engine's description, which is remembered until the connection is lost."""
 
     async def inspect(self, name: str) -> EngineImage:
-        """The image by reference or ID, as it is: the engine is asked after the call.  Raises `ImageNotInEngine`."""
+        """Return the image by reference or ID, from a request that is sent after this call and not from a cache.
+
+        Raises `ImageNotInEngine`.
+        """
 
     async def pull(self, name: str, registry_auth: str, progress: Callable[[PullProgress], None]) -> None:
-        """Let the engine pull `name` (a reference with tag or digest).
+        """Let the engine pull `name` (a reference with tag or digest), and return when it has the image.
 
-        `registry_auth` is the value of `X-Registry-Auth`, "" for none.  Returns when the image is there.
-        Raises `ManifestUnknown`, or a `Refused` of the right kind with the engine's own words.
+        `registry_auth` is the value of `X-Registry-Auth`, "" for none.  `progress` is called for each message.
+        Raises `ManifestUnknown`, or a subclass of `Refused` with the engine's own message.
         Cancelling makes the engine stop the pull.
         """
 
     async def distribution(self, name: str, registry_auth: str) -> Descriptor:
-        """What the image's own registry says `name` is: the engine asks it.
+        """Let the engine ask the image's own registry, and return the descriptor that it has for `name`.
 
-        Raises `ManifestUnknown`, or a `Refused`, as `pull` does.
+        Raises `ManifestUnknown` or a `Refused`, as `pull` does.
         """
 
     async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
-        """For which platforms the image's own registry has `name`; raises as `distribution` does."""
+        """Let the engine ask the image's own registry, and return the platforms for which it has `name`.
+
+        Raises as `distribution` does.
+        """
 
     async def save(self, image: Digest) -> IByteStream:
-        """The archive stream of `GET /images/get` for an image ID.  Raises `ImageNotInEngine`."""
+        """Return the archive stream of `GET /images/get` for an image ID.  The caller reads it to its end or closes it.
+
+        Raises `ImageNotInEngine`.
+        """
 
 
 class IEngineRequests(Protocol):
-    """Any request to the engine, for what `IEngine` has no word for."""
+    """Requests to the engine for which `IEngine` has no method."""
 
     async def info(self) -> EngineInfo:
-        """As `IEngine.info`."""
+        """Return the engine's description: see `IEngine.info`."""
 
     async def request(
         self,
@@ -66,35 +75,41 @@ class IEngineRequests(Protocol):
         versioned: bool = True,
         patience: float | None = None,
     ) -> IResponse:
-        """The answer's head, of a status below 400.  Its body is for `body` to read or close.
+        """Send a request, and return the head of an answer with a status below 400.
 
-        `path` is percent-encoded.  Raises `EngineError` with the status and the engine's words, `EngineUnavailable`.
+        The caller must pass the answer to `body`, and read that or close it.  `path` begins with a slash and is
+        percent-encoded; `versioned` puts the API version before it.  `patience` is how long, in seconds, the head may
+        take (default: the engine's limit).
+        Raises `EngineError` with the status and the engine's message, or `EngineUnavailable`.
         """
 
     def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
-        """The body of an answer; `what` it is completes "the connection was lost in the middle of ...".
+        """Return the body of an answer, which the caller must read to its end or close.
 
-        `silence` is how long, in seconds, it may say nothing (default: the engine's limit).
+        `what` names it in errors: "the connection was lost in the middle of ...".  `silence` is how long, in seconds,
+        the engine may send nothing while the caller reads (default: the engine's limit).
         """
 
 
 class IImageNames(Protocol):
-    """Which images the engine has, by name."""
+    """The names of the engine's images."""
 
     async def names(self) -> Sequence[tuple[Repository, Tag]]:
-        """Every name of every image.  A bare name is given as the engine spells it, and no registry is made up.
+        """Return every name of every image.
 
-        Raises `EngineError`.
+        A name without a registry stays as the engine spells it.  Raises `EngineError`.
         """
 
 
 class IImageEvents(Protocol):
-    """What happens to the engine's images."""
+    """Events of the engine's images."""
 
     async def follow(self, heard: Callable[[str], None]) -> None:
-        """Tell of every name that an image is given, as the engine writes it, until the engine ends it.
+        """Call `heard` with every name that an image is given, as the engine writes it, until the engine ends this.
 
-        `heard` is called with "" when an image of any name may have come: at the beginning, too, when it is sure that
-        what comes later will be told.  Raises `EngineUnavailable` when the connection is lost, or when nothing was
-        told for long, and `EngineError` when the engine refuses.  Cancelling ends it.
+        `heard` is called with "" when any image may have got a name, which is for an event without a name.  It is
+        called with "" at the beginning, too, as soon as the engine is sure to report later events.
+
+        Raises `EngineUnavailable` when the connection is lost or silent for long, and `EngineError` when the engine
+        refuses.  Cancelling closes the connection.
         """

@@ -1,7 +1,7 @@
-"""What the Engine API says, as values.  Pure: JSON in, values of `k3dreg.docker.image` out.
+"""Turn the Engine API's JSON into values of `k3dreg.docker.image`.  No I/O.
 
-Engines differ: members are missing, null or empty by version and store, Podman writes IDs without `sha256:`.
-What is not needed to serve an image is taken as empty then.
+Engines differ: by version and store, members are missing, null or empty, and Podman writes IDs without `sha256:`.
+Such a member is taken as empty, unless k3dreg cannot serve an image without it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BadRequest, EngineError
 from k3dreg.oci.platform import Platform
 
-# The containerd image store is told by its driver type, in every version that has it.
+# The `DriverStatus` entry of the containerd image store, in every engine version that has this store.
 _CONTAINERD_DRIVER = ["driver-type", "io.containerd.snapshotter.v1"]
-# Characters.  Long enough for a sentence with the longest reference (638) in it twice.
+# Characters: enough for a sentence that contains the longest reference (638) twice.
 _LONGEST_LINE = 1600
-# Characters.  Distributions write some forty.
+# Characters.  The versions of Linux distributions' engines have some forty.
 _LONGEST_VERSION = 64
 
-# Go's names for what kernels call their machines.
+# Go's names of architectures, by the kernel's.
 _MACHINES = {
     "x86_64": "amd64",
     "aarch64": "arm64",
@@ -43,7 +43,7 @@ _PATH = re.compile(r"(?<![\w:/.\]-])/(?:[\w.@%+=,:-]+/)+[\w.@%+=,-]*")
 
 
 def one_line(text: str) -> str:
-    """An engine's words for a person: one line, without HTML, control characters or paths of the engine's host."""
+    """Return an engine's message as one line, without HTML, control characters and paths of the engine's host."""
     text = _HTML.sub(_name_page, text)
     text = _PATH.sub("(a path)", text)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -56,7 +56,7 @@ def _name_page(html: re.Match[str]) -> str:
 
 
 def error_message(body: bytes) -> str:
-    """The message of an error answer: `{"message": …}`, or plain text of old engines; "" if there is none."""
+    """Return the message of an error answer: `{"message": …}`, or plain text of old engines; "" if there is none."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -66,7 +66,10 @@ def error_message(body: bytes) -> str:
 
 
 def stream_error(message: Mapping[str, object]) -> str | None:
-    """The error that a message of a progress stream is, or None.  `error` is the older spelling."""
+    """Return the error in a message of a progress stream, or None if it has none.
+
+    The error is in `errorDetail`, and in the older member `error`.
+    """
     detail, error = message.get("errorDetail"), message.get("error")
     if detail is None and error is None:
         return None
@@ -74,7 +77,7 @@ def stream_error(message: Mapping[str, object]) -> str | None:
 
 
 def parse_version(text: str) -> tuple[int, int]:
-    """`1.51` as numbers.  Raises `EngineError`."""
+    """Return an API version such as `1.51` as two numbers.  Raises `EngineError` for any other text."""
     match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", text)
     if match is None:
         raise EngineError(f"not the version of an Engine API: {text[:50]!r}")
@@ -82,14 +85,14 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def object_of(value: object, what: str) -> Mapping[str, Any]:
-    """`value` if it is a JSON object.  Raises `EngineError`."""
+    """Return `value` if it is a JSON object.  Raises `EngineError` if not; `what` completes "the answer to ..."."""
     if not isinstance(value, dict):
         raise EngineError(f"the engine's answer to {what} is not an object")
     return value
 
 
 def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[int, int]) -> EngineInfo:
-    """From the answers to `/info` and `/version`, with the API version they were asked in."""
+    """Return the engine that the answers to `/info` and `/version` describe.  `api` is the version of the requests."""
     components = [part for part in items(version.get("Components")) if isinstance(part, dict)]
     if any(part.get("Name") == "Podman Engine" for part in components):
         store = ImageStore.PODMAN
@@ -98,9 +101,9 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
     else:
         store = ImageStore.CLASSIC
     return EngineInfo(
-        # Podman makes one up for each answer.
+        # Podman generates another ID for each answer.
         id="" if store is ImageStore.PODMAN else text(info.get("ID")),
-        # For logs and pages, like the engine's words.
+        # Cleaned like the engine's messages, because logs and the status page show it.
         version=one_line(text(version.get("Version")) or text(info.get("ServerVersion")))[:_LONGEST_VERSION],
         api_version=api,
         store=store,
@@ -115,7 +118,10 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
 
 
 def _insecure_registries(settings: object) -> frozenset[str]:
-    """Those that Docker's settings name.  Networks (127.0.0.0/8 is always among them) are in another member."""
+    """Return the insecure registries that Docker's settings name.
+
+    Insecure networks are in another member, `InsecureRegistryCIDRs`, which always contains 127.0.0.0/8.
+    """
     configs = mapping(mapping(settings).get("IndexConfigs"))
     return frozenset(name.lower() for name, config in configs.items() if mapping(config).get("Secure") is False)
 
@@ -125,16 +131,17 @@ def _mirrors(settings: object) -> tuple[str, ...]:
 
 
 def _own_platform(info: Mapping[str, Any]) -> Platform | None:
-    """What the engine runs on.  `Architecture` is the kernel's word (Docker), or Go's (Podman)."""
+    """Return the engine's own platform.  `Architecture` is the kernel's name (Docker), or Go's (Podman)."""
     told = text(info.get("Architecture"))
     machine = _MACHINES.get(told, told)
     return Platform(text(info.get("OSType")) or "linux", machine) if machine else None
 
 
 def parse_image(value: Mapping[str, Any], store: ImageStore) -> EngineImage:
-    """From the answer to `GET /images/{name}/json`.  Raises `EngineError` without a usable `Id`.
+    """Return the image that an answer to `GET /images/{name}/json` describes.
 
-    An image of which no platform is complete has an empty `RootFS` and no platform; that is no error here.
+    Raises `EngineError` for a missing `Id`, or an invalid digest or descriptor.  An image of which no platform is
+    complete has an empty `RootFS` and no platform, which is no error.
     """
     identity = text(value.get("Id"))
     try:
@@ -171,24 +178,24 @@ def _child(value: Mapping[str, Any]) -> ChildManifest:
 
 
 def _names(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    # "<none>:<none>" is how engines before 1.43 spell that there are no names.  Podman lists the digest that an image
-    # was pulled by among its tags.
+    # Engines before API 1.43 give an image without names the name "<none>:<none>".  Podman lists the digest by which an
+    # image was pulled among its tags.
     by_digest = key == "RepoDigests"
     names = (name for name in items(value.get(key)) if isinstance(name, str) and not name.startswith("<none>"))
     return tuple(name for name in names if by_digest or "@" not in name)
 
 
 class PullTally:
-    """Adds up the layers of a pull.
+    """The sums of the layers' bytes in one pull.
 
-    The sums are of the layers the engine has spoken of so far, so `total` grows while it finds more.
+    They count the layers that the engine has mentioned so far, so `total` grows when it mentions another one.
     """
 
     def __init__(self) -> None:
         self._layers: dict[str, tuple[int, int]] = {}
 
     def add(self, message: Mapping[str, object]) -> PullProgress | None:
-        """The progress after one more message of the stream, or None if it says nothing about progress."""
+        """Count the next message of the stream, and return the progress; None for a message without a status."""
         status, layer = message.get("status"), message.get("id")
         if not isinstance(status, str):
             return None

@@ -1,7 +1,4 @@
-"""What the engine reaches: the networks of its containers, and registries.
-
-Every function raises `EngineError`.
-"""
+"""Requests about what the engine can reach: the networks of its containers, and registries."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.refusals import is_connection_failure
 from k3dreg.oci.errors import EngineError
 
-# An image that no registry has: any answer about it shows that there is a registry.
+# An image that no registry has.  Any answer about it shows that a registry has answered.
 _ASKED_FOR = "k3dreg-doctor:reach"
-# Seconds.  A firewall that drops packets says nothing at all.
+# Seconds.  If a firewall drops the engine's packets, no answer comes.
 _PATIENCE = 10.0
 
 
 async def gateways(engine: IEngineRequests) -> Sequence[tuple[str, str]]:
-    """Return, by name of network, the IPv4 address that the engine's host has in it."""
+    """Return pairs of a network's name and the IPv4 address of the engine's host in it.  Raises `EngineError`."""
     found: list[tuple[str, str]] = []
     networks: Any = await ask(engine, "GET", "/networks", "the list of networks")
     for network in networks if isinstance(networks, list) else ():
@@ -32,7 +29,7 @@ async def gateways(engine: IEngineRequests) -> Sequence[tuple[str, str]]:
 
 
 async def connection_failure(engine: IEngineRequests, host: str) -> str:
-    """Return why the engine cannot connect to a registry at `host`; "" if it can."""
+    """Return why the engine cannot connect to a registry at `host`, or why it did not answer; "" if it can connect."""
     try:
         response = await engine.request("GET", f"/distribution/{host}/{_ASKED_FOR}/json", patience=_PATIENCE)
         engine.body(response, "an answer").close()

@@ -1,8 +1,8 @@
-"""Why a pull by the engine failed: what its words mean.
+"""Find out from the engine's error message why a pull failed.
 
-The engine passes on what the image's registry said, with a status that is often its own 500, and in other words in
-each image store and version.  So status and text are looked at, the text first.  The texts are those that engines
-20.10 to 28.5 gave to a scripted registry (tests/unit/docker/test_refusals.py has them).
+The engine passes on the error of the image's registry, often with a status 500 of its own, and with another wording in
+each image store and version.  So `refusal` looks at text and status.  The patterns match the messages of engines 20.10
+to 28.5 about a scripted registry, which are in tests/unit/docker/test_refusals.py.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ def _words(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-# A word that may also be part of an image's name counts only where a clause of the error chain begins: `a: b: c`.
+# The beginning of a clause in Go's error chains, `a: b: c`.  A word that may be part of an image's name counts only
+# there.
 _CLAUSE = r"(?:^|: )"
 
-# Docker 28's containerd store quotes a registry so: each error in a line of its own, often the same one twice.
+# Docker 28's containerd store puts this before a registry's errors.  Each of them is a line, often there twice.
 _QUOTED = "error from registry: "
 _RATE_LIMITED = _words(
     "429 Too Many Requests", _CLAUSE + "toomanyrequests", "pull rate limit", "HTTP 429 response body"
 )
-# No answer at all, or one that tells of a fault, also of the registry's token server: logging in is of no use then.
+# The registry, or its token server, does not answer or has failed.  This is looked for before 401, because Docker's
+# message may contain both, and credentials do not help.
 _UNREACHABLE = _words(
     r"\bdial tcp\b",
     "no such host",
@@ -46,7 +48,7 @@ _UNREACHABLE = _words(
     "connection reset by peer",
     r"unexpected status from \w+ request to \S+: 5\d\d ",
 )
-# `pull access denied` is said of private repositories and of absent ones; Docker Hub does not tell them apart.
+# `pull access denied` may mean a private repository or a missing one; Docker Hub does not distinguish them.
 _UNAUTHORISED = _words(
     "pull access denied for ",
     _CLAUSE + "pull access denied",
@@ -67,8 +69,8 @@ _DENIED = _words(
     "access to the resource is denied",
     "HTTP 403 response body",
 )
-# What the registry has is no image to this engine.  A layer has been verified when it is unpacked, so that an archive
-# which ends too soon, or has no header, is none.  A connection that is cut reads otherwise.
+# The registry's content is not an image for this engine.  The engine verifies a layer before it unpacks it, so a layer
+# that ends too soon, or has no tar header, is not a layer.  A lost connection has other messages.
 _NO_ARCHIVE = r"(?:unexpected EOF|archive/tar: invalid tar header)"
 _NOT_AN_IMAGE = _words(
     _CLAUSE + r"unsupported media type \S+/\S+$",
@@ -78,7 +80,7 @@ _NOT_AN_IMAGE = _words(
     r"failed to register layer: (?:Error processing tar file\(exit status 1\): )?" + _NO_ARCHIVE,
     r"unpacking failed \(error: exit status 1; output: " + _NO_ARCHIVE,
 )
-# Any failure to connect, in the words of Go's net package.
+# Failures to connect, as Go's net package words them.
 _NO_CONNECTION = _words(
     r"dial (?:tcp|udp)",
     "i/o timeout",
@@ -90,7 +92,7 @@ _NO_CONNECTION = _words(
     "connection refused",
     "connection reset",
 )
-# Trouble of the engine's own, with its disk or with unpacking: no other host or credential helps.
+# Failures of the engine itself, with its disk or with unpacking.  Neither another registry nor credentials help.
 _OWN_TROUBLE = _words(
     "no space left on device",
     "disk quota exceeded",
@@ -102,7 +104,7 @@ _OWN_TROUBLE = _words(
     _CLAUSE + "permission denied",
     "input/output error",
 )
-# The registry has the manifest and lacks what it lists: it is broken, the image is not unknown.
+# The registry has the manifest and lacks a blob that it lists.  So the registry has failed; the image is not unknown.
 _BROKEN_CONTENT = _words("unknown blob", "httpReadSeeker", "failed to copy", "failed commit on ref")
 _UNKNOWN = _words(
     _CLAUSE + r"not found$",
@@ -114,7 +116,7 @@ _UNKNOWN = _words(
     "repository name must not be more than 255 characters",
     "is a reserved name",
 )
-# `one_line` puts this in the place of a page.  What a page says is prose: only its title may be trusted a little.
+# `one_line` replaces an HTML page by this.  Only a 404 in the page's title counts; the rest of a title may be any text.
 _PAGE = re.compile(r"\(an HTML page.*")
 _NOT_FOUND_PAGE = _words(r"\(an HTML page: 404\b", "HTTP 404 response body")
 
@@ -126,20 +128,20 @@ _LOG_IN = "log in to the registry (docker login), or give the node credentials f
 
 
 def is_connection_failure(message: str) -> bool:
-    """Tell whether the engine could not connect to a registry, whatever the registry may be."""
+    """Return whether the message says that the engine could not connect to a registry."""
     return _NO_CONNECTION.search(message) is not None
 
 
 def is_unpacking_failure(message: str) -> bool:
-    """Tell whether the engine has the content of an artifact, and can make no file system of it (Docker 26)."""
+    """Return whether the engine has stored the content and cannot unpack it, as that of an artifact (Docker 26)."""
     return message.startswith("failed to unpack loaded image")
 
 
 def refusal(status: int, message: str) -> K3dregError:
-    """The error that a failed pull is.
+    """Return the error for a failed pull.
 
-    `status` is the HTTP status of the engine's answer, 0 for an error inside a progress stream; `message` its words,
-    which become the error's text: one line, no HTML, no paths.
+    `status` is the HTTP status of the engine's answer, 0 for an error inside a progress stream.  `message` is the
+    engine's message, which `one_line` turns into the error's text.
     """
     said = one_line(message)
     text = _PAGE.sub("", said).rstrip(": ")

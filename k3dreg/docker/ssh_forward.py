@@ -1,7 +1,7 @@
-"""The socket of an engine on another machine, forwarded to this one by the ssh client.
+"""Forward the socket of an engine on another machine to this one, by the ssh client.
 
-One process `ssh -L SOCKET:/var/run/docker.sock HOST` serves all connections to the engine.  It is started when the
-first connection needs it, and again when it has ended.
+One process `ssh -L SOCKET:/var/run/docker.sock HOST` serves all connections to the engine.  The first connection starts
+it, and so does the next one after it has ended.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
 
-# The engine's socket over there when the URL names none.
+# The engine's socket on the other machine if the URL names none.
 USUAL_SOCKET = "/var/run/docker.sock"
-# Seconds between two looks at whether ssh listens.  It takes some tenths of a second to log in.
+# Seconds between checks whether ssh listens.  ssh takes some tenths of a second to log in.
 _LOOK_EVERY = 0.05
-# Seconds for which a failed ssh is not started again: first, and at most.  Each failure doubles them.
+# Seconds for which a failed ssh is not started again: at first, and at most.  Each failure doubles them.
 _AGAIN, _LONGEST = 1.0, 60.0
-# Seconds after which an ssh that ends is no failed start any more.
+# Seconds after which the end of a running ssh does not count as a failed start.
 _LASTED = 30.0
-# Seconds, beside those for reaching the other machine, in which ssh has logged in.
+# Seconds that ssh may take to log in, after those for reaching the other machine.
 _LOG_IN = 20.0
-# Seconds after the end of a connection in which what ssh complains of it is here.
+# Seconds after the end of a connection within which ssh's error message about it arrives.
 _COMPLAINS_WITHIN = 0.1
-# Bytes of what ssh complains that are kept: its last lines are the ones that say why.
+# Bytes of ssh's standard error that are kept at a time: the last ones, which say why ssh has failed.
 _LONGEST_COMPLAINT = 4096
 
 Command = Callable[[str], Sequence[str]]
 
 
 class TunnelFailed(ConnectError):
-    """ssh does not reach the engine; the text says why, in its own words."""
+    """ssh does not reach the engine.  The text is ssh's own message."""
 
     def __init__(self, why: str) -> None:
         super().__init__(string=why)  # type: ignore[no-untyped-call]
@@ -61,14 +61,14 @@ class TunnelFailed(ConnectError):
 
 
 def ssh_command(address: EngineAddress, timeout: float, socket: str) -> tuple[str, ...]:
-    """Return the words that forward the engine at `address` to `socket`, a path of this machine.
+    """Return the command line that forwards the engine at `address` to `socket`, a path of this machine.
 
-    `timeout` in seconds is for reaching the other machine.  ssh never asks for a password (BatchMode): no person is
-    there to type one.  It notices a network that dies within a minute (ServerAlive…).  It shares no connection with
-    other ssh clients (Control…), whose end would be its own.
+    `timeout`, in seconds, is for reaching the other machine.  ssh never asks for a password (BatchMode), because no
+    person could type one.  It notices a dead network within a minute or so (ServerAlive…).  It shares no connection
+    with other ssh clients (Control…), because the connection would end with them.
 
-    The command over there is `cat`, in place of -N.  It ends with this side of the pipe, so no ssh outlives a k3dreg
-    that is killed.
+    The command on the other machine is `cat`, and not none (-N).  `cat` ends when this side closes its standard input,
+    so ssh ends even if k3dreg is killed.
     """
     options = ["BatchMode=yes", f"ConnectTimeout={max(1, round(timeout))}", "ServerAliveInterval=20"]
     options += ["ServerAliveCountMax=3", "ExitOnForwardFailure=yes", "StreamLocalBindUnlink=yes"]
@@ -81,17 +81,20 @@ def ssh_command(address: EngineAddress, timeout: float, socket: str) -> tuple[st
 
 
 def _escape(path: str) -> str:
-    """A path as ssh's -L takes it: a colon separates, and a percent sign begins a token (ssh_config(5))."""
+    """Quote a path for ssh's -L, in which a colon separates paths and a percent sign begins a token (ssh_config(5))."""
     return re.sub(r"([\\:])", r"\\\1", path).replace("%", "%%")
 
 
 class SshForward:
-    """Keeps ssh running while there is need of it."""
+    """An ssh process that forwards the engine's socket, started by `socket` whenever it does not run.
+
+    The owner calls `close` in the end; a stopping reactor does so, too.
+    """
 
     def __init__(self, reactor: Any, command: Command, timeout: float) -> None:
-        """`command` forwards to the socket that it is given.  `timeout` in seconds is for reaching the other machine.
+        """`command` returns the command line that forwards to a socket's path: see `ssh_command`.
 
-        `reactor` starts processes, and ends ssh when it stops.
+        `reactor` starts processes and tells the time.  `timeout`, in seconds, is for reaching the other machine.
         """
         self._reactor = reactor
         self._command = command
@@ -102,12 +105,15 @@ class SshForward:
         self._again_at = 0.0
         self._pause = 0.0
         self._why = ""
-        # How often ssh has complained, and its last words without this machine's paths.
+        # The number of ssh's error messages, and the last one, without paths of this machine.
         self.complaints = 0
         self.last_words = ""
 
     async def socket(self) -> str:
-        """Return the path of the socket, once ssh listens there.  Raises `TunnelFailed`."""
+        """Start ssh if it does not run, and return the path of the socket when ssh listens there.
+
+        Raises `TunnelFailed` when ssh fails, and for some seconds after it has failed.
+        """
         if self._process is None:
             if self._reactor.seconds() < self._again_at:
                 raise TunnelFailed(self._why)
@@ -115,7 +121,7 @@ class SshForward:
         return await self._socket.wait()
 
     def close(self) -> Deferred[None]:
-        """End ssh, and fire when it has ended.  It is started again if there is need of it."""
+        """End ssh, and fire when it has ended.  A later call of `socket` starts it again."""
         ended: Deferred[None] = Deferred()
         if self._process is None:
             ended.callback(None)
@@ -125,14 +131,14 @@ class SshForward:
         return ended
 
     def complain(self, words: str) -> None:
-        """Log what ssh has written to standard error, and keep it for the errors of requests."""
+        """Log a message of ssh's standard error, and keep it for the errors of requests."""
         self.complaints += 1
-        # Nodes are shown this text; paths of this machine are not for them.
+        # Nodes see this text, so it must not contain paths of this machine.
         self.last_words = re.sub(r"(?<!\w)/\S+", "…", words.rpartition("\n")[2].strip())[:200]
         log.warn("ssh: {words}", words=words)
 
     def ended(self, process: _Ssh, why: str) -> None:
-        """Forget a process that is no more.  `why` is for connections that wait for it."""
+        """Forget a process that has ended.  Connections that wait for it fail with `why`."""
         shutil.rmtree(process.directory, ignore_errors=True)
         self._process = None
         now = self._reactor.seconds()
@@ -161,7 +167,7 @@ class SshForward:
         process.gone.addBoth(lambda _: looking.cancel())
 
     async def _look(self, process: _Ssh, path: str) -> None:
-        """Wait until ssh listens, which is when it has logged in."""
+        """Wait until ssh listens, which it does after it has logged in.  End it if that takes too long."""
         while not _is_there(path):
             if self._reactor.seconds() > self._began + self._timeout:
                 self.complain(f"it has not logged in within {self._timeout:.0f} s")
@@ -169,7 +175,7 @@ class SshForward:
                 process.end()
                 return
             await deferLater(self._reactor, _LOOK_EVERY)
-        await deferLater(self._reactor, _LOOK_EVERY)  # a socket is there a moment before its owner listens
+        await deferLater(self._reactor, _LOOK_EVERY)  # the file exists a moment before ssh listens: bind(2), listen(2)
         self._socket.succeed(path)
 
 
@@ -178,7 +184,7 @@ def _is_there(path: str) -> bool:
 
 
 class _Ssh(ProcessProtocol):
-    """One process; `directory` is its own."""
+    """One ssh process, with a `directory` of its own for the socket.  `gone` fires when it has ended."""
 
     def __init__(self, forward: SshForward, directory: str) -> None:
         self.directory = directory
@@ -188,12 +194,12 @@ class _Ssh(ProcessProtocol):
         self._complaint = b""
 
     def errReceived(self, data: bytes) -> None:
-        """Tell whole lines at once: ssh writes a line in one piece."""
+        """Pass complete lines on, and keep the rest until it is complete or the process ends."""
         *lines, self._complaint = (self._complaint + data)[-_LONGEST_COMPLAINT:].split(b"\n")
         self._say(b"\n".join(lines))
 
     def end(self) -> None:
-        """End the process.  Its directory goes at once: the reactor may be about to stop."""
+        """End the process.  Remove its directory at once, because a stopping reactor may not report the end."""
         shutil.rmtree(self.directory, ignore_errors=True)
         assert self.transport is not None
         with contextlib.suppress(ProcessExitedAlready):
@@ -201,7 +207,7 @@ class _Ssh(ProcessProtocol):
         self.transport.loseConnection()
 
     def processEnded(self, reason: Failure) -> None:
-        """See `IProcessProtocol`."""
+        """Tell the `SshForward` that the process has ended, and why."""
         self._say(self._complaint)
         signal, status = (getattr(reason.value, name, None) for name in ("signal", "exitCode"))
         how = f"it was ended by signal {signal}" if signal else f"it ended with status {status}"
@@ -216,16 +222,16 @@ class _Ssh(ProcessProtocol):
 
 @implementer(IStreamClientEndpoint)
 class ForwardedEndpoint:
-    """Connects to the engine through ssh."""
+    """An endpoint that connects to the engine through ssh."""
 
     def __init__(self, reactor: Any, forward: SshForward, timeout: float) -> None:
-        """`timeout` in seconds is for the socket of this machine."""
+        """`timeout`, in seconds, is for connecting to the socket of this machine."""
         self._reactor = reactor
         self._forward = forward
         self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Start ssh if it does not run.  Fails with `TunnelFailed`."""
+        """Connect, after starting ssh if it does not run.  Fails with `TunnelFailed`."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
@@ -236,9 +242,9 @@ class ForwardedEndpoint:
 
 @implementer(IAgent)
 class ForwardedAgent:
-    """Makes what ssh complains of the reason for a request's failure.
+    """A wrapper around an agent that makes ssh's error message the reason for a request's failure.
 
-    ssh takes every connection, and closes it when it does not reach the engine.
+    ssh accepts every connection, and closes it if it cannot reach the engine's socket on the other machine.
     """
 
     def __init__(self, reactor: Any, agent: IAgent, forward: SshForward) -> None:
@@ -253,7 +259,7 @@ class ForwardedAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """See `IAgent`.  Fails with `TunnelFailed`, too."""
+        """Send a request: see `IAgent`.  Fails with `TunnelFailed` if ssh has reported an error meanwhile."""
         return Deferred.fromCoroutine(self._request(method, uri, headers, bodyProducer))
 
     async def _request(
@@ -263,7 +269,7 @@ class ForwardedAgent:
         try:
             response: IResponse = await self._agent.request(method, uri, headers, body)
         except (ResponseNeverReceived, ConnectionClosed) as error:
-            # ssh complains before it closes the connection, but the reactor may see the end first.
+            # ssh writes its message before it closes the connection, but the reactor may see the end first.
             await deferLater(self._reactor, _COMPLAINS_WITHIN)
             if self._forward.complaints == before:
                 raise

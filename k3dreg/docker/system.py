@@ -1,4 +1,4 @@
-"""The engine itself: whether it answers, and its clock."""
+"""Requests about the engine itself: whether it answers, and its clock."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from k3dreg.docker.documents import ask
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.streaming.response_body import read_whole
 
-# Seconds until an engine that says nothing counts as down.  A healthy one answers a ping within milliseconds.
+# Seconds after which a silent engine counts as down.  A healthy one answers a ping within milliseconds.
 _PATIENCE = 3.0
 _LARGEST_PING = 4096
 
 
 async def ping(engine: IEngineRequests) -> None:
-    """Raise `EngineError` if the engine does not answer within some seconds."""
+    """Raise `EngineError` if the engine does not answer within three seconds."""
     response = await engine.request("GET", "/_ping", versioned=False, patience=_PATIENCE)
     await read_whole(engine.body(response, "an answer to a ping"), _LARGEST_PING)
 
 
 async def system_time(engine: IEngineRequests) -> float | None:
-    """Return the engine's time in seconds since the epoch; None if it does not tell.  Raises `EngineError`."""
+    """Return the engine's time in seconds since the epoch; None if it does not tell one.  Raises `EngineError`."""
     info = await ask(engine, "GET", "/info")
     try:
-        # RFC 3339 with nanoseconds, of which Python takes six digits.
+        # RFC 3339 with nanoseconds, which are dropped: a `datetime` holds microseconds.
         text = str(info["SystemTime"])
         head, _, rest = text.partition(".")
         zone = rest.lstrip("0123456789") if rest else ""
