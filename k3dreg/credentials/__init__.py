@@ -1,1 +1,1 @@
-"""Credentials for the registries that images come from: settings, AWS, Docker's configuration and helpers."""
+"""Find credentials for the registries that images come from: settings, AWS, Docker's configuration and helpers."""

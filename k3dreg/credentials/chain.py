@@ -1,4 +1,4 @@
-"""Who is asked for credentials, in which order."""
+"""The places that k3dreg searches for credentials, in their order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = make_logger()
 
 
 class Finder(Protocol):
-    """One place where credentials may be.  It logs its own trouble and gives None then."""
+    """A place where credentials may be.  It logs its errors, and returns None then.  `name` is for logs."""
 
     name: str
 
@@ -30,16 +30,19 @@ class Finder(Protocol):
 
 
 class CredentialChain:
-    """The first of several places that has credentials for a registry.
+    """Several places for credentials, of which the first that has some for a registry counts (`ICredentialSource`).
 
-    What a client sent with its request comes before all of these and is the use case's to hand on.
+    Credentials that a client sends with its request come before all of them; `registry` takes care of that.
     """
 
     def __init__(self, finders: Sequence[Finder]) -> None:
         self._finders = finders
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """From the first that has some; None if nobody has.  Cancelling ends the search, helpers included."""
+        """Return the credentials of the first place that has some, else None.
+
+        Cancelling ends the search and kills a helper that runs.
+        """
         for finder in self._finders:
             found = await finder.credentials(registry)
             if found is not None:
@@ -48,12 +51,15 @@ class CredentialChain:
         return None
 
     async def registry_auth(self, registry: str) -> str:
-        """The same as the value of `X-Registry-Auth`, "" for none."""
+        """Return the credentials as the value of `X-Registry-Auth`, "" for none."""
         found = await self.credentials(registry)
         return "" if found is None else registry_auth(found, registry)
 
     def refused(self, registry: str) -> None:
-        """So what is remembered does not keep somebody out who has mended it since: a role, a profile, a login."""
+        """Forget the remembered credentials for a registry that has refused them.
+
+        Then a user who corrects a role, a profile or a login need not wait until the old credentials expire.
+        """
         for finder in self._finders:
             finder.refused(registry)
 
@@ -66,13 +72,13 @@ def make_chain(
     *,
     aws: Workers | None = None,
 ) -> CredentialChain:
-    """Those that k3dreg was started with (`remote`), AWS's ECR for its own hosts, then what Docker's client would use.
+    """Return the chain of a daemon: the settings' credentials (`remote`), AWS's, and those of Docker's client.
 
-    `reactor` runs helpers and tells the time; `environment` is this process's.  `workers` read files; `aws` wait for
-    AWS, and are `workers` when None.
+    `reactor` runs helpers and tells the time.  `environment` is that of this process.  `workers` read files.  The
+    threads of `aws` (default: `workers`) wait for AWS.
     """
     given = [] if remote is None or remote.login is None else [GivenCredentials(remote.login_for, remote.login)]
-    # A runner of its own: helpers that wait for a silent AWS leave Docker's their turns.
+    # AWS's helper has its own runner, so that Docker's helpers need not wait for those that wait for a silent AWS.
     ecr_helpers = HelperRunner(reactor, workers, environment)
     ecr = EcrCredentials(fetch_token, ecr_helpers, workers if aws is None else aws, reactor)
     return CredentialChain(
@@ -81,7 +87,7 @@ def make_chain(
 
 
 def make_docker_logins(reactor: Any, workers: Workers, environment: Mapping[str, str]) -> CredentialChain:
-    """Return the places where Docker's command line looks, in its order."""
+    """Return a chain of the places where Docker's command line looks, in its order."""
     return CredentialChain(_docker_logins(workers, environment, HelperRunner(reactor, workers, environment)))
 
 

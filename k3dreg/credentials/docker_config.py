@@ -1,4 +1,4 @@
-"""Docker's `config.json`, as far as it is about credentials.  Pure: bytes in, values out.
+"""Parse the credentials in Docker's `config.json`.  No I/O.
 
 The format is that of Docker's command line (docker/cli, `cli/config/configfile` and `types.AuthConfig`).
 """
@@ -16,21 +16,25 @@ from attrs import field, frozen
 from k3dreg.formats.basic_auth import Credentials
 from k3dreg.oci.reference import DOCKER_HUB
 
-# What `docker login` without a host writes, and what it asks helpers for.
+# The key of Docker Hub: `docker login` without a host writes it, and asks helpers for it.
 HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
-# Paths that mean the registry as a whole.  A browser login to Docker Hub keeps tokens for the Hub's own API beside
-# them (`https://index.docker.io/v1/access-token`), which are no use to a registry.
+# Paths of keys that mean a whole registry.  A browser login to Docker Hub also stores tokens for the Hub's own API,
+# under other paths (`https://index.docker.io/v1/access-token`).  A registry does not accept them.
 _WHOLE = frozenset({"", "/", "/v1", "/v1/", "/v2", "/v2/"})
 
 
 class BadConfig(Exception):
-    """A `config.json` that cannot be used at all; the text says why and holds nothing of its content."""
+    """A `config.json` cannot be used at all.  The text says why and contains nothing of the file."""
 
 
 @frozen
 class DockerConfig:
-    """`auths` by registry host; `helpers` are names of credential helpers by host, `store` the one for all others."""
+    """The credentials, and names of credential helpers, in a `config.json`.
+
+    `auths` are credentials by registry host.  `helpers` are names of helpers by host; `store` is the helper of all
+    other hosts, "" for none.
+    """
 
     auths: Mapping[str, Credentials] = field(factory=dict)
     helpers: Mapping[str, str] = field(factory=dict)
@@ -38,11 +42,11 @@ class DockerConfig:
 
     @classmethod
     def parse(cls, data: bytes) -> DockerConfig:
-        """Raises `BadConfig`.  An entry that makes no sense is left out: the others still count."""
+        """Return the content of a file.  An entry that makes no sense is left out.  Raises `BadConfig`."""
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            raise BadConfig("it is not JSON") from None  # the error would quote the text
+            raise BadConfig("it is not JSON") from None  # without the cause, which contains the file's text
         if not isinstance(value, dict):
             raise BadConfig("it is not a JSON object")
         auths: dict[str, tuple[bool, Credentials]] = {}
@@ -66,18 +70,18 @@ class DockerConfig:
         )
 
     def helper_for(self, registry: str) -> str:
-        """The helper that holds the credentials for the host, "" for none."""
+        """Return the name of the helper that has the credentials for the host, "" for none."""
         return self.helpers.get(host_of(registry)[0], self.store)
 
     def auth_for(self, registry: str) -> Credentials | None:
-        """What is written in the file itself for the host."""
+        """Return the credentials that the file itself contains for the host, None for none."""
         return self.auths.get(host_of(registry)[0])
 
 
 def host_of(key: str) -> tuple[str, bool]:
-    """The registry host that a key names, and whether it means all of that host.
+    """Return the registry host that a key names, and whether the key means the whole host.
 
-    Keys are hosts with or without scheme and path; all spellings of Docker Hub are `docker.io`.
+    Keys are hosts with or without scheme and path.  The host of every spelling of Docker Hub is `docker.io`.
     """
     rest = key.strip().partition("://")[2] or key.strip()
     host, slash, path = rest.partition("/")
@@ -86,7 +90,7 @@ def host_of(key: str) -> tuple[str, bool]:
 
 
 def helper_key(registry: str) -> str:
-    """How Docker's command line asks a helper for a registry."""
+    """Return the text by which Docker's command line asks a helper for a registry."""
     return HUB_KEY if host_of(registry)[0] == DOCKER_HUB else registry
 
 

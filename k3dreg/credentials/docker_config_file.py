@@ -1,4 +1,4 @@
-"""Credentials from Docker's `config.json` and the helpers it names: what `docker login` left behind."""
+"""Look up the credentials of `docker login`: in Docker's `config.json`, and from the helpers that it names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Bytes.  Docker's own has a few KiB; anything near this is something else.
+# Bytes.  A real `config.json` has a few KiB; a larger file is something else.
 _LARGEST_CONFIG = 1024 * 1024
 
 
 @frozen
 class _Read:
-    """What was read, and the state of the file then: modification time in ns, inode, size; None if there was none."""
+    """The file's content, and its state when it was read: modification time in ns, inode, size; None without a file."""
 
     state: tuple[int, int, int] | None
     config: DockerConfig
@@ -34,15 +34,16 @@ _NOTHING = _Read(None, DockerConfig())
 
 
 def config_path(environment: Mapping[str, str]) -> Path:
-    """Where Docker's command line keeps it: in `DOCKER_CONFIG`, else in `~/.docker`."""
+    """Return the path of the file of Docker's command line: in `DOCKER_CONFIG`, else in `~/.docker`."""
     directory = environment.get("DOCKER_CONFIG") or os.path.join(environment.get("HOME", "/"), ".docker")
     return Path(directory) / "config.json"
 
 
 class ConfigFile:
-    """Looks into the file whenever it is asked, so `docker login` and `logout` count at once.
+    """Credentials from a `config.json` and its helpers.
 
-    A file that cannot be used is told of in one log line, and again when it has changed.
+    Each lookup checks whether the file has changed, so that `docker login` and `logout` have effect at once.  A file
+    that cannot be used is logged once, and again when there is another reason.
     """
 
     name = "config.json"
@@ -54,9 +55,9 @@ class ConfigFile:
         self._read = _NOTHING
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """From the helper that is in charge of the host, else from the file itself.
+        """Return the credentials from the host's helper, else from the file itself, else None.
 
-        Trouble with a helper is logged, and the file's own entry is used.  Cancelling ends the helper.
+        If the helper fails, that is logged, and the file's own entry is used.  Cancelling kills the helper.
         """
         config = await self._current()
         helper = config.helper_for(registry)
@@ -71,7 +72,7 @@ class ConfigFile:
         return config.auth_for(registry)
 
     def refused(self, registry: str) -> None:
-        """Nothing is remembered: file and helper are asked each time."""
+        """Do nothing: the file and the helper are asked each time."""
 
     async def _current(self) -> DockerConfig:
         before = self._read
@@ -82,15 +83,15 @@ class ConfigFile:
 
 
 def _read(path: Path, before: _Read) -> _Read:
-    """What the file says now; `before` if it has not changed.  Does I/O."""
+    """Return the file's content now; `before` if its state is the same.  Blocks."""
     try:
-        # Not blocking, should it be a pipe.
+        # O_NONBLOCK: without it, opening a pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return _NOTHING
     except OSError as error:
         return _Read(None, DockerConfig(), f"it cannot be read ({error.strerror})")
-    # Not by `open`, which fails for a directory, and leaves its descriptor open.
+    # `open(descriptor)` alone would fail for a directory, and leave the descriptor open.
     try:
         found = os.fstat(descriptor)
         state = (found.st_mtime_ns, found.st_ino, found.st_size)

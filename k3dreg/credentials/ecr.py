@@ -1,4 +1,4 @@
-"""Credentials for the registries of AWS, with nothing to switch on."""
+"""Get credentials for the registries of AWS, without a setting."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ from k3dreg.streaming.workers import Workers
 log = make_logger()
 
 _HELPER = "ecr-login"
-# The helper keeps tokens in a file of its own otherwise; here they are kept in memory, and nowhere else.
+# Without this variable the helper caches tokens in a file; k3dreg keeps them in memory only.
 _HELPER_ENVIRONMENT = {"AWS_ECR_DISABLE_CACHE": "true"}
-# Seconds.  The helper does not say when its token expires; AWS says 12 hours after it was made (ECR User Guide,
-# "Private registry authentication").  An hour and a quarter, less the margin, costs one call more and is safe from
-# whatever else ends it.
+# Seconds for which a helper's token counts as valid.  The helper does not tell when it expires; AWS says after 12 hours
+# (ECR User Guide, "Private registry authentication").  A short time costs one call of the helper an hour, and limits
+# how long a token is used that has become invalid for another reason.
 _HELPER_TOKEN_AGE = 4500.0
-# Seconds before its end from which a token is not begun with: the engine shows it at every layer of a long pull.
+# Seconds before its end from which a token is not used for a new pull: the engine sends it for every layer, and a pull
+# may take long.
 _MARGIN = 900.0
-# Seconds in which a failure is not tried again.  Where there is no AWS at all, the search for an instance's role takes
-# two seconds, and a node that is refused comes back at once.
+# Seconds for which a failure is remembered.  Without AWS, the search for an instance's role takes two seconds, and a
+# node that is refused asks again at once.
 _FAILED_FOR = 30.0
-# Any client can name hosts, in regions that do not exist, too.  AWS has some forty (botocore, `endpoints.json`).
+# Endpoints that are remembered.  AWS has some forty regions (botocore, `endpoints.json`), but any client can ask for
+# hosts in regions that do not exist.
 _ENDPOINTS_REMEMBERED = 200
-# Endpoints that are asked at once.
+# Endpoints for which k3dreg gets tokens at once.
 _MOST_ASKED = 16
 
 
 @frozen
 class _Held:
-    """What is known for an endpoint until some time; None: there is nothing to be had."""
+    """The credentials for an endpoint, None after a failure, until a time in seconds since the epoch."""
 
     credentials: Credentials | None
     until: float
 
 
 class EcrCredentials:
-    """Get tokens from `docker-credential-ecr-login` where it is installed, and from AWS's API when it has none.
+    """Tokens from `docker-credential-ecr-login` if it is installed, else, or if it has none, from AWS's API.
 
-    A token serves every account of its endpoint, and is kept in memory until shortly before it expires.  When neither
-    source has a token, the log says why and the pull goes on without.
+    A token is valid for every account of its endpoint, and is kept in memory until shortly before it expires.  When
+    neither source has a token, the log says why and the pull goes on without one.
     """
 
     name = "AWS ECR"
@@ -60,9 +62,9 @@ class EcrCredentials:
         workers: Workers,
         clock: IReactorTime,
     ) -> None:
-        """`fetch` blocks, and raises `TokenFailed`.  `clock` tells seconds since the epoch.
+        """`fetch` blocks, and raises `TokenFailed`: see `fetch_token`.  `clock` tells seconds since the epoch.
 
-        `workers` do nothing else: where AWS is silent, `fetch` takes half a minute.
+        `workers` should do nothing else, because `fetch` takes half a minute when AWS is silent.
         """
         self._fetch = fetch
         self._helpers = helpers
@@ -74,9 +76,10 @@ class EcrCredentials:
         self._flights: SingleFlight[EcrHost, Credentials | None] = SingleFlight()
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """For a host of AWS; None for every other.  Cancelling leaves the asking running for the next who asks.
+        """Return a token for a host of AWS; None for any other host, and after a failure.
 
-        Also None while `_MOST_ASKED` other endpoints are being asked.
+        Also returns None while tokens for `_MOST_ASKED` other endpoints are being fetched.  Cancelling does not stop
+        the fetching: the next caller gets its result.
         """
         host = EcrHost.parse(registry)
         if host is None:
@@ -96,9 +99,9 @@ class EcrCredentials:
         return await self._flights.join(endpoint, lambda: self._ask(endpoint, registry))
 
     def refused(self, registry: str) -> None:
-        """A token that the registry does not take is not shown again: the next may be another account's or role's.
+        """Forget the token for a registry that has refused it: the next one may be of another account or role.
 
-        A failure to get one is still remembered for its time.
+        A failure to get a token stays remembered for its time.
         """
         host = EcrHost.parse(registry)
         held = None if host is None else self._held.get(host.endpoint)
@@ -106,7 +109,7 @@ class EcrCredentials:
             del self._held[host.endpoint]
 
     async def _ask(self, endpoint: EcrHost, registry: str) -> Credentials | None:
-        """Ask one source after the other until one has a token."""
+        """Ask the helper and then the API, remember the result for the endpoint, and return it."""
         troubles: list[str] = []
         found: EcrToken | None = None
         for ask in (self._from_helper, self._from_api):
@@ -131,7 +134,7 @@ class EcrCredentials:
     async def _from_helper(self, endpoint: EcrHost, registry: str) -> EcrToken | None:
         """Return the helper's token; None if it is not installed.  Raises `HelperFailed`.
 
-        A helper that is older than a host's name has nothing for that host, and says no more than that.
+        A helper that does not know the form of a newer host's name answers that it has no credentials.
         """
         if not await self._helpers.is_installed(_HELPER):
             return None

@@ -1,7 +1,7 @@
-"""The registry hosts of AWS: which account's, in which region, by which kind of endpoint.
+"""Parse the names of AWS's registry hosts: account, region and kind of endpoint.
 
-The grammar is AWS's own list of registry URIs (ECR User Guide, "Private registry"; AWS General Reference, "Amazon ECR
-endpoints and quotas").  The isolated partitions are in kubernetes/cloud-provider-aws, `ecr-credential-provider`.
+The grammar is that of AWS's list of registry URIs (ECR User Guide, "Private registry"; AWS General Reference, "Amazon
+ECR endpoints and quotas").  The isolated partitions are from kubernetes/cloud-provider-aws, `ecr-credential-provider`.
 
     ACCOUNT.dkr.ecr.REGION.SUFFIX         ACCOUNT.dkr.ecr-fips.REGION.SUFFIX
     ACCOUNT.dkr-ecr.REGION.on.SUFFIX      ACCOUNT.dkr-ecr-fips.REGION.on.SUFFIX      (dual-stack)
@@ -14,7 +14,7 @@ import re
 
 from attrs import evolve, frozen
 
-# By the host's name, whether it is dual-stack.
+# The hosts of the public registry, and whether they are dual-stack.
 _PUBLIC = {"public.ecr.aws": False, "ecr-public.aws.com": True}
 _SUFFIXES = (
     "amazonaws.com",
@@ -44,7 +44,7 @@ _PUBLIC_REGION = "us-east-1"
 
 @frozen
 class EcrHost:
-    """A registry of AWS."""
+    """A registry host of AWS.  `account` is "" for the public registry, and for an endpoint of all accounts."""
 
     region: str
     public: bool = False
@@ -54,7 +54,7 @@ class EcrHost:
 
     @classmethod
     def parse(cls, registry: str) -> EcrHost | None:
-        """Return the host, or None if it is not one of AWS's.  A port is ignored: the token is the same."""
+        """Return the parsed host; None if it is not AWS's.  A port is ignored, because tokens do not depend on it."""
         host = registry.lower().partition(":")[0]
         if host in _PUBLIC:
             return cls(_PUBLIC_REGION, public=True, dual_stack=_PUBLIC[host])
@@ -70,9 +70,9 @@ class EcrHost:
 
     @property
     def endpoint(self) -> EcrHost:
-        """The host without its account.  Hosts of one endpoint take the same token.
+        """The host without its account.  Hosts of one endpoint accept the same token.
 
-        A token gives what the AWS principal that asked for it may have, in every account (ECR API Reference,
+        A token gives access to every registry that its AWS principal may read, in any account (ECR API Reference,
         `GetAuthorizationToken`, `registryIds`).
         """
         return evolve(self, account="")

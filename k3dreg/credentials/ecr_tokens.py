@@ -1,7 +1,7 @@
-"""Tokens for ECR from AWS's API, through botocore, with AWS's usual chain of credentials.
+"""Get tokens for ECR from AWS's API, through botocore, with AWS's usual chain of credentials.
 
-botocore blocks and takes half a second to load its data: everything here runs in a worker thread, and it is
-imported when the first registry of AWS is asked for.
+botocore blocks and takes half a second to load its data.  So this module runs in worker threads, and imports botocore
+when the first registry of AWS is asked.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from attrs import field, frozen
 from k3dreg.credentials.ecr_hosts import EcrHost
 from k3dreg.formats.basic_auth import Credentials
 
-# Seconds.  The API answers within one; a node gives up at 30.
+# Seconds.  The API answers within one; a node waits 30 s for k3dreg's answer.
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 8
-# Tries, the first included.
+# Attempts, the first included.
 _ATTEMPTS = 2
 
-# A botocore session is not safe to make clients with from several threads.
+# botocore's sessions cannot create clients in several threads at once.
 _lock = threading.Lock()
 
 
 class TokenFailed(Exception):
-    """AWS gave no token; the text says why, in a clause, and holds no secret."""
+    """AWS gave no token.  The text is a clause that says why, and contains no secret."""
 
 
 @frozen
 class EcrToken:
-    """Credentials for a registry of AWS.  `expires` in seconds since the epoch."""
+    """Credentials for a registry of AWS.  `expires` is in seconds since the epoch."""
 
     credentials: Credentials = field(repr=False)
     expires: float
 
 
 def fetch_token(host: EcrHost) -> EcrToken:
-    """A new token for the host's registry, from `GetAuthorizationToken`.
+    """Return a new token for the host's registry, from `GetAuthorizationToken`.
 
-    Credentials come from wherever AWS's tools look: the environment, `AWS_PROFILE` and `~/.aws`, web identity,
-    container and instance roles; `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_ECR` and `AWS_ENDPOINT_URL_ECR_PUBLIC` are
-    honoured.  Blocks: call it in a worker thread.  Raises `TokenFailed`.
+    The credentials for AWS come from where AWS's tools look: the environment, `AWS_PROFILE` and `~/.aws`, web identity,
+    container and instance roles.  `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_ECR` and `AWS_ENDPOINT_URL_ECR_PUBLIC` have
+    their usual effect.  Blocks: call it in a worker thread.  Raises `TokenFailed`.
     """
     try:
         import botocore.session
@@ -54,7 +54,7 @@ def fetch_token(host: EcrHost) -> EcrToken:
         raise TokenFailed("botocore is not installed") from error
     try:
         with _lock:
-            # A session of its own each time: it would remember profiles and roles that have changed since.
+            # A new session each time, because a session keeps profiles and roles that may have changed since.
             client = botocore.session.Session().create_client(
                 "ecr-public" if host.public else "ecr",
                 region_name=host.region,
@@ -62,14 +62,14 @@ def fetch_token(host: EcrHost) -> EcrToken:
                     connect_timeout=_CONNECT_TIMEOUT,
                     read_timeout=_READ_TIMEOUT,
                     retries={"total_max_attempts": _ATTEMPTS},
-                    # None leaves it to the user's own settings.
+                    # With None, the user's own AWS settings decide.
                     use_fips_endpoint=host.fips or None,
                     use_dualstack_endpoint=host.dual_stack or None,
                 ),
             )
         return _token(client.get_authorization_token())
     except ClientError as error:
-        # AWS's code and message; the request, which is signed, is in neither.
+        # AWS's code and message contain nothing of the signed request.
         said = error.response.get("Error", {})
         raise TokenFailed(f"{said.get('Code', 'AWS')}: {said.get('Message', 'it refused')}") from None
     except (BotoCoreError, OSError, ValueError) as error:
@@ -77,7 +77,7 @@ def fetch_token(host: EcrHost) -> EcrToken:
 
 
 def _token(answer: dict[str, Any]) -> EcrToken:
-    """Of either API: the private one answers with a list."""
+    """Parse the answer of the private API, whose data is a list, or of the public one.  Raises `TokenFailed`."""
     data = answer.get("authorizationData")
     if isinstance(data, list):
         data = data[0] if data else None

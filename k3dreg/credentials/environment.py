@@ -1,4 +1,4 @@
-"""Credentials from `DOCKER_AUTH_CONFIG`, which Docker's command line 28.2 and later reads before `config.json`.
+"""Look up credentials in `DOCKER_AUTH_CONFIG`, which Docker's command line reads before `config.json` since 28.2.
 
 The value is JSON, `{"auths": {HOST: {"auth": BASE64}}}` (docker/cli, `cli/config/configfile`).  Only `auths` counts.
 Hosts that it does not name are looked up in `config.json`.
@@ -18,9 +18,9 @@ VARIABLE = "DOCKER_AUTH_CONFIG"
 
 
 class EnvironmentConfig:
-    """Look up credentials in the environment variable, which is parsed once.
+    """The credentials in the environment variable, which is parsed once.
 
-    A value that cannot be used is logged once, without its content, and counts as none: Docker does the same.
+    A value that cannot be used is logged once, without its content, and otherwise ignored, as Docker does.
     """
 
     name = VARIABLE
@@ -35,7 +35,7 @@ class EnvironmentConfig:
                 log.warn("the environment variable {name} is ignored: {reason}", name=VARIABLE, reason=error)
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """Return what is written there for the host."""
+        """Return the variable's credentials for the host, None for none."""
         return self._config.auth_for(registry)
 
     def refused(self, registry: str) -> None:

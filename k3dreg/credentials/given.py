@@ -1,4 +1,4 @@
-"""Credentials that k3dreg was started with: `REGISTRY_PROXY_USERNAME` and `REGISTRY_PROXY_PASSWORD`."""
+"""The credentials in k3dreg's settings: `REGISTRY_PROXY_USERNAME` and `REGISTRY_PROXY_PASSWORD`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from k3dreg.formats.basic_auth import Credentials
 
 @frozen
 class GivenCredentials:
-    """For one registry, "docker.io" for Docker Hub."""
+    """The credentials for one registry, whose host is "docker.io" for Docker Hub."""
 
     registry: str
     login: Credentials
@@ -18,8 +18,8 @@ class GivenCredentials:
     name = "REGISTRY_PROXY_USERNAME"
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """Those for that registry, for no other."""
+        """Return the credentials if `registry` is the one that they are for, else None."""
         return self.login if host_of(registry)[0] == self.registry else None
 
     def refused(self, registry: str) -> None:
-        """They are what it was started with, and stay."""
+        """Do nothing: the settings do not change when a registry refuses them."""

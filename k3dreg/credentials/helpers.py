@@ -1,7 +1,7 @@
-"""Credential helpers: the programs `docker-credential-NAME`.
+"""Run credential helpers: the programs `docker-credential-NAME`.
 
-Protocol (docker/docker-credential-helpers, README): `get` takes the registry on its standard input and answers with
-JSON `{"ServerURL", "Username", "Secret"}`; on failure it ends with status 1 and says why on its standard *output*.
+Protocol (docker/docker-credential-helpers, README): `get` reads the registry from standard input and writes JSON,
+`{"ServerURL", "Username", "Secret"}`.  On failure it ends with status 1, and writes the reason to standard *output*.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ from twisted.python.failure import Failure
 from k3dreg.formats.basic_auth import Credentials
 from k3dreg.streaming.workers import Workers
 
-# Docker has no limit.  Some helpers ask a cloud for a token, which takes a few seconds; a node gives up at 30 s.
+# Seconds.  Docker has no limit.  Some helpers ask a cloud for a token, which takes a few seconds; a node waits 30 s for
+# k3dreg's answer.
 TIME_LIMIT = 15.0
 # Bytes.  Identity tokens of clouds have some KiB.
 LARGEST_ANSWER = 256 * 1024
-# Helpers that run at once, and that wait for their turn: any client can name registries.
+# Helpers that run at once, and requests that wait for one to end.  They are limited because any client can ask for any
+# registry.
 AT_ONCE = 4
 MOST_WAITING = 32
-# A helper's name becomes a part of a program's name: nothing in it may lead out of the PATH.
+# A helper's name becomes a part of a program's name, so it must not contain a slash.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-# What helpers of every platform say when they know no credentials: no failure.
+# The message of helpers of every platform that have no credentials for a registry.  That is not a failure.
 _NONE = ("credentials not found in native keychain",)
 
 
 class HelperFailed(Exception):
-    """A helper gave no answer; the text says why, in a clause, and holds no secret."""
+    """A helper gave no answer.  The text is a clause that says why, and contains no secret."""
 
 
 class HelperRunner:
-    """Run helpers, a few at once.  `reactor` spawns processes and tells the time; `environment` is theirs."""
+    """Runs helpers, a few at once.
+
+    `reactor` spawns processes and tells the time.  `environment` is that of the helpers.  `time_limit` is in seconds.
+    """
 
     def __init__(
         self, reactor: Any, workers: Workers, environment: Mapping[str, str], *, time_limit: float = TIME_LIMIT
@@ -53,13 +58,14 @@ class HelperRunner:
         self._turns = DeferredSemaphore(AT_ONCE)
 
     async def is_installed(self, name: str) -> bool:
-        """Whether there is such a program."""
+        """Return whether the program of the helper `name` is on the PATH."""
         return await self._find(name) is not None
 
     async def get(self, name: str, registry: str, extra: Mapping[str, str] | None = None) -> Credentials | None:
-        """What the helper `name` has for `registry`, which is spelled as helpers expect it; None for nothing.
+        """Return the credentials that the helper `name` has for `registry`, None for none.
 
-        `extra` is added to its environment.  Raises `HelperFailed`.  Cancelling kills it.
+        `registry` is spelled as helpers expect it: see `helper_key`.  `extra` is added to the helper's environment.
+        Raises `HelperFailed`.  Cancelling kills the helper.
         """
         if not _NAME.fullmatch(name):
             raise HelperFailed(f"{name[:50]!r} is not the name of a credential helper")
@@ -76,7 +82,7 @@ class HelperRunner:
 
     async def _run(self, name: str, path: str, registry: str, extra: Mapping[str, str]) -> Credentials | None:
         run = _Run(registry.encode("utf-8") + b"\n")
-        # What it writes to its standard error is dropped: it may be anything, secrets included.
+        # Its standard error is not logged, because it may contain secrets.
         self._reactor.spawnProcess(
             run,
             path,
@@ -118,14 +124,14 @@ def _credentials(name: str, succeeded: bool, answer: bytes) -> Credentials | Non
 
 
 def _reason(text: str) -> str:
-    """A helper's complaint in one line.  What looks like an answer after all is not repeated."""
+    """Return a helper's error message in one line, unless it looks like JSON, which may contain a secret."""
     if not text or "{" in text:
         return "it gave no reason"
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
 class _Run(ProcessProtocol):
-    """One run.  `ended` fires with whether it succeeded, and its answer."""
+    """One run of a helper.  `ended` fires with whether it succeeded, and with its standard output."""
 
     def __init__(self, question: bytes) -> None:
         self.killed_because = ""
@@ -134,12 +140,12 @@ class _Run(ProcessProtocol):
         self._answer = b""
 
     def kill(self, reason: str) -> None:
-        """End it now.  `ended` fires when it is gone."""
+        """Kill the helper.  `ended` fires when it has ended."""
         self.killed_because = self.killed_because or reason
         if self.transport is not None:
             with contextlib.suppress(ProcessExitedAlready):
                 self.transport.signalProcess("KILL")
-            # A child of its own may hold the pipes open.
+            # A child process of the helper may keep the pipes open.
             self.transport.loseConnection()
 
     def connectionMade(self) -> None:

@@ -1,1 +1,1 @@
-"""Registries that images come from, asked directly: client, tokens, downloads."""
+"""Requests to the registries that images come from, without the engine: client, tokens, downloads."""

@@ -1,4 +1,4 @@
-"""Which hosts are the machine itself, or its link, whatever they are called."""
+"""Recognise hosts that are this machine or on its link, by every name and every form of address."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Names that lead to the machine from its containers, or on the machine itself (Docker Desktop, k3d, Podman, Lima,
-# minikube), and the name of the metadata service of a cloud's machine, which is on the link.
+# Names of the machine, on the machine itself or in its containers (Docker Desktop, k3d, Podman, Lima, minikube), and
+# the names of Google Cloud's metadata service, which is on a virtual machine's link.
 _NAMES = frozenset(
     {
         *("localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"),
@@ -17,16 +17,16 @@ _NAMES = frozenset(
         *("metadata.google.internal", "metadata"),
     }
 )
-# IPv6 addresses that hold an IPv4 one in their last 32 bits: IPv4-compatible (RFC 4291, 2.5.5.1) and NAT64 (RFC 6052).
+# IPv6 addresses with an IPv4 address in their last 32 bits: IPv4-compatible (RFC 4291, 2.5.5.1) and NAT64 (RFC 6052).
 _HOLDS_IPV4 = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
-# Connecting to an address of this network reaches the machine itself ("this host on this network", RFC 1122, 3.2.1.3).
+# Addresses of this network lead to the machine itself ("this host on this network", RFC 1122, 3.2.1.3).
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 # Amazon's metadata service over IPv6; over IPv4 it is a link-local address.
 _METADATA = ipaddress.IPv6Address("fd00:ec2::254")
 
 
 def hostname_of(host: str) -> str:
-    """A host without its port, without brackets and a trailing dot, in lower case."""
+    """Return a host in lower case, without its port, brackets and a trailing dot."""
     name = host.lower()
     head, colon, port = name.rpartition(":")
     if colon and (not port or port.isdecimal()) and (":" not in head or head.endswith("]")):
@@ -35,9 +35,10 @@ def hostname_of(host: str) -> str:
 
 
 def address_of(host: str) -> Address | None:
-    """The IP address that a host is, with or without a port; None for a name.
+    """Return the IP address of a host that is written as an address, with or without a port; None for a name.
 
-    IPv4 counts in every form that inet_aton(3) takes: `127.1`, `2130706433`, `0x7f000001`.
+    An IPv4 address may have every form that inet_aton(3) accepts, and so a resolver: `127.1`, `2130706433`,
+    `0x7f000001`.
     """
     name = hostname_of(host)
     try:
@@ -51,7 +52,10 @@ def address_of(host: str) -> Address | None:
 
 
 def is_local(address: Address) -> bool:
-    """Whether it is loopback, link-local or unspecified: the machine itself, or what only its own link reaches."""
+    """Return whether an address is loopback, link-local or unspecified, or a cloud's metadata service.
+
+    These are the machine itself, and hosts that only the machine's own link reaches.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_local(address.ipv4_mapped)
@@ -64,7 +68,7 @@ def is_local(address: Address) -> bool:
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a host, with or without a port, is local by its very name."""
+    """Return whether a host, with or without a port, is a local address or a known local name.  It is not resolved."""
     address = address_of(host)
     if address is not None:
         return is_local(address)

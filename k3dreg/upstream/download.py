@@ -1,4 +1,4 @@
-"""One blob from a registry into the store, resumed where it broke off, read by others while it arrives."""
+"""Download a blob from a registry into the store: resumable, and readable while it arrives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from k3dreg.upstream.registry_requests import RegistryResponse
 
 log = make_logger()
 
-# Times in a row that nothing came.  A connection that brings something is worth going on with, however often it ends.
+# Attempts in a row that bring no byte, after which a download fails.  An attempt that brings bytes makes progress, so
+# the number of those is not limited.
 _FRUITLESS = 3
 
 Get = Callable[[Mapping[str, str]], Awaitable[RegistryResponse]]
@@ -28,14 +29,18 @@ Body = Callable[[RegistryResponse, str], IByteStream]
 
 
 class Download:
-    """`run` it once; `blob` is there as soon as the registry has begun to send it."""
+    """One download of a blob.
+
+    The caller calls `run` once, and then `succeed` or `give_up`.  Readers wait for `blob`, which is set when the first
+    bytes can be read, or for `whole`, which is set when the blob is complete and verified.
+    """
 
     def __init__(
         self, name: str, digest: Digest, size: int | None, get: Get, body: Body, store: IBlobStore, workers: Workers
     ) -> None:
-        """`get` asks the registry for the blob, with further headers; `body` reads the answer.
+        """`get` requests the blob from the registry, with further headers; `body` returns the body of the answer.
 
-        `name` is for logs.  `size` in bytes, None if it is not known beforehand.
+        `name` is for logs.  `size` is in bytes, None if it is not known beforehand.
         """
         self.name = name
         self._digest = digest
@@ -47,19 +52,21 @@ class Download:
         self._lock = threading.Lock()
         self._writer: IPassingWriter | None = None
         self._arrival: Arrival | None = None
-        # Whether its readers may have the last byte.
+        # Whether readers may get the last byte although the blob could not be kept.
         self.is_verified = False
-        # The blob as soon as it can be read, and once it is whole.
+        # The blob while it arrives, and the complete blob.
         self.blob: Outcome[IBlob] = Outcome()
         self.whole: Outcome[IBlob] = Outcome()
 
     async def run(self) -> IBlob:
-        """The blob, whole, verified and in the store.
+        """Download the blob, and return it when it is complete, verified and in the store.
 
-        Raises `BlobUnknown` or a `Refused` as `get` does, `DigestMismatch`, and `StoreError` when it could not be kept:
-        then `is_verified` says whether its readers can have it all the same.  Cancelling gives it up.
-        Its caller then tells those who wait, by `give_up` or `succeed`, when nobody can find this download any more:
-        one who tries again must not come back to it.
+        Raises `BlobUnknown` or a `Refused` as `get` does, `DigestMismatch`, and `StoreError` when the blob could not be
+        kept.  In the last case `is_verified` tells whether its readers may still get all of it.  Cancelling stops the
+        download and removes what has arrived.
+
+        The caller then calls `succeed` or `give_up`, after it has removed this download from its table.  Otherwise a
+        reader that tries again at once would join a download that has failed.
         """
         try:
             return await self._run()
@@ -67,14 +74,14 @@ class Download:
             await self._workers.run(self._abort)
 
     def succeed(self, blob: IBlob) -> None:
-        """What `run` returned."""
+        """Set `blob` and `whole` to what `run` returned."""
         if self._arrival is not None:
             self._arrival.blob.finish(blob)
         self.blob.succeed(blob)
         self.whole.succeed(blob)
 
     def give_up(self, error: BaseException) -> None:
-        """It will not be kept: all who wait for that are told, and those who read it, unless it is verified."""
+        """Make `blob` and `whole` fail with `error`, and the arriving blob, too, unless it is verified."""
         known = isinstance(error, K3dregError)
         reason = error if known else UpstreamFailed(f"{self.name} was cancelled: k3dreg is stopping")
         if self._arrival is not None and self.is_verified:
@@ -86,7 +93,7 @@ class Download:
 
     @property
     def has_beginning(self) -> bool:
-        """Return whether a new reader can begin at the first byte."""
+        """Whether a new reader can begin at the first byte."""
         return self._arrival is None or self._arrival.blob.has_beginning
 
     async def _run(self) -> IBlob:
@@ -102,7 +109,7 @@ class Download:
             except RedirectRefused:
                 raise
             except (EngineError, UpstreamFailed) as error:
-                # `streaming` raises an `EngineError` for a body that breaks.
+                # `ResponseBody` raises a subclass of `EngineError` when a body ends early, also that of a registry.
                 fruitless = 0 if self._writer.written > before else fruitless + 1
                 if fruitless >= _FRUITLESS:
                     raise UpstreamFailed(f"{self.name} broke off at byte {before}: {_plain(error)}") from error
@@ -119,7 +126,7 @@ class Download:
         return blob
 
     async def _attempt(self) -> None:
-        """Ask for what is still missing and write it, until the answer ends."""
+        """Request the bytes that are missing, and write them until the answer ends."""
         assert self._writer is not None
         start = self._writer.written
         answer = await self._get({"Range": f"bytes={start}-"} if start else {})
@@ -142,7 +149,11 @@ class Download:
             raise UpstreamFailed(f"only {self._writer.written} of {self._size} bytes came")
 
     def _bytes_to_skip(self, answer: RegistryResponse, start: int) -> int:
-        """How many bytes of the answer we have already (RFC 9110, 14.4: a server may ignore a range)."""
+        """Return how many of the answer's first bytes were written before.
+
+        A server may ignore the range and send the whole blob (RFC 9110, 14.2).  Raises `UpstreamFailed` for an answer
+        that leaves a gap.
+        """
         if answer.status == 200:
             return start
         found = re.match(r"bytes (\d+)-", answer.header("content-range"))
@@ -153,7 +164,10 @@ class Download:
         return start - first
 
     async def _begin(self, answer: RegistryResponse, start: int) -> None:
-        """Let others read it, as soon as its size is known."""
+        """Let readers have the blob while it arrives, as soon as its size is known.
+
+        Raises `DigestMismatch` if the registry announces another size than is expected.
+        """
         if start == 0 and answer.status == 200 and answer.length is not None:
             if self._size not in (None, answer.length):
                 self._body(answer, self.name).close()
@@ -164,15 +178,15 @@ class Download:
             self.blob.succeed(self._arrival.blob)
 
     async def _advance(self) -> None:
-        """Tell the readers what came.  Raises `StoreError` when it cannot be kept, and nobody reads it."""
+        """Tell the readers of new bytes.  Raises `StoreError` when the blob cannot be kept and has no readers."""
         assert self._writer is not None
         if self._arrival is not None:
             await self._arrival.advance()
-        elif self._writer.unkept is not None:  # without a size it cannot be read before it is whole
+        elif self._writer.unkept is not None:  # without a known size, no reader can have begun
             raise self._writer.unkept
 
     async def _verify(self) -> StoreError | None:
-        """Verify it, and keep it if that is possible: why not, else."""
+        """Verify the blob and put it into the store; return the error if only the latter failed."""
         if self._arrival is not None:
             return await self._arrival.verify()
         await self._workers.run(self._commit)
@@ -193,7 +207,7 @@ class Download:
             self._writer.commit(self._digest, self._size)
 
     def _abort(self) -> None:
-        """Waits for a write whose caller was cancelled."""
+        """Remove what was written.  The lock makes this wait for a write whose caller was cancelled."""
         with self._lock:
             if self._writer is not None:
                 self._writer.abort()

@@ -1,4 +1,4 @@
-"""The addresses that a registry's name leads to."""
+"""Resolve a registry's name to addresses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from zope.interface import implementer
 
-# Seconds.  Docker resolves the name itself after this, and says what is wrong with it.
+# Seconds after which k3dreg goes on without addresses.  Docker then resolves the name itself, and reports its error.
 _PATIENCE = 3.0
 
 
 def make_resolve(reactor: Any) -> Callable[[str], Awaitable[Sequence[str]]]:
-    """Return a function that gives the IP addresses of a name.
+    """Return a function that returns the IP addresses of a name.
 
-    It gives none for a name that does not resolve, or not within three seconds.
+    The result is empty for a name that does not resolve within three seconds.
     """
 
     async def resolve(name: str) -> Sequence[str]:

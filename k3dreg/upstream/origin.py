@@ -1,4 +1,4 @@
-"""Interfaces of registries that are asked directly, and of the credentials for them."""
+"""Interfaces of the registries that k3dreg asks itself, and of the credentials for them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from k3dreg.streaming.content import IBlob
 
 
 class ICredentialSource(Protocol):
-    """Credentials for a registry."""
+    """A source of credentials for registries."""
 
     async def credentials(self, registry: str) -> Credentials | None:
-        """The credentials for this registry host ("docker.io" for Docker Hub), None for none.
+        """Return the credentials for this registry host ("docker.io" for Docker Hub), None for none.
 
-        Trouble in finding them is logged, not raised: the pull goes on as one without.
+        Errors are logged and not raised, because the pull goes on without credentials.
         """
 
     async def registry_auth(self, registry: str) -> str:
-        """The value of `X-Registry-Auth` for this registry host, "" for none."""
+        """Return the value of `X-Registry-Auth` for this registry host, "" for none."""
 
     def refused(self, registry: str) -> None:
-        """The registry did not take what was given for it: what is remembered of it is forgotten."""
+        """Forget the remembered credentials for this registry host, because the registry has refused them."""
 
 
 class IOrigin(Protocol):
     """The registries that images come from, asked by k3dreg itself and not through the engine.
 
-    All of it raises `Refused` of the right kind when a registry says no or cannot be reached, `DigestMismatch` when
-    it sends other bytes than were asked for, and `StoreError`.
+    Every method raises a subclass of `Refused` when a registry refuses or cannot be reached, `DigestMismatch` when it
+    sends other bytes than were requested, and `StoreError`.
     """
 
     async def manifest(self, reference: Reference, credentials: Credentials | None) -> tuple[Descriptor, bytes]:
-        """A manifest or index, verified if it is asked for by digest, and kept in the store.
+        """Return a manifest or index, which is verified if `reference` has a digest, and kept in the store.
 
         Raises `ManifestUnknown`.
         """
@@ -43,12 +43,13 @@ class IOrigin(Protocol):
     async def blob(
         self, repository: Repository, digest: Digest, size: int | None, credentials: Credentials | None
     ) -> IBlob:
-        """A blob as soon as it has begun to arrive; it is kept in the store.  Raises `BlobUnknown`.
+        """Return a blob as soon as it has begun to arrive.  It is kept in the store.
 
-        `size` in bytes, None if it is not known.  One download however many ask; cancelling leaves it running.
+        `size` is in bytes, None if it is not known.  Concurrent calls share one download, which cancelling a call does
+        not stop.  Raises `BlobUnknown`.
         """
 
     async def fetch(
         self, repository: Repository, digest: Digest, size: int | None, credentials: Credentials | None
     ) -> IBlob:
-        """As `blob`, but once all of it is here and verified."""
+        """Return a blob when it has arrived completely and is verified.  Otherwise like `blob`."""

@@ -1,4 +1,4 @@
-"""What Docker cannot give, from the image's own registry: `--origin-fallback`."""
+"""Get from the image's own registry what Docker cannot give: `--origin-fallback`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from k3dreg.upstream.permission import MayAsk, every_registry
 
 log = make_logger()
 
-# Parts of images that were fetched with somebody's credentials, kept in memory only; an image has some tens.
+# Parts of images whose size and credentials are remembered, in memory only.  An image has some tens of parts.
 _PARTS_REMEMBERED = 20_000
 
 
 @frozen
 class _Part:
-    """How large a part of an image is, and with whose credentials the image was found."""
+    """The size of a part of an image, in bytes, and the credentials with which the image's manifest was fetched."""
 
     size: int
     credentials: Credentials | None
 
 
 class OriginFallback:
-    """See `IFallback`."""
+    """Fetches manifests and blobs from images' own registries (`IFallback`).  The owner calls `shutdown` in the end."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class OriginFallback:
         is_own: Callable[[str | None], bool] = lambda registry: registry is None,
         may_ask: MayAsk = every_registry,
     ) -> None:
-        """`is_own` says whether a registry (None: none was named) is k3dreg itself: that one is never asked.
+        """`is_own` tells whether a registry (None: none was named) is k3dreg itself, which is never asked.
 
-        `may_ask` is called before any other is asked, and before credentials for it are looked for.
+        `may_ask` is called before another registry is asked, and before credentials for it are looked up.
         """
         self._origin = origin
         self._credentials = credentials
@@ -59,11 +59,15 @@ class OriginFallback:
         self._may_ask = may_ask
         self._parts: LRUCache[tuple[Repository, Digest], _Part] = LRUCache(_PARTS_REMEMBERED)
         self._refused: NegativeCache[tuple[str, Reference, Credentials | None]] = NegativeCache(clock)
-        # Registries count what they are asked for, so nodes that all want the same ask once.
+        # Single flight, because registries limit the number of requests, and many nodes want the same manifest.
         self._asking: SingleFlight[tuple[Reference, Credentials | None], tuple[Descriptor, bytes]] = SingleFlight()
 
     async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
-        """As the registry has it now: nothing but the content is kept."""
+        """Return the manifest that the registry has for the reference now.
+
+        Without credentials from the client (`shown`), those of this host are used.  What a tag means is never cached.
+        A refusal is remembered for a while.
+        """
         repository = await self._upstream(reference.repository)
         key = ("manifest", reference, shown)
         self._refused.check(key)
@@ -90,11 +94,14 @@ class OriginFallback:
         return ServedManifest(descriptor, blob.itself)
 
     def shutdown(self) -> Deferred[None]:
-        """Stop asking."""
+        """Cancel the running requests for manifests and start no more; fire when they have ended."""
         return self._asking.shutdown()
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
-        """With the credentials that its manifest was found with, if it was found here; else with this host's."""
+        """Return a blob from the repository's registry.
+
+        The credentials are those with which `manifest` fetched a manifest that lists the blob, else those of this host.
+        """
         repository = await self._upstream(repository)
         part = self._parts.get((repository, digest))
         if part is None:

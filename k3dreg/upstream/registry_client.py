@@ -1,4 +1,4 @@
-"""A client of registries: manifests and blobs from where an image comes from (distribution-spec 1.1, "Pull")."""
+"""A client that pulls manifests and blobs from registries (distribution-spec 1.1, "Pull")."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from k3dreg.upstream.tokens import Authorizer
 log = make_logger()
 
 _ACCEPT = ", ".join(sorted(media_types.MANIFESTS | media_types.INDEXES))
-# Docker fetches three layers of an image at once; this is for several images.
+# Concurrent downloads.  Docker fetches three layers of an image at once; this allows for two images.
 _DOWNLOADS_AT_ONCE = 6
 
 
 @frozen
 class _Key:
-    """One caller's access never answers for another's: the credentials are part of it."""
+    """The key of a download.  It contains the credentials, so a client never joins a download that it may not read."""
 
     repository: Repository
     digest: Digest
@@ -57,21 +57,24 @@ class _Key:
 
 
 class RegistryClient:
-    """See `IOrigin`.  What it fetches is kept in `store`."""
+    """A client of registries (`IOrigin`), which keeps what it fetches in `store`.
+
+    The owner calls `shutdown` in the end.
+    """
 
     def __init__(self, agent: IAgent, store: IBlobStore, workers: Workers, clock: IReactorTime) -> None:
-        """`agent` is `make_origin_agent`'s."""
+        """`agent`: see `make_origin_agent`."""
         self._requests = Requests(agent, clock)
         self._authorizer = Authorizer(self._requests, clock)
         self._store = store
         self._workers = workers
         self._clock = clock
         self._slots = DeferredSemaphore(_DOWNLOADS_AT_ONCE)
-        self._downloads: dict[_Key, Download] = {}  # those that a new reader can join
+        self._downloads: dict[_Key, Download] = {}  # the running downloads, for new readers to join
         self._running: set[Deferred[IBlob]] = set()
 
     async def manifest(self, reference: Reference, credentials: Credentials | None) -> tuple[Descriptor, bytes]:
-        """Cancelling closes the connection."""
+        """Return a manifest or index: see `IOrigin`.  Cancelling closes the connection."""
         repository = reference.repository.upstream
         path = f"/v2/{repository.path}/manifests/{reference.target}"
         answer = await self._get(repository, path, {"Accept": _ACCEPT}, credentials, ManifestUnknown)
@@ -85,7 +88,7 @@ class RegistryClient:
         except InvalidManifest as error:
             raise UpstreamFailed(f"{answer.host} sent no manifest for {reference}: {error}") from error
         if digest.algorithm == "sha256":
-            with contextlib.suppress(StoreError):  # it is a cache
+            with contextlib.suppress(StoreError):  # the pull does not need the cached copy
                 await self._store.put(data)
         return Descriptor(manifest.media_type, digest, len(data)), data
 
@@ -106,7 +109,7 @@ class RegistryClient:
         return await self._join(repository, digest, size, credentials).whole.wait()
 
     def shutdown(self) -> None:
-        """Give up all downloads."""
+        """Cancel all downloads."""
         for running in list(self._running):
             running.cancel()
 
@@ -175,12 +178,15 @@ class RegistryClient:
         credentials: Credentials | None,
         absent: type[NotFound],
     ) -> RegistryResponse:
-        """An answer of status 200 or 206, after authentication if the registry asks for it."""
+        """Return an answer of status 200 or 206, after authentication if the registry requires it.
+
+        Raises `absent` for a 404, and a `Refused` for any other status.
+        """
         assert repository.registry is not None
         url = base_url(repository.registry) + path
         shown = await self._authorizer.known(repository, credentials)
         answer = await self._requests.get(url, headers, shown)
-        # Not to where a redirect led: that is no registry, and has no business with its credentials.
+        # A host that the registry redirected to is not the registry, so it must not get the registry's credentials.
         if answer.status == 401 and answer.host == urlsplit(url).netloc:
             challenges = parse_challenges(*(answer.headers.getRawHeaders("www-authenticate") or []))
             value = await self._authorizer.answer(challenges, repository, credentials)

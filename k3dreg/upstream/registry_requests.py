@@ -1,4 +1,4 @@
-"""HTTP requests to registries: verified TLS, redirects that leak nothing, foreign exceptions turned into our own."""
+"""HTTP requests to registries: verified TLS, checked redirects, and foreign exceptions turned into k3dreg's own."""
 
 from __future__ import annotations
 
@@ -35,48 +35,52 @@ from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.streaming.response_body import ResponseBody, read_whole
 from k3dreg.upstream.addresses import hostname_of, is_local_host
 
-# Seconds until the connection is there, and until the head of an answer is: a node waits 30 for both and for ours.
+# Seconds until the connection is made, and until the head of the answer has arrived.  A node waits 30 s for k3dreg's
+# answer, which has to come after both.
 CONNECT_TIMEOUT = 10.0
 HEAD_TIMEOUT = 15.0
-# Seconds without a byte after which a body is given up, to be resumed.
+# Seconds without a byte after which a body counts as broken; a download then resumes with another request.
 SILENCE = 30.0
-# A registry sends a client to its storage, and that perhaps to a mirror of it.  A request of a client may take three of
-# ours (refused, a token, the answer), and each redirect is one more, at an address that the registry chooses.
+# A registry redirects to its storage, which may redirect to a mirror.  Each redirect is one more request, at an address
+# that the registry chooses, and k3dreg may make three requests (refused, a token, the answer) for one of a client.
 _REDIRECTS = 2
 # Bytes of an error answer, of which one sentence is kept.
 _LARGEST_COMPLAINT = 64 * 1024
-# Docker Hub's registry is not where its name says (docker/cli, and every client since).
+# The host of Docker Hub's registry, which is not `docker.io` (moby/moby, registry/config.go).
 _HUB_HOST = "registry-1.docker.io"
 
-# `DNSLookupError` is no `ConnectError`.
+# `DNSLookupError` is not a subclass of `ConnectError`.
 _UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
 _FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
 
 
 @frozen
 class RegistryResponse:
-    """The head of an answer; the body is for `body` to read, or to close."""
+    """The head of an answer.  The caller must pass it to `body` or `read` of `Requests`, which end its connection."""
 
     status: int
     headers: Headers
     response: IResponse
-    host: str  # whose answer it is, after redirects
+    host: str  # the host that has answered, after redirects
 
     @property
     def length(self) -> int | None:
-        """Bytes in the body, as far as it says so.  (`Content-Length` is not among the headers that Twisted gives.)"""
+        """Bytes in the body; None if the registry does not tell.
+
+        Twisted does not give `Content-Length` among the headers.
+        """
         return None if self.response.length is UNKNOWN_LENGTH else int(self.response.length)
 
     def header(self, name: str) -> str:
-        """The first value, "" for none."""
+        """Return the first value of the header `name`, "" for none."""
         values = self.headers.getRawHeaders(name)
         return values[0] if values else ""
 
 
 def make_origin_agent(reactor: Any, *, trust_root: Any = None, pool: HTTPConnectionPool | None = None) -> IAgent:
-    """A client of registries.  Certificates are checked against the platform's roots, or `trust_root`.
+    """Return an HTTP client for registries, which checks certificates against the platform's roots, or `trust_root`.
 
-    `pool` keeps idle connections; give `quiet_pool`'s to close them in the end.
+    `pool` keeps idle connections.  A caller that wants to close them in the end passes its own, from `quiet_pool`.
     """
     policy = BrowserLikePolicyForHTTPS() if trust_root is None else BrowserLikePolicyForHTTPS(trust_root)
     if pool is None:
@@ -86,26 +90,26 @@ def make_origin_agent(reactor: Any, *, trust_root: Any = None, pool: HTTPConnect
 
 
 def base_url(registry: str) -> str:
-    """Where a registry's API is.
+    """Return the URL of a registry's API.
 
-    HTTPS, but for this machine's own registries: Docker, too, takes 127.0.0.0/8 as insecure by default, and what is
-    sent to them cannot be seen by others.
+    The scheme is HTTPS, except for registries of this machine.  Docker, too, takes 127.0.0.0/8 as insecure by default,
+    and other machines cannot see what is sent there.
     """
     host = _HUB_HOST if registry == DOCKER_HUB else registry
     return f"{'http' if is_loopback(host) else 'https'}://{host}"
 
 
 def check_is_elsewhere(host: str, asked: str) -> None:
-    """Raise `RedirectRefused` if the registry `asked` sends us to a local `host`, unless that is its own.
+    """Raise `RedirectRefused` if the registry `asked` redirects to a local `host`, unless both are the same host.
 
-    What listens on this machine and its link is not for a registry elsewhere to reach through us.
+    Otherwise a remote registry could make k3dreg send requests to services of this machine and its link.
     """
     if is_local_host(host) and hostname_of(host) != hostname_of(asked):
         raise RedirectRefused(f"{asked} redirects to an address of this machine or its link")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without a port, is this machine by its very name."""
+    """Return whether a host, with or without a port, is `localhost` or a loopback address."""
     name = hostname_of(host)
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -114,18 +118,18 @@ def is_loopback(host: str) -> bool:
 
 
 class Requests:
-    """GET and POST with everything that is the same for manifests, blobs and tokens."""
+    """GET and POST requests for manifests, blobs and tokens."""
 
     def __init__(self, agent: IAgent, clock: IReactorTime) -> None:
-        """`agent` by itself, without treq: that one offers to take gzip, and a blob is to come as it is."""
+        """`agent` is used without treq, which would accept gzip: a blob must arrive with the bytes of its digest."""
         self._agent = agent
         self._clock = clock
 
     async def get(self, url: str, headers: Mapping[str, str], authorization: str = "") -> RegistryResponse:
-        """The answer to a GET, redirects followed, whatever its status.
+        """Send a GET, follow redirects, and return the answer, whatever its status.
 
-        `authorization` is shown to the URL's own host only, not to where that sends us.  Raises `UpstreamFailed`.
-        Cancelling closes the connection.
+        `authorization` is sent to the URL's own server only, and not to a server that it redirects to.  Cancelling
+        closes the connection.  Raises `UpstreamFailed`, and `RedirectRefused` for a redirect that is not followed.
         """
         first = urlsplit(url)
         for _ in range(_REDIRECTS + 1):
@@ -141,15 +145,18 @@ class Requests:
         raise RedirectRefused(f"{first.netloc} redirects for ever")
 
     async def post(self, url: str, form: Mapping[str, str]) -> RegistryResponse:
-        """The answer to a form that is posted.  Redirects are not followed: a form may hold a secret."""
+        """Post a form and return the answer.  Redirects are not followed, because a form may contain a secret."""
         return await self._send("POST", url, {"Content-Type": "application/x-www-form-urlencoded"}, form)
 
     def body(self, answer: RegistryResponse, what: str) -> IByteStream:
-        """The body of an answer.  Errors in it are `EngineUnavailable`s: see `broken`."""
+        """Return the body of an answer, which the caller must read to its end or close.
+
+        Its `read` raises `EngineUnavailable` or `EngineSilent`, as for an engine.  Callers convert them: see `broken`.
+        """
         return ResponseBody(answer.response, self._clock, silence=SILENCE, what=what)
 
     async def read(self, answer: RegistryResponse, limit: int) -> bytes:
-        """All of a small body.  Raises `UpstreamFailed`, also for one of more than `limit` bytes."""
+        """Return the whole of a small body.  Raises `UpstreamFailed`, also if it has more than `limit` bytes."""
         if answer.length is not None and answer.length > limit:
             self.body(answer, "an answer").close()
             raise UpstreamFailed(f"{answer.host} answers with {answer.length} bytes where at most {limit} are expected")
@@ -159,7 +166,7 @@ class Requests:
             raise broken(answer.host) from error
 
     async def complaint(self, answer: RegistryResponse) -> str:
-        """What an error answer says, in one line (distribution-spec 1.1, "Error Codes"); its status if nothing."""
+        """Return the status and message of an error answer in one line (distribution-spec 1.1, "Error Codes")."""
         said = ""
         with contextlib.suppress(UpstreamFailed):
             said = _words(await self.read(answer, _LARGEST_COMPLAINT))
@@ -171,7 +178,7 @@ class Requests:
         parts = urlsplit(url)
         host = parts.netloc
         if parts.scheme == "https" and (parts.hostname or "").isdecimal():
-            # An address to some, a name to others; no certificate can be checked against it.
+            # A number as a host is an address to some libraries and a name to others, so no certificate can match it.
             raise UpstreamFailed(f"{host[:100]} is not the name of a host")
 
         def silent(_result: object, _seconds: float) -> NoReturn:
@@ -192,19 +199,19 @@ class Requests:
             if _was_cancelled(error):
                 raise CancelledError from error
             raise UpstreamFailed(f"{host} cannot be reached: {_reason(error)}") from error
-        except ValueError as error:  # a URL that is none; it may hold a signature, so it is not repeated
+        except ValueError as error:  # an invalid URL, which the error does not quote because it may contain a signature
             raise UpstreamFailed("a registry redirects to something that is no address of a server") from error
         return RegistryResponse(response.code, response.headers, response, host)
 
 
 def broken(host: str) -> UpstreamFailed:
-    """For a body that ended early."""
+    """Return the error for a body from `host` that ended early."""
     return UpstreamFailed(f"the connection to {host} was lost in the middle of an answer")
 
 
 @implementer(IBodyProducer)
 class _Form:
-    """A form, as the body of a request."""
+    """The body of a request that posts a form."""
 
     def __init__(self, form: Mapping[str, str]) -> None:
         self._data = urlencode(form).encode("ascii")
@@ -229,7 +236,10 @@ def _same_server(one: SplitResult, other: SplitResult) -> bool:
 
 
 def _check_redirect(before: SplitResult, after: SplitResult, asked: str) -> None:
-    """Raise `RedirectRefused` for a redirect to a place without TLS, or to one that only this machine reaches."""
+    """Raise `RedirectRefused` for a redirect to a server without TLS, or to a local host.
+
+    A registry of this machine that is asked by plain HTTP may redirect to plain HTTP on this machine.
+    """
     check_is_elsewhere(after.netloc.rpartition("@")[2], asked)
     if after.scheme == "https" or (after.scheme == "http" and before.scheme == "http" and is_loopback(after.netloc)):
         return

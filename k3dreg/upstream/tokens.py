@@ -1,7 +1,7 @@
-"""How a registry wants to be shown credentials: Basic, or a token from its token server.
+"""Authenticate to a registry: with Basic, or with a token from its token server.
 
-The token flow is the registry's "Token Authentication Specification" and "OAuth2 Token Authentication"
-(distribution/distribution, docs/content/spec/auth); Docker Hub, GHCR and most others use it.
+The tokens follow the "Token Authentication Specification" and "OAuth2 Token Authentication"
+(distribution/distribution, docs/content/spec/auth).  Docker Hub, GHCR and most other registries use them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from k3dreg.oci.errors import AuthenticationRequired, UpstreamFailed
 from k3dreg.oci.reference import Repository
 from k3dreg.upstream.registry_requests import Requests, check_is_elsewhere, is_loopback
 
-# Seconds for which a token counts when its server does not say (Token Authentication Specification, `expires_in`).
+# Seconds for which a token is valid if its server does not say (Token Authentication Specification, `expires_in`).
 _LIFETIME = 60.0
-# Seconds before its end from which it is not used any more: the request has to get there.
+# Seconds before a token's end from which it is not used any more, because a request takes some time to arrive.
 _MARGIN = 10.0
-# Bytes.  Tokens have some KiB.
+# Bytes of a token server's answer.  Tokens have some KiB.
 _LARGEST_ANSWER = 256 * 1024
-# Entries.
+# Challenges, and tokens, that are remembered.
 _REMEMBERED = 500
 _CLIENT_ID = "k3dreg"
 
 
 @frozen
 class _Asked:
-    """What a token is for.  Its `repr` holds no secret: that of `Credentials` does not."""
+    """What a token is for.  Its `repr` contains no secret, because that of `Credentials` contains none."""
 
     realm: str
     service: str
@@ -49,7 +49,7 @@ class _Token:
 class Authorizer:
     """Turns a challenge and credentials into the value of an `Authorization` header.
 
-    Challenges and tokens are remembered in memory, by repository and by credentials, so a blob costs one request.
+    It remembers challenges and tokens in memory, by repository and credentials, so that a blob takes one request.
     """
 
     def __init__(self, requests: Requests, clock: IReactorTime) -> None:
@@ -61,14 +61,17 @@ class Authorizer:
         )
 
     async def known(self, repository: Repository, credentials: Credentials | None) -> str:
-        """What was right the last time for this repository and these credentials; "" if that is not known."""
+        """Return the header's value for the last challenge of this repository to these credentials; "" for none.
+
+        Raises as `answer`, because a new token may be needed.
+        """
         challenge = self._challenges.get((repository, credentials))
         return "" if challenge is None else await self._answer(challenge, repository, credentials)
 
     async def answer(self, challenges: list[Challenge], repository: Repository, credentials: Credentials | None) -> str:
-        """What to show after a 401 with these challenges; "" if there is nothing new to show.
+        """Return the header's value after a 401 with these challenges; "" if none of them can be answered.
 
-        Raises `AuthenticationRequired` when the token server wants (other) credentials, and `UpstreamFailed`.
+        Raises `AuthenticationRequired` when the token server requires credentials, or other ones, and `UpstreamFailed`.
         """
         usable = [c for c in challenges if c.scheme == "bearer" or (c.scheme == "basic" and credentials is not None)]
         for challenge in usable:
