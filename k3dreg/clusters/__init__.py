@@ -1,1 +1,1 @@
-"""The files that point a cluster at k3dreg.  Text out of checked values, without I/O."""
+"""Make the files that point a cluster at k3dreg: texts from checked values, without I/O."""

@@ -1,17 +1,20 @@
-"""containerd's `hosts.toml` and k3s' `registries.yaml`: the two ways to tell a node of a mirror.
+"""Make containerd's `hosts.toml` and k3s' `registries.yaml`, the two files that give a node a mirror.
 
-k3s makes the first of the second: the mirror "*" becomes the directory `_default`, which containerd takes for every
-registry that has no directory of its own.
+k3s turns `registries.yaml` into `hosts.toml` files.  The mirror "*" becomes the directory `_default`, which containerd
+uses for every registry that has no directory of its own.
 """
 
 from __future__ import annotations
 
-# Where the user name and the password belong, which k3dreg does not know.
+# A placeholder for the user's name and password, which k3dreg does not know.
 LOGIN = "BASE64"
 
 
 def registries_yaml(url: str, *, ca: str = "", auth: bool = False) -> str:
-    """Every registry's mirror is at `url`; `ca` is a file on the node, `auth` leaves room for a name and a password."""
+    """Return a `registries.yaml` with the mirror `url` for every registry.
+
+    `ca` is the path of a certificate on the node, "" for none.  `auth` adds placeholders for a user and a password.
+    """
     text = f'mirrors:\n  "*":\n    endpoint:\n      - {url}\n'
     if ca or auth:
         text += f'configs:\n  "{url.partition("://")[2]}":\n'
@@ -23,10 +26,12 @@ def registries_yaml(url: str, *, ca: str = "", auth: bool = False) -> str:
 
 
 def hosts_toml(url: str, *, ca: str = "", only: bool = False, auth: bool = False) -> str:
-    """The mirror at `url`; with `only` the image's own registry is never asked; `auth` leaves room for a password.
+    """Return a `hosts.toml` with the mirror `url`.
 
-    `server` is the host that is asked last, and the image's own registry where there is none (containerd,
-    docs/hosts.md).
+    `ca` is the path of a certificate, "" for none.  `auth` adds a header with a placeholder for user and password.
+
+    With `only`, containerd never asks the image's own registry: it asks `server` last, which is that registry by
+    default (containerd, docs/hosts.md).
     """
     header = f'authorization = ["Basic {LOGIN}"]\n' if auth else ""
     text = f'server = "{url}"\n' if only else ""

@@ -1,4 +1,4 @@
-"""Which files a cluster needs, for each kind of cluster and each place where k3dreg may be."""
+"""Choose the files that a cluster needs, by the kind of the cluster and the place of k3dreg."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ CONFIG_MAP = "local-registry-hosting.yaml"
 
 @frozen
 class Case:
-    """A kind of cluster with a mode: what nodes call k3dreg when nobody says, and what makes the files."""
+    """A kind of cluster with a mode.
+
+    `name` is the default name by which nodes reach k3dreg.  `make` returns the files.
+    """
 
     name: str
     make: Callable[[Place], tuple[File, ...]]
 
 
-# The first mode of each is the one that is meant when none is given.
+# The first mode of each kind is its default.
 CASES: Mapping[str, Mapping[str, Case]] = {
     "k3d": {
         CREATED: Case("k3d-registry.localhost", with_cluster),
@@ -35,7 +38,7 @@ CASES: Mapping[str, Mapping[str, Case]] = {
     "k3s": {HOST: Case("127.0.0.1", on_node)},
     "kind": {
         SEPARATE: Case("k3dreg", kind.with_separate),
-        # The gateway of the network that kind makes, where Docker's first free range is what it is by default.
+        # The gateway of kind's network, if it is the first that is created and Docker has its default address pools.
         HOST: Case("172.18.0.1", kind.with_host),
     },
     "minikube": {HOST: Case("host.minikube.internal", minikube.with_host)},
@@ -43,7 +46,10 @@ CASES: Mapping[str, Mapping[str, Case]] = {
 
 
 def place_for(cluster: str, mode: str = "", name: str = "", port: int = 0, host_port: int = 0) -> Place:
-    """The place with what is not given ("" or 0) as it is by default.  Raises `UsageError`."""
+    """Return the place of k3dreg, with defaults for the arguments that are "" or 0.
+
+    Raises `UsageError` for an unknown cluster or mode, and for ports that do not go together.
+    """
     cases = CASES.get(cluster)
     if cases is None:
         raise UsageError(f"{cluster!r} is not one of {', '.join(CASES)}")
@@ -57,17 +63,17 @@ def place_for(cluster: str, mode: str = "", name: str = "", port: int = 0, host_
 
 
 def files_for(cluster: str, place: Place) -> tuple[File, ...]:
-    """What the user needs.  Raises `UsageError` for what cannot be had in this case."""
+    """Return the files for a cluster.  Raises `UsageError` if this kind of cluster does not support the place."""
     return CASES[cluster][place.mode].make(place)
 
 
 def hosting_for(cluster: str, place: Place) -> File:
-    """The ConfigMap for Tilt and Skaffold.  Raises `UsageError` as `files_for` does."""
+    """Return the ConfigMap by which Tilt and Skaffold find k3dreg.  Raises `UsageError` as `files_for` does."""
     files_for(cluster, place)
     made = cluster == "k3d" and place.mode != HOST
     if cluster == "k3d" and place.mode == SEPARATE and not place.name.startswith("k3d-"):
         place = evolve(place, name=f"k3d-{place.name}")
     comment = "# How Tilt and Skaffold find this registry (KEP-1755).\n"
     comment += "# k3d creates it for its own registries.\n" if made else f"# kubectl apply -f {CONFIG_MAP}\n"
-    # k3d writes the address that the port is bound to.
+    # In a ConfigMap of k3d's own, `host` has the address that the port is bound to, and not `localhost`.
     return File(CONFIG_MAP, comment + config_map(place, f"127.0.0.1:{place.host_port}" if made else ""))

@@ -1,7 +1,7 @@
-"""How programs that push into a cluster's registry find it: KEP-1755, the ConfigMap `local-registry-hosting`.
+"""Make the ConfigMap `local-registry-hosting`, by which programs find a cluster's registry to push to (KEP-1755).
 
-Tilt pushes to `host` and puts `hostFromContainerRuntime` into pods; Skaffold reads `host` alone and puts that into
-pods, too, which works because a node whose mirror is k3dreg asks k3dreg for `localhost:…` as well.
+Tilt pushes to `host` and writes `hostFromContainerRuntime` into pods.  Skaffold reads only `host`, and writes that into
+pods, too.  This works because a node whose mirror is k3dreg asks k3dreg for `localhost:…`, too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ _LOOPBACK = ("localhost", "127.", "[::1]")
 
 
 def config_map(place: Place, host: str = "") -> str:
-    """To be applied with kubectl.  `host` is what programs on the host call it, where that is not `localhost`."""
+    """Return the ConfigMap, for kubectl.  `host` is k3dreg's address on the host, by default `localhost:PORT`."""
     lines = [f'host: "{host or place.host_address}"', f'hostFromContainerRuntime: "{place.address}"']
-    # A pod's loopback is its own.
+    # In a pod, a loopback address leads to the pod itself.
     if not place.name.startswith(_LOOPBACK):
         lines.append(f'hostFromClusterNetwork: "{place.address}"')
     data = "".join(f"    {line}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""k3d: a registry that is created with the cluster, one of its own, and k3dreg on the host."""
+"""Make files for k3d: for a registry that is created with the cluster, a separate registry, and k3dreg on the host."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CLUSTER = "k3d-cluster.yaml"
 _HEAD = "apiVersion: k3d.io/v1alpha5\nkind: Simple\n"
 _FLAG = "--disable-default-registry-endpoint"
 _NODES = "nodeFilters:\n{0}  - server:*\n{0}  - agent:*\n"
-# Where a certificate lies in the nodes.
+# The path of k3dreg's certificate in the nodes.
 _CA = "/etc/rancher/k3s/k3dreg-ca.pem"
 
 
 def with_cluster(place: Place) -> tuple[File, ...]:
-    """k3d makes the registry, and removes it with the cluster."""
+    """Return the files for a registry that k3d creates, and removes, with the cluster.  Raises `UsageError`."""
     _is_plain(place)
     matched = _port_is_matched(place)
     create = (
@@ -55,10 +55,10 @@ def with_cluster(place: Place) -> tuple[File, ...]:
 
 
 def with_separate(place: Place) -> tuple[File, ...]:
-    """A registry that k3d made before, for any number of clusters."""
+    """Return the files for a registry that k3d created before its clusters.  Raises `UsageError`."""
     _is_plain(place)
     matched = _port_is_matched(place)
-    # k3d puts its prefix before the name of a registry.
+    # k3d adds the prefix `k3d-` to the name of a registry.
     short = place.name.removeprefix("k3d-")
     place = evolve(place, name=f"k3d-{short}")
     command = (
@@ -78,7 +78,7 @@ def with_separate(place: Place) -> tuple[File, ...]:
 
 
 def with_host(place: Place) -> tuple[File, ...]:
-    """k3dreg is a service of the machine that k3d's containers run on."""
+    """Return the files for k3dreg as a service of the machine that k3d's containers run on."""
     text = comment(
         f"k3d cluster create --config {CLUSTER}",
         "k3dreg runs on this machine, on an address that containers reach: `tcp:5000`, or that of Docker's bridge.",
@@ -94,18 +94,21 @@ def with_host(place: Place) -> tuple[File, ...]:
 
 
 def _meanwhile(place: Place) -> str:
-    """What a node does when it is not answered.  The kubelet's back-off begins with 10 s, and doubles."""
+    """Return what a node does if k3dreg does not answer.  The kubelet's back-off begins with 10 s, and doubles."""
     return "it asks again after 10 s, 20 s, ..." if place.offline else "those come from their own registries, once."
 
 
 def _is_plain(place: Place) -> None:
-    """Raises `UsageError` where it is not."""
+    """Raise `UsageError` if nodes should reach the place by TLS."""
     if place.ca:
         raise UsageError("--ca: k3d tells nodes that its registries speak plain HTTP; use --mode host")
 
 
 def _port_is_matched(place: Place) -> bool:
-    """Whether the registry listens on the same port inside as outside.  Raises `UsageError` for a third port."""
+    """Return whether the registry listens, in its container, on its port of the host.
+
+    Raises `UsageError` for a port that is neither that nor the default one.
+    """
     if place.port not in (DEFAULT_PORT, place.host_port):
         raise UsageError("--port: a registry of k3d's listens on 5000, or (k3d 5.9) on its --host-port")
     return place.port != DEFAULT_PORT

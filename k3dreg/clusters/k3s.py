@@ -1,4 +1,4 @@
-"""k3s: a file on each node."""
+"""Make the file for the nodes of k3s."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from k3dreg.clusters.text import File, about_hosting, about_images, about_offlin
 
 
 def on_node(place: Place) -> tuple[File, ...]:
-    """`registries.yaml`."""
+    """Return the `registries.yaml` for each node."""
     text = comment(
         "/etc/rancher/k3s/registries.yaml on each node, which k3s reads when it starts.",
         ""

@@ -1,4 +1,4 @@
-"""kind: containerd's file, mounted into the nodes when they are made."""
+"""Make files for kind: the cluster's, and containerd's, which is mounted into the nodes when they are created."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HOSTS = "certs.d/_default/hosts.toml"
 
 
 def with_separate(place: Place) -> tuple[File, ...]:
-    """k3dreg in a container on kind's network."""
+    """Return the files for k3dreg in a container on kind's network."""
     port = f" -e REGISTRY_HTTP_ADDR=:{place.port}" if place.port != 5000 else ""
     steps = (
         f"docker run -d --restart unless-stopped --name {place.name}{port} \\\n"
@@ -23,7 +23,7 @@ def with_separate(place: Place) -> tuple[File, ...]:
 
 
 def with_host(place: Place) -> tuple[File, ...]:
-    """k3dreg is a service of the machine that kind's containers run on."""
+    """Return the files for k3dreg as a service of the machine that kind's containers run on."""
     return _files(
         place,
         f"kind create cluster --config {CLUSTER}     # with {HOSTS} beside it",
@@ -52,7 +52,7 @@ def _files(place: Place, *steps: str) -> tuple[File, ...]:
 
 
 def hosts_file(place: Place, name: str) -> File:
-    """The mirror of all registries that have no file of their own."""
+    """Return containerd's file, under `name`, with the mirror of all registries that have no file of their own."""
     said = comment(
         "containerd reads this at each pull, for every registry that has no directory of its own in certs.d.",
         f"ca.pem beside it is {place.ca}." if place.ca else "",

@@ -1,4 +1,4 @@
-"""minikube: containerd's file, which minikube copies into its node."""
+"""Make containerd's file for minikube, which copies it into its node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOSTS = "etc/containerd/certs.d/_default/hosts.toml"
 
 
 def with_host(place: Place) -> tuple[File, ...]:
-    """k3dreg on the machine that minikube runs on, or in a container with a port on it."""
+    """Return the file for k3dreg on the machine that minikube runs on, or in a container with a port of it."""
     made = hosts_file(place, HOSTS)
     text = comment(
         f"~/.minikube/files/{HOSTS}\nminikube start --container-runtime=containerd",

@@ -1,4 +1,4 @@
-"""Files, and the comments that are the same in several."""
+"""Files for users, and comments that several of them contain."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from attrs import frozen
 
 from k3dreg.clusters.place import HOST, Place
 
-# As wide as a terminal that shows a file beside another.
+# Columns of a comment, so that it is readable beside another window.
 _WIDTH = 100
 
 
 @frozen
 class File:
-    """`name` may have directories in it, as it lies beside the others."""
+    """A file for the user.  `name` is a path relative to the directory of all of a cluster's files."""
 
     name: str
     text: str
 
 
 def comment(*paragraphs: str) -> str:
-    """The paragraphs as `#` lines, with an empty one between.  One of several lines is kept as it is."""
+    """Return the paragraphs as `#` lines, with an empty one between.
+
+    A paragraph of one line is wrapped; one of several lines, such as commands, keeps its lines.
+    """
     blocks = []
     for paragraph in filter(None, paragraphs):
         lines = (
@@ -32,9 +35,9 @@ def comment(*paragraphs: str) -> str:
 
 
 def about_images(place: Place) -> tuple[str, ...]:
-    """What a user names images."""
+    """Return paragraphs about the names of images."""
     pushed = [place.host_address]
-    # Such a name is this machine for programs on it (RFC 6761, 6.3), and the registry for nodes.
+    # A name in `.localhost` leads to this machine for programs on it (RFC 6761, 6.3), and to the registry for nodes.
     if place.mode != HOST and place.name.endswith(".localhost"):
         pushed.append(f"{place.name}:{place.host_port}")
     return (
@@ -47,7 +50,10 @@ def about_images(place: Place) -> tuple[str, ...]:
 
 
 def about_offline(place: Place, how: str = "") -> str:
-    """What happens to an image that k3dreg does not give.  `how` is what there is to do for it beside this file."""
+    """Return a paragraph about images that k3dreg cannot give.
+
+    `how` says what the user has to do, beside this file, to keep nodes from asking other registries.
+    """
     if place.offline:
         return f"Nodes ask no registry but k3dreg{how}: what it cannot give is not pulled."
     return (
@@ -57,7 +63,7 @@ def about_offline(place: Place, how: str = "") -> str:
 
 
 def about_hosting() -> str:
-    """Where Tilt and Skaffold come in."""
+    """Return a paragraph about Tilt and Skaffold."""
     return (
         "Tilt and Skaffold find the registry by a ConfigMap: the same command with --configmap, piped into "
         "`kubectl apply -f -`."

@@ -1,1 +1,1 @@
-"""Settings: command line, environment and settings file, checked and turned into one frozen `Config`."""
+"""Read settings from command line, environment and settings file, and turn them into one checked, frozen `Config`."""

@@ -1,8 +1,8 @@
-"""Which engine is meant when nobody, or only Docker's own settings, say so.
+"""Find the engine when `--docker` is not given, as Docker's client does.
 
-As Docker's client looks for it (`cli/command/cli.go`, `resolveContextName`): `DOCKER_HOST`, then the context of
-`DOCKER_CONTEXT`, then the current one of its `config.json`, then the default socket; and where that is not there, the
-sockets of other installations.  Reads files: call it before the reactor runs.
+The order is that of docker/cli (`cli/command/cli.go`, `resolveContextName`): `DOCKER_HOST`, then the context that
+`DOCKER_CONTEXT` names, then the current context of `config.json`, then the default socket.  If the default socket
+cannot be used, the sockets of other installations follow.  The functions read files, which blocks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 
 
 def locate_engine(url: str, environment: Mapping[str, str]) -> EngineAddress:
-    """The engine at `url`, or that of Docker's settings when it is "".
+    """Return the address of the engine at `url`, or of the engine in Docker's settings if `url` is "".
 
-    `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` hold for TCP, wherever the address comes from except a context, which has
-    certificates of its own.  Raises `UsageError`.
+    `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` are used for TCP, unless the address comes from a context, which has its
+    own certificates.  Raises `UsageError` for settings that cannot be used.
     """
     directory = _docker_directory(environment)
     if url := url or environment.get("DOCKER_HOST", ""):
@@ -37,7 +37,7 @@ def locate_engine(url: str, environment: Mapping[str, str]) -> EngineAddress:
 
 
 def usual_sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Where engines put their sockets, the likeliest first."""
+    """Return the paths where engines usually have their sockets, the likeliest first."""
     home = environment.get("HOME", "")
     runtime = environment.get("XDG_RUNTIME_DIR", "")
     colima = environment.get("COLIMA_HOME") or (f"{home}/.colima" if home else "")
@@ -52,9 +52,9 @@ def usual_sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def usual_socket(environment: Mapping[str, str], usable: Callable[[str], bool] | None = None) -> str:
-    """The first of `usual_sockets` that this process may use; the default one when there is none.
+    """Return the first of `usual_sockets` that this process may use; the default one if there is none.
 
-    `usable` tells whether a path is such a socket.
+    `usable` tells whether this process may use the socket at a path (default: it may read and write it).
     """
     usable = usable or _is_usable
     return next((path for path in usual_sockets(environment) if usable(path)), DEFAULT_SOCKET)
@@ -72,16 +72,19 @@ def _docker_directory(environment: Mapping[str, str]) -> Path:
 
 
 def _tls_of_environment(environment: Mapping[str, str], directory: Path) -> TlsMaterial | None:
-    """Docker's client takes any text in `DOCKER_TLS_VERIFY` for yes, also `0`."""
+    """Return the certificates that the environment names, None without `DOCKER_TLS_VERIFY`.
+
+    Docker's client takes any text in `DOCKER_TLS_VERIFY`, even `0`, for yes.
+    """
     if not environment.get("DOCKER_TLS_VERIFY"):
         return None
     return read_tls(Path(environment.get("DOCKER_CERT_PATH") or directory))
 
 
 def read_tls(directory: Path) -> TlsMaterial:
-    """`ca.pem`, `cert.pem` and `key.pem` of `directory`, each of which may be absent.
+    """Return `ca.pem`, `cert.pem` and `key.pem` of `directory`, each of which may be absent.  Blocks.
 
-    Raises `UsageError` for files that cannot be read, and for a certificate without its key.
+    Raises `UsageError` for files that cannot be read, and for a certificate or a key without the other.
     """
     if not directory.is_dir():
         raise UsageError(f"no directory with ca.pem, cert.pem and key.pem: {directory} (DOCKER_CERT_PATH)")
@@ -92,7 +95,10 @@ def read_tls(directory: Path) -> TlsMaterial:
 
 
 def _current_context(directory: Path) -> str:
-    """That of Docker's `config.json`, or ""; a file that is broken is for those to complain about who need it."""
+    """Return the current context in Docker's `config.json`, "" for none.
+
+    A broken file counts as none here, because an engine may be found without it.
+    """
     try:
         told = json.loads(_read(directory / "config.json") or b"{}")
     except (ValueError, UsageError):
@@ -101,7 +107,10 @@ def _current_context(directory: Path) -> str:
 
 
 def _address_of_context(name: str, directory: Path) -> EngineAddress:
-    """Docker keeps a context under the SHA-256 of its name (`cli/context/store`)."""
+    """Return the engine's address in a context, which Docker stores under the SHA-256 of its name.
+
+    The files are those of docker/cli, `cli/context/store`.  Raises `UsageError`.
+    """
     key = hashlib.sha256(name.encode()).hexdigest()
     contexts = directory / "contexts"
     text = _read(contexts / "meta" / key / "meta.json")
@@ -121,7 +130,7 @@ def _address_of_context(name: str, directory: Path) -> EngineAddress:
 
 
 def _read(path: Path) -> bytes | None:
-    """None for a file that is not there.  Raises `UsageError`."""
+    """Return the content of a file, None if there is none.  Raises `UsageError` if it cannot be read."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Where an engine listens, as one value, and how people spell it."""
+"""The address of an engine as one value, and its forms as a URL."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from attrs import field, frozen
 
 from k3dreg.oci.errors import UsageError
 
-_TCP_PORT = 2375  # the IANA port of Docker's plain API
-_TLS_PORT = 2376  # and of the same with TLS
-# From the first colon that is not the scheme's to the last @: wherever a URL is broken, the password is in between.
+_TCP_PORT = 2375  # IANA: docker
+_TLS_PORT = 2376  # IANA: docker-s, the same with TLS
+# From the first colon that is not the scheme's to the last @.  The password is between them even in an invalid URL.
 _PASSWORD = re.compile(r":(?!//).*@", re.DOTALL)
 _USAGE = "use unix:///path/to/docker.sock, tcp://HOST[:PORT], http://HOST[:PORT] or ssh://[USER@]HOST[:PORT]"
 
 
 @frozen
 class TlsMaterial:
-    """PEM texts for talking to an engine with TLS.
+    """PEM texts for TLS to an engine.
 
-    `ca` is who signs the engine's certificate, b"" for the authorities that this machine trusts.  `certificate` and
-    `key` are what this side shows, both b"" for nothing.
+    `ca` are the authorities that may sign the engine's certificate, b"" for those that this machine trusts.
+    `certificate` and `key` are k3dreg's own, both b"" for none.
     """
 
     ca: bytes = field(default=b"", repr=False)
@@ -31,10 +31,10 @@ class TlsMaterial:
 
 @frozen
 class EngineAddress:
-    """Where an engine listens: `path` of a UNIX socket, or `host` and `port`; the other is empty.
+    """The address of an engine: a UNIX socket (`path`), TCP (`host`, `port` and perhaps `tls`), or ssh.
 
-    `tls` is for TCP.  With `ssh`, `host` is any name that the ssh client knows, `port` 0 and `user` "" are what its
-    settings say, and `path` is the engine's socket over there, "" for the usual one.
+    With `ssh`, `host` is any name that the ssh client knows.  A `port` of 0 and a `user` of "" mean those of the ssh
+    client's own settings.  `path` is the engine's socket on the other machine, "" for the usual one.
     """
 
     path: str = ""
@@ -60,9 +60,9 @@ class EngineAddress:
 
 
 def parse_engine_url(url: str, tls: TlsMaterial | None = None) -> EngineAddress:
-    """The address that `url` spells, in the forms of `DOCKER_HOST`.  Raises `UsageError`.
+    """Return the address in `url`, which has one of the forms of `DOCKER_HOST`.  Raises `UsageError` for other URLs.
 
-    `tls` is used where it can be: for TCP.
+    `tls` is used for TCP, and ignored for other addresses.
     """
     try:
         parts = urlsplit(url)
@@ -74,7 +74,7 @@ def parse_engine_url(url: str, tls: TlsMaterial | None = None) -> EngineAddress:
         return EngineAddress(path=parts.path)
     if parts.scheme == "ssh" and host and not extra and parts.password is None and port != 0:
         user = unquote(parts.username or "")
-        # Words of a command line: none may look like an option.
+        # They become words of ssh's command line, which must not look like options.
         if not host.startswith("-") and not user.startswith("-"):
             return EngineAddress(host=host, port=port or 0, ssh=True, user=user, path=parts.path.rstrip("/"))
     bare = parts.username is None and parts.path in ("", "/") and not extra
@@ -86,5 +86,5 @@ def parse_engine_url(url: str, tls: TlsMaterial | None = None) -> EngineAddress:
 
 
 def _complaint(url: str) -> str:
-    """Return what is wrong with `url`, without the password that it may hold: errors are logged and sent on."""
+    """Return the error text for an invalid `url`, without its password, because errors are logged."""
     return f"not the address of an engine: {_PASSWORD.sub(':...@', url)!r}; {_USAGE}"

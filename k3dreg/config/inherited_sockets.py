@@ -1,7 +1,7 @@
-"""Listening sockets that the service manager has opened for this process: sd_listen_fds(3).
+"""Find the listening sockets that the service manager has opened for this process: sd_listen_fds(3).
 
-Twisted takes them by `systemd:domain=INET6:index=0` or `systemd:domain=INET6:name=k3dreg.socket`; but whether a socket
-for all addresses is an IPv6 or an IPv4 one is the machine's choice, and the first is right on most of them only.
+Twisted's endpoint strings for them, such as `systemd:domain=INET6:index=0`, need the socket's address family.  A socket
+for all addresses is an IPv6 socket on most machines, and an IPv4 socket on others.  So this module looks at each.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from twisted.python import usage
 
 
 def inherited_endpoints() -> tuple[str, ...]:
-    """An endpoint string for each such socket; none where no service manager opened any.
+    """Return an endpoint string for each socket that the service manager has opened; none without a service manager.
 
-    To be called before the first of them is listened on.  Raises `usage.UsageError` for one that is of no use here.
+    Call it before k3dreg listens on the first of them.  Raises `usage.UsageError` for a socket that does not listen or
+    is no stream socket.
     """
     found = []
     for index in itertools.count():
         try:
-            # Not by `serverFromString`: that looks through all plugins there are for `systemd:`, and so loads what they
-            # need, Twisted's test runner too.
+            # `serverFromString` would load all plugins to find the parser of `systemd:`, even Twisted's test runner.
             endpoint = systemdEndpointParser.parseStreamServer(None, domain="INET", index=str(index))
         except IndexError:
             break

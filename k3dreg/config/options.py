@@ -1,4 +1,4 @@
-"""The daemon's command line, which with environment and settings file becomes one checked `Config`."""
+"""The daemon's command line, which becomes, with environment and settings file, one checked `Config`."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ class Options(CommandLine):
         "Each option can also be given in the environment: --cache-size as K3DREG_CACHE_SIZE."
     )
     examples: tuple[str, ...] = ("k3dreg --listen tcp:5000:interface=127.0.0.1 --cache-size 50GB",)
-    # In the shapes of usage.Options; options that are repeated are methods, below.
+    # In the forms that `usage.Options` expects.  A repeated option needs a method: see the end of this module.
     optParameters = [  # noqa: RUF012
         [each.name, None, None, each.help_line] for each in _OPTIONS if not (each.is_flag or each.repeated)
     ]
     optFlags = [[each.name, None, each.help_line] for each in _OPTIONS if each.is_flag]  # noqa: RUF012
 
     config: Config
-    # What the settings file's `[environment]` adds to the process's own.
+    # The variables that the settings file's `[environment]` adds to the process's own.
     settings_environment: dict[str, str]
-    # How many sockets the service manager has opened that the settings do not use.
+    # The number of the service manager's sockets that the settings do not use.
     idle_sockets: int
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # As it is now: the daemon adds to the process's own what the settings file says.
+        # A copy for `read_again`, because the daemon adds the settings file's variables to the process's environment.
         self._environment = dict(environment)
         self._arguments: tuple[str, ...] = ()
-        # Looked for once: later they are in use, and their numbers may be those of other files.
+        # The service manager's sockets.  They are looked for once: later they are in use, and their descriptors may
+        # have become those of other files.
         self._inherited: tuple[str, ...] | None = None
         self._repeated: dict[str, tuple[str, ...]] = {}
 
@@ -57,7 +58,7 @@ class Options(CommandLine):
         super().parseOptions(self._arguments)  # type: ignore[no-untyped-call]
 
     def parseArgs(self, *rest: str) -> None:
-        """The registry takes options only.  Raises `usage.UsageError` for anything else."""
+        """Raise `usage.UsageError` for words that are no options, because the daemon takes only options."""
         if not rest:
             return
         if rest[0] in COMMANDS:
@@ -66,13 +67,13 @@ class Options(CommandLine):
         raise usage.UsageError(f"{rest[0][:100]!r} is not an option")
 
     def sections(self) -> list[str]:
-        """Return the commands, too, where they can be given: twistd runs the registry alone."""
+        """Return the sections of the help, with the list of commands unless twistd, which has none, runs k3dreg."""
         return [*([] if self.parent else [commands_section()]), *super().sections()]
 
     def read_again(self) -> Options:
-        """The same command line and environment with the files as they are now.  Blocks; in any thread.
+        """Return new options from the same command line and environment, and from the files as they are now.
 
-        Raises `usage.UsageError`.
+        Blocks, and may be called in any thread.  Raises `usage.UsageError`.
         """
         again = Options(self._environment)
         again._inherited = self._inherited
@@ -80,7 +81,7 @@ class Options(CommandLine):
         return again
 
     def postOptions(self) -> None:
-        """Check everything.  Raises `usage.UsageError`, which names the setting."""
+        """Read all sources and set `config`.  Raises `usage.UsageError`, which names the setting."""
         if self._inherited is None:
             self._inherited = inherited_endpoints()
         single = {
@@ -103,7 +104,7 @@ def _repeated_option(setting: Setting) -> Callable[[Options, str], None]:
     return take
 
 
-# `usage.Options` calls a method for each time that its option is given.
+# `usage.Options` keeps the last value of an option in `optParameters`, and calls an `opt_` method for each value.
 for _each in _OPTIONS:
     if _each.repeated:
         setattr(Options, "opt_" + _each.name.replace("-", "_"), _repeated_option(_each))

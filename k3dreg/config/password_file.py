@@ -1,4 +1,4 @@
-"""The file of users and bcrypt hashes that `--htpasswd` names."""
+"""Read the file of users and bcrypt hashes that `--htpasswd` names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from k3dreg.oci.errors import UsageError
 # Bytes.  A line has less than a hundred.
 _LARGEST_FILE = 1024 * 1024
 
-# A file's modification time in ns, inode and size in bytes: a file that changes gets another one.
+# A file's modification time in ns, inode and size in bytes.  A changed file has another state.
 FileState = tuple[int, int, int]
 
 
@@ -23,9 +23,9 @@ def read_password_file(path: Path, known: FileState | None = None) -> tuple[File
     Blocks.  Raises `UsageError` for a file that cannot be used.
     """
     try:
-        # Not blocking, should it be a pipe.
+        # O_NONBLOCK: without it, opening a pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # Not by `open`, which leaves the descriptor of a directory open.
+        # `open(descriptor)` alone would fail for a directory, and leave the descriptor open.
         try:
             found = os.fstat(descriptor)
             state = (found.st_mtime_ns, found.st_ino, found.st_size)
@@ -40,6 +40,7 @@ def read_password_file(path: Path, known: FileState | None = None) -> tuple[File
     except OSError as error:
         raise UsageError(f"it cannot be read ({error.strerror})") from error
     if not hashes:
-        # A file is empty for a moment while an editor or a script writes it.
+        # An error, because a file is empty for a moment while an editor or a script writes it.  Without users, every
+        # login would fail.
         raise UsageError("it has no users")
     return state, hashes

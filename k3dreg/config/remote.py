@@ -1,4 +1,4 @@
-"""Which registries' images are given, and the credentials that come with that."""
+"""The setting of the registries whose images are served, with the credentials for them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from k3dreg.oci.reference import DOCKER_HUB
 
 @frozen
 class Remote:
-    """`only` is the one registry's host, "docker.io" for Docker Hub; None for every registry."""
+    """The registries whose images are served: the host `only` ("docker.io" for Docker Hub), or all of them if None."""
 
     only: str | None = None
     login: Credentials | None = None
 
     @property
     def login_for(self) -> str:
-        """The host that `login` is for: with every registry, Docker Hub, which counts pulls by who pulls."""
+        """The host that `login` is for: `only`, else Docker Hub, which allows more pulls to users that log in."""
         return self.only or DOCKER_HUB

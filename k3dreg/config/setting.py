@@ -1,4 +1,4 @@
-"""What describes one setting: its names, how its text is read, its default, its documentation."""
+"""The description of a setting: its names, parser, default and documentation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 @frozen
 class Given:
-    """What was given for the setting `name`, or its default, and what its parser may look at besides.
+    """The argument of a setting's parser: the texts that were given for the setting `name`, or its default.
 
-    `environment` is that of the process, with what the settings file adds; `sockets` are endpoint strings of those that
-    the service manager opened.
+    `environment` is that of the process with the settings file's additions.  `sockets` are the endpoint strings of the
+    service manager's sockets.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Given:
 
     @property
     def text(self) -> str:
-        """Return the one value of a setting that is not repeated; "" for none."""
+        """The value of a setting that is not repeated; "" for none."""
         return self.values[-1] if self.values else ""
 
 
@@ -33,17 +33,17 @@ class Given:
 class Setting:
     """A row of the table of settings, `k3dreg.config.settings.Config`.
 
-    `name` is that of the option and of the settings file's key.  With neither `option` nor `key` it is that of an
-    environment variable.  `parse` returns the value, or raises `usage.UsageError`, which says what is wrong and what to
-    do.  `value` is how the documentation calls what follows the option; an option without is a flag.
+    `name` is the name of the option and the key in the settings file.  With neither `option` nor `key` it is the name
+    of an environment variable.  `parse` returns the value, or raises `usage.UsageError`, which says what is wrong and
+    what to do.  `value` is the placeholder for the option's value in the documentation; an option without is a flag.
 
-    `variables` are those of other programs whose text means the same; `consulted` are those that `parse` looks at where
-    nothing was given.  Both come after `K3DREG_…` and before the settings file.
+    `variables` are environment variables of other programs with the same meaning.  `consulted` are variables that
+    `parse` looks at if nothing was given.  Both come after `K3DREG_…` and before the settings file.
 
-    `help` is one sentence in Markdown, `more` is what the documentation says after it; both end without a full stop.
-    `default_words` replaces `default` there and in the help; it is Markdown, too.
+    `help` is one sentence in Markdown, for `--help` and the documentation.  `more` follows it in the documentation.
+    Both end without a full stop.  `default_words`, in Markdown, replaces `default` in both places.
 
-    `reloadable` is whether SIGHUP applies a change.
+    `repeated` settings have several values.  SIGHUP applies changes of `reloadable` settings.
     """
 
     name: str
@@ -62,24 +62,24 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        """Return the name of k3dreg's own environment variable."""
+        """The name of k3dreg's own environment variable."""
         return "K3DREG_" + self.name.upper().replace("-", "_") if self.option or self.key else self.name
 
     @property
     def is_flag(self) -> bool:
-        """Return whether the option takes no value; elsewhere the setting is `on` or `off`."""
+        """Whether the option takes no value.  In the environment and the settings file, a flag is `on` or `off`."""
         return self.option and not self.value
 
     @property
     def help_line(self) -> str:
-        """Return the text for `--help`."""
+        """The text for `--help`."""
         line = self.help + ("; may be repeated" if self.repeated else "")
         return (line if self.is_flag else f"{line} [{self.default_words or self.default}]").replace("`", "")
 
     def given(
         self, values: tuple[str, ...] = (), environment: Mapping[str, str] | None = None, sockets: tuple[str, ...] = ()
     ) -> Given:
-        """Return what `parse` takes, with the default where there are no `values`."""
+        """Return the argument of `parse`, with the default if there are no `values`."""
         return Given(self.name, values or ((self.default,) if self.default else ()), environment or {}, sockets)
 
 
@@ -102,7 +102,7 @@ def setting(
 ) -> T:
     """Return an attrs field that carries its `Setting`.  The arguments are those of `Setting`.
 
-    `secret` keeps the value out of the class's `repr`.  Without a value the field has the setting's default.
+    `secret` keeps the value out of the class's `repr`.  The field's default is the parsed default of the setting.
     """
     row = Setting(
         name=name,

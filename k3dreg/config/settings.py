@@ -34,9 +34,9 @@ from k3dreg.reporting.logger import LEVELS
 
 @frozen(kw_only=True)
 class Config:
-    """Everything a daemon is started with: a field for each setting, in the order of docs/configuration.md.
+    """The settings of a daemon: a field for each, in the order of docs/configuration.md.
 
-    After a change: `python -m tests.docs.settings_table` writes the table there.
+    Run `python -m tests.docs.settings_table` after a change, to update the table in that file.
     """
 
     listen: tuple[str, ...] = setting(
@@ -158,7 +158,7 @@ class Config:
         repeated=True,
         reloadable=True,
     )
-    allow_registries: tuple[str, ...] = setting(  # none for every one
+    allow_registries: tuple[str, ...] = setting(  # () for every registry
         "allow-registry",
         parse_registries,
         "Allow pulls from this registry, such as `ghcr.io`",
@@ -219,7 +219,7 @@ class Config:
         value="FORMAT",
         default="text",
     )
-    settings_file: str = setting(  # "" for the default one, which may be absent
+    settings_file: str = setting(  # "" for the default file, which may be absent
         "config",
         parse_text,
         "Read settings from this TOML file; its keys are option names",
@@ -230,7 +230,7 @@ class Config:
     )
 
     def __attrs_post_init__(self) -> None:
-        """Raise `usage.UsageError` for settings that do not go together."""
+        """Raise `usage.UsageError` for settings that contradict each other."""
         if self.anonymous_pull and self.htpasswd is None:
             raise usage.UsageError(
                 "--anonymous-pull goes with --htpasswd: without a password file every client may push, too"
@@ -240,7 +240,7 @@ class Config:
 
     @property
     def remote(self) -> Remote:
-        """Return which registries' images are given, and the credentials for them."""
+        """The registries whose images are served, with the credentials for them."""
         user = self.proxy_username
         return Remote(self.proxy_remote, Credentials.login(user, self.proxy_password) if user else None)
 

@@ -1,4 +1,4 @@
-"""The settings file: what k3d, which can give a registry no environment of one's own choosing, lets be mounted.
+"""Read the settings file, which k3d can mount into its registry, while it cannot set the registry's environment.
 
     # /etc/k3dreg/k3dreg.toml
     cache-size = "50GB"
@@ -6,7 +6,7 @@
     [environment]
     AWS_PROFILE = "work"
 
-A key is an option's name.
+The keys are the names of options.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ DEFAULT_FILE = "/etc/k3dreg/k3dreg.toml"
 
 @frozen
 class SettingsFile:
-    """`texts` are the values by their keys, as an environment variable would have them; `environment` is the table."""
+    """The content of a settings file.
+
+    `texts` are the values by key, as the text that an environment variable would have.  `environment` is the table
+    `[environment]`.
+    """
 
     texts: Mapping[str, str] = {}
     environment: Mapping[str, str] = {}
 
 
 def read_settings_file(path: str, keys: Collection[str]) -> SettingsFile:
-    """Return what the file says.  `path` "" means the default file, which may be absent.
+    """Return the content of the settings file at `path`, or of the default file, which may be absent, if `path` is "".
 
-    `keys` are those there may be.  Raises `UsageError`.  Blocks.
+    `keys` are the allowed keys.  Raises `UsageError` for a file that cannot be read or used.  Blocks.
     """
     where = path or DEFAULT_FILE
     try:
@@ -54,7 +58,7 @@ def read_settings_file(path: str, keys: Collection[str]) -> SettingsFile:
 
 
 def _text(name: str, value: object) -> str:
-    """As the variable would have it.  Raises `UsageError`."""
+    """Return a value as the text that an environment variable would have.  Raises `UsageError` for other types."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, str | int):

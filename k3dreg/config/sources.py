@@ -1,8 +1,8 @@
-"""Where settings are given, and which place comes first.
+"""The sources of settings, and their precedence.
 
-Precedence: command line, then `K3DREG_…`, then what other programs call the same thing
-(`REGISTRY_HTTP_ADDR` of the official registry image, `DOCKER_HOST` of Docker's client), then the settings file, then
-its `[environment]`, then the default.
+The first source that has a setting counts: the command line, the variable `K3DREG_…`, a variable of another program
+(`REGISTRY_HTTP_ADDR` of the official registry image, `DOCKER_HOST` of Docker's client), the settings file, the settings
+file's `[environment]`, the default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ _FILE = SETTINGS["settings_file"]
 
 @frozen
 class Sources:
-    """`command_line` are the values of options by their names; `sockets` are those of the service manager."""
+    """Everything that settings are read from.
+
+    `command_line` are the values of options by name.  `environment` is that of the process.  `sockets` are the endpoint
+    strings of the service manager's sockets.
+    """
 
     command_line: Mapping[str, tuple[str, ...]]
     environment: Mapping[str, str]
@@ -29,7 +33,7 @@ class Sources:
 
     @property
     def added_environment(self) -> dict[str, str]:
-        """Return what the settings file's `[environment]` adds to the process's own."""
+        """The variables of the settings file's `[environment]` that the process's own environment does not have."""
         return {name: value for name, value in self.file.environment.items() if name not in self.environment}
 
     def config(self) -> Config:
@@ -43,12 +47,12 @@ class Sources:
         )
 
     def _values(self, setting: Setting) -> tuple[str, ...]:
-        """Return what the first place that has the setting says; nothing where the default counts."""
+        """Return the values from the first source that has the setting; none if the default counts."""
         variables = (setting.variable, *setting.variables)
         if values := self.command_line.get(setting.name):
             return values
         text = _first(self.environment, variables)
-        # What `parse` finds in the environment by itself comes before the file, too.
+        # Variables that `parse` looks at itself come before the settings file, too.
         if not text and not _first(self.environment, setting.consulted):
             text = self.file.texts.get(setting.name, "")
         text = text or _first(self.added_environment, variables)
@@ -65,5 +69,5 @@ def read_sources(
 
 
 def _first(environment: Mapping[str, str], variables: tuple[str, ...]) -> str:
-    """Return the first of these that is not empty; "" for none."""
+    """Return the text of the first of these variables that is not empty; "" if all are."""
     return next((text for name in variables if (text := environment.get(name))), "")

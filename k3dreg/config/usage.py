@@ -1,4 +1,4 @@
-"""What all of k3dreg's command lines have in common: help that fits the terminal, usage lines, `--version`."""
+"""The common parts of k3dreg's command lines: help that fits the terminal, usage lines, `--version`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "gc": "Remove pushed content that nothing refers to",
 }
 
-# Columns.  A narrower terminal leaves no room beside the options' names; longer lines are hard to read.
+# Columns of the help.  Fewer leave no room beside the options' names; longer lines are hard to read.
 _NARROWEST, _WIDEST = 60, 100
 
 
@@ -34,7 +34,7 @@ class CommandLine(usage.Options):
     synopsis = ""
     about = ""
     examples: tuple[str, ...] = ()
-    longdesc = ""  # `usage.Options` would take the docstring of the program that runs
+    longdesc = ""  # otherwise `usage.Options` shows the docstring of the module `__main__`
 
     def opt_version(self) -> None:
         """Print the version and exit"""
@@ -49,7 +49,7 @@ class CommandLine(usage.Options):
     opt_h = opt_help
 
     def getSynopsis(self) -> str:
-        """Return the usage line; behind twistd's own when that runs k3dreg."""
+        """Return the usage line, which follows twistd's own if twistd runs k3dreg."""
         if self.parent is None:
             return self.synopsis
         return f"{self.parent.getSynopsis()} {self.parent.subCommand} [OPTION]..."
@@ -85,13 +85,13 @@ def commands_section() -> str:
 
 
 def no_command(name: str) -> str:
-    """Return what is wrong with `name`, which is no command."""
+    """Return the error text for the unknown command `name`."""
     near = difflib.get_close_matches(name, COMMANDS, 1)
     return f"there is no command {name[:100]!r}{f'; did you mean {near[0]}?' if near else ''}"
 
 
 def complaint(error: object, options: CommandLine, command: str = "") -> str:
-    """Return the lines for a command line that is wrong: what is wrong, the usage, and where there is more."""
+    """Return the error text for an invalid command line: the error, the usage line, and the option for help."""
     more = f"k3dreg {command} --help" if command else "k3dreg --help"
     return f"k3dreg: {error}\n{options.synopsis}\n{more} says more.\n"
 

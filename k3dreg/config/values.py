@@ -1,4 +1,4 @@
-"""Parsers of settings: each turns what was given into the value that it means.
+"""Parsers of settings, which turn the given text into the setting's value.
 
 They raise `usage.UsageError`, which says what is wrong and what to do.
 """
@@ -22,14 +22,14 @@ from k3dreg.oci.reference import Repository, registry_host
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-# A host with an optional port, with `*` for any text and `?` for any character.
+# A host with an optional port, in which `*` matches any text and `?` any character.
 _REGISTRIES = re.compile(r"[A-Za-z0-9.:*?\[\]_-]{1,255}")
-# Below this a single image would not fit and every pull would export again.
+# Bytes.  A smaller cache could not keep a single image, so k3dreg would export the image again at every pull.
 _SMALLEST_CACHE = 64 * 1024 * 1024
 
 
 def parse_size(text: str) -> int:
-    """Bytes from `500MB`, `20G`, `1.5GiB`, `1048576`.  Raises `usage.UsageError`."""
+    """Return the bytes in a size such as `500MB`, `20G`, `1.5GiB` or `1048576`.  Raises `usage.UsageError`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise usage.UsageError(f"not a size: {text!r} (a number with k, M, G or T, such as 20GB)")
@@ -38,12 +38,12 @@ def parse_size(text: str) -> int:
 
 
 def parse_text(given: Given) -> str:
-    """Return the text as it is."""
+    """Return the text unchanged."""
     return given.text
 
 
 def parse_cache_size(given: Given) -> int:
-    """Return bytes."""
+    """Return the size of the cache in bytes."""
     size = parse_size(given.text)
     if size < _SMALLEST_CACHE:
         raise usage.UsageError(f"--cache-size must be at least {_SMALLEST_CACHE >> 20}MiB")
@@ -51,7 +51,7 @@ def parse_cache_size(given: Given) -> int:
 
 
 def choice_of(*choices: str) -> Callable[[Given], str]:
-    """Return a parser that takes one of `choices`, which are in lower case."""
+    """Return a parser that accepts one of `choices`, which are in lower case, in any case."""
 
     def parse(given: Given) -> str:
         if given.text.lower() not in choices:
@@ -62,23 +62,23 @@ def choice_of(*choices: str) -> Callable[[Given], str]:
 
 
 def parse_listen(given: Given) -> tuple[str, ...]:
-    """Return endpoint strings: what was given, else `REGISTRY_HTTP_ADDR`, else the service manager's sockets."""
+    """Return endpoint strings: those given, else of `REGISTRY_HTTP_ADDR`, the service manager's sockets or `:5000`."""
     endpoints = given.values
     if not endpoints:
         address = given.environment.get("REGISTRY_HTTP_ADDR", "")
         tls = [given.environment.get(f"REGISTRY_HTTP_TLS_{name}", "") for name in ("CERTIFICATE", "KEY")]
-        # The service manager's sockets are for plain HTTP.
+        # With certificates the service manager's sockets are not used, because k3dreg serves plain HTTP on them.
         inherited = () if address or any(tls) else given.sockets
         endpoints = inherited or (endpoint_of_address(address or ":5000", *tls),)
     return tuple(map(check_endpoint, endpoints))
 
 
 def endpoint_of_address(address: str, certificate: str = "", key: str = "") -> str:
-    """The Twisted endpoint string for a `REGISTRY_HTTP_ADDR`: `:5000`, `0.0.0.0:5000`, `localhost:5000`, `[::]:5000`.
+    """Return the Twisted endpoint string for a `REGISTRY_HTTP_ADDR`: `:5000`, `0.0.0.0:5000`, `localhost:5000`.
 
-    `certificate` and `key` are files (`REGISTRY_HTTP_TLS_CERTIFICATE` and `_KEY`), "" for plain HTTP.  As the official
-    registry image has it, those of the authorities between follow in the file of the certificate.
-    Raises `usage.UsageError`.
+    An IPv6 address is in brackets: `[::]:5000`.  `certificate` and `key` are files (`REGISTRY_HTTP_TLS_CERTIFICATE` and
+    `_KEY`), "" for plain HTTP.  As for the official registry image, intermediate certificates follow in the file of the
+    certificate, which is read.  Raises `usage.UsageError`.
     """
     host, colon, port = address.strip().rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
@@ -101,29 +101,29 @@ def _certificates_in(path: str) -> int:
     try:
         return Path(path).read_bytes().count(b"-----BEGIN CERTIFICATE-----")
     except OSError:
-        return 0  # told of where the endpoint is looked at
+        return 0  # `check_endpoint` reports the error
 
 
 def check_endpoint(description: str) -> str:
-    """The endpoint string, when Twisted understands it.  Reads the certificate that it names, if it does.
+    """Return the endpoint string if Twisted can parse it, which reads the files of certificates that it names.
 
-    Raises `usage.UsageError`.
+    Raises `usage.UsageError` if not.
     """
     such_as = "ssl:5443:privateKey=KEY.pem:certKey=CERT.pem" if description.startswith("ssl:") else "tcp:5000"
     try:
-        # Parsing needs no reactor, listening does.
+        # Parsing needs no reactor.
         serverFromString(None, description)
-    except LookupError as error:  # the only kind whose parsing depends on more than the words
+    except LookupError as error:  # `systemd:` looks the socket up when it is parsed
         raise usage.UsageError(
             f"--listen {description!r}: the service manager gave this process no such socket"
         ) from error
-    except Exception as error:  # each kind of endpoint has its own ways to refuse
+    except Exception as error:  # each kind of endpoint raises other exceptions
         raise usage.UsageError(f"--listen {description!r} is not an endpoint such as {such_as}: {error}") from error
     return description
 
 
 def parse_docker(given: Given) -> EngineAddress:
-    """Return where the engine is; where nothing was given, the engine that Docker's own settings mean."""
+    """Return the engine's address, from Docker's own settings if none was given.  Reads files."""
     try:
         return locate_engine(given.text, given.environment)
     except UsageError as error:
@@ -131,7 +131,7 @@ def parse_docker(given: Given) -> EngineAddress:
 
 
 def parse_aliases(given: Given) -> tuple[str, ...]:
-    """Return names of this registry."""
+    """Return further names of this registry, without duplicates."""
     try:
         return tuple(dict.fromkeys(registry_host(name) for name in given.values))
     except InvalidName as error:
@@ -139,7 +139,7 @@ def parse_aliases(given: Given) -> tuple[str, ...]:
 
 
 def parse_patterns(given: Given) -> tuple[str, ...]:
-    """Return patterns of names of images."""
+    """Return patterns of image names, without duplicates."""
     for pattern in given.values:
         if not pattern or any(character.isspace() for character in pattern):
             raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
@@ -147,7 +147,7 @@ def parse_patterns(given: Given) -> tuple[str, ...]:
 
 
 def parse_registries(given: Given) -> tuple[str, ...]:
-    """Return patterns of registries' hosts."""
+    """Return patterns of registry hosts, without duplicates."""
     for pattern in given.values:
         if not _REGISTRIES.fullmatch(pattern):
             raise usage.UsageError(
@@ -158,7 +158,7 @@ def parse_registries(given: Given) -> tuple[str, ...]:
 
 
 def _as_asked_for(pattern: str) -> str:
-    """A registry as the names of images have it: Docker Hub has several spellings."""
+    """Return a registry's host as parsed references have it, in which all spellings of Docker Hub are `docker.io`."""
     try:
         return str(Repository.parse("x", pattern).registry).lower()
     except InvalidName:
@@ -166,17 +166,17 @@ def _as_asked_for(pattern: str) -> str:
 
 
 def parse_switch(given: Given) -> bool:
-    """Return whether it is `on`, not `off`."""
+    """Return whether the setting is `on`."""
     if given.text not in ("on", "off"):
         raise usage.UsageError(f"--{given.name} is either on or off, not {given.text!r}")
     return given.text == "on"
 
 
 def parse_htpasswd(given: Given) -> Path | None:
-    """Return a password file that can be used; None for none.  Reads it.
+    """Return the path of the password file, after reading it to check that it can be used; None for no file.
 
-    With `REGISTRY_AUTH` of the official registry image there must be one: what that image would protect is not left
-    open here.
+    With `REGISTRY_AUTH` of the official registry image there must be a file.  Otherwise k3dreg would be open to all
+    clients with settings that protect the official image.
     """
     path, scheme = given.text, given.environment.get("REGISTRY_AUTH", "")
     if scheme not in ("", "htpasswd"):
@@ -195,7 +195,7 @@ def parse_htpasswd(given: Given) -> Path | None:
 def parse_remote(given: Given) -> str | None:
     """Return the host of the one registry whose images are served, such as `https://ghcr.io`; None for `*`, all.
 
-    `REGISTRY_PROXY_REMOTEURL` is what k3d makes of a registry's `proxy`.  An error shows no secret.
+    k3d sets `REGISTRY_PROXY_REMOTEURL` from a registry's `proxy`.  No error contains the user or password of a URL.
     """
     url = given.text
     if url == "*":
@@ -206,20 +206,20 @@ def parse_remote(given: Given) -> str | None:
         raise usage.UsageError(
             "--proxy-remote-url contains a user: set REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD instead"
         )
-    # Nobody says the usual port in the name of an image.
+    # The names of images do not contain the default port.
     host = authority.lower().removesuffix(":80" if scheme.lower() == "http" else ":443")
     try:
         registry = Repository.parse("x", host).registry
     except InvalidName:
         registry = None
-    # With a path there, every image's name would be another than the one that a node asks for.
+    # A path is refused: the names in that registry would differ from those that nodes ask for.
     if registry is None or scheme.lower() not in ("", "https", "http") or path not in ("", "v2", "v2/"):
         raise usage.UsageError(f"--proxy-remote-url {url!r} is neither a registry's, such as https://ghcr.io, nor *")
     return registry
 
 
 def parse_deleting(given: Given) -> bool:
-    """Return whether clients may delete, as k3d and ctlptl say it to the official registry image."""
+    """Return whether clients may delete, from the variable that k3d and ctlptl set for the official registry image."""
     text = given.text.strip().lower()
     if text not in ("", "true", "false", "1", "0", "t", "f"):
         raise usage.UsageError(f"{given.name}={given.text!r} is neither true nor false")
@@ -227,15 +227,16 @@ def parse_deleting(given: Given) -> bool:
 
 
 def parse_state_dir(given: Given) -> Path:
-    """Return the directory that was given, or `default_state_dir`."""
+    """Return the given directory, else `default_state_dir`."""
     return Path(given.text or default_state_dir(given.environment))
 
 
 def default_state_dir(environment: Mapping[str, str]) -> str:
-    """Return where state is kept when nothing was given.
+    """Return the default state directory.
 
-    Where the service manager says (systemd.exec(5), StateDirectory=); the system's place for root, and for others who
-    may write there, as in a container; the user's own else.
+    It is the service manager's (systemd.exec(5), StateDirectory=) if there is one.  Otherwise it is `/var/lib/k3dreg`
+    for root, and for any user who may write there, as in a container.  For others it is below the user's own state
+    directory.
     """
     if told := environment.get("STATE_DIRECTORY", "").partition(":")[0]:
         return told
