@@ -1,1 +1,1 @@
-"""The use cases: pull, push, tags, own names, prefetch.  They know HTTP not at all."""
+"""The use cases: pull, push, tags, own names, prefetch.  None of them uses HTTP."""

@@ -1,4 +1,4 @@
-"""Content that is here already becomes a part of a repository that something was pushed to."""
+"""Adoption: content that k3dreg or Docker already has becomes part of a repository that a client pushed to."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from k3dreg.streaming.workers import Workers
 
 # An index may hold indexes; no real one is deeper than two, and a loop is impossible as digests cannot be guessed.
 _DEEPEST = 8
-# Digests that a manifest refers to, which are in memory for good.  Engines take images of 127 layers.
+# Digests that a manifest refers to, which stay in memory as long as the manifest.  Engines accept images of 127 layers.
 _MOST_PARTS = 10_000
 
 
 class Adopter:
-    """Finds the parts of a pushed manifest, and makes them as durable as what was pushed.
+    """Finds the parts of a pushed manifest, and makes them as durable as what the client sent itself.
 
-    A client does not send what it was told is here: cached from Docker, pushed to another repository, or in Docker
-    itself.  None of these may go away under a manifest that was acknowledged.
+    A client does not send a part that k3dreg reports as present: cached from Docker, pushed to another repository, or
+    in Docker itself.  None of these parts may disappear once the manifest was acknowledged.
     """
 
     def __init__(self, store: IBlobStore, pushed: IPushed, registry: IRegistry, workers: Workers) -> None:
@@ -35,8 +35,8 @@ class Adopter:
         self._workers = workers
 
     async def adopt_here(self, repository: Repository, digest: Digest) -> bool:
-        """A blob that is in the store; False if it is not."""
-        # What was pushed is in the store, unless somebody has removed the file, or the disk has lost it.
+        """Add a blob that is in the store to the repository, durably.  Return False if the store does not have it."""
+        # A pushed blob may be missing from the store: its file was removed by hand, or the disk has lost it.
         if self._store.has(digest) and self._pushed.has_blob(repository, digest):
             return True
         release = self._store.hold([digest])
@@ -49,11 +49,11 @@ class Adopter:
         return True
 
     async def adopt_parts(self, repository: Repository, manifest: Manifest, trace: Trace) -> None:
-        """Everything that the manifest refers to as a part of itself.
+        """Add everything that the manifest refers to as a part of itself to the repository, durably.
 
-        Not layers that may not be distributed: they are fetched from elsewhere (image-spec 1.1, "Non-Distributable
-        Layers").  Not its subject, which may come later, or never.
-        Raises `ManifestBlobUnknown` for what is nowhere.
+        Layers that may not be distributed are left out, as nodes fetch them from elsewhere (image-spec 1.1,
+        "Non-Distributable Layers").  So is the subject, which may be pushed later, or never.
+        Raises `ManifestBlobUnknown` for a part that neither k3dreg nor Docker has.
         """
         await self._adopt_parts(repository, manifest, trace, 0)
 
@@ -104,7 +104,7 @@ class Adopter:
 
 
 def check_bounds(manifest: Manifest) -> None:
-    """Check what is kept in memory of a manifest.  Raises `InvalidManifest`."""
+    """Raise `InvalidManifest` if what is kept in memory of the manifest would be too large."""
     if len(_artifact_type(manifest)) > media_types.LONGEST_TYPE:
         raise InvalidManifest(
             f"an artifact type or a config's media type has more than {media_types.LONGEST_TYPE} characters"
@@ -115,17 +115,17 @@ def check_bounds(manifest: Manifest) -> None:
 
 
 def _artifact_type(manifest: Manifest) -> str:
-    """The manifest's own, else an image's config's media type (distribution-spec 1.1, "Listing Referrers")."""
+    """Return its artifact type, else the config's media type (distribution-spec 1.1, "Listing Referrers")."""
     if manifest.artifact_type or manifest.config is None:
         return manifest.artifact_type
     return manifest.config.media_type
 
 
 def pushed_manifest(manifest: Manifest, digest: Digest, size: int) -> PushedManifest:
-    """What is remembered of a manifest of `size` bytes.
+    """Return what is recorded of a manifest of `size` bytes.
 
-    Its artifact type and annotations are for the list of referrers.  A manifest without a subject is in none, and its
-    annotations are left out.
+    The artifact type and annotations are for the list of referrers.  A manifest without a subject is in no such list,
+    so its annotations are left out.
     """
     subject = None if manifest.subject is None else manifest.subject.digest
     annotations = {} if subject is None else manifest.annotations

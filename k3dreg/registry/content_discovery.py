@@ -1,4 +1,4 @@
-"""The use case of finding out what is here."""
+"""The use case of listing tags, repositories and referrers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Seconds for which a client that goes from page to page is given pages of the same list.
+# Seconds for which a client that goes from page to page gets pages of the same list.
 _PAGED_FOR = 10.0
-# Seconds after which a list that does not come does not hold up the next question.
+# Seconds that the engine has to answer before the next question is sent alongside: an engine that hangs in one request
+# may answer another.
 _PATIENCE = 10.0
 
 _NO_NAMES = Names()
@@ -31,14 +32,14 @@ _NO_NAMES = Names()
 
 @frozen
 class EngineList:
-    """The engine's images by name, at one time."""
+    """The names of the engine's images at one time: paths by registry, and tags by repository."""
 
     repositories: Mapping[str | None, Names]
     tags: Mapping[Repository, Names]
 
     @classmethod
     def of(cls, found: Iterable[tuple[Repository, Tag]]) -> EngineList:
-        """Sort the names.  In a worker thread: ten thousand take a while."""
+        """Group names by registry and by repository.  Call it in a worker thread: ten thousand names take a while."""
         paths: dict[str | None, set[str]] = {}
         tags: dict[Repository, set[str]] = {}
         for repository, tag in found:
@@ -55,7 +56,10 @@ _EMPTY = EngineList({}, {})
 
 
 class EngineLists:
-    """The engine's list of images, asked for once by all who want it at the same time."""
+    """Asks the engine for its list of images, once for all requests that wait at the same time.
+
+    Call `shutdown` at the end.
+    """
 
     def __init__(self, names: IImageNames, workers: Workers, clock: IReactorTime) -> None:
         self._names = names
@@ -66,7 +70,7 @@ class EngineLists:
         self._asked = -_PAGED_FOR
 
     async def get(self, *, next_page: bool) -> EngineList:
-        """Return what the engine has now; for a `next_page` what it had within the last seconds.
+        """Return the list as it is now; for a `next_page`, a list that is less than `_PAGED_FOR` seconds old will do.
 
         Raises `EngineError`.
         """
@@ -77,17 +81,17 @@ class EngineLists:
     async def _ask(self) -> EngineList:
         asked = self._clock.seconds()
         found = await self._workers.run(EngineList.of, await self._names.names())
-        if asked >= self._asked:  # a question that took too long may end after the next one
+        if asked >= self._asked:  # a question of more than `_PATIENCE` seconds may end after the next question
             self._last, self._asked = found, asked
         return found
 
     def shutdown(self) -> Deferred[None]:
-        """Ask no more."""
+        """Cancel the questions under way; fires when they have ended.  `get` raises `CancelledError` from now on."""
         return self._questions.shutdown()
 
 
 class Discovery:
-    """See `IDiscovery`.  Lists what was pushed, and beside it what the engine has under the same names."""
+    """Lists what was pushed, and what the engine has under this registry's names.  Implements `IDiscovery`."""
 
     def __init__(self, pushed: IPushed, names: OwnNames, engine: EngineLists | None = None) -> None:
         self._pushed = pushed
@@ -117,11 +121,11 @@ class Discovery:
         return await self._pushed.descriptors(self._names.own(repository), digests, limit)
 
     def _hosts(self) -> Sequence[str | None]:
-        """Return the registries by which the engine may call this one; None is for a bare name."""
+        """Return the hosts that names of this registry's images may have in the engine; None is for a bare name."""
         return [None, *dict.fromkeys(host.lower() for host in self._names.hosts)]
 
     def _called(self, asked: Repository) -> Iterator[Repository]:
-        """Yield the names that the engine may have for the repository `asked`."""
+        """Yield the names that the repository `asked` may have in the engine."""
         if asked.registry is None:
             for host in self._hosts():
                 yield Repository(host, asked.path)
@@ -133,7 +137,7 @@ class Discovery:
                 yield Repository(None, asked.path.removeprefix("library/"))
 
     async def _in_engine(self, next_page: bool) -> EngineList:
-        """What was pushed is listed without the engine, too."""
+        """Return the engine's list, or an empty one if the engine fails: pushed content is listed without it, too."""
         if self._engine is None:
             return _EMPTY
         try:

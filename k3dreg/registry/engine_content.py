@@ -1,6 +1,6 @@
-"""Manifests and blobs out of the images that the engine holds.
+"""Manifests and blobs of the images that the engine holds.
 
-It knows the sources and the store by their interfaces only, and HTTP not at all.
+This module uses the sources and the store by their interfaces only.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.streaming.pending_blob import PendingBlob
 from k3dreg.streaming.timeout import within
 
-# Which content belongs to which image, for images asked for since the start: an image has some tens of parts, so this
-# is room for hundreds of images in a few MB.  The catalogue knows it of images that were exported, across restarts.
+# Entries that map content to its image, for images requested since the start.  An image has some tens of parts, so this
+# suffices for hundreds of images in a few MB.  For exported images the catalogue has this across restarts.
 _PARTS_REMEMBERED = 20_000
-# Seconds that a blob has to begin before its head is sent without it.
+# Seconds that a blob has to open before the head of its response is sent without it.
 _AT_ONCE = 5.0
 
 
@@ -50,7 +50,7 @@ class _Part:
 
 
 class EngineContent:
-    """Gives manifests and blobs out of the store and, through the sources, out of the engine."""
+    """Gives manifests and blobs from the store and, through the sources, from the engine."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class EngineContent:
         catalogue: ICatalogue,
         clock: IReactorTime | None = None,
     ) -> None:
-        """`sources` in the order in which they are to be tried."""
+        """`sources` are tried in this order.  Without a `clock`, `blob` waits for a blob however long it takes."""
         self._sources = sources
         self._store = store
         self._catalogue = catalogue
@@ -77,12 +77,12 @@ class EngineContent:
         raise failed or ManifestUnknown(f"no source gives {reference}")
 
     def served(self, image: EngineImage, root: Descriptor, trace: Trace) -> ServedManifest:
-        """Return the root of an image, and remember that it belongs to it."""
+        """Return the root of an image as a manifest to serve, and record that it belongs to the image."""
         self._parts[root.digest] = _Part(image, root.size)
         return ServedManifest(root, lambda: self._open_manifest(root.digest, root.media_type, trace))
 
     async def manifest(self, digest: Digest, trace: Trace) -> ServedManifest | None:
-        """Return a manifest that is known by its digest already: of an image asked for before, or exported."""
+        """Return a manifest of an image that was requested before, or exported; None for an unknown digest."""
         try:
             blob = await self._open_manifest(digest, "", trace)
         except NotFound:
@@ -90,22 +90,26 @@ class EngineContent:
         return ServedManifest(Descriptor(blob.media_type, digest, blob.size), blob.itself)
 
     async def blob(self, digest: Digest, trace: Trace) -> IBlob:
-        """Return a blob.  Raises `BlobUnknown` at once for a digest that no known image has.  Never starts a pull."""
+        """Return a blob.  Never starts a pull.
+
+        Raises `BlobUnknown` at once for a digest that no known image has.  A blob that takes more than `_AT_ONCE`
+        seconds to open is returned before it is open, if its size is known.
+        """
         part = self._parts.get(digest)
         if part is None or self._clock is None:
             return await self._open(digest, trace)
         try:
             return await within(_AT_ONCE, self._clock, self._open(digest, trace), after=0)
         except NotYet:
-            # Its turn in an export comes later; its size is known, so the head of the answer need not wait for it.
+            # It comes late in an export.  Its size is known, so the head of the response need not wait for it.
             return PendingBlob(digest, part.size, lambda: self._open(digest, trace))
 
     def knows(self, digest: Digest) -> bool:
-        """Whether it is known to be a part of some image of the engine's.  No I/O."""
+        """Return whether the digest is known to be a part of an image in the engine.  No I/O."""
         return digest in self._parts or bool(self._catalogue.images_with(digest))
 
     async def _open_manifest(self, digest: Digest, media_type: str, trace: Trace) -> MemoryBlob:
-        """The manifest's bytes, verified; whatever it refers to is remembered as part of the same image."""
+        """Return the verified bytes of a manifest, and record its children as parts of the same image."""
         data = await (await self._open(digest, trace)).read()
         if Digest.of(data, digest.algorithm) != digest:
             raise DigestMismatch(f"{digest} does not hash to its digest")

@@ -1,4 +1,4 @@
-"""The rule of a k3dreg that stands for one registry alone (`--proxy-remote-url`)."""
+"""The rule of a k3dreg that serves the images of one remote registry only (`--proxy-remote-url`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _nothing(repository: Repository) -> bool:
 
 
 class OneRemote:
-    """Says which repositories are served, where the images of one remote registry alone are."""
+    """Tells which repositories are served when `--proxy-remote-url` names a registry."""
 
     def __init__(self, remote: str | None, names: OwnNames, is_pushed: Callable[[Repository], bool] = _nothing) -> None:
         """`remote` is the host, "docker.io" for Docker Hub; None: every registry's images are served.
@@ -37,9 +37,10 @@ class OneRemote:
         return f"k3dreg serves images of {self._remote} only, and {meant} is another registry's"
 
     def remotes(self, repository: Repository) -> Repository | None:
-        """Return the remote's repository that a client may mean, too, when it names no registry.
+        """Return the remote's repository that a client may mean when it names no registry.
 
-        So a client of the official registry image's pull-through cache asks.  None: it means this registry's own.
+        Clients of the official registry image's pull-through cache send such requests.  None means that only this
+        registry's own repository can be meant.
         """
         if self._remote is None or repository.registry is not None or repository.in_path is not None:
             return None

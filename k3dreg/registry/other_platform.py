@@ -1,4 +1,4 @@
-"""An image that the engine holds for another platform than its own, which a node of the engine's could not run."""
+"""Images that the engine holds for another platform than its own, which a node on that engine could not run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from k3dreg.streaming.negative_cache import NegativeCache
 
 log = make_logger()
 
-# Seconds for which a registry's answer counts.  To ask costs what a pull of the manifest does; nodes ask several times.
+# Seconds for which a decision is kept.  Asking a registry costs as much as a pull of the manifest, and a node requests
+# the same manifest several times.
 _ANSWER_FOR = 300.0
 _ADVICE = "`docker pull --platform {engine}` the image, or name its digest for {held} to run that one"
 
 
 def differs(image: EngineImage, info: EngineInfo) -> bool:
-    """Whether an engine that holds one platform of an image holds another one than its own."""
+    """Return whether the engine holds the image for another platform than its own.
+
+    False for a containerd store, which may hold several platforms of an image, and where a platform is not known.
+    """
     held, own = image.platform, info.platform
     if info.store is ImageStore.CONTAINERD or held is None or own is None or not held.architecture:
         return False
@@ -45,11 +49,11 @@ class OtherPlatforms:
         ask: Callable[[], Awaitable[str]] | None,
         trace: Trace,
     ) -> None:
-        """Raise `ManifestUnknown` if the image's registry has the engine's own platform: the node gets it there.
+        """Raise `ManifestUnknown` if the image's registry has the engine's own platform: the node then pulls it there.
 
-        Anything else is served, with a warning: what was built here, what exists for that platform only, and what no
-        registry can be asked about.  `ask` allows the registry to be asked, and gives `X-Registry-Auth`; None: it is
-        not to be asked.
+        Any other image is served, with a warning in the log: an image that was built here, that exists for that
+        platform only, or whose registry cannot be asked.  `ask` raises if the registry may not be asked, and returns
+        `X-Registry-Auth`; with None it is not asked.
         """
         info = await self._engine.info()
         if not differs(image, info):

@@ -1,4 +1,4 @@
-"""Finding out what this registry is called, from its sockets and from the engine."""
+"""Finds this registry's own names, from its ports and from the engine."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Seconds until an engine that could not be asked is asked again: it may be started together with this daemon.
+# Seconds until an engine that could not be reached is asked again: it may be starting together with this daemon.
 _AGAIN = 2.0
 
 
 async def learn_names(
     names: OwnNames, engine: IEngineRequests, hostname: str, ports: Sequence[int], clock: IReactorTime
 ) -> None:
-    """Learn what this registry, which listens on `ports`, is called.
+    """Add the names of this registry, which listens on `ports`, to `names`.
 
-    In a container the machine's names are those of the *published* port, so the container is looked up in the engine,
-    by its own hostname; elsewhere they are those of the port itself.  An engine that cannot be asked is asked again and
-    again, and until it answers this is taken for no container: pushes go on without an engine, and nodes pull them.
-    Cancelling ends it.
+    In a container, the names on the machine have the *published* port, so the container is looked up in the engine by
+    `hostname`.  Elsewhere they have the port itself.  An engine that cannot be reached is asked again every
+    `_AGAIN` seconds.  Until it answers, the names are those of a registry outside a container: pushes and pulls of
+    pushed content work without an engine.  Cancelling stops the search.
     """
     while True:
         try:
@@ -50,16 +50,19 @@ def _tell(new: Sequence[str]) -> None:
 
 
 class EngineImageNames:
-    """The engine's list of images.  A worker thread parses it: ten thousand images take a quarter of a second."""
+    """Lists the names of the engine's images.
+
+    A worker thread parses the list: ten thousand images take a quarter of a second.
+    """
 
     def __init__(self, engine: IEngineRequests, workers: Workers) -> None:
         self._engine = engine
         self._workers = workers
 
     async def names(self) -> Sequence[tuple[Repository, Tag]]:
-        """As Docker writes them, without those of k3dreg's own helper images.
+        """Return the names as Docker writes them, without those of k3dreg's own helper images.
 
-        Names that do not parse are left out: nobody could ask for them.
+        Names that do not parse are left out, as no client can request them.  Raises `EngineError`.
         """
         answer = await images.fetch_list(self._engine)
         found = await self._workers.run(_names_in, answer)
@@ -69,16 +72,16 @@ class EngineImageNames:
 
 
 def _names_in(answer: bytes) -> Sequence[tuple[Repository, Tag]]:
-    """Return the names in the engine's list of images.  Raises `EngineError` where it is not one."""
+    """Return the names in the engine's list of images.  Raises `EngineError` if `answer` is no such list."""
     texts = [text for image in images.parse_list(answer) for text in image.names]
     return [name for text in texts if not is_helper_image(text) and (name := _name(text)) is not None]
 
 
 def _name(text: object) -> tuple[Repository, Tag] | None:
-    """`localhost:5005/app:t`, `team/app:t`, `app:t`; not `<none>:<none>`."""
+    """Parse a name such as `localhost:5005/app:t`, `team/app:t` or `app:t`; None for others, as `<none>:<none>`."""
     whole, _, tag = str(text).rpartition(":")
     first, slash, rest = whole.partition("/")
-    # As Docker tells a registry from the first part of a path.
+    # Docker tells a registry from the first part of a path by this rule.
     is_host = bool(slash) and ("." in first or ":" in first or first == "localhost")
     try:
         return Repository.parse(rest, first) if is_host else Repository.parse(whole), Tag.parse(tag)
@@ -87,7 +90,7 @@ def _name(text: object) -> tuple[Repository, Tag] | None:
 
 
 def as_host(hostname: str) -> str:
-    """The hostname where it can be part of an image's name, else nothing."""
+    """Return the hostname if it can be part of an image's name, else ""."""
     try:
         Repository.parse("x", f"{hostname}:1")
     except InvalidName:

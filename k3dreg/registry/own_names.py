@@ -1,8 +1,8 @@
-"""What this registry is called, and which names in Docker mean the same image.
+"""The names of this registry, and which names in Docker mean the same image.
 
-One image has many names: pushed as `localhost:5005/app:t`, it is asked for by a node as `k3d-reg:5000/app:t` (then
-without `ns`, as the node believes it is talking to the image's own registry), as `ns=k3d-reg:5005` or as
-`ns=localhost:5005`.  All of these are this registry.  Pure: who learns the names is told where.
+One image has many names: pushed as `localhost:5005/app:t`, it is requested by a node as `k3d-reg:5000/app:t` (then
+without `ns`, as the node believes that it is talking to the image's own registry), with `ns=k3d-reg:5005` or with
+`ns=localhost:5005`.  All of these hosts are this registry.  This module does no I/O: see `own_name_discovery`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from k3dreg.docker.image import ImageStore
 from k3dreg.oci.errors import InvalidName, NotOurs
 from k3dreg.oci.reference import DOCKER_HUB, Reference, Repository, registry_host
 
-# The names by which programs on one machine, and pods in it, reach a port of that machine.  Docker takes pushes to
-# `localhost` and all of 127.0.0.0/8 over plain HTTP; k3d writes the last into its nodes.
+# Names by which programs on a machine, and pods in it, reach a port of the machine.  Docker pushes to `localhost` and
+# all of 127.0.0.0/8 over plain HTTP; k3d writes `host.k3d.internal` into its nodes.
 _THIS_MACHINE = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "host.k3d.internal", "host.docker.internal")  # noqa: S104
 
-# The registry that Podman gives an image of its own which was named without one (`podman build -t my-image`).
+# The registry in Podman's name for a local image that was named without one (`podman build -t my-image`).
 _PODMANS_OWN = "localhost"
 
 # k3d's labels on a registry's container (`pkg/types/types.go`: the prefix of the ports really is k3s).
@@ -28,10 +28,10 @@ _LABEL_INTERNAL_PORT = "k3s.registry.port.internal"
 
 
 class OwnNames:
-    """The hosts, each with its port, that are this registry.  More may be learned at any time."""
+    """The hosts, each with its port, that mean this registry.  `learn` may add some at any time."""
 
     def __init__(self, hosts: Iterable[str] = ()) -> None:
-        """As `tell`."""
+        """`hosts` are those of the settings, as for `tell`.  Raises `InvalidName`."""
         self._told: dict[str, None] = {}
         self._learned: dict[str, None] = {}
         self._hosts: dict[str, None] = {}
@@ -39,16 +39,16 @@ class OwnNames:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Those of the settings first, each kind in the order in which it came: the first is tried first."""
+        """The hosts in the order in which they are tried: those of the settings, then those that were learned."""
         return tuple(self._hosts)
 
     def tell(self, hosts: Iterable[str]) -> None:
-        """These are what the settings say, and no others any more.  Raises `InvalidName`, and then none is changed."""
+        """Replace the hosts of the settings; learned ones stay.  Raises `InvalidName`, and then changes none."""
         self._told = dict.fromkeys([registry_host(host) for host in hosts])
         self._hosts = {**self._told, **self._learned}
 
     def learn(self, hosts: Iterable[str]) -> tuple[str, ...]:
-        """Add names; returns those that are new.  Raises `InvalidName`, and then none is added."""
+        """Add hosts and return those that are new.  Raises `InvalidName`, and then adds none."""
         found = dict.fromkeys([registry_host(host) for host in hosts])
         new = tuple(host for host in found if host not in self._hosts)
         self._learned.update(found)
@@ -56,23 +56,23 @@ class OwnNames:
         return new
 
     def is_own(self, registry: str | None) -> bool:
-        """Whether a client that says `ns=registry`, or says nothing, means this registry."""
+        """Return whether a client that sends `ns=registry`, or no `ns` (None), means this registry."""
         return registry is None or registry.lower() in self._hosts
 
     def is_own_host(self, name: str) -> bool:
-        """Whether it is the host of one of the names, whatever their ports: forwarding may change these."""
+        """Return whether `name` is the host of one of the names, whatever its port: forwarding may change the port."""
         return any(host.rpartition(":")[0] == name for host in self._hosts)
 
     def own(self, repository: Repository) -> Repository:
-        """The one spelling of a repository: this registry's own have no host, whatever the client called it."""
+        """Return the repository without its host if that means this registry; any other repository unchanged."""
         if repository.registry is not None and self.is_own(repository.registry):
             return Repository(None, repository.path)
         return repository
 
     def ours(self, repository: Repository) -> Repository:
-        """The one spelling of a repository of this registry's, to be pushed to.
+        """Return the repository of this registry to push to, without a host.
 
-        Raises `NotOurs` for one of another registry: what comes under its name comes from there, by way of Docker.
+        Raises `NotOurs` for a repository of another registry: its content comes from there, through Docker.
         """
         if not self.is_own(repository.registry):
             raise NotOurs(
@@ -82,15 +82,15 @@ class OwnNames:
         return Repository(None, repository.path)
 
     def in_engine(self, reference: Reference, store: ImageStore | None = None) -> tuple[Reference, ...]:
-        """The names to look for in an engine with this store, in order.
+        """Return the names to look for in an engine with this store, in order.
 
-        A reference to this registry may be in Docker under any of its names (an image that was tagged for a push, or
-        pushed), or under its bare name (one that was only built), unless that one is of another registry, too:
-        `ghcr.io/team/app`.  Any other reference has one name.
+        An image of this registry may be in Docker under any of the registry's hosts (if it was tagged for a push), or
+        under its bare path (if it was only built).  A bare path such as `ghcr.io/team/app` names an image of another
+        registry in Docker, so it is left out.  Any other reference has one name.
 
-        In Podman an image that was built as `my-image` is `localhost/my-image`, and a node, which takes the same short
-        name for Docker Hub's, asks for `docker.io/library/my-image`.  Where there are both, Podman takes its own, and
-        so does this.  It does so by itself for a bare name.
+        Podman names an image that was built as `my-image` `localhost/my-image`.  A node reads the same short name as
+        Docker Hub's and requests `docker.io/library/my-image`.  If there are both, Podman prefers its own, so that one
+        is first.  For a bare name Podman does this by itself.
         """
         path, target = reference.repository.path, reference.target
         if not self.is_own(reference.repository.registry):
@@ -105,23 +105,23 @@ class OwnNames:
 
 
 def short_name(repository: Repository) -> Repository:
-    """How a person calls what Podman, which writes all names in full, calls `repository`."""
+    """Return the short name that a user types for `repository`: Podman lists all names in full."""
     if repository.registry == DOCKER_HUB:
         return Repository(None, repository.path.removeprefix("library/"))
     return Repository(None, repository.path) if repository.registry == _PODMANS_OWN else repository
 
 
 def names_of_machine(ports: Iterable[int], hostname: str = "") -> tuple[str, ...]:
-    """What a registry that listens on `ports` of this machine is called, by programs on it and in its containers."""
+    """Return the names of a registry on `ports` of this machine, for programs on it and in its containers."""
     names = (*_THIS_MACHINE, hostname) if hostname else _THIS_MACHINE
     return tuple(f"{name}:{port}" for port in ports for name in names)
 
 
 def names_of_container(container: Container, hostname: str, ports: Iterable[int]) -> tuple[str, ...]:
-    """Return what a registry is called that runs in `container`, where it listens on `ports`.
+    """Return the names of a registry that runs in `container` and listens on `ports` there.
 
-    `hostname` is that of this process.  Empty when it runs in no such container: a machine's name may be some
-    container's.
+    `hostname` is that of this process.  The result is empty when it is not the container's hostname: the engine also
+    finds containers by name, and the machine's hostname may be the name of an unrelated container.
     """
     if container.hostname != hostname:
         return ()

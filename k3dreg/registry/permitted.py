@@ -1,4 +1,4 @@
-"""Which registries may be asked for images (`--allow-registry`)."""
+"""Decides which registries may be asked for images (`--allow-registry`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from k3dreg.upstream.addresses import address_of, hostname_of, is_local, is_loca
 
 log = make_logger()
 
-# Every registry, but for those on this machine and its link.
+# The pattern for every registry but those on this machine and its link.
 EVERY = "*"
 _WILDCARDS = frozenset("*?")
 
@@ -27,9 +27,10 @@ async def _no_addresses(name: str) -> Sequence[str]:
 class PermittedRegistries:
     """Decides whether Docker, or k3dreg itself, may be sent to a registry that a client names.
 
-    A client may name any host, and learns from the answer whether something listens there.  So an address that only
-    this machine reaches (loopback, link-local) is asked only if it is known to be a registry of the user's: listed by
-    name, among Docker's insecure registries by host and port, or the registry of an image that Docker holds.
+    A client may name any host, and could learn from the answer whether something listens there.  So an address that
+    only this machine reaches (loopback, link-local) is asked only if the user is known to use it as a registry:
+    `--allow-registry` lists it by name, Docker's insecure registries list its host and port, or Docker holds an image
+    of it.
     """
 
     def __init__(
@@ -43,8 +44,8 @@ class PermittedRegistries:
     ) -> None:
         """`patterns` are `--allow-registry`'s; none means every registry.
 
-        `resolve` gives the addresses of a name, none where it cannot be resolved; `remote` is the one registry whose
-        images are given, which may always be asked.
+        `resolve` returns the addresses of a name, none if it cannot be resolved.  `remote` is the host of
+        `--proxy-remote-url`, which may always be asked.
         """
         self._engine = engine
         self._images = images
@@ -58,9 +59,9 @@ class PermittedRegistries:
         self._patterns = tuple(pattern.lower() for pattern in patterns) or (EVERY,)
 
     async def check(self, registry: str) -> None:
-        """Return if `registry`, a host with an optional port, may be asked.
+        """Raise `RegistryNotAllowed` unless `registry`, a host with an optional port, may be asked.
 
-        Raises `RegistryNotAllowed`, whose text is the same whatever is at that address.  The log says more.
+        The error's text does not depend on what is at that address.  The reason is logged only.
         """
         registry = registry.lower()
         if registry == self._remote or self._is_named(registry):
@@ -73,12 +74,12 @@ class PermittedRegistries:
         raise self._refusal(registry, f"{where}, --allow-registry does not list it, and Docker has no image of it")
 
     async def is_known(self, registry: str) -> bool:
-        """Whether the user has to do with this registry, so that a client may be told what is wrong there."""
+        """Return whether the user is known to use this registry, so that clients may be told what fails there."""
         registry = registry.lower()
         return registry in (self._remote, DOCKER_HUB) or self._is_named(registry) or await self._is_in_use(registry)
 
     def _is_named(self, registry: str) -> bool:
-        """Whether a pattern names the registry's host in full."""
+        """Return whether a pattern names the registry's host in full."""
         return any(
             _matches(registry, pattern)
             for pattern in self._patterns
@@ -94,7 +95,7 @@ class PermittedRegistries:
             return False
 
     async def _local_address(self, registry: str) -> str | None:
-        """How a registry is found to be local; None for any other."""
+        """Return how a registry is known to be on this machine or its link; None for any other."""
         if is_local_host(registry):
             return "it leads to this machine or its link"
         if address_of(registry) is not None:
@@ -116,12 +117,12 @@ class PermittedRegistries:
 
 
 def _matches(registry: str, pattern: str) -> bool:
-    """Whether a registry's host is one of a pattern's.  Brackets are an IPv6 address's."""
+    """Return whether a registry's host matches a pattern of `*` and `?`.  Brackets are those of an IPv6 address."""
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(expression, registry) is not None
 
 
 def _without_port(pattern: str) -> str:
-    """The host of a pattern, whose port may be a wildcard."""
+    """Return the host of a pattern without its port, which may be a wildcard."""
     host, colon, port = pattern.rpartition(":")
     return host if colon and not port.endswith("]") else pattern

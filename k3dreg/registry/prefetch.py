@@ -1,8 +1,8 @@
-"""Images made ready before anybody asks for them (`--warm`).
+"""Prepares images before a client pulls them (`--warm`).
 
-Where an image's bytes have to be exported, or its layers put together, the first pull waits for that.  For images whose
-names match a pattern it is done as soon as Docker has them.  Where Docker's files are read as they are there is nothing
-to do, and nothing is done.
+If an image's bytes have to be exported, or its layers assembled, the first pull waits for that.  For images whose names
+match a pattern this is done as soon as Docker has them.  Nothing is done where k3dreg can read Docker's files as they
+are.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ from k3dreg.store.interfaces import IBlobStore
 
 log = make_logger()
 
-# Seconds until an engine that does not answer is listened to again.
+# Seconds until k3dreg asks again for the events of an engine that does not answer.
 _AGAIN = 2.0
-# Seconds until one that refuses to tell of its images is asked again; they are looked at as often.
+# Seconds until k3dreg asks again for the events of an engine that refuses them; its list of images is read as often.
 _REFUSED = 60.0
-# Seconds between two looks whether requests are under way.
+# Seconds between two checks for requests under way.
 _LOOK_EVERY = 1.0
 
 
 class Prefetch:
-    """Makes images ready, one at a time, while no request is under way."""
+    """Prepares images, one at a time, while no request is under way.
+
+    Call `start` once, and `stop` at the end.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,10 @@ class Prefetch:
         is_busy: Callable[[], bool],
         clock: IReactorTime,
     ) -> None:
-        """`patterns`: see `matches`.  `sources` in the order in which they are tried; `is_busy`: requests go first."""
+        """`patterns` are as for `matches`; `sources` are tried in this order.
+
+        While `is_busy` returns True, requests are under way and no preparation starts.
+        """
         self._patterns = patterns
         self._engine = engine
         self._events = events
@@ -70,14 +76,14 @@ class Prefetch:
         self._is_busy = is_busy
         self._clock = clock
         self._look_at_all = False
-        self._named: dict[str, None] = {}  # in the order in which they were heard of
-        # What was made ready, or could not be: images by ID, in the state in which they were.
+        self._named: dict[str, None] = {}  # names to prepare, in the order of their events
+        # Fingerprints by image ID, of images that were prepared or could not be: these are not tried again.
         self._done: dict[Digest, str] = {}
         self._woken: Deferred[None] | None = None
         self._running: list[Deferred[None]] = []
 
     def start(self) -> None:
-        """Begin to listen, and with the images that are there; without patterns, with nothing."""
+        """Follow the engine's events and prepare matching images; do nothing if there are no patterns."""
         if not self._patterns:
             return
         for work in (self._listen(), self._work()):
@@ -87,20 +93,20 @@ class Prefetch:
             self._running.append(running)
 
     def stop(self) -> None:
-        """Make nothing ready any more.  An export, or a layer, that is under way is its source's to stop."""
+        """Prepare no more images.  An export or a layer under way goes on until its source stops it."""
         for running in self._running:
             running.cancel()
         self._running.clear()
         self._woken = None
 
     def change(self, patterns: Sequence[str]) -> None:
-        """Go on with others, or with none.  An image in the middle of which it was may be begun again."""
+        """Use other patterns from now on, or none.  The image that is being prepared may be started again."""
         if patterns != self._patterns:
             self.stop()
             self._patterns = patterns
             self.start()
 
-    # -- hearing of images --------------------------------------------------------------------------
+    # -- events of images ---------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         complaint = ""
@@ -110,7 +116,7 @@ class Prefetch:
                 await self._events.follow(self._heard)
                 complaint = ""
             except EngineUnavailable:
-                pass  # others say so
+                pass  # `engine_watch` logs it
             except EngineError as error:
                 after = _REFUSED
                 self._heard("")
@@ -144,25 +150,25 @@ class Prefetch:
                 await self._woken
 
     async def _look(self) -> None:
-        """Whatever Docker has."""
+        """Queue every matching image that Docker has."""
         try:
             for repository, tag in await self._names.names():
                 self._heard(f"{repository}:{tag}")
         except EngineError as error:
             log.debug("Docker's images cannot be listed: {error}", error=error)
 
-    # -- making an image ready ----------------------------------------------------------------------
+    # -- preparing an image -------------------------------------------------------------------------
 
     async def _warm(self, name: str) -> None:
         try:
             image = await self._engine.inspect(name)
         except (ImageNotInEngine, EngineError):
-            return  # gone again; or the engine is, and when it comes back all is looked at
+            return  # the image is gone, or the engine is: all its images are listed when it is back
         if self._done.get(image.id) == image.fingerprint:
             return
         await self._until_idle()
         started = self._clock.seconds()
-        # An export brings an image's layers before it is known what there is to fetch.
+        # `source.root` may export the image, which stores its layers although `_fetch` then has nothing to fetch.
         lacking = [layer for layer in image.diff_ids if not self._store.has(layer)]
         try:
             fetched = await self._make_ready(image)
@@ -170,7 +176,7 @@ class Prefetch:
             return
         except K3dregError as error:
             log.warn("{name} could not be made ready: {error}", name=name, error=error)
-        except Exception:  # noqa: BLE001  (one image must not end it for the others)
+        except Exception:  # noqa: BLE001  (a bug with one image must not end the loop for the others)
             log.failure("{name} could not be made ready", name=name)
         else:
             if fetched or any(map(self._store.has, lacking)):
@@ -178,7 +184,10 @@ class Prefetch:
         self._done[image.id] = image.fingerprint
 
     async def _make_ready(self, image: EngineImage) -> bool:
-        """Whether anything had to be fetched.  Raises what the last of the sources raised, if none gives the image."""
+        """Fetch the image's content from the first source that gives it; return whether any had to be fetched.
+
+        If no source gives the image, raises what the last one raised.
+        """
         failed: K3dregError | None = None
         for source in self._sources:
             try:
@@ -191,7 +200,7 @@ class Prefetch:
         return False
 
     async def _fetch(self, source: IImageSource, image: EngineImage, described: Descriptor) -> bool:
-        """A part of the image, and its own parts; whether anything had to be fetched."""
+        """Fetch a part of the image and everything below it; return whether any had to be fetched."""
         if described.media_type not in media_types.MANIFESTS | media_types.INDEXES:
             return await self._fetch_blob(source, image, described)
         blob = await source.open(image, described.digest, Trace())
@@ -213,7 +222,7 @@ class Prefetch:
         await self._until_idle()
         blob = await source.open(image, described.digest, Trace())
         if blob.size:
-            # The last byte of what is arriving is given when all of it is in the store.
+            # A blob that is arriving gives its last byte when all of it is in the store.
             await blob.send(_Nowhere(), blob.size - 1, blob.size)
         return True
 
@@ -224,23 +233,24 @@ class Prefetch:
 
 @implementer(IConsumer)
 class _Nowhere:
-    """Takes everything, and keeps nothing."""
+    """A consumer that discards all data, and never pauses its producer."""
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """It is never paused."""
+        """Do nothing."""
 
     def unregisterProducer(self) -> None:
-        """It is never told anything."""
+        """Do nothing."""
 
     def write(self, data: bytes) -> None:
-        """Away with it."""
+        """Discard `data`."""
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether an image's name, as Docker writes it, matches one of the patterns.
+    """Return whether an image's name, as Docker writes it, matches one of the patterns.
 
-    Those of a shell (`*`, `?`, `[ab]`; a slash is nothing special), for the name with its tag or without: `my-app`
-    and `my-app:*` are any `my-app`.  The name may be Docker's short one or the one in full.
+    Patterns are those of a shell (`*`, `?`, `[ab]`), but `*` matches slashes, too.  A pattern may match the name with
+    its tag or without: `my-app` and `my-app:*` match every tag of `my-app`.  It may match Docker's short name, or the
+    name in full.
     """
     return any(fnmatchcase(spelling, pattern) for spelling in _spellings(name) for pattern in patterns)
 

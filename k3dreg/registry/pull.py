@@ -1,4 +1,4 @@
-"""The use case of a pull: which content a client is given, and where it is looked for, in which order."""
+"""The use case of a pull: which content a client gets, and in which order k3dreg looks for it."""
 
 from __future__ import annotations
 
@@ -43,18 +43,19 @@ T = TypeVar("T")
 
 log = make_logger()
 
-# Why an engine gets nothing of its own: it goes on to the next registry then.
+# Why an engine that pulls for k3dreg, through k3dreg as its mirror, gets 404: it then goes on to the next registry.
 _CIRCULAR = "itself has asked Docker for it, whose registry mirror this is"
-# For people who look by hand.
+# For users who send a HEAD by hand.
 _HEAD_ADVICE = "what Docker holds under this name is shown to GET, and to the HEAD of a node (docs/pushing.md)"
 
 
 @define
 class Pull:
-    """See `IRegistry`.  Each method reads from top to bottom as the policy, and each step asks one collaborator.
+    """Looks content up for pulls: pushed content, then the engine's, then the image's registry's.
 
-    `repair` mends images of which the engine has lost blobs; without it they are refused.  `fallback` is asked only
-    while `enable_origin_fallback` says so.
+    Implements `IRegistry`.  Each method reads from top to bottom as the policy, and each step calls one collaborator.
+    `repair` restores blobs that the engine has lost; without it such images are refused.  `fallback` is asked only
+    after `enable_origin_fallback(True)`.
     """
 
     _pushed: PushedLookup
@@ -69,11 +70,14 @@ class Pull:
     _origin_fallback: bool = False
 
     def enable_origin_fallback(self, wanted: bool) -> None:
-        """From the next request on, ask images' own registries for what Docker cannot give, if that is `wanted`."""
+        """Set whether images' own registries are asked for what Docker cannot give, from the next request on."""
         self._origin_fallback = wanted
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
-        """Return what was pushed under the reference, else what Docker or the image's registry has; see `IRegistry`."""
+        """Return what was pushed under the reference, else what Docker or the image's registry has.
+
+        Raises as `IRegistry.manifest` does.
+        """
         pushed = self._pushed.manifest(reference)
         if pushed is not None:
             trace.source = "pushed"
@@ -84,7 +88,7 @@ class Pull:
             raise ManifestUnknown(f"{reference} was not pushed here, and k3dreg {_CIRCULAR}")
         is_own = self._names.is_own(reference.repository.registry)
         if is_own and trace.may_decide_a_push:
-            # A push tool that is told of Docker's copy sends nothing, and `docker rmi` then removes what it pushed.
+            # A push tool that finds Docker's copy sends nothing, and `docker rmi` would then remove what it pushed.
             raise ManifestUnknown(f"{reference} was not pushed here", advice=_HEAD_ADVICE)
         if (refusal := self._remote.refusal(reference.repository)) is not None:
             raise ManifestUnknown(refusal, advice=one_remote.ADVICE)
@@ -93,15 +97,15 @@ class Pull:
         except EngineUnavailable as error:
             if not is_own:
                 raise
-            # Pushes go on without an engine, and the first thing a client does is to ask whether the tag is taken:
-            # anything but 200 and 404 ends its push.
+            # Pushes go on without an engine.  A client that pushes first asks whether the tag exists, and any response
+            # but 200 and 404 ends its push.
             raise ManifestUnknown(f"{reference} was not pushed here, and {error}", advice=error.advice) from error
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
-        """Return a blob; see `IRegistry`.
+        """Return a blob.  Never starts a pull.  Raises as `IRegistry.blob` does.
 
-        A pushed one is served from the repositories that it was pushed to, and one of Docker's under any name: nodes
-        ask for digests that they learned elsewhere.  No pull is started.
+        A pushed blob is served from the repositories that it was pushed to.  A blob of an image in Docker is served
+        from any repository, as nodes request digests that they learned from another registry.
         """
         pushed = self._pushed.blob(repository, digest)
         if pushed is not None:
@@ -130,40 +134,41 @@ class Pull:
         except Refused as error:
             if remotes is None:
                 raise
-            raise missing from error  # as of a manifest of the remote's
+            raise missing from error  # 404, as for a manifest of the remote: see `_under_any_name`
 
     async def _under_any_name(
         self, reference: Reference, authorization: BasicAuth | None, trace: Trace
     ) -> ServedManifest:
-        """Return what the reference means; where it is unknown, what else the client may mean by it."""
+        """Return the manifest of the reference; if that is unknown, of another name that the client may mean by it."""
         try:
             return await self._from_docker_or_origin(reference, authorization, trace)
         except NotFound as error:
             missing = error
         named = self._names.own(reference.repository).in_path
         if named is not None:
-            # `GET /v2/ghcr.io/team/app/…` gives what Docker holds as `localhost:5005/ghcr.io/team/app`, and else what
-            # `?ns=ghcr.io` would.
+            # `GET /v2/ghcr.io/team/app/…` returns what Docker holds as `localhost:5005/ghcr.io/team/app`, else the same
+            # as with `?ns=ghcr.io`.
             return await self._from_docker_or_origin(Reference(named, reference.target), authorization, trace)
         remotes = self._remote.remotes(reference.repository)
         if remotes is None:
             raise missing
         there = Reference(remotes, reference.target)
         try:
-            # Without what the client sent: that was for this registry.
+            # Without the client's credentials, which are for this registry.
             return await self._from_docker_or_origin(there, None, trace)
         except (NotFound, Refused) as error:
-            # Whatever it was, no more than 404: a client that pushes asks first whether the name is taken, and any
-            # other answer ends its push.
+            # 404 for any error: a client that pushes first asks whether the tag exists, and any other error ends its
+            # push.
             said = f"{missing}; and k3dreg could not get {there}: {error}"
             raise ManifestUnknown(said, advice=error.advice) from error
 
     async def _from_docker_or_origin(
         self, reference: Reference, authorization: BasicAuth | None, trace: Trace
     ) -> ServedManifest:
-        """Return what Docker has, else what the image's registry has (`--origin-fallback`).
+        """Return the manifest from Docker, else from the image's registry (`--origin-fallback`).
 
-        What a tag means is Docker's to say, unless the engine cannot hold what the registry has under it.
+        The registry is asked for a tag only if the engine cannot hold what the tag names there, as Docker decides which
+        image a tag means.
         """
         try:
             return await self._from_docker(reference, authorization, trace)
@@ -175,7 +180,7 @@ class Pull:
         return await self._from_origin(self._fallback.manifest(reference, _shown(authorization), trace), missing)
 
     async def _from_docker(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
-        """Return what Docker has, or brings: of a long pull the manifest is known before the pull has ended."""
+        """Return the manifest that Docker has or pulls; of a long pull, before the pull has ended."""
         if reference.digest is not None:
             coming = self._in_progress.part(reference.digest)
             if coming is not None and self._in_progress.is_coming(coming):
@@ -191,7 +196,7 @@ class Pull:
         return self._in_progress.manifest(coming, self._after_pull, trace)
 
     async def _from_engine(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
-        """Return what Docker has, which pulls it where it lacks it, mended where it has lost blobs."""
+        """Return the manifest from Docker, which pulls an image that it lacks and repairs one that has lost blobs."""
         if reference.digest is not None:
             known = await self._content.manifest(reference.digest, trace)
             if known is not None:
@@ -204,7 +209,7 @@ class Pull:
             self._credentials.refused(reference.repository, authorization)
             raise refusal_for_client(error, showed=authorization is not None) from error
         if reference.digest is not None and image.id != reference.digest:
-            # The classic store and Podman: the image is there, and its registry's manifest is not.
+            # The classic store and Podman hold the image, but not its registry's manifest.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))
         image, root = await self._mended(image, reference, _shown(authorization), trace)
         return self._content.served(image, root, trace)
@@ -212,21 +217,25 @@ class Pull:
     async def _mended(
         self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
     ) -> tuple[EngineImage, Descriptor]:
-        """Return the image and its root, mended if the engine has lost blobs of it.  Raises `ImageIncomplete`."""
+        """Return the image and its root, after a repair if the engine has lost blobs of it.
+
+        Raises `ImageIncomplete` if it cannot be repaired.
+        """
         if self._repair is None:
             return image, await self._content.root(image, reference, trace)
         image = await self._repair.ensure(image, reference, shown, trace)
         try:
             return image, await self._content.root(image, reference, trace)
         except ImageIncomplete:
-            # Seen by reading it: not every engine tells.
+            # Older engines do not report lost blobs, so reading the image is what shows them.
             image = await self._repair.mend(image, reference, shown, trace)
             return image, await self._content.root(image, reference, trace)
 
     async def _after_pull(self, part: Part, trace: Trace) -> IBlob:
         """Return a part of an image whose pull has ended.  Raises what the pull failed with.
 
-        It goes the way that a node would have gone, had it waited: so it is learnt what belongs to what.
+        This reads the manifests from the root down to the part, as a node does after a pull, so that `EngineContent`
+        records to which image the part belongs.
         """
         served = await self._from_engine(part.reference, part.authorization, trace)
         for manifest in (served.descriptor.digest, *part.above):
@@ -236,9 +245,9 @@ class Pull:
         return await self._content.blob(part.descriptor.digest, trace)
 
     async def _from_origin(self, asked: Awaitable[T], missing: K3dregError) -> T:
-        """Return what the image's registry gives.  When it says no as well, Docker's no counts.
+        """Return the result of `asked`, a question to the image's registry; if it fails, raise `missing`.
 
-        `AuthenticationRequired` is raised all the same: credentials would help.
+        `AuthenticationRequired` is raised as it is, because credentials would help.
         """
         try:
             return await asked

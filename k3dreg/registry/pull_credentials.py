@@ -1,4 +1,4 @@
-"""Credentials for the pulls of the engine."""
+"""Credentials for the engine's pulls."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from k3dreg.upstream.origin import ICredentialSource
 
 
 class PullCredentials:
-    """Gives what a request brought, else what this host has."""
+    """Chooses between the credentials of a request and, for a request without any, those of this host."""
 
     def __init__(self, host: ICredentialSource | None = None) -> None:
-        """`host` has this host's credentials; None for no others than the request's."""
+        """`host` finds this host's credentials; with None, only those of requests are used."""
         self._host = host
 
     async def registry_auth(self, reference: Reference, authorization: BasicAuth | None) -> str:
@@ -24,6 +24,6 @@ class PullCredentials:
         return await self._host.registry_auth(registry)
 
     def refused(self, repository: Repository, authorization: BasicAuth | None) -> None:
-        """Look for this host's credentials anew the next time, if it was these that the registry refused."""
+        """Report that the registry refused a pull, so that this host's credentials are looked up anew if used."""
         if authorization is None and self._host is not None and repository.registry is not None:
             self._host.refused(repository.registry)

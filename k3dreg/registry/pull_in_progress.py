@@ -1,9 +1,8 @@
 """Manifests and blobs of an image that the engine is pulling, before the pull has ended.
 
-The image's registry is asked, by the engine, what the pull will bring.
-
-The head of an answer cannot wait for a pull of a gigabyte, and need not: digest, size and media type are known as soon
-as the registry has been asked, and the engine's content store has each blob as soon as the pull has finished with it.
+containerd 2.3 and later wait 30 s for the head of a response, so the head cannot wait for a pull of a gigabyte.  It
+need not: the engine asks the image's registry for the digest, size and media type of the root, and its content store
+has each blob as soon as the pull has fetched that blob.
 """
 
 from __future__ import annotations
@@ -38,20 +37,21 @@ log = make_logger()
 
 T = TypeVar("T")
 
-# Seconds that a pull has to itself.  Asking the registry costs one more request for a manifest there, which Docker Hub
-# counts as a pull; most pulls are done by then and never ask.
+# Seconds that a pull may take before the registry is asked.  That costs one more request for a manifest there, which
+# Docker Hub counts as a pull.  Most pulls are done by then and cost none.
 EARLY = 8.0
-# Seconds between two looks whether the engine has a blob.
+# Seconds between two checks whether the engine has a blob.
 _LOOK_EVERY = 0.5
-# Parts of images that are on their way.
+# Parts of images being pulled that are remembered.
 _EXPECTED_REMEMBERED = 5000
 
 
 @frozen
 class Part:
-    """A part of an image that is being pulled; `above` are the manifests that lead to it, the root first.
+    """A part of an image that is being pulled.
 
-    `authorization` is what the client sent that asked for the image.
+    `above` are the digests of the manifests that lead to it, the root first.  `authorization` is the credentials of the
+    client that requested the image.
     """
 
     descriptor: Descriptor
@@ -60,12 +60,12 @@ class Part:
     above: tuple[Digest, ...] = ()
 
 
-# Gives a part out of the engine, once the pull has ended.  Raises what the pull failed with.
+# Return a part from the engine once the pull has ended.  Raises what the pull failed with.
 AfterPull = Callable[[Part, Trace], Awaitable[IBlob]]
 
 
 class PullInProgress:
-    """Knows what pulls under way will bring, and gives each part as soon as the engine has it."""
+    """Finds out which content the pulls under way will bring, and gives each part as soon as the engine has it."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class PullInProgress:
     ) -> None:
         """`is_pulling` tells whether the engine pulls a reference now.
 
-        `credentials` gives `X-Registry-Auth` for asking its registry; `early` is how many seconds a pull has before
-        that is done.
+        `credentials` returns `X-Registry-Auth` for asking its registry, which happens when a pull has taken `early`
+        seconds.
         """
         self._engine = engine
         self._loose = loose
@@ -88,14 +88,14 @@ class PullInProgress:
         self._clock = clock
         self._early = early
         self._asking: SingleFlight[tuple[Reference, str], Descriptor] = SingleFlight()
-        # What registries said, for as long as the pull goes on: by the next one the tag may mean something else.
+        # The roots that registries announced.  Dropped after the pull, as the tag may name another image by the next.
         self._told: dict[tuple[Reference, str], Descriptor] = {}
         self._expected: LRUCache[Digest, Part] = LRUCache(_EXPECTED_REMEMBERED)
 
     async def ended_early(self, answer: Coroutine[Deferred[Any], Any, T]) -> T | None:
-        """Return `answer`, if it comes before a pull has taken long; else cancel it and return None.
+        """Return the result of `answer` if it comes within `early` seconds; else cancel it and return None.
 
-        The pull goes on: cancelling `answer` ends the waiting for it.
+        The pull itself goes on, as cancelling `answer` only stops waiting for it.
         """
         self._told = {key: value for key, value in self._told.items() if self._is_pulling(key[0])}
         try:
@@ -104,9 +104,9 @@ class PullInProgress:
             return None
 
     async def announced(self, reference: Reference, authorization: BasicAuth | None) -> Part | None:
-        """Return the root that the image's registry says a pull will bring.
+        """Return the root that the pull under way will bring, according to the image's registry.
 
-        None where no pull is under way, its registry cannot be asked, or the engine keeps no manifest of it.
+        None if no pull is under way, the registry cannot be asked, or the engine's store keeps no manifests.
         """
         if not self._is_pulling(reference):
             return None
@@ -128,15 +128,15 @@ class PullInProgress:
         return self._expect(Part(told, reference, authorization))
 
     def part(self, digest: Digest) -> Part | None:
-        """Return a part of an image that is being pulled, or was."""
+        """Return the part with this digest of an image that is being pulled, or was; None if there is none."""
         return self._expected.get(digest)
 
     def is_coming(self, part: Part) -> bool:
-        """Whether the pull that brings the part is under way."""
+        """Return whether the pull that brings the part is still under way."""
         return self._is_pulling(part.reference)
 
     def manifest(self, part: Part, after: AfterPull, trace: Trace) -> ServedManifest:
-        """Return a manifest whose bytes follow when the engine has them, or the pull has ended."""
+        """Return a manifest whose bytes follow once the engine has them, or the pull has ended."""
         descriptor = part.descriptor
 
         async def pending() -> IBlob:
@@ -145,15 +145,15 @@ class PullInProgress:
         return ServedManifest(descriptor, pending)
 
     def blob(self, part: Part, after: AfterPull, trace: Trace) -> IBlob:
-        """Return a blob whose bytes follow when the engine has them, or the pull has ended."""
+        """Return a blob whose bytes follow once the engine has them, or the pull has ended."""
         return PendingBlob(part.descriptor.digest, part.descriptor.size, lambda: self._open(part, after, trace))
 
     def shutdown(self) -> None:
-        """Stop asking."""
+        """Cancel all questions to registries."""
         self._asking.shutdown()
 
     async def _document(self, part: Part, after: AfterPull, trace: Trace) -> IBlob:
-        """Return a manifest, verified; the parts that it refers to are expected from now on."""
+        """Return a verified manifest, and expect the parts that it refers to from now on."""
         digest = part.descriptor.digest
         data = await (await self._open(part, after, trace)).read()
         if Digest.of(data, digest.algorithm) != digest:
@@ -167,7 +167,7 @@ class PullInProgress:
         return MemoryBlob(digest, data, manifest.media_type)
 
     async def _open(self, part: Part, after: AfterPull, trace: Trace) -> IBlob:
-        """Return the part, when the engine has it.  Raises what the pull failed with if it ends without it."""
+        """Return the part once the engine has it.  Raises what the pull failed with if it ends without the part."""
         while self._is_pulling(part.reference):
             blob = await self._loose.loose(part.descriptor)
             if blob is not None:

@@ -1,6 +1,6 @@
-"""The use case of a push: bytes -> blob -> manifest -> tag; and of taking them back.
+"""The use case of pushing (bytes -> blob -> manifest -> tag) and of deleting what was pushed.
 
-It knows the stores by their interfaces only, and HTTP not at all.
+This module uses the stores by their interfaces only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from k3dreg.store.interfaces import IBlobStore, IPushed, IStaging
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.workers import Workers
 
-# Manifests that are parsed at once.  A real one takes a millisecond; four MiB of brackets become 100 MiB of lists.
+# Manifests that are parsed at a time.  A real one takes a millisecond, but 4 MiB of brackets become 100 MiB of lists.
 _PARSED_AT_ONCE = 1
 
 
 class Uploads:
-    """See `IUploads`."""
+    """Stores what clients push, and deletes it.  Implements `IUploads`.  Call `shutdown` at the end."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Uploads:
     ) -> None:
         """`registry` is asked for content that a pushed manifest refers to and that was not pushed.
 
-        `most_sessions`: how many upload sessions there may be at a time.
+        `most_sessions` is the number of upload sessions that may exist at a time.
         """
         self._deleting = True
         self._store = store
@@ -58,11 +58,11 @@ class Uploads:
 
     @property
     def deleting(self) -> bool:
-        """See `IUploads`."""
+        """Whether clients may delete manifests, tags and blobs."""
         return self._deleting
 
     def allow_deleting(self, allowed: bool) -> None:
-        """From the next request on; at first it is allowed."""
+        """Allow or refuse deleting from the next request on.  It is allowed at first."""
         self._deleting = allowed
 
     # -- blobs ----------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Uploads:
         content_range: ContentRange | None,
         length: int | None,
     ) -> None:
-        # Between the two the blob is nobody's yet, and must not be collected as such.
+        # Between `finish` and `add_blob` no repository has the blob, so a garbage collection would remove it.
         release = self._store.hold([digest])
         try:
             own = await self._sessions.finish(repository, session, digest, body, content_range, length)
@@ -104,7 +104,7 @@ class Uploads:
             release()
 
     def shutdown(self) -> None:
-        """Give up all sessions."""
+        """End all upload sessions and delete their bytes."""
         self._sessions.shutdown()
 
     async def mount(self, repository: Repository, digest: Digest, trace: Trace) -> bool:
@@ -143,7 +143,7 @@ class Uploads:
         finally:
             writer.abort()
 
-    # -- taking back ----------------------------------------------------------------------------
+    # -- deleting -------------------------------------------------------------------------------
 
     async def delete_tag(self, repository: Repository, tag: Tag) -> None:
         self._check_deleting()
@@ -163,7 +163,7 @@ class Uploads:
         await self._clear_away(digest)
 
     async def _clear_away(self, digest: Digest) -> None:
-        """Remove a file that is nobody's now.  One that is being read is left to the next collection."""
+        """Remove the file if no repository has it now.  One that is being read stays until the next collection."""
         if not self._pushed.keeps(digest) and await self._store.drop(digest):
             self._pushed.forget(digest)
 
@@ -173,7 +173,7 @@ class Uploads:
 
 
 def _parse(data: bytes, media_type: str, digest: Digest | None) -> tuple[Manifest, Digest]:
-    """Hash and parse.  In a worker thread: four MiB of JSON take a while."""
+    """Verify and parse a manifest, and return it with its digest.  Runs in a worker thread: 4 MiB of JSON are slow."""
     actual = Digest.of(data, "sha256" if digest is None else digest.algorithm)
     if digest is not None and actual != digest:
         raise DigestNotMatched(f"the manifest hashes to {actual}, not to {digest}")

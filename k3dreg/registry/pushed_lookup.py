@@ -1,4 +1,4 @@
-"""What was pushed, as a pull looks it up."""
+"""Looks up pushed content for pulls."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from k3dreg.streaming.memory_blob import MemoryBlob
 
 
 class PushedLookup:
-    """Finds manifests and blobs that were pushed, under whichever of this registry's names a client asks for them."""
+    """Finds manifests and blobs that were pushed, whichever of this registry's names a client uses."""
 
     def __init__(
         self, pushed: IPushed, store: IBlobStore, names: OwnNames, is_engines: Callable[[Digest], bool]
     ) -> None:
-        """`is_engines` says whether content is known to be part of an image in the engine."""
+        """`is_engines` returns whether content is known to be part of an image in the engine."""
         self._pushed = pushed
         self._store = store
         self._names = names
@@ -28,7 +28,7 @@ class PushedLookup:
     def manifest(self, reference: Reference) -> ServedManifest | None:
         """Return the manifest that was pushed under the reference.
 
-        None where its file is gone: a client that is told so pushes it again.
+        None also if the manifest's file is gone: a client that gets 404 pushes it again.
         """
         repository = self._names.own(reference.repository)
         if isinstance(reference.target, Tag):
@@ -41,19 +41,19 @@ class PushedLookup:
         return ServedManifest(found.descriptor, lambda: self._open(found))
 
     def blob(self, repository: Repository, digest: Digest) -> IBlob | None:
-        """Return the blob that was pushed to the repository.
+        """Return the blob that was pushed to the repository, else None.
 
-        What is deleted from one repository is gone from there, whichever others hold it (distribution-spec 1.1,
-        "Deleting Blobs").
+        A blob that was deleted from this repository is not found, even if other repositories have it
+        (distribution-spec 1.1, "Deleting Blobs").
         """
         return self._store.get(digest) if self._pushed.has_blob(self._names.own(repository), digest) else None
 
     def has_repository(self, repository: Repository) -> bool:
-        """Whether anything was pushed to the repository."""
+        """Return whether anything was pushed to the repository."""
         return self._pushed.has(self._names.own(repository))
 
     def only_pushed(self, digest: Digest) -> bool:
-        """Whether content is here because it was pushed, elsewhere or once, and not because Docker has it."""
+        """Return whether the digest is or was pushed, to any repository, and is not known to be in Docker."""
         return self._pushed.was_pushed(digest) and not self._is_engines(digest)
 
     async def _open(self, pushed: PushedManifest) -> IBlob:

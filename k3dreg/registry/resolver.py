@@ -1,4 +1,4 @@
-"""From a reference to the image in the engine, which pulls it when it does not hold it."""
+"""Resolves references to images in the engine, and lets the engine pull those that it lacks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from k3dreg.upstream.permission import MayAsk, every_registry
 
 log = make_logger()
 
-# Seconds between two lines about a pull that is under way.
+# Seconds between two log lines about a pull that is under way.
 _REPORT_EVERY = 5.0
 # Seconds for which digests of a repository are refused after its registry refused a pull.  A node whose pull by tag
-# failed here goes to its next host, and then asks here first for every digest that it learned there: those must not
-# each start a pull.  A minute covers such a node's pull; a pull by tag is tried anew sooner.
+# failed here goes to its next host, and then requests every digest that it learned there here first.  These requests
+# must not start a pull each.  A minute covers such a node's pull; a pull by tag is tried again sooner.
 _FAILED_FOR = 60.0
 
 _DIGEST_ADVICE = {
@@ -43,12 +43,15 @@ _OWN_NAME_ADVICE = "an image of another registry is asked for with that registry
 
 
 def digest_advice(store: ImageStore) -> str:
-    """What to do where an engine with this store cannot give an image by its registry's digest."""
+    """Return advice for an engine with this store, which cannot give an image by its registry's digest."""
     return _DIGEST_ADVICE.get(store, "")
 
 
 class Resolver:
-    """Asks the engine what a reference is, and lets it pull what it lacks: one pull, however many ask."""
+    """Asks the engine which image a reference names, and lets it pull an image that it lacks.
+
+    Requests for the same reference with the same credentials share one pull.  Call `shutdown` at the end.
+    """
 
     def __init__(
         self,
@@ -59,10 +62,11 @@ class Resolver:
         may_ask: MayAsk = every_registry,
         is_known: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
-        """`names` are what this registry is called; `observer` is told of pulls; `may_ask` is called before a pull.
+        """`names` are this registry's own; `observer` is told of pulls.
 
-        `is_known` tells registries that the user has to do with; None for all.  What is wrong at another one is for the
-        log alone, or a client could find out what listens at any address.
+        `may_ask` is called before a pull, and raises if the registry may not be asked.  `is_known` tells registries
+        that the user is known to use; None for all.  Errors of any other registry are only logged, or a client could
+        find out what listens at any address.
         """
         self._observer = observer
         self._names = OwnNames() if names is None else names
@@ -72,23 +76,24 @@ class Resolver:
         self._clock = clock
         self._platforms = OtherPlatforms(engine, clock)
         self._pulls: SingleFlight[tuple[Reference, str], float] = SingleFlight()
-        # With the credentials in the key: one caller's refusal is never another's.
+        # The keys have the credentials, so that a refusal of one client's credentials is not given to another client.
         self._refused: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
         self._failed: NegativeCache[tuple[Repository, str]] = NegativeCache(clock)
 
     async def image(
         self, reference: Reference, registry_auth: Callable[[], Awaitable[str]], trace: Trace
     ) -> EngineImage:
-        """The image that the reference names now.
+        """Return the image that the reference names now; let the engine pull it if it lacks it.
 
-        The engine is asked every time which image that is, so a rebuilt or re-tagged one is seen at once.
-        `registry_auth` gives the credentials of the pull, should one be needed; "" for none.  Under this registry's own
-        names, or none, nothing is pulled: the engine would have to ask here, and a client that pushes looks first
-        whether the name is taken.
+        The engine is asked each time, so a rebuilt or re-tagged image is found at once.  `registry_auth` returns the
+        credentials of a pull as `X-Registry-Auth`, "" for none.  For a reference without a registry, or with one of
+        this registry's names, no pull is started: the engine would pull from here, and clients that push look first
+        whether the tag exists.
 
-        Raises what `may_ask`, `IEngine.inspect` and `IEngine.pull` raise (a refusal for some seconds again, without
-        asking), and `ManifestUnknown` for what may not be pulled, a digest that this engine can never give, or one of a
-        repository it has just failed to pull from.  Cancelling leaves a pull running for whoever asks next.
+        Raises what `may_ask`, `IEngine.inspect` and `IEngine.pull` raise.  A refusal is raised again for some seconds
+        without a new pull.  Raises `ManifestUnknown` for an image of this registry that the engine lacks, for a digest
+        that this engine's store can never give, and for a digest of a repository from which a pull has just failed.
+        Cancelling leaves a pull running for the next request.
         """
         store = (await self._engine.info()).store
         for name in self._names.in_engine(reference, store):
@@ -120,7 +125,7 @@ class Resolver:
     def _asking(
         self, reference: Reference, registry_auth: Callable[[], Awaitable[str]]
     ) -> Callable[[], Awaitable[str]] | None:
-        """Credentials for asking the reference's registry, if that may be asked; None for this registry itself."""
+        """Return a function for `OtherPlatforms.check` to ask the reference's registry; None for this registry."""
         registry = reference.repository.upstream.registry
         if self._names.is_own(reference.repository.registry) or self._names.is_own(registry):
             return None
@@ -132,7 +137,7 @@ class Resolver:
         return ask
 
     async def _for_client(self, error: K3dregError, reference: Reference) -> K3dregError:
-        """A pull's failure as the client is told of it: without what happened, if the registry is not known."""
+        """Return the error of a pull as the client may see it: without the cause, if the registry is not known."""
         if self._is_known is None or await self._is_known(str(reference.repository.registry)):
             return error
         log.warn("Docker could not pull {reference}: {error}", reference=reference, error=error)
@@ -142,19 +147,19 @@ class Resolver:
         )
 
     def is_pulling(self, reference: Reference) -> bool:
-        """Whether the engine pulls it now, for whomever."""
+        """Return whether the engine pulls the reference now, with any credentials."""
         pulls = self._pulls.keys()
         return any(pulled == reference for pulled, _ in pulls)
 
     def shutdown(self) -> None:
-        """Stop all pulls."""
+        """Cancel all pulls."""
         self._pulls.shutdown()
 
     def _tell_digests(self, key: tuple[Repository, str], error: K3dregError) -> None:
-        """Let digests of the repository be refused without a pull, if its registry is why a pull failed.
+        """Refuse digests of the repository without a pull for some time, if the registry caused a pull's failure.
 
-        A registry that could not be reached lacks nothing, and may be back within seconds.  Trouble of the engine's
-        own says nothing about the registry.
+        The time is short for a registry that could not be reached, as it may be back within seconds.  A failure of the
+        engine itself tells nothing about the registry, so it is not remembered.
         """
         if isinstance(error, UpstreamFailed):
             self._failed.remember(key, error)
@@ -202,7 +207,8 @@ class Resolver:
                 await self._engine.pull(str(reference), auth, report)
         except K3dregError as error:
             if await self._is_here(reference):
-                # Fetched and not unpacked, as artifacts and signatures are: what a node needs is there.
+                # The engine fetched the content and could not unpack it, as with artifacts and signatures.  A node
+                # needs no more than the content.
                 log.warn("Docker has {reference}, but: {error}", reference=reference, error=error)
                 return self._clock.seconds() - started
             self._refused.remember((reference, auth), error)

@@ -1,4 +1,4 @@
-"""Upload sessions: their bytes go to staging as they come, and they end when nobody comes back to them."""
+"""Upload sessions: their bytes go to staging as they arrive, and they expire when the client sends no more."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ T = TypeVar("T")
 
 log = make_logger()
 
-# Seconds without a request, or a byte, after which a session is forgotten.  A client that lost its connection is back
-# within minutes; what it left behind takes room on the disk until then.
+# Seconds without a request, or a byte, after which a session expires.  A client that lost its connection is back within
+# minutes; until the session expires, its bytes take room on the disk.
 SESSION_IDLE = 3600.0
-# Sessions at a time.  Each holds an open file once it has bytes, so a daemon that may open few files has fewer.  A push
-# has three to five at a time, so this is a hundred pushes.
+# Sessions at a time.  Each has an open file once it has bytes, so a daemon that may open few files allows fewer.  A
+# push has three to five at a time, so this suffices for a hundred pushes.
 MOST_SESSIONS = 400
-# Seconds after which a session without a request may make room for another, when there are that many.
+# Seconds without a request after which a session may be ended for a new one, when there are `most` sessions.
 LEFT_ALONE = 60.0
 
 
 class _Upload:
-    """One session: its state, its bytes, and who works on it."""
+    """One session: its state, the writer of its bytes, and the work under way on it."""
 
     def __init__(self, repository: Repository, name: str, writer: IBlobWriter) -> None:
         self.repository = repository
@@ -46,21 +46,24 @@ class _Upload:
         self.writer = writer
         self.session = UploadSession()
         self.turn = DeferredLock()  # requests to one session wait for each other
-        self.expiry: IDelayedCall | None = None  # set while no request works on it
-        self.resting_since = 0.0
-        self.last: Outcome[object] | None = None  # the last piece of work on the writer
+        self.expiry: IDelayedCall | None = None  # set while no request to this session is under way
+        self.resting_since = 0.0  # when the last request ended, by the reactor's clock
+        self.last: Outcome[object] | None = None  # of the last call of the writer in a worker thread
 
     def status(self) -> UploadStatus:
         return UploadStatus(self.repository, self.name, self.session.received)
 
 
 class UploadSessions:
-    """All sessions there are.  A session belongs to the repository that it was opened for, whatever that is called."""
+    """All upload sessions.  Call `shutdown` at the end.
+
+    A session belongs to the repository that it was opened for, whichever of this registry's names a client uses for it.
+    """
 
     def __init__(
         self, staging: IStaging, names: OwnNames, workers: Workers, clock: IReactorTime, most: int = MOST_SESSIONS
     ) -> None:
-        """`most`: how many sessions there may be at a time."""
+        """`most` is the number of sessions that may exist at a time."""
         self._most = most
         self._staging = staging
         self._names = names
@@ -69,10 +72,13 @@ class UploadSessions:
         self._uploads: dict[str, _Upload] = {}
 
     def open(self, repository: Repository, algorithm: str) -> UploadStatus:
-        """Raises `TooManyUploads`, and `NotOurs` for a repository of another registry."""
+        """Open a session.  Raises `TooManyUploads`, and `NotOurs` for a repository of another registry.
+
+        `algorithm` is the likely one of the blob's digest.
+        """
         own = self._names.ours(repository)
         self._make_room()
-        # Nobody can guess it, so nobody can write into another's upload; and it is safe in a path.
+        # 144 random bits: a client cannot guess the ID of another client's session.  All characters are safe in a path.
         name = secrets.token_urlsafe(18)
         upload = _Upload(own, name, self._staging.begin(algorithm))
         self._uploads[name] = upload
@@ -80,14 +86,17 @@ class UploadSessions:
         return upload.status()
 
     def status(self, repository: Repository, session: str) -> UploadStatus:
-        """Raises `UploadUnknown`.  It counts as a request, but not as the end of one that is under way."""
+        """Return how many bytes a session has received, and postpone its expiry.  Raises `UploadUnknown`."""
         upload = self._find(repository, session)
         if upload.expiry is not None:
             self._rest(upload)
         return upload.status()
 
     def cancel(self, repository: Repository, session: str) -> None:
-        """Raises `UploadUnknown`, also for one that is just becoming a blob: it is too late for that."""
+        """End a session and delete its bytes.
+
+        Raises `UploadUnknown`, also for a session whose blob is being committed: that cannot be undone.
+        """
         upload = self._find(repository, session)
         if upload.session.has_ended:
             raise UploadUnknown("this upload has all its bytes, and ends")
@@ -101,7 +110,10 @@ class UploadSessions:
         content_range: ContentRange | None,
         length: int | None,
     ) -> UploadStatus:
-        """More bytes.  Raises `UploadUnknown`, and as `UploadSession.begin` and `end` do."""
+        """Append the bytes of `body` to a session.
+
+        Raises `UploadUnknown`, and what `UploadSession.begin`, `check` and `end` raise.
+        """
         upload = self._find(repository, session)
         await upload.turn.acquire()
         try:
@@ -119,9 +131,10 @@ class UploadSessions:
         content_range: ContentRange | None,
         length: int | None,
     ) -> Repository:
-        """The last bytes, or none, and then it is a blob in the store.  Returns whose it is to be.
+        """Append the last bytes, if any, commit the session as a blob, and return the repository to add it to.
 
-        Raises as `append` does, and `DigestNotMatched`.  The session has ended, unless the request did not fit it.
+        Raises as `append` does, and `DigestNotMatched`, which ends the session.  After an error of `append` the session
+        stays open, unless a write failed.
         """
         upload = self._find(repository, session)
         await upload.turn.acquire()
@@ -142,9 +155,9 @@ class UploadSessions:
     async def _receive(
         self, upload: _Upload, body: IByteStream, content_range: ContentRange | None, length: int | None
     ) -> None:
-        """Take the body.  Whatever happens, the session then has counted what its writer has."""
-        if upload.last is not None:  # whoever gave up an answer did not give up the work
-            with contextlib.suppress(K3dregError):  # which was the other request's; the session has ended then
+        """Write the body.  At the end, also after an error, the session has counted the bytes that its writer has."""
+        if upload.last is not None:  # a cancelled request leaves its write running in the worker thread
+            with contextlib.suppress(K3dregError):  # the earlier request's error; it has ended the session
                 await upload.last.wait()
         session = upload.session
         session.begin(content_range, length)
@@ -163,24 +176,27 @@ class UploadSessions:
                 upload.last.wait().addBoth(lambda _: self._pause(upload))
 
     def _pause(self, upload: _Upload) -> None:
-        """No request works on it any more."""
+        """End the request under way, and let the session expire if no other follows."""
         upload.session.interrupt()
         if upload.name in self._uploads:
             self._rest(upload)
 
     def _work(self, upload: _Upload, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Let a worker thread do it.  The next request to the session waits for it, this one may be cancelled."""
+        """Call a method of the session's writer in a worker thread.
+
+        The next request to the session waits for the call, even if this request is cancelled before it returns.
+        """
         done: Outcome[T] = Outcome()
 
         def failed(error: BaseException) -> None:
             if upload.name not in self._uploads:
-                # It was cancelled, or expired, under this piece of work: what the writer says of that is no fault.
+                # The session was cancelled during this call, which aborted the writer: its error is a consequence.
                 error = UploadUnknown("this upload session was cancelled")
-            self._forget(upload)  # its bytes are not what the client believes they are
+            self._forget(upload)  # it may lack bytes that the client believes it has
             done.fail(error)
 
         self._workers.run(function, *args, **kwargs).addCallbacks(done.succeed, lambda failure: failed(failure.value))
-        upload.last = done  # type: ignore[assignment]  # what it gives is not looked at
+        upload.last = done  # type: ignore[assignment]  # its result is not used
         return done.wait()
 
     def _find(self, repository: Repository, session: str) -> _Upload:
@@ -190,10 +206,10 @@ class UploadSessions:
         return upload
 
     def _make_room(self) -> None:
-        """For one more session, at the cost of the oldest that never got a byte, or of one that was left alone.
+        """End a session if there are `most`: the oldest without a byte, else the one idle for longest.
 
-        A session without a byte costs its client nothing, as it can open another; and a client sends its first byte
-        at once.  Raises `TooManyUploads` when all have bytes and none was left alone for long.
+        The client of a session without a byte loses nothing, as it can open another; and clients send the first byte at
+        once.  Raises `TooManyUploads` when all idle sessions have bytes, and none is idle for `LEFT_ALONE` seconds.
         """
         if len(self._uploads) < self._most:
             return
@@ -206,7 +222,7 @@ class UploadSessions:
         self._forget(oldest)
 
     def _rest(self, upload: _Upload) -> None:
-        """Nothing happens to it now: it expires, unless something does."""
+        """Start, or restart, the time after which the session expires."""
         self._busy(upload)
         upload.resting_since = self._clock.seconds()
         upload.expiry = self._clock.callLater(SESSION_IDLE, self._expire, upload)
@@ -234,6 +250,6 @@ class UploadSessions:
             self._workers.clean_up(upload.writer.abort)
 
     def shutdown(self) -> None:
-        """Give up all sessions."""
+        """End all sessions and delete their bytes."""
         for upload in list(self._uploads.values()):
             self._forget(upload)

@@ -18,61 +18,70 @@ from k3dreg.streaming.content import IBlob, IByteStream, ServedManifest
 
 
 class IFallback(Protocol):
-    """Where content may be had that no source gives."""
+    """Fetches content that no source gives from the image's own registry."""
 
     async def manifest(self, reference: Reference, shown: Credentials | None, trace: Trace) -> ServedManifest:
-        """A manifest, as its registry has it now.  `shown` is what the client sent.
+        """Return a manifest as its registry has it now.  `shown` is the credentials that the client sent.
 
-        Raises `NotFound`, or a `Refused` that tells whether credentials would help.
+        Raises `NotFound`, or a `Refused` whose class tells whether credentials would help.
         """
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
-        """Some content of a repository; it may still be arriving.  Raises `NotFound`, `Refused`, `StoreError`."""
+        """Return a blob of a repository, whose bytes may still be arriving.
+
+        Raises `NotFound`, `Refused` or `StoreError`.
+        """
 
 
 class IRegistry(Protocol):
     """The use case of a pull, as the web package calls it."""
 
     async def manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
-        """What `reference` means now.  `authorization` is what the client sent.
+        """Return the manifest that `reference` names now.  `authorization` is the credentials that the client sent.
 
         Raises `NotFound`, `Refused`, `EngineError`, `ContentError` or `StoreError`.  Cancelling leaves a pull, an
         export and a repair running for the next request.
         """
 
     async def blob(self, repository: Repository, digest: Digest, trace: Trace) -> IBlob:
-        """A blob of some image; its bytes may still be arriving.  Raises as `manifest` does."""
+        """Return a blob, whose bytes may still be arriving.  Raises as `manifest` does."""
 
 
 class IDiscovery(Protocol):
-    """The use case of finding out what is here, as the web package calls it."""
+    """The use case of listing tags, repositories and referrers, as the web package calls it."""
 
     async def tags(self, repository: Repository, *, next_page: bool = False) -> Sequence[Names]:
-        """Return the tags of a repository, in one or more lists that belong together.  Raises `NameUnknown`.
+        """Return the tags of a repository as one or more lists, which may overlap.  Raises `NameUnknown`.
 
-        `next_page`: the client has had a page of them, so Docker is not asked again if it was a moment ago.
+        `next_page`: the client has received a page before this one, so a list that the engine gave some seconds ago
+        serves as well.
         """
 
     async def repositories(self, *, next_page: bool = False) -> Sequence[Names]:
-        """Return the names of this registry's own repositories; as `tags`."""
+        """Return the paths of this registry's own repositories.  The lists and `next_page` are as of `tags`."""
 
     def referrers(
         self, repository: Repository, subject: Digest, last: str | None, limit: int
     ) -> Sequence[PushedManifest]:
-        """Return at most `limit` manifests that refer to a subject, which need not be here, ordered by digest.
+        """Return at most `limit` manifests that refer to `subject`, ordered by digest.
 
-        They have no annotations.  They are those behind the digest `last`; None is before all.
+        The subject itself need not be in the repository.  The list begins after the digest `last`, or with the first
+        manifest if `last` is None.  The descriptors have no annotations; `descriptors` returns those with them.
         """
 
     async def descriptors(
         self, repository: Repository, digests: Sequence[Digest], limit: int
     ) -> Mapping[Digest, bytes]:
-        """See `IPushed`."""
+        """Return the descriptors of manifests as JSON with their annotations, in the order of `digests`.
+
+        They are read from the disk: as many as fit into `limit` bytes together, but at least one.  Digests that the
+        repository does not have are left out.  Raises `StoreError`.
+        """
 
 
 @frozen
 class UploadStatus:
-    """An upload session: where it is, and how many bytes it has."""
+    """An upload session: its repository, its ID, and the number of bytes received."""
 
     repository: Repository
     session: str
@@ -81,7 +90,7 @@ class UploadStatus:
 
 @frozen
 class Pushed:
-    """A manifest that was taken."""
+    """A manifest that was pushed: its digest, its subject, and the tags that name it since this push."""
 
     digest: Digest
     subject: Digest | None = None
@@ -89,24 +98,28 @@ class Pushed:
 
 
 class IUploads(Protocol):
-    """The use case of a push, and of taking things back, as the web package calls it.
+    """The use case of pushing and deleting, as the web package calls it.
 
-    Sizes are in bytes.  What a coroutine that ends well has taken is on disk for good.  All of it may raise
-    `StoreFull` and `StoreError`; whatever adds to a repository of another registry, `NotOurs`.
+    Sizes are in bytes.  When a coroutine returns, its change survives a power failure, except the bytes of an open
+    session.  All methods may raise `StoreFull` and `StoreError`.  Methods that would add to a repository of another
+    registry raise `NotOurs`.
     """
 
     @property
     def deleting(self) -> bool:
-        """Whether anything may be deleted."""
+        """Whether clients may delete manifests, tags and blobs."""
 
     def open(self, repository: Repository, algorithm: str = "sha256") -> UploadStatus:
-        """A new upload session, for a blob whose digest is likely of this algorithm.  Raises `TooManyUploads`."""
+        """Open an upload session.  Raises `TooManyUploads`.
+
+        `algorithm` is the likely one of the blob's digest; a commit with another is slower.
+        """
 
     def status(self, repository: Repository, session: str) -> UploadStatus:
-        """Raises `UploadUnknown`."""
+        """Return how many bytes an upload session has received.  Raises `UploadUnknown`."""
 
     def cancel(self, repository: Repository, session: str) -> None:
-        """Forget a session and what it has.  Raises `UploadUnknown`."""
+        """End an upload session and delete its bytes.  Raises `UploadUnknown`."""
 
     async def append(
         self,
@@ -116,9 +129,10 @@ class IUploads(Protocol):
         content_range: ContentRange | None,
         length: int | None,
     ) -> UploadStatus:
-        """Take the bytes of `body`, of which there are `length` if that is known.
+        """Append the bytes of `body` to a session.  `length` is the Content-Length, None for a chunked body.
 
-        Raises `UploadUnknown`, `UploadOutOfOrder`, `SizeNotMatched`, `TooLarge`.  Cancelling keeps what has come.
+        Raises `UploadUnknown`, `UploadOutOfOrder`, `SizeNotMatched` or `TooLarge`.  Cancelling keeps the bytes that
+        have arrived.
         """
 
     async def commit(
@@ -130,13 +144,13 @@ class IUploads(Protocol):
         content_range: ContentRange | None,
         length: int | None,
     ) -> None:
-        """Take the last bytes and make all of them the blob `digest`.
+        """Append the last bytes of a session and store all its bytes as the blob `digest`.
 
-        Raises as `append` does, and `DigestNotMatched`, after which the session is gone.
+        Raises as `append` does.  Also raises `DigestNotMatched`, which ends the session.
         """
 
     async def mount(self, repository: Repository, digest: Digest, trace: Trace) -> bool:
-        """Make a blob that is here already a part of the repository; False when it is not here."""
+        """Add a blob that is in the store to the repository.  Return False when the store does not have it."""
 
     async def push_manifest(
         self,
@@ -147,16 +161,17 @@ class IUploads(Protocol):
         tags: Sequence[Tag],
         trace: Trace,
     ) -> Pushed:
-        """Take a manifest, under `digest` if one is given, and let `tags` name it.
+        """Store a manifest, under `digest` if one is given, and let `tags` name it.
 
-        Raises `InvalidManifest`, `DigestNotMatched`, and `ManifestBlobUnknown` when a part of it is not here.
+        Raises `InvalidManifest` or `DigestNotMatched`, and `ManifestBlobUnknown` when a blob or manifest that it refers
+        to is not available.
         """
 
     async def delete_tag(self, repository: Repository, tag: Tag) -> None:
-        """Raises `ManifestUnknown`, or `UnsupportedOperation` when deleting is turned off; so do the next two."""
+        """Delete a tag.  Raises `ManifestUnknown`, or `UnsupportedOperation` when deleting is turned off."""
 
     async def delete_manifest(self, repository: Repository, digest: Digest) -> None:
-        """The manifest and every tag of it.  Raises `ManifestUnknown`."""
+        """Delete a manifest and every tag that names it.  Raises as `delete_tag` does."""
 
     async def delete_blob(self, repository: Repository, digest: Digest) -> None:
-        """Raises `BlobUnknown`."""
+        """Delete a blob from the repository.  Raises `BlobUnknown`, or `UnsupportedOperation` as `delete_tag` does."""
