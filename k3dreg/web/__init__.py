@@ -1,1 +1,1 @@
-"""The twisted.web resource tree: parse the request, call a use case, write the answer."""
+"""The twisted.web resource tree: it parses requests, calls the use cases and writes the responses."""

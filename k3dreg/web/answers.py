@@ -1,4 +1,4 @@
-"""Answers as values: what a handler gives back, before any of it is written."""
+"""Answers as values: what a handler returns before any of it is written to the connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ API_VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 @frozen
 class Part:
-    """The bytes of a blob from `start` up to, not including, `stop`; `head` is sent before them."""
+    """The bytes of a blob from `start` up to, not including, `stop`; `head` is sent first."""
 
     blob: IBlob
     start: int
@@ -31,7 +31,7 @@ class Part:
 
 @frozen
 class Conditions:
-    """The headers of a request that decide how much of some content it gets (RFC 9110, 13 and 14)."""
+    """The headers of a request that decide which part of the content is sent (RFC 9110, 13 and 14)."""
 
     if_none_match: str | None = None
     range: str | None = None
@@ -40,11 +40,11 @@ class Conditions:
 
 @frozen
 class Answer:
-    """A whole answer.
+    """A whole response.
 
-    `length` is the value of `Content-Length`, None for a status without content (304); the body is `parts` and then
-    `body`.  An answer to HEAD has the length and neither.  `reason` is for the log: why it is no success.
-    `refusal` is the class of the error that it tells of, "" for none.
+    `length` is the value of `Content-Length`, None for a status without content (204, 304).  The body is `parts` and
+    then `body`; an answer to HEAD has neither.  `reason` is for the log: why the request failed.  `refusal` is the
+    class name of the error that the answer reports, "" for none.
     """
 
     status: int
@@ -57,26 +57,26 @@ class Answer:
 
 
 def text_answer(body: bytes, media_type: str) -> Answer:
-    """A small document, the same for everyone."""
+    """Return a 200 answer whose body is `body`."""
     return Answer(200, (("Content-Type", media_type),), len(body), body)
 
 
 def plain_refusal(said: bytes) -> bytes:
-    """The bytes of a 400 for what is no request at all, and after which the connection is closed."""
+    """Return the bytes of a 400 for input that is not HTTP; the caller then closes the connection."""
     head = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
     return head % len(said) + said
 
 
 def manifest_headers(descriptor: Descriptor) -> Headers:
-    """The headers of a manifest (distribution-spec 1.1, "Pulling manifests").
+    """Return the headers of a manifest (distribution-spec 1.1, "Pulling manifests").
 
-    A node takes media type, digest and size from them, without asking for the bytes.
+    A node takes the media type, digest and size from the answer to HEAD, without requesting the bytes.
     """
     return (("Content-Type", descriptor.media_type), *_identity(descriptor.digest))
 
 
 async def manifest_answer(manifest: ServedManifest, with_body: bool, conditions: Conditions) -> Answer:
-    """A manifest for GET (`with_body`) or HEAD.  Raises what `ServedManifest.open` raises."""
+    """Return the answer to GET (`with_body`) or HEAD of a manifest.  Raises what `ServedManifest.open` raises."""
     descriptor = manifest.descriptor
     if not if_none_match_holds(conditions.if_none_match, _etag(descriptor.digest)):
         return _not_modified(descriptor.digest)
@@ -85,9 +85,9 @@ async def manifest_answer(manifest: ServedManifest, with_body: bool, conditions:
 
 
 def blob_answer(blob: IBlob, with_body: bool, conditions: Conditions) -> Answer:
-    """A blob, or the parts of it that were asked for (distribution-spec 1.1, "Pulling blobs").
+    """Return the answer to a request of a blob, or of ranges of it (distribution-spec 1.1, "Pulling blobs").
 
-    Ranges are for GET alone (RFC 9110, 14.2).  Raises `RangeNotSatisfiable`.
+    Ranges are for GET only (RFC 9110, 14.2).  Raises `RangeNotSatisfiable`.
     """
     etag = _etag(blob.digest)
     if not if_none_match_holds(conditions.if_none_match, etag):
@@ -107,7 +107,10 @@ def blob_answer(blob: IBlob, with_body: bool, conditions: Conditions) -> Answer:
 
 
 def _multipart(blob: IBlob, ranges: Sequence[ByteRange], headers: Headers) -> Answer:
-    """Several parts of a blob (RFC 9110, 14.6; RFC 2046, 5.1).  No part contains the boundary: it is random."""
+    """Return several ranges of a blob (RFC 9110, 14.6; RFC 2046, 5.1).
+
+    The boundary is random, so that the blob cannot contain it.
+    """
     boundary = secrets.token_hex(16)
     delimiter = f"\r\n--{boundary}"
     media_type = f"\r\nContent-Type: {OCTET_STREAM}"

@@ -1,4 +1,4 @@
-"""The resource tree, and which handler answers which route with which method."""
+"""The resource tree, and the tables of handlers by route and method."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class RegistryApi(Resource):
             return render(request, self._clock, record, _at_once(method_not_allowed(list(methods))))
         shown = authorization_of(request)
         exchange = Exchange(query, method != "HEAD", _conditions(request), shown, record.trace, _content(request))
-        # By `/v2/` clients that push find out whether they have to log in, and `docker login` whether it can.
+        # By `/v2/` clients that push find out whether they have to log in, and `docker login` checks the password.
         at_door = isinstance(route, Base)
         reading = method in _READS and not at_door
 
@@ -106,12 +106,12 @@ class RegistryApi(Resource):
                 handle=lambda rest: handler(route, evolve(exchange, authorization=rest)),
             )
 
-        # Out of Docker an answer may take as long as a pull.
+        # A manifest or blob may take as long as Docker's pull of the image.
         is_pull = reading and isinstance(route, ManifestRoute | BlobRoute)
         return render(request, self._clock, record, answer, deadline_of(user_agent) if is_pull else None)
 
     async def _base(self, route: Base, exchange: Exchange) -> Answer:
-        """end-1: clients look whether this is a registry, and whether they have to log in."""
+        """end-1: clients check whether this is a registry, and whether they have to log in."""
         return text_answer(b"{}", "application/json")
 
     async def _manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
@@ -127,7 +127,7 @@ class RegistryApi(Resource):
 
 
 class Root(Resource):
-    """`/` for people who look what this is, `/v2/` for clients, and 404 in the registry's own form for the rest."""
+    """The root of the tree: `/` for users, `/v2/` for clients, and for other paths 404 in the form of OCI errors."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Root(Resource):
         self.putChild(b"v2", RegistryApi(registry, clock, more, observer, self._access))
 
     def getChildWithDefault(self, path: bytes, request: Request) -> Resource:
-        """Refuse what is no proper request, and what a browser asks for another site's page, before anything else."""
+        """Refuse invalid requests, and those of a browser on behalf of another site, before any other processing."""
         fault = cast(BodyRequest, request).fault
         if fault is not None:
             return _Refusal(fault, self._clock, self._observer)
@@ -159,11 +159,14 @@ class Root(Resource):
         return super().getChildWithDefault(path, request)  # type: ignore[no-any-return, no-untyped-call]
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        """Nothing but `/v2/` has a resource of its own."""
+        """Return this resource for any path but `/v2/`, which is the only child."""
         return self
 
     def render(self, request: Request) -> int:
-        """The front page, pages about the daemon, or 404.  All but the health is for those who may read."""
+        """Answer with the front page, a page about the daemon, or 404.
+
+        All pages but those of `HEALTH` require the permission to read.
+        """
         record = _record(request, quoted(request.uri), self._observer)
         if self._access.is_open or request.path in HEALTH:
             return self._render(request, record)
@@ -176,7 +179,7 @@ class Root(Resource):
             if operations.takes_events(request, record):
                 return NOT_DONE_YET
             page = operations.page(request.path)
-            # Programs that ask what this is are told in a line.
+            # At `/`, programs get `_FRONT` instead of the status page.
             if page is not None and (request.path != b"/" or "text/html" in (_joined(request, "Accept") or "")):
                 record.route, record.quiet = page.route, True
                 if method in _READS:
@@ -192,7 +195,7 @@ class Root(Resource):
 
 
 class _Refusal(Resource):
-    """Any request's answer is this error."""
+    """A resource that answers any request with the same error."""
 
     isLeaf = True
 
@@ -217,7 +220,7 @@ def _record(request: Request, subject: str, observer: IObserver) -> Record:
 
 
 def _reading(handler: Handler) -> Methods:
-    """A route that can be read: HEAD is answered by the handler of GET."""
+    """Return the methods of a route that can be read: one handler answers both GET and HEAD."""
     return dict.fromkeys(_READS, handler)
 
 
@@ -238,14 +241,14 @@ def _content(request: Request) -> RequestContent:
 
 
 def authorization_of(request: Request) -> BasicAuth | None:
-    """The user and password that a request shows."""
+    """Return the user and password of a request; None if it has none."""
     return BasicAuth.from_header(_joined(request, "Authorization"))
 
 
 def _joined(request: Request, name: str) -> str | None:
-    """All values of a header as one, as RFC 9110, 5.3 has it.
+    """Return all values of a header as one, joined as in RFC 9110, 5.3; None if the header is missing.
 
-    By bytes, which may be any: Twisted would take text from them as UTF-8, or raise.
+    The values are read as bytes, because Twisted decodes text as UTF-8 and raises for any other bytes.
     """
     values = request.requestHeaders.getRawHeaders(name.encode("ascii"))
     return None if values is None else b", ".join(values).decode("latin-1")

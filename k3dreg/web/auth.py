@@ -1,4 +1,4 @@
-"""The door: who may read, and who may write."""
+"""Access control: decides which requests may read, and which may write."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ _ONE_HEADER = (
 
 
 class Access:
-    """What a request may do, by the `Authorization` that it brings.
+    """Decides by its `Authorization` what a request may do, and which credentials go to the image's own registry.
 
-    Without `users` everybody may do everything, and an `Authorization` is for the image's own registry.  With them,
-    one that fits is for k3dreg and goes no further; one that does not fit is refused, or, where reading needs none
-    (`anonymous_pull`), is for the image's own registry all the same: a node sends a pod's secret here.
+    Without `users`, every client may do everything, and an `Authorization` is for the image's own registry.  With
+    `users`, credentials of a user of k3dreg are not passed on, and any other credentials are refused.  With
+    `anonymous_pull`, a request that reads is accepted with any credentials, and they are for the image's own registry:
+    nodes send a pod's secret here.
 
-    Whatever fits or not: what a client shows with the name of a k3dreg user is never passed on to another registry.
-    It may be a password that was right a moment ago.
+    Credentials with the name of a k3dreg user are never passed on to another registry, even with a wrong password: it
+    may be one that was valid a moment ago.
     """
 
     def __init__(
         self, users: IUsers | None = None, *, anonymous_pull: bool = False, own_names: Container[str] = frozenset()
     ) -> None:
-        """`own_names` are the names of all users there are, and of those there were since the start."""
+        """`own_names` are the names of all users that k3dreg has, or has had since its start."""
         self._own_names = own_names
         self.change(users, anonymous_pull=anonymous_pull)
 
     def change(self, users: IUsers | None, *, anonymous_pull: bool = False) -> None:
-        """From the next request on."""
+        """Use other users, or none, and another `anonymous_pull` from the next request on."""
         self._users = users
         self._anonymous_pull = anonymous_pull
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is asked for anything."""
+        """Whether no request needs credentials."""
         return self._users is None
 
     async def admit(
         self, shown: BasicAuth | None, client: str, *, reading: bool, insist: bool = True
     ) -> BasicAuth | None:
-        """Let a request of `client`, an address, in; returns what it brought for the image's own registry.
+        """Admit a request from the address `client`, and return its credentials for the image's own registry.
 
-        `reading`: it changes nothing, and is none by which a client finds out whether it has to log in.  `insist`:
-        who has shown something wrong is asked again, as a person can say something else.
-        Raises `LoginRequired`, and what `IUsers.knows` raises.
+        `reading`: the request changes nothing, and is not the one by which a client finds out whether it has to log in.
+        `insist`: challenge a client again whose credentials are wrong, as a user can enter others.
+        Raises `LoginRequired` for a request that is not admitted, and what `IUsers.knows` raises.
         """
         if self._users is None:
             return self._for_others(shown)
@@ -72,10 +73,10 @@ class Access:
         insist: bool,
         handle: Callable[[BasicAuth | None], Awaitable[Answer]],
     ) -> Answer:
-        """The answer to a request that is let in: what `handle` gives for what `admit` returned.
+        """Admit a request and return the answer of `handle`, which is called with what `admit` returned.
 
-        When the image's registry wants credentials and the client has shown those for k3dreg, it is not asked again:
-        it would show the same.
+        If the image's registry requires credentials, and the client has sent those for k3dreg, the 401 has no
+        challenge: the client would send the same credentials again.
         """
         passed_on = await self.admit(shown, client, reading=reading, insist=insist)
         try:

@@ -1,13 +1,13 @@
-"""Which requests of browsers are answered.
+"""Refuses requests that a browser sends on behalf of another site.
 
 Every page that is open in a browser can send requests to k3dreg from the user's own machine.  Two kinds are refused:
 
-- A page whose *name* has been made to lead here (DNS rebinding) is of the same origin as k3dreg to its browser, and
-  could read answers.  The name in `Host` gives it away: it is none of this registry's.
-- Any other page can send requests, too, whose answers it cannot read: images, forms, `fetch` without CORS.  These may
-  make Docker pull and begin uploads.  `Sec-Fetch-Site`, `Origin` or `Referer` say that another site sent them.
+- A page whose *name* was made to resolve to this machine (DNS rebinding) has the same origin as k3dreg for the browser,
+  and could read answers.  The name in `Host` shows it, as it is none of this registry's names.
+- Any other page can send requests whose answers it cannot read: images, forms, `fetch` without CORS.  These could make
+  Docker pull, and open upload sessions.  `Sec-Fetch-Site`, `Origin` or `Referer` show that another site sent them.
 
-Nodes and tools send none of the headers that tell a browser, and are not concerned.
+Nodes and tools send none of the headers by which a browser is recognized, so their requests are not checked.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from k3dreg.oci.errors import BrowserRefused
 _BROWSERS_HEADERS = ("origin", "accept-language", "referer")
 # Scripts cannot set a header of this prefix (Fetch, "forbidden request-header"), and tools have no use for one.
 _BROWSERS_PREFIX = b"sec-"
-# The User-Agent of every browser begins so (HTML, 8.10.1.1).
+# The User-Agent of every browser begins with this (HTML, 8.10.1.1).
 _BROWSERS_AGENT = "mozilla/"
 
-# A `Host` as a browser writes it (URL, 4.3), with room for names that no DNS knows, such as those with underscores.
+# A `Host` as a browser writes it (URL, 4.3).  It allows names that DNS does not, such as those with underscores.
 _HOST = re.compile(r"([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
-# Values of `Sec-Fetch-Site`: a page of this registry's sent it, or the user did (address bar, bookmark).
+# Values of `Sec-Fetch-Site` for requests of this registry's own page, and of the user (address bar, bookmark).
 _OWN_SITES = ("same-origin", "none")
-# What may be read without starting any work in Docker.
+# Paths under `/v2/` that can be read without making Docker pull or export.
 _LISTS = re.compile(rb"/v2/?|/v2/_catalog|/v2/[^%]*/tags/list")
 
 _CURL = "browsers may open k3dreg's own page only; for the registry use a tool such as curl or crane"
@@ -44,7 +44,7 @@ _CURL = "browsers may open k3dreg's own page only; for the registry use a tool s
 def check_browser(headers: Headers, method: bytes, path: bytes, is_own_host: Callable[[str], bool]) -> None:
     """Raise `BrowserRefused` for a request that a browser sends on behalf of another site.
 
-    `path` is without the query, as it was sent.  `is_own_host` tells names of this registry, without their ports.
+    `path` has no query, and is not unquoted.  `is_own_host` tells whether a name without a port is this registry's.
     """
     if not _is_browser(headers):
         return
@@ -60,16 +60,16 @@ def check_browser(headers: Headers, method: bytes, path: bytes, is_own_host: Cal
             advice=f"if it is one: --alias {host if match[2] else f'{host}:5000'} (or K3DREG_ALIAS)",
         )
     if _is_read(method) and path == b"/" and _one(headers, "sec-fetch-dest") in ("", "document"):
-        # A link on another site's page.  Only the user sees where it leads.
+        # The user followed a link on another site's page.  That page cannot read the answer.
         return
     if not _is_of_own_site(headers, host, told=is_local or (_is_read(method) and _starts_no_work(path))):
         raise BrowserRefused("a browser asks this on behalf of another site's page", advice=_CURL)
 
 
 def _is_of_own_site(headers: Headers, host: str, *, told: bool) -> bool:
-    """Whether this registry's own page or the user sends it.
+    """Return whether this registry's own page or the user sent the request.
 
-    `told` is the answer where the browser does not say.
+    `told` is returned if no header of the browser tells.
     """
     site = _one(headers, "sec-fetch-site")
     if site:
@@ -89,13 +89,13 @@ def _is_browser(headers: Headers) -> bool:
 
 
 def _one(headers: Headers, name: str) -> str:
-    """The value of a header; "" where it is not there or is there more than once."""
+    """Return the value of a header; "" if it is missing or occurs more than once."""
     values = headers.getRawHeaders(name.encode("ascii")) or ()
     return values[0].decode("latin-1").strip() if len(values) == 1 else ""
 
 
 def _authority(url: str) -> str:
-    """Host and port of a URL, as `Host` has them: a browser leaves out the scheme's own port in both."""
+    """Return host and port of a URL as in `Host`: browsers leave out the scheme's default port in both."""
     try:
         return urlsplit(url).netloc.lower()
     except ValueError:
@@ -120,7 +120,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address that a host is.  Browsers write every form of one as the usual one."""
+    """Return the IP address that a host is, or None.  Browsers normalize all spellings of an IPv4 address."""
     try:
         return ipaddress.ip_address(name.strip("[]"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A budget of connections, so that descriptors are left for the files that requests need."""
+"""Limits the number of connections, so that file descriptors remain for the files that requests need."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
 
-# Descriptors of the daemon's own: the event loop, listening sockets, the lock, the log, the database with its log,
+# Descriptors of the daemon itself: the event loop, listening sockets, the lock, the log, the database with its log,
 # the engine's events, and directories that Docker passed.  Eleven are open in an idle daemon without an engine.
 _OWN_DESCRIPTORS = 24
 # Descriptors for each connection: itself, the file of its request, a duplicate of its socket (`streaming.sendfile`),
 # the file of one upload session between two requests, and another connection that is being closed.
 _FOR_EACH = 5
-# Seconds that a connection may be idle before it makes room for another: a client sends its next request at once, or
-# begins a TLS handshake, and closing the connection then would break that request off.
+# Seconds that a connection must be idle before it may be closed for another.  A client sends its next request, or
+# begins a TLS handshake, within this time, and closing the connection then would break that request off.
 GRACE = 0.2
-# Seconds that answers under way have to end when k3dreg stops, and seconds for the rest to close.  `docker stop` kills
-# after 10, and what was pushed is still to be synced.
+# Seconds for responses under way to end when k3dreg stops, and then for the remaining connections to close.  `docker
+# stop` kills k3dreg after 10 seconds, and pushed content still has to be synced to the disk within them.
 FINISHING = 3.0
 CLOSING = 1.0
 # Seconds between two log lines.
@@ -30,23 +30,23 @@ _LOG_EVERY = 10.0
 
 
 class IConnection(Protocol):
-    """A connection as its budget sees it."""
+    """A connection that `Connections` counts and closes."""
 
     def close_idle(self) -> None:
-        """Close the connection, which is between two requests, after the bytes that are still to be sent."""
+        """Close the connection, which has no request, after sending the bytes that are still in its buffer."""
 
     def close_when_answered(self) -> None:
-        """Take no request after the one that is under way."""
+        """Close the connection after the response to the request that is under way."""
 
     def interrupt(self) -> None:
-        """End the request that is under way: refuse it, or cut off the body of its answer."""
+        """End the request that is under way: refuse it, or cut off the body of its response."""
 
     def abort(self) -> None:
         """Close the connection now."""
 
 
 def connection_budget() -> int:
-    """Return how many connections this process may have at a time, by its limit of open files."""
+    """Return how many connections this process may have at a time, by its limit of open files (`RLIMIT_NOFILE`)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         limit = 1 << 20
@@ -54,10 +54,10 @@ def connection_budget() -> int:
 
 
 class Connections:
-    """Ends all connections in `shutdown`.  Keeps their number within `budget`, if there is one.
+    """Keeps the number of connections within `budget`, if it is not None, and closes them all in `shutdown`.
 
     Beyond the budget, the connection that has been idle for the longest time is closed.  While every connection has a
-    request, new ones wait in the kernel's queue: the listening ports are paused.
+    request, the listening ports are paused, so new connections wait in the kernel's queue.
     """
 
     def __init__(self, clock: IReactorTime, budget: int | None = None) -> None:
@@ -65,9 +65,9 @@ class Connections:
         self._budget = budget
         self._ports: list[Any] = []
         self._open: set[IConnection] = set()
-        # Since when each is idle, the longest idle first.
+        # The time since which each is idle, the longest idle first.
         self._idle: dict[IConnection, float] = {}
-        # Told to close, and not closed yet: a client of TLS has to agree.
+        # Connections that are closing: with TLS, the client has to answer first.
         self._closing: set[IConnection] = set()
         self._check: IDelayedCall | None = None
         self._paused = False
@@ -75,13 +75,13 @@ class Connections:
         self._none_left: Deferred[None] | None = None
 
     def admit_at(self, port: Any) -> None:
-        """Pause and resume this listening port.  It is one of Twisted's, of TCP or UNIX."""
+        """Let this listening port, one of Twisted's of TCP or UNIX, be paused and resumed."""
         if self._budget is not None:
             self._ports.append(port)
             self._accept(self._budget)
 
     def opened(self, connection: IConnection) -> None:
-        """Count a new connection, which is idle until `began`."""
+        """Count a new connection, which is idle until `began` is called for it."""
         self._open.add(connection)
         self._idle[connection] = self._clock.seconds()
         if self._budget is not None:
@@ -92,7 +92,7 @@ class Connections:
         self._idle.pop(connection, None)
 
     def ended(self, connection: IConnection) -> None:
-        """Note that the connection's request is answered."""
+        """Note that the connection's request is answered, so that the connection is idle."""
         if connection in self._open and connection not in self._closing:
             self._idle[connection] = self._clock.seconds()
             if self._paused:
@@ -110,10 +110,10 @@ class Connections:
                 self._none_left.callback(None)
 
     async def shutdown(self) -> None:
-        """End every connection, once no port listens any more.
+        """Close every connection.  Call it when no port listens any more.
 
-        Idle ones are closed now, others when their request is answered.  After `FINISHING` seconds what is still under
-        way is interrupted, and after `CLOSING` more what is still open is aborted.
+        Idle connections are closed now, others when their request is answered.  After `FINISHING` seconds, requests
+        still under way are interrupted.  After `CLOSING` more seconds, connections still open are aborted.
         """
         self._ports.clear()
         self._budget = None
@@ -144,10 +144,10 @@ class Connections:
         self._none_left = None
 
     def _check_in(self, seconds: float) -> None:
-        """Look at the numbers after `seconds`, or sooner: it is never too soon.
+        """Call `_look` after `seconds`, or earlier if that is due already.
 
-        Not at once, because Twisted accepts several connections in one turn of the reactor and decides only then how
-        many it accepts in the next.
+        Even for 0 seconds it is not called at once: Twisted accepts several connections in one turn of the reactor, and
+        at its end sets how many it accepts in the next.
         """
         due = self._clock.seconds() + seconds
         if self._check is not None:
@@ -164,7 +164,7 @@ class Connections:
         if excess > 0:
             excess -= self._close_idle(excess)
         if len(self._closing) > self._budget:
-            self._pause()  # until one of them is lost
+            self._pause()  # until a closing connection is lost
         elif excess > 0:
             self._pause()
             self._look_again()
@@ -191,16 +191,16 @@ class Connections:
         return len(old)
 
     def _pause(self) -> None:
-        """Accept no connection until there is room: until one is lost, or has been idle for long enough."""
+        """Accept no connection until `_look` finds one lost, or idle for long enough to be closed."""
         if not self._paused:
             self._paused = True
             for port in self._ports:
                 port.pauseProducing()
 
     def _look_again(self) -> None:
-        """Wait for a connection that may be closed."""
+        """Check again when the first connection has been idle for long enough; log if none is idle."""
         if self._idle:
-            # The first of them to be closed has not been idle for long enough.
+            # The connection that is idle for longest has not been idle for `GRACE` seconds.
             self._check_in(max(0.0, next(iter(self._idle.values())) + GRACE - self._clock.seconds()))
         else:
             self._lines.count(
@@ -212,16 +212,15 @@ class Connections:
             )
 
     def _accept(self, room: int) -> None:
-        """Let each port accept its share of so many connections in the next turn."""
+        """Let the ports accept `room` connections in the next turn of the reactor, each its share."""
         for port in self._ports:
-            # What `twisted.internet.tcp.Port` accepts at most before it lets the reactor do something else.  It changes
-            # the number itself, after each turn.
+            # The most that `twisted.internet.tcp.Port` accepts in one turn.  It sets the number itself after each turn.
             port.numberAccepts = max(1, min(room // len(self._ports), 100))
             port.resumeProducing()
 
 
 class _RateLimit:
-    """Log lines, at most one of each kind in ten seconds, which counts the events since the line before."""
+    """Writes at most one log line of each kind in `_LOG_EVERY` seconds, with the number of events since the last."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -229,7 +228,7 @@ class _RateLimit:
         self._last: dict[str, float] = {}
 
     def count(self, kind: str, events: int, text: str, **values: object) -> None:
-        """Count `events`, and write the line, with their number as `count`, if it is time."""
+        """Count `events`, and if a line is due, write `text` with the number as `count`."""
         self._counts[kind] = self._counts.get(kind, 0) + events
         now = self._clock.seconds()
         if kind not in self._last or now - self._last[kind] >= _LOG_EVERY:

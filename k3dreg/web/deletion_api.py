@@ -1,4 +1,4 @@
-"""Deleting (distribution-spec 1.1, "Content Management")."""
+"""Handlers for deleting (distribution-spec 1.1, "Content Management")."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _DELETED = Answer(202, (), 0)
 
 
 class ManagementHandlers:
-    """Handlers of DELETE."""
+    """Handlers of DELETE for manifests, tags and blobs."""
 
     def __init__(self, uploads: IUploads) -> None:
         self._uploads = uploads
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
-        """See `Handlers`.  It is empty while nothing may be deleted, so that DELETE gets 405."""
+        """Return the handlers by route and method; none while deleting is turned off, so that DELETE gets 405."""
         if not self._uploads.deleting:
             return {}
         return {ManifestRoute: {"DELETE": self.delete_manifest}, BlobRoute: {"DELETE": self.delete_blob}}
 
     async def delete_manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
-        """end-9: by tag, the tag alone; by digest, the manifest with all its tags."""
+        """end-9: delete a tag, or by digest the manifest with all its tags."""
         target = route.reference.target
         if isinstance(target, Tag):
             await self._uploads.delete_tag(route.repository, target)
@@ -36,6 +36,6 @@ class ManagementHandlers:
         return _DELETED
 
     async def delete_blob(self, route: BlobRoute, exchange: Exchange) -> Answer:
-        """end-10."""
+        """end-10: delete a blob."""
         await self._uploads.delete_blob(route.repository, route.digest)
         return _DELETED

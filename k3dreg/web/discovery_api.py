@@ -1,4 +1,4 @@
-"""Finding out what is here (distribution-spec 1.1, "Content Discovery"): tags, referrers, repositories."""
+"""Handlers for listing tags, referrers and repositories (distribution-spec 1.1, "Content Discovery")."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from k3dreg.registry.use_cases import IDiscovery
 from k3dreg.web.answers import Answer
 from k3dreg.web.exchange import Exchange, Methods, location
 
-# Bytes of a list of referrers, beyond which the rest is on the next page: clients read no more of an index than of a
-# manifest, and annotations make a descriptor as large as that.
+# Bytes of a list of referrers; the rest is on the next page.  Clients limit the size of an index as that of a manifest,
+# and a descriptor with annotations may be that large.
 _LARGEST_INDEX = LARGEST_MANIFEST - 1024
-# Referrers that are looked at in one turn of the reactor: about 3 ms.
+# Referrers that are processed in one turn of the reactor, which takes about 3 ms.
 _AT_ONCE = 50
 
 
 class DiscoveryHandlers:
-    """Handlers of the lists."""
+    """Handlers of the routes that list tags, referrers and repositories."""
 
     def __init__(self, discovery: IDiscovery, clock: IReactorTime) -> None:
-        """`clock` gives other requests their turn while a long list is written."""
+        """`clock` is the reactor, to which a long list yields between its steps so that other requests go on."""
         self._discovery = discovery
         self._clock = clock
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
-        """Which handler answers which route with which method."""
+        """Return the handlers by route and method."""
         return {
             TagsRoute: {"GET": self.tags, "HEAD": self.tags},
             ReferrersRoute: {"GET": self.referrers, "HEAD": self.referrers},
@@ -42,25 +42,28 @@ class DiscoveryHandlers:
         }
 
     async def tags(self, route: TagsRoute, exchange: Exchange) -> Answer:
-        """end-8a, end-8b."""
+        """end-8a, end-8b: list the tags of a repository."""
         names = await self._discovery.tags(route.repository, next_page=_is_next(exchange.query))
         page, link = _page(names, exchange.query, location(route.repository, "tags/list"))
         return _json({"name": route.repository.path, "tags": page}, link)
 
     async def catalog(self, route: CatalogRoute, exchange: Exchange) -> Answer:
-        """Not in the specification, but every registry has it."""
+        """List the repositories.  `_catalog` is not in the specification, but other registries have it."""
         page, link = _page(
             await self._discovery.repositories(next_page=_is_next(exchange.query)), exchange.query, "/v2/_catalog"
         )
         return _json({"repositories": page}, link)
 
     async def referrers(self, route: ReferrersRoute, exchange: Exchange) -> Answer:
-        """end-12a, end-12b.  No referrers is an empty index: only a registry without this API says 404."""
+        """end-12a, end-12b: list the referrers of a manifest.
+
+        Without any, the answer is an empty index: 404 would mean that the registry lacks this API.
+        """
         wanted, last = exchange.query.one("artifactType"), exchange.query.one("last")
         entries: list[bytes] = []
         room, more_from = _LARGEST_INDEX, ""
         while not more_from:
-            # Between two steps the list may change: each begins behind the last digest of the one before.
+            # The list may change between two steps, so each step begins after the last digest of the previous one.
             step = self._discovery.referrers(route.repository, route.digest, last, _AT_ONCE)
             asked = [each.digest for each in step if wanted is None or each.descriptor.artifact_type == wanted]
             found = await self._discovery.descriptors(route.repository, asked, room)
@@ -73,7 +76,7 @@ class DiscoveryHandlers:
                 last = str(digest)
             else:
                 if found and digest != asked[-1]:
-                    continue  # the next is too large, or gone
+                    continue  # `descriptors` stopped early: the next one exceeds `room`, or is gone
                 if len(step) < _AT_ONCE:
                     break
                 last = str(step[-1].digest)
@@ -92,12 +95,12 @@ class DiscoveryHandlers:
 
 
 def _is_next(query: Query) -> bool:
-    """Whether the client has had a page already."""
+    """Return whether the client requests a page after the first."""
     return query.one("last") is not None
 
 
 def _page(names: Sequence[Names], query: Query, path: str) -> tuple[Sequence[str], str]:
-    """The names that were asked for, and the value of `Link` where there are more (RFC 5988)."""
+    """Return the requested page of the names, and the value of `Link` (RFC 5988), "" for the last page."""
     page = page_of(names, query.one("n"), query.one("last"))
     if not page.more:
         return page.names, ""

@@ -1,10 +1,11 @@
-"""The one table from errors to HTTP: class -> (status, code of the OCI error JSON).
+"""The table from errors to HTTP: class -> (status, code of the OCI error JSON).
 
-What a status makes a node do was read in containerd's source, and decides some of these:
+Some statuses are chosen by what they make a node do, according to containerd's source:
 
-- 404, 403, 401 without a scheme it knows, and 5xx: it asks its next host, at once.
-- 429 and 408: it asks again at once, up to six times, without a pause.  So a counted pull is not answered by 429.
-- 5xx beats 404 when it comes to what the user is told in the end.
+- On 404, 403, 401 without a known scheme, and 5xx it asks its next host at once.
+- On 429 and 408 it repeats the request at once, up to six times.  So when Docker Hub's limit of pulls is reached the
+  answer is not 429: each repetition could count as a pull.
+- The error that the user sees in the end is a 5xx of one host rather than a 404 of another.
 """
 
 from __future__ import annotations
@@ -19,20 +20,19 @@ from k3dreg.oci import errors
 from k3dreg.reporting.observer import CANCELLED
 from k3dreg.web.answers import Answer
 
-# How a fault counts that has no class of its own.
+# The `refusal` of an answer to an exception that is not a `K3dregError`.
 UNEXPECTED = "Unexpected"
-# What a browser or `docker login` shows; nodes do not care.
+# Browsers and `docker login` show it; nodes ignore it.
 REALM = "k3dreg"
 
-# Codes are those of distribution-spec 1.1, "Error Codes", and where none fits those of the registry API it grew out of
-# (UNKNOWN, UNAVAILABLE, RANGE_INVALID), which clients know too.
+# Codes are those of distribution-spec 1.1, "Error Codes".  Where none fits, they are those of Docker's registry API
+# (UNKNOWN, UNAVAILABLE, RANGE_INVALID), from which that specification was made; clients know these, too.
 TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.K3dregError: (500, "UNKNOWN"),
     # The request is wrong.
     errors.BadRequest: (400, "UNSUPPORTED"),
     errors.InvalidName: (400, "NAME_INVALID"),
-    # What no tag can be called is not there; the conformance tests of distribution-spec 1.1 ask for such a tag
-    # (`.INVALID_MANIFEST_NAME`) and want 404.
+    # The conformance tests of distribution-spec 1.1 request an invalid tag (`.INVALID_MANIFEST_NAME`) and expect 404.
     errors.InvalidReference: (404, "MANIFEST_UNKNOWN"),
     errors.InvalidDigest: (400, "DIGEST_INVALID"),
     errors.InvalidManifest: (400, "MANIFEST_INVALID"),
@@ -49,7 +49,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.RegistryNotAllowed: (403, "DENIED"),
     errors.UnsupportedOperation: (405, "UNSUPPORTED"),
     errors.RangeNotSatisfiable: (416, "RANGE_INVALID"),
-    # Not here: a node asks its next host.
+    # The content is not here: a node asks its next host.
     errors.NotFound: (404, "MANIFEST_UNKNOWN"),
     errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     errors.NotAnImage: (404, "MANIFEST_UNKNOWN"),
@@ -59,26 +59,26 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
     errors.ImageNotInEngine: (404, "MANIFEST_UNKNOWN"),
     errors.FileAbsent: (404, "BLOB_UNKNOWN"),
-    # The image's registry said no.
+    # The image's registry refused the request, or failed.
     errors.Refused: (502, "UNAVAILABLE"),
     errors.AuthenticationRequired: (401, "UNAUTHORIZED"),
     errors.Denied: (403, "DENIED"),
     errors.RateLimited: (503, "TOOMANYREQUESTS"),
     errors.UpstreamFailed: (502, "UNAVAILABLE"),
     errors.RedirectRefused: (502, "UNAVAILABLE"),
-    # The engine.
+    # The engine failed.
     errors.EngineError: (502, "UNAVAILABLE"),
     errors.EngineUnavailable: (503, "UNAVAILABLE"),
     errors.EngineTooOld: (503, "UNAVAILABLE"),
     errors.EngineSilent: (504, "UNAVAILABLE"),
     errors.FilesUnreachable: (503, "UNAVAILABLE"),
-    # Content that cannot be given as it was said to be: the fault is behind k3dreg.
+    # The engine or a registry gave wrong or incomplete content.
     errors.ContentError: (502, "UNKNOWN"),
     errors.DigestMismatch: (502, "UNKNOWN"),
     errors.ArchiveError: (502, "UNKNOWN"),
     errors.ImageIncomplete: (404, "MANIFEST_UNKNOWN"),
     errors.ContentGone: (503, "UNAVAILABLE"),
-    # k3dreg itself.
+    # k3dreg itself failed, or is at a limit.
     errors.StoreError: (500, "UNKNOWN"),
     errors.StoreFull: (507, "UNAVAILABLE"),
     errors.TooManyFiles: (503, "UNAVAILABLE"),
@@ -89,17 +89,17 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
 
 
 def status_and_code(error: errors.K3dregError) -> tuple[int, str]:
-    """From the table; a class that is not in it counts as its nearest ancestor that is."""
+    """Return the entry of `TABLE` for the error's class, or for its nearest ancestor that has one."""
     return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
 
 
 def error_answer(error: errors.K3dregError) -> Answer:
-    """The answer to a request that failed with `error`."""
+    """Return the answer to a request that failed with `error`."""
     status, code = status_and_code(error)
     headers: list[tuple[str, str]] = []
     if isinstance(error, errors.AuthenticationRequired | errors.LoginRequired) and error.challenge:
-        # RFC 7617.  Nodes send a pod's credentials only after this, so it is not sent when those have been refused: a
-        # second challenge makes them repeat the same ones, five times.
+        # RFC 7617.  Nodes send a pod's credentials only after a challenge.  `challenge` is False when those were
+        # refused: a second challenge would make nodes send the same ones again, five times.
         headers.append(("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"'))
     elif isinstance(error, errors.NotYet | errors.TooManyViewers | errors.TooManyFiles):
         headers.append(("Retry-After", str(max(1, math.ceil(error.after)))))
@@ -109,7 +109,7 @@ def error_answer(error: errors.K3dregError) -> Answer:
 
 
 def identified(answer: Answer, request_id: str) -> Answer:
-    """The answer, with the ID of its request in the detail of an error: what a person sees leads to the log."""
+    """Return the answer; if it is an error, with the request's ID in its detail, by which users search the log."""
     if not answer.refusal:
         return answer
     document = json.loads(answer.body)
@@ -121,7 +121,7 @@ def identified(answer: Answer, request_id: str) -> Answer:
 
 
 def method_not_allowed(allowed: list[str]) -> Answer:
-    """405, naming the methods that the route does have (RFC 9110, 15.5.6)."""
+    """Return a 405 that lists the methods of the route (RFC 9110, 15.5.6)."""
     error = errors.UnsupportedOperation("this registry does not support that")
     status, code = status_and_code(error)
     answer = _answer(status, code, str(error), "", [("Allow", ", ".join(allowed))])
@@ -129,19 +129,22 @@ def method_not_allowed(allowed: list[str]) -> Answer:
 
 
 def unexpected_answer() -> Answer:
-    """500, for what is an error in k3dreg.  It says nothing more: the log does."""
+    """Return a 500 for an error in k3dreg, without its cause, which is for the log only."""
     answer = _answer(500, "UNKNOWN", "an error in k3dreg; its log has the details", "", [])
     return evolve(answer, refusal=UNEXPECTED)
 
 
 def interrupted_answer() -> Answer:
-    """503, when the work for a client that is still there was cancelled: k3dreg is shutting down."""
+    """Return a 503 for a request that was cancelled while its client waits, as k3dreg shuts down."""
     answer = _answer(503, "UNAVAILABLE", "k3dreg cancelled this request; ask again", "", [])
     return evolve(answer, refusal=CANCELLED)
 
 
 def _answer(status: int, code: str, message: str, advice: str, headers: list[tuple[str, str]]) -> Answer:
-    """The error body of distribution-spec 1.1, "Error Codes".  Nodes show code and message in a pod's events."""
+    """Return an error in the form of distribution-spec 1.1, "Error Codes".
+
+    Nodes show the code and message in a pod's events.
+    """
     error = {"code": code, "message": message} | ({"detail": advice} if advice else {})
     body = json.dumps({"errors": [error]}).encode("ascii")
     reason = f"{message} ({advice})" if advice else message

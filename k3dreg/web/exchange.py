@@ -1,4 +1,4 @@
-"""What a handler is given of a request."""
+"""The parts of a request that a handler receives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from k3dreg.web.request_body import RequestBody
 
 @frozen
 class RequestContent:
-    """What a request brings.  `body` has to be read only by those who want it."""
+    """The content of a request.  A handler that does not need `body` need not read it."""
 
     body: RequestBody
     media_type: str = ""
@@ -27,9 +27,9 @@ class RequestContent:
 
 @frozen
 class Exchange:
-    """A request, with no more HTTP in it than handlers need.
+    """A request as handlers see it.
 
-    `with_body` is False for HEAD, whose answer is to be that of GET without its body.
+    `with_body` is False for HEAD, whose answer has the headers of the answer to GET, and no body.
     """
 
     query: Query
@@ -45,18 +45,18 @@ Methods = Mapping[str, Handler]
 
 
 class Handlers(Protocol):
-    """Handlers of some routes."""
+    """A set of handlers of some routes."""
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
-        """Return which handler answers which route with which method, by the settings that are in force now."""
+        """Return the handlers by route and method, according to the current settings."""
 
 
 def location(repository: Repository, rest: str) -> str:
-    """A relative reference to something in a repository.
+    """Return the path, with `ns`, of something in a repository.
 
-    Relative, because what a client calls this registry is not what it is called here: there are port mappings between
-    them.  A client that said `ns` must say it again, or it would reach another repository.
+    It has no host, because k3dreg does not know by which host and port a client reaches it through port mappings.  A
+    client that sent `ns` must send it again, or it would reach another repository.
     """
     ns = "" if repository.registry is None else f"?ns={quote(repository.registry, safe='')}"
     return f"/v2/{repository.path}/{rest}{ns}"

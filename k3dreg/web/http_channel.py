@@ -1,6 +1,6 @@
 """Connections whose requests begin when their heads are complete, and whose bodies are read at the reader's pace.
 
-What is not wanted is refused before it was sent.
+Twisted Web reads a whole body before `render` (twisted#4688).  Here a request can be refused before its body is sent.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from k3dreg.web.request_body import RequestBody
 
 log = make_logger()
 
-# Seconds for which a connection that is to be closed is still read from.  Closing it with bytes unread resets it, and
-# the reset may overtake the answer.  A client that has read `Connection: close` closes it before.
+# Seconds for which a closing connection is still read from.  Closing it with unread bytes resets it, and the client
+# could get the reset before it has read the response.  A client that has read `Connection: close` closes it earlier.
 LINGER = 5.0
-# Bytes that are read from a connection at once; the smaller is Twisted's.  With it, reading is half of the work of a
-# push.  Beyond the larger nothing is gained: the kernel seldom has more.
+# Bytes that are read from a connection at once.  The smaller number is Twisted's; with it, reading takes half of the
+# time of a push.  A number above the larger one does not help, as the kernel seldom has more.
 _SMALL_PIECE = 64 * 1024
 _LARGE_PIECE = 256 * 1024
-# Bytes of a request's head, and of one line of it.  1,024 ranges (k3dreg.oci.ranges) have at most 22 each.
+# Bytes of a request's head, and of one line of it.  1,024 ranges (k3dreg.oci.ranges) have at most 22 bytes each.
 _LARGEST_HEAD = 32 * 1024
 # Characters of a Content-Length: the largest number of 64 bits has 20.
 _LONGEST_LENGTH = 40
@@ -40,29 +40,32 @@ _LONGEST_LENGTH = 40
 
 @implementer(ISocketConsumer)
 class BodyRequest(Request):
-    """A request that is rendered as soon as its head is complete."""
+    """A request that is rendered as soon as its head is complete, while `body` may still be arriving.
+
+    If `fault` is set, the request is invalid, and the resource must answer with that error.
+    """
 
     body: RequestBody
-    fault: BadRequest | None = None  # why the request is no proper one; it has to be answered with that
-    work: Deferred[None] | None = None  # on the answer
+    fault: BadRequest | None = None
+    work: Deferred[None] | None = None  # makes the answer; `interrupt` cancels it
     _begun = False
 
     def gotLength(self, length: int | None) -> None:
-        """The head is complete."""
+        """Make `body`.  Twisted calls it when the head is complete."""
         channel = cast(BodyChannel, self.channel)
         expects = self.requestHeaders.getRawHeaders(b"Expect", [])
-        # Removed, so that Twisted does not ask for the body before somebody wants it (RFC 9110, 10.1.1).
+        # Removed, or Twisted would send 100 (Continue) before a handler reads the body (RFC 9110, 10.1.1).
         self.requestHeaders.removeHeader(b"Expect")
         self._awaits_continue = bool(expects) and expects[0].lower() == b"100-continue"
         self.body = self.content = RequestBody(length, channel.flow, self._continue)
         channel.read_in_pieces_for(length)
 
     def handleContentChunk(self, data: bytes | memoryview) -> None:
-        """Not by way of `content`: that is gone once the request is answered, and there may be a rest."""
+        """Write to `body` instead of `content`, which Twisted removes once the request is answered: more may come."""
         self.body.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Called when the head is complete, and, if there is a body, again at its end."""
+        """Begin the request at the first call, when the head is complete; end its body at the second call, if any."""
         if self._begun:
             self.body.end()
         else:
@@ -77,7 +80,7 @@ class BodyRequest(Request):
             super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """Answer what is a fault of k3dreg in the form of every error: Twisted would write a page of HTML."""
+        """Answer an error in k3dreg in the form of OCI errors, where Twisted would write a page of HTML."""
         log.failure("no answer to a request", failure=reason)
         if self.startedWriting or self.finished:
             cast(Any, self.transport).abortConnection()
@@ -91,7 +94,10 @@ class BodyRequest(Request):
         return reason
 
     def write(self, data: bytes) -> None:
-        """With the first bytes of the answer it is decided whether the connection lives on."""
+        """Write bytes of the answer; before the first ones, decide whether the connection is kept after it.
+
+        It is closed if the rest of the request's body is large, or the client waits for 100 (Continue).
+        """
         if not self.startedWriting and not self._disconnected:
             channel = cast(BodyChannel, self.channel)
             if not self.body.is_complete and (self._awaits_continue or not self.body.is_small):
@@ -101,17 +107,20 @@ class BodyRequest(Request):
         super().write(data)  # type: ignore[no-untyped-call]
 
     def way_around(self) -> object:
-        """The connection, once the head of the answer is on its way and if the body follows as it is."""
+        """Return the connection if the body can be sent on it directly, by `sendfile`; else None.
+
+        That is after the head was written, and if the body is not chunked.
+        """
         if self._disconnected or not self.startedWriting or self.chunked:
             return None
         return self.channel.transport
 
     def went_around(self, size: int) -> None:
-        """So much of the body was sent."""
+        """Count `size` bytes of the body that were sent on the connection directly."""
         self.sentLength += size
 
     def interrupt(self) -> None:
-        """Cancel the work on the answer, for a client that is still there."""
+        """Cancel the work on the answer, while the client still waits for it."""
         if self.work is not None:
             self.work.cancel()
 
@@ -127,15 +136,15 @@ class BodyChannel(HTTPChannel):
     MAX_LENGTH = _LARGEST_HEAD
     totalHeadersSize = _LARGEST_HEAD
 
-    _answered: BodyRequest | None = None  # before its body was complete
+    _answered: BodyRequest | None = None  # a request that was answered before its body was complete
     _receiving: RequestBody | None = None
-    _is_broken = False  # what comes is no body
+    _is_broken = False  # the framing of the request's body is invalid
     _lingering: IDelayedCall | None = None
     _stopped = False
     _timeout_while_stopped: float | None = None
 
     def headerReceived(self, line: bytes) -> bool:
-        """A length of thousands of digits is not one, and Python refuses to read it as a number."""
+        """Refuse a Content-Length of thousands of digits, for which Twisted's `int` would raise; pass on the rest."""
         name, _, value = line.partition(b":")
         if len(value) > _LONGEST_LENGTH and name.strip().lower() == b"content-length":
             self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
@@ -143,12 +152,12 @@ class BodyChannel(HTTPChannel):
         return bool(super().headerReceived(line))  # type: ignore[no-untyped-call]
 
     def allHeadersReceived(self) -> None:
-        """The request begins; without a body it would at once anyway."""
+        """Begin a request that has a body.  One without a body has begun in Twisted's method."""
         super().allHeadersReceived()  # type: ignore[no-untyped-call]
         if self.length != 0:
             request = self.requests[-1]
             self._receiving = request.body
-            # Ours copy less, and ours of chunks refuses more.
+            # k3dreg's decoders copy less than Twisted's, and `ChunkedDecoder` is stricter.
             if self.length is None:
                 self._transferDecoder = ChunkedDecoder(request.handleContentChunk, self._finishRequestBody)
             else:
@@ -156,7 +165,7 @@ class BodyChannel(HTTPChannel):
             request.requestReceived(self._command, self._path, self._version)
 
     def allContentReceived(self) -> None:
-        """A body is complete."""
+        """End a body; Twisted calls it when the body is complete."""
         self._receiving = None
         if self._stopped:
             self.flow(True)
@@ -166,7 +175,7 @@ class BodyChannel(HTTPChannel):
             self.requestDone(answered)
 
     def requestDone(self, request: Any) -> None:
-        """An answer is complete; the body of its request may not be."""
+        """End a request whose answer is complete; if its body is not, wait for the rest or close the connection."""
         if self._transferDecoder is None:
             super().requestDone(request)  # type: ignore[no-untyped-call]
         elif self.persistent or request.body.is_complete:
@@ -175,13 +184,13 @@ class BodyChannel(HTTPChannel):
             self._linger()
 
     def read_in_pieces_for(self, length: int | None) -> None:
-        """Read larger pieces at a time while a large body comes: each costs the same."""
+        """Read larger pieces at a time while a large body arrives, as the cost is per piece."""
         transport: Any = self.transport
         if hasattr(transport, "bufferSize"):
             transport.bufferSize = _LARGE_PIECE if length is None or length > _LARGE_PIECE else _SMALL_PIECE
 
     def flow(self, on: bool) -> None:
-        """Stop or start reading; the time for which a body is stopped is not the client's silence."""
+        """Stop or start reading.  While reading is stopped the timeout is off, as the client may be sending."""
         if on == (not self._stopped):
             return
         self._stopped = not on
@@ -194,54 +203,61 @@ class BodyChannel(HTTPChannel):
             producer.pauseProducing()
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
-        """A transport that is full says so once, if it is TLS: to the producer before this one, it may be."""
+        """Register a producer, and pause it if the transport is full.
+
+        A TLS transport reports once that it is full, which may have been to an earlier producer.
+        """
         super().registerProducer(producer, streaming)  # type: ignore[no-untyped-call]
         if streaming and self._waitingForTransport:
             producer.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The transport has sent what it had, which says nothing about who reads the body."""
+        """Resume the producer when the transport has room, but not reading, which the body's reader stopped."""
         super().resumeProducing()  # type: ignore[no-untyped-call]
         if self._stopped:
             self._networkProducer.pauseProducing()
 
     def continue_body(self) -> None:
-        """The body is wanted."""
+        """Send 100 (Continue), as a handler reads the body."""
         self._send100Continue()  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
-        """What comes after the last answer is thrown away."""
+        """Process received bytes; discard those that arrive after the last answer."""
         if self._lingering is None:
             super().dataReceived(data)  # type: ignore[no-untyped-call]
             if self._receiving is not None:
                 self._receiving.arrived()
 
     def rawDataReceived(self, data: bytes) -> None:
-        """As `dataReceived`: a body that came together with its head is still being handed on."""
+        """Process bytes of a body, unless the connection is closing.
+
+        Bytes of a body that arrived together with its head come here even if the answer is written already.
+        """
         if self._lingering is not None or self._is_broken:
             return
         try:
             super().rawDataReceived(data)
-        except BadRequest as error:  # by our own decoder: nothing tells where the next request would begin
+        except BadRequest as error:  # from the decoder: it is unknown where the next request begins
             self._is_broken = True
             self.requests[0].body.end(error)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
-        """The end."""
+        """Cancel the timer of `_linger`."""
         self._receiving = None
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def _linger(self) -> None:
-        """Close the connection so that the client gets its answer, though it is still sending."""
+        """Close the connection so that the client gets its answer although it is still sending."""
         del self.requests[0]
-        # A body that ended in the middle of what was read may have stopped the reading.
+        # The body may have stopped the reading, and nothing reads it any more.
         self.flow(True)
         self.setTimeout(None)  # type: ignore[no-untyped-call]
         transport: Any = self.transport
         self._lingering = self.callLater(LINGER, transport.abortConnection)  # type: ignore[no-untyped-call]
-        # What TLS runs over can be half closed, and then TLS, which says so too, is not closed as it should be.
+        # A TLS transport also provides `IHalfCloseableDescriptor`, but half-closing the connection under it would break
+        # the closing of TLS.
         if IHalfCloseableDescriptor.providedBy(self.transport) and not ISSLTransport.providedBy(self.transport):
             transport.unregisterProducer()
             transport.loseWriteConnection()

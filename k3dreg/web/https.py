@@ -1,4 +1,4 @@
-"""HTTPS: how a TLS endpoint is listened on, so that plain HTTP that comes to it is told what is wrong."""
+"""TLS endpoints that answer plain HTTP with an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from zope.interface import implementer
 from k3dreg.web.answers import plain_refusal
 from k3dreg.web.site import TLS_HANDSHAKE
 
-# OpenSSL's names of what TLS 1.2 may use: keys of one session, and encryption that authenticates (RFC 9325, 4.2).  All
-# that TLS 1.3 has is so, and has a list of its own.
+# OpenSSL's names of the ciphers for TLS 1.2: those with forward secrecy and authenticated encryption (RFC 9325, 4.2).
+# All ciphers of TLS 1.3 have both, and OpenSSL has a separate list for them.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:!aNULL"
 _ANSWER_TO_HTTP = plain_refusal(b"This port speaks HTTPS, not HTTP.\n")
 
 
 class TlsChannel(BufferingTLSTransport):
-    """One connection.  What is no ClientHello is answered in plain HTTP: OpenSSL would only hang up."""
+    """A TLS connection that answers anything but a ClientHello in plain HTTP, where OpenSSL would only close it."""
 
     transport: Any
     _began = False
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes as they are on the wire."""
+        """Process encrypted bytes from the connection."""
         if not self._began:
             self._began = True
             if not data.startswith(TLS_HANDSHAKE):
@@ -37,7 +37,7 @@ class TlsChannel(BufferingTLSTransport):
 
 
 class TlsFactory(TLSMemoryBIOFactory):
-    """Of `TlsChannel`s."""
+    """A factory of `TlsChannel`s."""
 
     protocol = TlsChannel
     noisy = False
@@ -45,7 +45,7 @@ class TlsFactory(TLSMemoryBIOFactory):
 
 @implementer(IReactorSSL)
 class TlsReactor:
-    """A reactor as endpoint strings see it, whose TLS is ours."""
+    """A reactor to pass to `serverFromString`, so that `ssl:` endpoints use `TlsChannel` and the ciphers above."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -53,8 +53,8 @@ class TlsReactor:
     def listenSSL(
         self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        """See `IReactorSSL`."""
-        contextFactory.getContext().set_cipher_list(_CIPHERS)  # it makes one context, and keeps it
+        """Listen with `TlsChannel`s on a TCP port; the arguments are those of `IReactorSSL.listenSSL`."""
+        contextFactory.getContext().set_cipher_list(_CIPHERS)  # the factory returns the same context at each call
         made = TlsFactory(contextFactory, False, factory, self._reactor)
         listening: IListeningPort = self._reactor.listenTCP(port, made, backlog, interface)
         return listening

@@ -1,4 +1,4 @@
-"""Pages about the daemon itself, as the resource tree calls them."""
+"""The interface of the pages about the daemon, as the resource tree calls them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from twisted.web.server import Request
 from k3dreg.web.answers import Answer
 from k3dreg.web.request_log import Record
 
-# What an orchestrator asks, which has no password.
+# Paths that need no password, as an orchestrator's health checks have none.
 HEALTH = (b"/healthz", b"/readyz")
 
 
 @frozen
 class Page:
-    """A page: its kind for the metrics, and what answers it."""
+    """A page: the name of its route in the metrics, and the function that answers requests for it."""
 
     route: str
     answer: Callable[[Request], Awaitable[Answer]]
@@ -27,7 +27,7 @@ class IPages(Protocol):
     """The pages about the daemon."""
 
     def page(self, path: bytes) -> Page | None:
-        """Return what is at this path, or None."""
+        """Return the page at `path`, or None."""
 
     def takes_events(self, request: Request, record: Record) -> bool:
-        """Answer a request for the stream of events; False when it is not one."""
+        """Answer a request for the stream of events and return True; return False for any other request."""

@@ -1,4 +1,4 @@
-"""The order in which passwords are checked when more are shown than can be checked at once."""
+"""The order in which passwords are checked when clients send more than can be checked at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from twisted.python.failure import Failure
 from k3dreg.oci.errors import NotYet
 from k3dreg.streaming.outcome import Waiters
 
-# Checks that wait, of one client and of all.  Each waits on an open connection, so these are connections, too.
+# Checks that wait, of one client and of all clients.  Each belongs to an open connection, so these limit connections,
+# too.
 MOST_OF_ONE = 250
 MOST_WAITING = 500
-# Seconds that a check waits.  A node gives up at 30, and a client that is told to come back soon asks anew, so a
-# shorter time would only let guesses come in faster.
+# Seconds that a check may wait.  containerd waits 30 s for the head of a response (`client_deadline`).  Clients that
+# get 503 repeat the request, so a shorter time would only let a client guess faster.
 PATIENCE = 20.0
 
 
@@ -33,11 +34,11 @@ class _Check:
 
 
 class Checks:
-    """Run checks, a few at once, so that a client that guesses delays its own checks and no other client's.
+    """Runs checks, a few at a time, so that a client that guesses passwords delays its own checks only.
 
     Clients take turns.  Of one client's checks the newest runs first: a client that guesses on many connections sends
-    the next guess when the last was answered, so whatever is older is a guess, too.  What nobody waits for any more is
-    dropped.
+    the next guess when the last was answered, so its older checks are guesses, too, and a user's check is the newest.
+    A check whose requests have all ended is dropped.  Call `close` at the end.
     """
 
     def __init__(self, clock: IReactorTime, at_once: int) -> None:
@@ -57,8 +58,8 @@ class Checks:
         """Return the outcome of the check for `key`, which `start` begins unless it waits or runs already.
 
         `client` is the address of the client.  The Deferred fails with `NotYet` when the check waited for too long or
-        gave way to newer ones, and with `CancelledError` after `close`.  Cancelling it drops the check if no other
-        client waits for it and it has not begun.
+        was dropped for newer ones, and with `CancelledError` after `close`.  Cancelling it drops the check if no other
+        request waits for it and it has not begun.
         """
         if self._closed:
             return fail(CancelledError("k3dreg is stopping"))
@@ -72,7 +73,10 @@ class Checks:
         return waiter
 
     def close(self) -> None:
-        """Drop what waits and take nothing more.  Checks that run are not waited for."""
+        """Drop all checks and accept no more; their Deferreds fail with `CancelledError`.
+
+        Checks that run in a worker thread end on their own.
+        """
         self._closed = True
         self._waiting.clear()
         checks, self._by_key = list(self._by_key.values()), {}
@@ -80,7 +84,7 @@ class Checks:
             check.waiters.deliver(Failure(CancelledError("k3dreg is stopping")))
 
     def _next(self) -> None:
-        """Begin as many checks as there is room for."""
+        """Begin waiting checks, up to `at_once` in all."""
         while self._running < self._at_once and self._waiting:
             client, checks = self._waiting.popitem(last=False)
             key, check = checks.pop()
@@ -123,7 +127,7 @@ class Checks:
 
 
 def _network_of(client: str) -> str:
-    """Return the network that stands for one client: of IPv6 addresses a site has a /64 (RFC 6177)."""
+    """Return what counts as one client: an IPv4 address, or the /64 of an IPv6 address (RFC 6177)."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:

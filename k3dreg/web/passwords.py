@@ -1,7 +1,7 @@
-"""The users of this registry, out of a password file (`--htpasswd`).
+"""The users of this registry, from a password file (`--htpasswd`).
 
-A bcrypt hash takes from 2 ms (htpasswd's default) to seconds to check, on purpose.  So it is checked in worker threads
-that do nothing else, a few at a time, and the outcome is kept in memory, under a keyed hash of what was shown.
+Checking a bcrypt hash takes from 2 ms (htpasswd's default) to seconds, by design.  So separate worker threads check
+them, a few at a time, and the outcome is kept in memory, by a keyed hash of the user and password.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from k3dreg.web.password_checks import Checks
 
 log = make_logger()
 
-# Seconds between two looks whether the file has changed.
+# Seconds between two checks whether the file has changed.
 LOOK_EVERY = 1.0
-# Seconds for which it is kept that a password is wrong, and how many outcomes of either kind are kept.
+# Seconds for which a wrong password is remembered, and how many right and how many wrong ones are.
 KEPT_FOR = 60.0
 _MOST_KEPT = 4096
-# Passwords that are checked at once.
+# Passwords that are checked at a time.
 AT_ONCE = 2
-# Threads: one more reads the file.
+# Worker threads: one more reads the file.
 THREADS = AT_ONCE + 1
-# bcrypt looks at so many bytes and no more, and so do htpasswd and the official registry image.
+# Bytes of a password that bcrypt uses; htpasswd and the official registry image ignore the rest, too.
 _LONGEST_PASSWORD = 72
 
 
 @frozen
 class _Known:
-    """What the file said.  `state` is its modification time in ns, inode and size."""
+    """The content of the file: hashes by user.  `state` is its modification time in ns, inode and size."""
 
     state: FileState | None = None
     hashes: Mapping[str, bytes] = field(factory=dict)
 
 
 class Passwords:
-    """See `IUsers`.
+    """Checks passwords against the password file.  Implements `IUsers`.
 
-    The file counts as it is now, within `LOOK_EVERY` seconds.  One that has become unusable is told of in one log
-    line, and what it said before goes on to count.
+    Call `start` before `knows`, and `shutdown` at the end.  A change of the file counts after at most `LOOK_EVERY`
+    seconds.  If the file becomes unusable, one log line says so, and its previous content remains valid.
     """
 
     def __init__(self, path: Path, workers: Workers, names: set[str] | None = None) -> None:
-        """`names` gets the names of all users that the file ever has."""
+        """The names of all users that the file has now or later are added to `names`."""
         self._path = path
         self._workers = workers
         self._names = set() if names is None else names
@@ -65,7 +65,8 @@ class Passwords:
         self._looks: SingleFlight[None, _Known] = SingleFlight()
         self._looked: float | None = None
         self._complaint = ""
-        # By a keyed hash of name, password and the user's line of the file: a changed line makes another.
+        # The keys are keyed hashes of the name, the password and the user's hash in the file, so an outcome does not
+        # outlive a change of that hash.
         self._right: LRUCache[bytes, bool] = LRUCache(_MOST_KEPT)
         self._wrong: TTLCache[bytes, bool] = TTLCache(_MOST_KEPT, KEPT_FOR, workers.clock.seconds)
 
@@ -75,9 +76,13 @@ class Passwords:
         self._looked = self._workers.clock.seconds()
 
     async def knows(self, shown: BasicAuth, client: str = "") -> bool:
-        """See `IUsers`.  Raises `NotYet` when too many ask at once, and `CancelledError` when k3dreg is stopping."""
+        """Return whether it is the user and password of a user in the file.
+
+        `client` is the address of the client: clients take turns.  Raises `NotYet` when too many checks wait, and
+        `CancelledError` when k3dreg is stopping.
+        """
         now = self._workers.clock.seconds()
-        # A name that is not in the file may have been added a moment ago.
+        # An unknown name may have been added to the file a moment ago.
         if self._looked is None or not 0 <= now - self._looked < LOOK_EVERY or shown.username not in self._known.hashes:
             await self._looks.join(None, self._look)
         hashed = self._known.hashes.get(shown.username)
@@ -93,7 +98,8 @@ class Passwords:
         self._checks.close()
 
     def _check(self, key: bytes, shown: BasicAuth, hashed: bytes | None) -> Deferred[bool]:
-        # A name that is nobody's takes as long: it is checked against some user's hash, always the same one.
+        # An unknown name is checked against some user's hash, always the same, so that the time does not show that the
+        # name is unknown.
         against = hashed or self._stand_in(shown.username)
 
         def checked(fits: bool) -> bool:
@@ -134,7 +140,7 @@ class Passwords:
 
 
 def _read(path: Path, before: _Known | None = None) -> _Known:
-    """Return what the file says; `before` itself if it has not changed.  Blocks.  Raises `UsageError`."""
+    """Return the content of the file; `before` itself if it has not changed.  Blocks.  Raises `UsageError`."""
     read = read_password_file(path, None if before is None else before.state)
     if read is None:
         assert before is not None
@@ -143,5 +149,5 @@ def _read(path: Path, before: _Known | None = None) -> _Known:
 
 
 def _fits(password: bytes, hashed: bytes) -> bool:
-    """Whether it is the password's hash.  Blocks, without holding up other threads."""
+    """Return whether `hashed` is the password's hash.  Blocks for up to seconds, but releases the GIL."""
     return bool(hashed) and bcrypt.checkpw(password[:_LONGEST_PASSWORD], hashed)

@@ -1,4 +1,4 @@
-"""What a client asks a manifest for, as far as its request tells."""
+"""Why a client requests a manifest, as far as the request shows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _TYPES = media_types.INDEXES | media_types.MANIFESTS
 
 
 def may_decide_a_push(method: str, accept: str | None) -> bool:
-    """Whether the answer may make the client leave out a push: it asks if a manifest is there, and may be a push tool.
+    """Return whether the client may be a push tool, which leaves out the push if the answer is 200.
 
-    Only a client that is known to pull gives False.  That is one that sends `GET`, or one whose `HEAD` lists several
-    types of manifests and then `*/*`, as containerd's resolver does (`core/remotes/docker/resolver.go`): nodes, and
-    Docker with the containerd image store.  containerd's pusher names the one type that it would send, and `*/*`
-    (`pusher.go`, next to it).  go-containerregistry (`pkg/v1/remote/fetcher.go`), regclient (`scheme/reg/manifest.go`)
-    and oras (`registry/remote/manifest.go`) send the same `HEAD` before a push as before a pull, without `*/*`.
+    False means that the client is known to pull.  It sends `GET`, or its `HEAD` lists several types of manifests and
+    `*/*`, as containerd's resolver does (`core/remotes/docker/resolver.go`): nodes, and Docker with the containerd
+    image store.  containerd's pusher lists the one type that it would send, and `*/*` (`pusher.go`, next to it).
+    go-containerregistry (`pkg/v1/remote/fetcher.go`), regclient (`scheme/reg/manifest.go`) and oras
+    (`registry/remote/manifest.go`) send the same `HEAD` before a push as before a pull, without `*/*`.
     """
     if method != "HEAD":
         return False

@@ -1,4 +1,4 @@
-"""Pushing (distribution-spec 1.1, "Push"): blobs by upload sessions, and manifests."""
+"""Handlers for pushing (distribution-spec 1.1, "Push"): blobs by upload sessions, and manifests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from k3dreg.web.error_answers import error_answer
 from k3dreg.web.exchange import Exchange, Methods, location
 from k3dreg.web.request_body import BodyMemory
 
-# Tags that one PUT may set: more than anybody's release script does, and all of them are in one header of the answer.
+# Tags that one PUT may set.  All of them are in one header of the answer, and release scripts set fewer.
 _MOST_TAGS = 20
 
 
 class PushHandlers:
-    """Handlers of the routes that take content."""
+    """Handlers of the routes by which clients push blobs and manifests."""
 
     def __init__(self, uploads: IUploads) -> None:
         self._uploads = uploads
@@ -31,7 +31,7 @@ class PushHandlers:
 
     @property
     def table(self) -> Mapping[type[Route], Methods]:
-        """Which handler answers which route with which method."""
+        """Return the handlers by route and method."""
         return {
             UploadsRoute: {"POST": self.begin},
             UploadRoute: {
@@ -45,14 +45,14 @@ class PushHandlers:
         }
 
     async def begin(self, route: UploadsRoute, exchange: Exchange) -> Answer:
-        """end-4a, end-4c (a session), end-4b (a whole blob), end-11 (a blob that is here already)."""
+        """end-4a, end-4c: open a session; end-4b: store a whole blob; end-11: mount a blob that is here already."""
         repository, query = route.repository, exchange.query
         digest, mount = query.one("digest"), query.one("mount")
         if digest is not None:
             return await self._whole(repository, Digest.parse(digest), exchange)
         if mount is not None:
             blob = Digest.parse(mount)
-            # `from` is not looked at: a blob is the same wherever it is (automatic content discovery).
+            # `from` is ignored: any repository's blob will do (distribution-spec 1.1, "automatic content discovery").
             if await self._uploads.mount(repository, blob, exchange.trace):
                 exchange.trace.source = "mounted"
                 return _created_blob(repository, blob)
@@ -72,12 +72,12 @@ class PushHandlers:
         return _created_blob(repository, digest)
 
     async def status(self, route: UploadRoute, exchange: Exchange) -> Answer:
-        """end-13."""
+        """end-13: tell how many bytes a session has received."""
         status = self._uploads.status(route.repository, route.session)
         return Answer(204, _session_headers(status, route.repository), None)
 
     async def append(self, route: UploadRoute, exchange: Exchange) -> Answer:
-        """end-5: a chunk, or all of it in a stream."""
+        """end-5: append a chunk, or the whole blob as a stream."""
         content = exchange.content
         try:
             status = await self._uploads.append(
@@ -92,7 +92,7 @@ class PushHandlers:
         return _accepted(status, route.repository)
 
     async def commit(self, route: UploadRoute, exchange: Exchange) -> Answer:
-        """end-6: the last chunk, or all of it, or nothing more; and the digest."""
+        """end-6: append the last chunk, the whole blob or nothing, and store the blob under its digest."""
         digest = exchange.query.one("digest")
         if digest is None:
             raise BadRequest("?digest= is missing: the request that ends an upload names the blob's digest")
@@ -111,12 +111,12 @@ class PushHandlers:
         return _created_blob(route.repository, parsed)
 
     async def cancel(self, route: UploadRoute, exchange: Exchange) -> Answer:
-        """end-14."""
+        """end-14: end a session and delete its bytes."""
         self._uploads.cancel(route.repository, route.session)
         return Answer(204, (), None)
 
     async def put_manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
-        """end-7, with the tags of end-7b."""
+        """end-7, end-7b: store a manifest, and let tags name it."""
         digest = route.reference.digest
         names = exchange.query.parameters.get("tag", ())
         if len(names) > _MOST_TAGS:
@@ -134,7 +134,7 @@ class PushHandlers:
             ("Docker-Content-Digest", str(pushed.digest)),
         ]
         if pushed.subject is not None:
-            # Tells the client that the list of referrers is kept here ("Pushing Manifests with Subject").
+            # Tells the client that this registry lists referrers ("Pushing Manifests with Subject").
             headers.append(("OCI-Subject", str(pushed.subject)))
         if names:
             headers.append(("OCI-Tag", ", ".join(map(str, tags))))
@@ -165,7 +165,7 @@ def _created_blob(repository: Repository, digest: Digest) -> Answer:
 
 
 def _out_of_order(error: UploadOutOfOrder, route: UploadRoute) -> Answer:
-    """416, with what the client needs to go on: where the session is, and what it has."""
+    """Return a 416 with the session's location and the bytes received, by which the client can resume."""
     answer = error_answer(error)
     status = UploadStatus(route.repository, route.session, error.received)
     return evolve(answer, headers=(*answer.headers, *_session_headers(status, route.repository)))

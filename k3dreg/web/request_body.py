@@ -1,8 +1,8 @@
 """Bodies of requests, read at the reader's pace.
 
-Twisted Web reads a body to its end before a request is looked at.  Here a request begins when its head is complete,
-and its body is a stream: what is not wanted is refused before it was sent, and what is wanted goes to the disk as it
-comes, no faster than the disk takes it.
+Twisted Web reads a whole body before `render` (twisted#4688).  Here a request begins when its head is complete, and its
+body is a stream.  So a request can be refused before its body is sent, and a blob goes to the disk as it arrives, no
+faster than the disk writes it.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from collections.abc import Callable, Iterator
 from k3dreg.oci.errors import NotYet, TooLarge
 from k3dreg.streaming.byte_stream import HIGH_WATER, ByteStream
 
-# Bytes that may arrive before the first is wanted, while the request waits for its turn: for a password's check, or for
+# Bytes of a body that may arrive before it is read, while the request waits: for the check of a password, or for
 # another request to the same upload session.
 _UNWANTED = 64 * 1024
 
-# Bytes of whole bodies that are in memory at a time, of all requests, and bytes of each that do not count.  Nearly all
-# manifests are smaller than the latter, so large ones that are sent slowly do not keep them out.
+# Bytes of whole bodies in memory at a time, of all requests, and bytes of each body that do not count.  Nearly all
+# manifests are smaller than the latter, so large ones that are sent slowly do not block them.
 MOST_HELD = 32 * 1024 * 1024
 NOT_COUNTED = 16 * 1024
 
-# Bytes of a body that are read and thrown away, after an answer that did not wait for them, to keep the connection.
-# Reading so much takes no time; a layer is cheaper to cut off with its connection.
+# Bytes of a body that are read and discarded after an answer, so that the connection can be kept.  For a larger rest,
+# such as a layer's, closing the connection is cheaper.
 _SMALL_REST = 1024 * 1024
 
 
 class BodyMemory:
-    """A bound for the bodies that are in memory as a whole, of all requests together."""
+    """Limits the memory for bodies that are read as a whole, of all requests together."""
 
     def __init__(self, most: int = MOST_HELD) -> None:
-        """`most` in bytes."""
+        """`most` is in bytes."""
         self._left = most
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[Callable[[int], None]]:
-        """Within the block a body is in memory.  Call what it gives with the size of the body whenever that grows.
+        """Reserve memory for one body until the end of the `with` block.
 
-        That raises `NotYet` when there is no room.
+        Call the returned function with the size of the body, in bytes, whenever that grows.  It raises `NotYet` if the
+        limit is exceeded.
         """
         held = 0
 
@@ -57,21 +58,21 @@ class BodyMemory:
 
 
 def _free(size: int) -> None:
-    """Take any size."""
+    """Accept any size."""
 
 
 class RequestBody(ByteStream):
-    """The body of one request.  Also what Twisted takes for the file that it writes bodies to.
+    """The body of one request.  Twisted uses it as the file to which it would write the body (`Request.content`).
 
-    A `read` is cancelled when the client goes away; how long a silent client is waited for is the connection's
-    business.  After `close` the rest is received and thrown away.
+    A `read` is cancelled when the client disconnects.  The connection has a timeout for a silent client.  After `close`
+    the rest of the body is received and discarded.
     """
 
     def __init__(self, length: int | None, flow: Callable[[bool], None], wanted: Callable[[], None]) -> None:
-        """`length` in bytes, None when it is chunked.
+        """`length` is in bytes, None for a chunked body.
 
-        `flow` stops (False) and starts (True) the reading from the connection; `wanted` is called once, when the
-        first byte is waited for.
+        `flow` stops (False) and starts (True) reading from the connection.  `wanted` is called once, at the first
+        `read`, unless bytes have arrived already.
         """
         super().__init__(flow)
         self.length = length
@@ -81,7 +82,7 @@ class RequestBody(ByteStream):
             self.end()
 
     async def read(self, least: int = 1) -> bytes:
-        """See `ByteStream.read`."""
+        """Read as `ByteStream.read` does; the first call asks a client that waits for 100 (Continue) for the body."""
         if self._wanted is not None:
             wanted, self._wanted = self._wanted, None
             self._most_unread = HIGH_WATER
@@ -90,13 +91,13 @@ class RequestBody(ByteStream):
         return await super().read(least)
 
     async def read_whole(self, limit: int, grow: Callable[[int], None] = _free) -> bytes:
-        """All of a small body.  Raises `TooLarge` if it has more than `limit` bytes, without waiting for them.
+        """Return a whole body.  Raises `TooLarge` as soon as it is known to have more than `limit` bytes.
 
-        `grow` is called with the number of bytes that have come, before more are waited for, and may raise.
+        `grow` is called with the number of bytes so far after each read, and may raise (see `BodyMemory.holding`).
         """
         if self.length is not None and self.length > limit:
             raise TooLarge(f"a body of {self.length} bytes; at most {limit} are accepted")
-        # In one piece: a body that comes byte by byte would weigh forty times as much in a list.
+        # Not a list of pieces: if a body arrives byte by byte, that takes forty times the memory.
         whole = bytearray()
         while data := await self.read():
             whole += data
@@ -107,15 +108,15 @@ class RequestBody(ByteStream):
 
     @property
     def is_small(self) -> bool:
-        """Whether what is still to come is worth waiting for, to keep the connection."""
+        """Whether the rest of the body is small enough to wait for, so that the connection can be kept."""
         return self.length is not None and self.length - self.received <= _SMALL_REST
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of it has arrived."""
+        """Whether the whole body has arrived."""
         return self.is_whole or self.received == self.length
 
-    # -- what Twisted does with the file it believes this to be ---------------------------------
+    # -- called by Twisted, which uses this as a file -------------------------------------------
 
     def tell(self) -> int:
         return 0

@@ -1,13 +1,13 @@
-"""One line per request, for people.
+"""One line per request, for users.
 
     172.18.0.3 HEAD docker.io/library/nginx:1.27 200 export, after: pull 12.1s, 0 bytes, 14.203s
     172.18.0.3 GET docker.io/library/nginx blob sha256:31968c0f9eaf 200 cache, 7432011 bytes, 0.041s
     172.18.0.3 HEAD docker.io/library/nginy:1 404, 0 bytes, 0.310s: Docker cannot pull it: manifest unknown
 
-Nothing that a client or an engine said gets into the log as it is: names are parsed before they are written, and
-what is not printable is escaped.  The `Authorization` header is never looked at here.
+Text from a client or an engine is not logged as it is: names are parsed before they are written, and characters that
+are not printable are escaped.  The `Authorization` header is not used here.
 
-Each line ends with the request's ID in brackets, which the client has as `X-Request-Id` and in the detail of an error,
+Each line ends with the request's ID in brackets, which the client gets as `X-Request-Id` and in the detail of an error,
 and with the ID of the client's trace if it sent one.
 """
 
@@ -25,11 +25,11 @@ from k3dreg.reporting.trace import Trace
 
 log = make_logger()
 
-# nginx's number for it: the client closed the connection before it had its answer.
+# The status that nginx logs when the client closed the connection before it got its answer.
 CLIENT_GONE = 499
-# A reason may quote an engine that quotes a proxy's error page.
+# Characters.  A reason may contain the text of an engine's error, and that a proxy's error page.
 _LONGEST_REASON = 1000
-# Bytes of a request's ID.  Always as many, so that an answer to HEAD is as long as that to GET.
+# Bytes of a request's ID.  A fixed number, so that the Content-Length of an error is the same for HEAD and GET.
 _ID_BYTES = 8
 
 
@@ -39,10 +39,10 @@ def _new_id() -> str:
 
 @define
 class Record:
-    """What the line of one request says.
+    """What is logged of one request.  Call `write` once, at the end of the request.
 
-    `subject` is what was asked for, as `name_of` or `quoted` gives it; `sent` counts bytes of the body.
-    `route` is the kind of it in one word; `trace_id` the client's trace, or "".
+    `subject` is what the client requests, from `name_of` or `quoted`, and `route` its kind, from `kind_of`.  `quiet`
+    requests are logged at `debug` if they succeed.  `trace_id` is the ID of the client's trace, "" for none.
     """
 
     client: str
@@ -67,10 +67,10 @@ class Record:
         head_seconds: float = 0.0,
         refusal: str = "",
     ) -> None:
-        """Write the line.
+        """Write the line, and report the request to the observer.
 
-        A failure of k3dreg or of what is behind it is a warning; a quiet one that succeeds is for `debug`.
-        `aborted`: the connection was closed in the middle of the body.  The rest is for the observer: see
+        `sent` is the number of bytes of the body that were sent.  `aborted`: k3dreg closed the connection in the middle
+        of the body.  An aborted answer and a 5xx are warnings.  The arguments after `aborted` are for the observer: see
         `RequestReport`.
         """
         said = f"{self.client} {self.method} {self.subject} {status}"
@@ -104,7 +104,7 @@ class Record:
             manifest=self.trace.manifest,
         )
         line = printable(said)
-        # The report is for logs of another format (k3dreg.daemon.json_log).
+        # The fields of the report are for `json_log`.
         if aborted or status >= 500:
             log.warn("{line}", line=line, report=report)
         elif self.quiet and status < 400:
@@ -115,7 +115,7 @@ class Record:
 
 
 def name_of(route: Route) -> str:
-    """What a route asks for, as a person writes it."""
+    """Return what a route requests, for the log."""
     match route:
         case Base():
             return "/v2/"
@@ -133,7 +133,7 @@ def name_of(route: Route) -> str:
 
 
 def kind_of(route: Route) -> str:
-    """One word, out of a fixed list, for what a route asks for."""
+    """Return the kind of a route, one word of a fixed list, for the metrics."""
     match route:
         case Base():
             return "base"
@@ -151,12 +151,12 @@ def kind_of(route: Route) -> str:
 
 
 def quoted(text: bytes) -> str:
-    """Something that did not parse, in quotes and with everything odd in it escaped."""
+    """Return text that could not be parsed, in quotes and with all characters but printable ASCII escaped."""
     return ascii(text[:200].decode("utf-8", "backslashreplace"))
 
 
 def printable(text: str) -> str:
-    """`text` with whatever could end a line, move a cursor or hide something written as an escape."""
+    """Return `text` with all characters escaped that could end a line, move the cursor or hide text."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

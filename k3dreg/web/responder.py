@@ -1,8 +1,12 @@
-"""The one path from a request to its answer on the wire.
+"""The one path from a request to its answer on the connection.
 
-A request ends in one of four ways: answered; failed before its headers were written (an error answer); failed after
-(the connection is closed before the body is as long as its Content-Length, which is how it shows that it is not
-whole: RFC 9112, 8); or its client went away (its work is cancelled).  Each writes one line to the log.
+A request ends in one of four ways, each with one line in the log:
+
+- It is answered.
+- It fails before its headers are written: the client gets an error.
+- It fails after that: the connection is closed before the body is as long as its Content-Length, by which the client
+  knows that the body is incomplete (RFC 9112, 8).
+- The client disconnects: the work for the request is cancelled.
 """
 
 from __future__ import annotations
@@ -31,10 +35,10 @@ from k3dreg.web.request_log import CLIENT_GONE, Record
 
 log = make_logger()
 
-# Seconds for what was written of a broken body to reach the client.
+# Seconds for the client to receive what was written of a broken body, before the connection is aborted.
 CLOSE_SECONDS = 15.0
 
-# Seconds after which a client is told to ask again: the kubelet's first back-off is as long.
+# `Retry-After` of an answer that came too late, in seconds: as long as the kubelet's first back-off.
 _AGAIN_SECONDS = 10.0
 
 _EVERY_ANSWER = (("Server", f"k3dreg/{__version__}"), API_VERSION)
@@ -47,10 +51,11 @@ def render(
     answer: Callable[[], Awaitable[Answer]],
     seconds: float | None = None,
 ) -> int:
-    """Answer `request` with what `answer` gives, now or later.  Returns what `IResource.render` has to.
+    """Answer `request` with the result of `answer`, or with the error that it raises.
 
-    When `answer` takes longer than `seconds`, it is cancelled, and the client is told to ask again.  None: no limit.
-    Work that other requests share goes on, so that the next request is answered from its result.
+    Return the value for `IResource.render` to return.  When `answer` takes longer than `seconds`, it is cancelled, and
+    the client gets 503 with `Retry-After`; None means no limit.  A pull or export that `answer` waits for goes on, and
+    a later request gets its result.
     """
     _Rendering(request, clock, record, seconds).start(answer)
     return NOT_DONE_YET
@@ -59,9 +64,9 @@ def render(
 def when_admitted(
     request: Request, clock: IReactorTime, record: Record, admission: Awaitable[object], go_on: Callable[[], int]
 ) -> int:
-    """Call `go_on`, which answers the request, once `admission` has ended well; else answer with what it raised.
+    """Call `go_on`, which answers the request, when `admission` succeeds; else answer with the error that it raises.
 
-    `admission` is cancelled when the client goes away.
+    Return the value for `IResource.render` to return.  `admission` is cancelled when the client disconnects.
     """
     gone: list[object] = []
 
@@ -69,7 +74,7 @@ def when_admitted(
         failed: Exception | None = None
         try:
             await admission
-        except Exception as error:  # noqa: BLE001  (it is the answer's)
+        except Exception as error:  # noqa: BLE001  (`render` answers with it)
             failed = error
         if gone:
             record.write(CLIENT_GONE, 0, 0.0, "the client disconnected before the answer", at=clock.seconds())
@@ -78,7 +83,7 @@ def when_admitted(
         else:
             render(request, clock, record, lambda: _raise(failed))
 
-    # Asked for first: it never fires on a request that is finished already.
+    # Before the work begins: the Deferred of a request that is finished already never fires.
     finished = request.notifyFinish()
     cast(BodyRequest, request).work = work = Deferred.fromCoroutine(admit())
     work.addErrback(lambda failure: log.failure("a request's beginning went wrong", failure=failure))
@@ -100,14 +105,14 @@ async def _raise(error: Exception) -> Answer:
 
 
 def client_of(request: Request) -> str:
-    """The client's address for the log, without its port."""
+    """Return the client's address without its port; "-" for a client on a UNIX socket."""
     address = cast(IAddress, request.getClientAddress())
-    # An IPv6 socket that takes IPv4, too, writes those so (RFC 4291, 2.5.5.2).
+    # An IPv6 socket that accepts IPv4, too, has this prefix before IPv4 addresses (RFC 4291, 2.5.5.2).
     return str(getattr(address, "host", None) or "-").removeprefix("::ffff:")
 
 
 class _Rendering:
-    """One request on its way to an answer."""
+    """The work on one request: gets the answer, writes it, and handles every way in which that may end."""
 
     def __init__(self, request: Request, clock: IReactorTime, record: Record, seconds: float | None) -> None:
         self._request = request
@@ -120,7 +125,7 @@ class _Rendering:
         self._closing: IDelayedCall | None = None
 
     def start(self, answer: Callable[[], Awaitable[Answer]]) -> None:
-        # Asked for first: it never fires on a request that is finished already.
+        # Before the work begins: the Deferred of a request that is finished already never fires.
         finished = self._request.notifyFinish()
         cast(BodyRequest, self._request).work = work = Deferred.fromCoroutine(self._run(answer))
         work.addErrback(lambda failure: log.failure("a request's end went wrong", failure=failure))
@@ -141,7 +146,7 @@ class _Rendering:
         self._write_head(answer)
         try:
             await self._write_body(answer)
-        except Exception as error:  # noqa: BLE001  (whatever it was, the body is broken)
+        except Exception as error:  # noqa: BLE001  (after any error the body is incomplete)
             self._break_off(answer, error)
             return
         if self._left:
@@ -151,7 +156,7 @@ class _Rendering:
         self._request.finish()
 
     async def _ask(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The answer, whatever happens."""
+        """Return the answer of `ask`, or an error answer for any exception that it raises."""
         try:
             answer = await (
                 ask()
@@ -159,19 +164,19 @@ class _Rendering:
                 else within(self._seconds, self._clock, _coroutine(ask), after=_AGAIN_SECONDS)
             )
             if answer.parts:
-                # The file is opened when its first byte is sent: too late for another status.
+                # A blob's file is opened after the status was sent.  If no file can be opened, this fails in time.
                 check_descriptors()
         except K3dregError as error:
             return error_answer(error)
         except CancelledError:
             return interrupted_answer()
-        except Exception:  # noqa: BLE001  (a fault of k3dreg is told to the log, not to the client)
+        except Exception:  # noqa: BLE001  (an error in k3dreg is logged, and not shown to the client)
             log.failure("no answer to {method} {subject}", method=self._record.method, subject=self._record.subject)
             return unexpected_answer()
         return answer
 
     def _write_head(self, answer: Answer) -> None:
-        """Status and headers, at once: a node waits 30 s for them, and longer for the first byte of the body."""
+        """Write status and headers at once: a node waits 30 s for them, and longer for the first byte of the body."""
         request = self._request
         request.setResponseCode(answer.status)
         set_header = request.responseHeaders.setRawHeaders
@@ -183,7 +188,7 @@ class _Rendering:
         request.write(b"")
 
     async def _write_body(self, answer: Answer) -> None:
-        """The body, if there is to be one.  Raises when it is not as long as its headers say."""
+        """Write the body, if there is one.  Raises if it is not as long as its Content-Length."""
         request = self._request
         if request.method == b"HEAD" or answer.length is None:
             return
@@ -206,11 +211,11 @@ class _Rendering:
             raise RuntimeError(f"a body of {answer.length} bytes ended after {request.sentLength}")
 
     def _break_off(self, answer: Answer, error: BaseException) -> None:
-        """End the connection, never the answer: `finish()` would pass a broken body off as a whole one.
+        """Close or reset the connection of an incomplete body; `finish()` would let the body pass as complete.
 
-        containerd was seen (1.6, 1.7, 2.1) to fail a whole pull when a connection is reset, and to ask for the rest
-        with a Range when it is closed.  So it is closed, after what was written has been sent, where more of the
-        same can be given; and reset where the bytes were wrong, or the client takes none.
+        When a connection is reset, containerd (1.6, 1.7 and 2.1 were tried) fails the whole pull; when it is closed,
+        containerd requests the rest with a Range.  So the connection is closed, after sending what was written, if
+        k3dreg can send the rest later.  It is reset if the bytes were wrong, or the client does not receive.
         """
         abort = cast(ITCPTransport, self._request.transport).abortConnection
         stalled = isinstance(error, ConsumerStalled)
@@ -242,14 +247,14 @@ class _Rendering:
 
     @property
     def _left(self) -> bool:
-        """Whether the client is gone.  A lost connection tells its producer before it tells the request."""
+        """Whether the client has disconnected.  The producer of a lost connection hears of it before the request."""
         return self._gone or not getattr(self._request.transport, "connected", True)
 
     def _write_cut_off(self, answer: Answer, where: str) -> None:
         """Write the line of an answer whose client closed the connection.
 
-        Clients ask for all from some byte on and close the connection when they have what they need of it: containerd
-        2.1 does with `concurrent_layer_fetch_buffer`.  So the end of a range is no failure.
+        A client may request a range up to the end and close the connection when it has the bytes that it needs, as
+        containerd 2.1 does with `concurrent_layer_fetch_buffer`.  So a closed connection is no failure for a range.
         """
         if answer.status == PARTIAL_CONTENT:
             self._write_line(answer.status, reason=f"the client closed the connection {where}")

@@ -1,4 +1,4 @@
-"""The HTTP server itself: connections, their limits, and what is not HTTP at all."""
+"""The HTTP server: its connections, their timeouts, and TLS that arrives on a plain port."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from k3dreg.web.pages import IPages
 from k3dreg.web.push_api import PushHandlers
 
 # Seconds without a request until a connection is closed.  containerd keeps idle connections for 30 s and Docker for
-# longer; a server that closes first races with the client's next request, so it must be the more patient one.
-# The same time is given for the head of a request, from its first byte to its last.
+# longer.  It is longer than theirs, because a server that closes first may break off the client's next request.
+# The head of a request may take as long, from its first byte to its last.
 IDLE_SECONDS = 120.0
 
 # The first byte of every TLS connection: a record of type handshake (RFC 8446, 5.1).  No HTTP request begins with it.
 TLS_HANDSHAKE = b"\x16"
-# Docker and containerd take a server for one of plain HTTP when its answer to their ClientHello begins with "HTTP/".
+# Docker and containerd try plain HTTP when the answer to their ClientHello begins with "HTTP/".
 _ANSWER_TO_TLS = plain_refusal(b"This port speaks HTTP, not HTTPS.\n")
 
 
 class Channel(BodyChannel):
-    """One connection."""
+    """One connection of `RegistrySite`, which `Connections` counts and closes.  Implements `IConnection`."""
 
     transport: Any
     site: RegistrySite  # set by Twisted
@@ -49,9 +49,10 @@ class Channel(BodyChannel):
         self.site.connections.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """A ClientHello is turned away at once: it holds no line end, so it would wait for its timeout instead.
+        """Process received bytes; answer a TLS ClientHello with 400 and close the connection at once.
 
-        Docker tries HTTPS first where a registry may speak either, and waits 10 s for the handshake.
+        Docker tries HTTPS first for a registry that may use either, and waits 10 s for the handshake.  A ClientHello
+        has no line end, so without this check the connection would wait for its timeout.
         """
         if not self._began:
             self._began = True
@@ -68,39 +69,39 @@ class Channel(BodyChannel):
         return bool(getattr(self.transport, "disconnecting", False))
 
     def resetTimeout(self) -> None:
-        """The head of a request has its time as a whole: one byte now and then does not prolong it."""
+        """Restart the timeout, except within the head of a request: a byte now and then must not prolong it."""
         if self.line_mode and self._in_head:
             return
         self._in_head = bool(self.line_mode)
         TimeoutMixin.resetTimeout(self)
 
     def allHeadersReceived(self) -> None:
-        """A request begins."""
+        """Count the connection as busy, and begin the request."""
         self.site.connections.began(self)
         super().allHeadersReceived()
 
     def requestDone(self, request: Any) -> None:
-        """An answer is complete: what comes next is the head of another request."""
+        """End a request whose answer is complete: the next bytes are the head of another request."""
         self._in_head = False
         if request.body.is_complete:
             self.site.connections.ended(self)
         super().requestDone(request)
 
     def close_idle(self) -> None:
-        """Close the connection, after the bytes that are still to be sent.
+        """Close the connection after sending the bytes that are still in its buffer.
 
-        A client of TLS may never answer that the connection is closed: it has the time of `LINGER` for that.
+        A TLS connection is closed when the client has answered; after `LINGER` seconds it is aborted.
         """
         if ISSLTransport.providedBy(self.transport):
             self._abort = self.callLater(LINGER, self.transport.abortConnection)  # type: ignore[no-untyped-call]
         self.loseConnection()  # type: ignore[no-untyped-call]
 
     def close_when_answered(self) -> None:
-        """Take no request after the one that is under way."""
+        """Close the connection after the response to the request that is under way."""
         self.persistent = False
 
     def interrupt(self) -> None:
-        """End the request that is under way: refuse it, or cut off the body of its answer."""
+        """End the request that is under way: refuse it, or cut off the body of its response."""
         for request in list(self.requests):
             request.interrupt()
 
@@ -109,7 +110,7 @@ class Channel(BodyChannel):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
-        """The end."""
+        """Cancel the timer of `close_idle`, and stop counting the connection."""
         if self._abort is not None and self._abort.active():
             self._abort.cancel()
         super().connectionLost(reason)
@@ -117,27 +118,27 @@ class Channel(BodyChannel):
 
 
 class RegistrySite(Site):
-    """A site of `Channel`s.  It writes no access log: the answers do."""
+    """A site of `Channel`s.  It writes no access log, as `request_log` writes a line for each request."""
 
     protocol = Channel  # type: ignore[assignment]  # as Twisted itself has to
     requestFactory = BodyRequest
     noisy = False
 
     def __init__(self, resource: IResource, *, reactor: IReactorTime, budget: int | None = None) -> None:
-        """`budget`: see `make_site`."""
+        """`budget` is how many connections may be open at a time, None for any number."""
         super().__init__(  # type: ignore[no-untyped-call]
             resource, timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False
         )
         self.connections = Connections(reactor, budget)
 
     def startFactory(self) -> None:
-        """Not Twisted's, which starts its access log and a clock for it."""
+        """Do nothing: Twisted's method opens an access log and starts a clock for it."""
 
     def stopFactory(self) -> None:
-        """Nothing was started."""
+        """Do nothing: `startFactory` has opened no log."""
 
     def acceptableProtocols(self) -> list[bytes]:
-        """HTTP/1.1 alone, should this be behind a TLS endpoint: `Channel` speaks nothing else."""
+        """Return the protocols to offer on a TLS endpoint (ALPN): HTTP/1.1 only, as `Channel` has no HTTP/2."""
         return [b"http/1.1"]
 
 
@@ -153,13 +154,14 @@ def make_site(
     is_own_host: Callable[[str], bool] = lambda name: False,
     budget: int | None = None,
 ) -> RegistrySite:
-    """The factory to listen with; without `uploads` and `discovery` it serves pulls alone.
+    """Return the factory to listen with.
 
-    `operations` are the pages about the daemon itself; `observer` is told of requests; `access` is who may do what,
-    None for everybody everything.  `is_own_host` tells hosts that are this registry, without their ports, for browsers.
+    Without `uploads` it serves no pushes, and without `discovery` no lists.  `operations` are the pages about the
+    daemon; `observer` is told of each request.  `access` decides what a request may do; with None every client may do
+    everything.  `is_own_host` tells whether a host name without a port is this registry's, for requests of browsers.
 
-    `reactor` is the clock of timeouts and of the log's seconds.  `budget` is how many connections there may be at a
-    time, None for any number; ports are to be given to the site's `connections` then.
+    `reactor` is the clock of timeouts and of the log's durations.  `budget` is how many connections may be open at a
+    time, None for any number.  With a budget, pass each listening port to `connections.admit_at` of the site.
     """
     more: list[Handlers] = []
     if uploads is not None:

@@ -8,11 +8,10 @@ from k3dreg.formats.basic_auth import BasicAuth
 
 
 class IUsers(Protocol):
-    """Those who may use this registry."""
+    """The users of this registry and their passwords."""
 
     async def knows(self, shown: BasicAuth, client: str = "") -> bool:
-        """Whether it is the user and password of one of them.  Takes as long for a name that is nobody's.
+        """Return whether `shown` is the name and password of a user.  An unknown name takes as long as a known one.
 
-        `client` is the address it comes from: clients take turns.
-        Raises `NotYet` when too many ask at once.
+        `client` is the address of the client: clients take turns.  Raises `NotYet` when too many checks wait.
         """
