@@ -1,4 +1,4 @@
-"""The `k3dreg` command: `twistd --nodaemon k3dreg` without the ceremony."""
+"""The `k3dreg` command, which runs `twistd --nodaemon k3dreg` or a command such as `k3dreg doctor`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from k3dreg.config.usage import COMMANDS, complaint, no_command
 from twisted.plugins.k3dreg_plugin import k3dreg
 
 
-# twistd takes it from one of two modules, by the platform, which no type checker follows.
+# twistd imports `ServerOptions` from one of two modules, by the platform, which type checkers do not follow.
 class _ServerOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
-    """Those of twistd, which looks through all plugins there are for its commands.
+    """twistd's options with k3dreg as the only command.
 
-    It loads them for that, and with them Twisted's test runner and Python's: some memory, for ever, and some time.
+    twistd would load all plugins to list their commands, and with them Twisted's and Python's test runners.  That takes
+    time at the start, and memory as long as the daemon runs.
     """
 
     @property
     def subCommands(self) -> Iterator[tuple[str, None, Callable[[], usage.Options], str]]:
-        """The one command that is there, in the shape of `usage.Options`."""
-        # Where twistd looks for what to run.
+        """The only command, in the form of `usage.Options.subCommands`."""
+        # twistd finds the plugin to run here.
         self.loadedPlugins = {k3dreg.tapname: k3dreg}
         yield k3dreg.tapname, None, lambda: k3dreg.options(), k3dreg.description
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the registry in the foreground until told to stop, or run the command that the first argument names.
+    """Run the registry in the foreground until a signal stops it, or run the command that the first argument names.
 
-    Ends with status 2 and a usage line for arguments that are wrong.
+    Exits with status 2 and a usage line for wrong arguments.  `arguments` are those of the process by default.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["help"]:  # help COMMAND is COMMAND --help
@@ -50,13 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except usage.UsageError as error:
         sys.stderr.write(complaint(error, options))
         sys.exit(2)
-    # No pid file: several may run in one directory, and a service manager knows the process anyway.
+    # No pid file: several daemons may run in one directory, and a service manager knows the process anyway.
     sys.argv = ["k3dreg", "--nodaemon", "--pidfile=", "k3dreg", *given]
     app.run(twistd.runApp, _ServerOptions)
 
 
 def _run_command(command: str, arguments: Sequence[str]) -> None:
-    # Imported where they are called: a daemon has no use for them, and keeps for ever what it has imported.
+    # Imported here, because the daemon does not need them, and imported modules stay in memory.
     if command in ("ls", "gc"):
         from k3dreg.commands import housekeeping
 

@@ -1,1 +1,1 @@
-"""Values of the OCI specifications: digests, references, manifests, routes, errors.  No Twisted, no I/O."""
+"""Values of the OCI specifications: digests, references, manifests, routes, errors.  No module here does I/O."""

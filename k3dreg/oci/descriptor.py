@@ -14,7 +14,10 @@ from k3dreg.oci.platform import Platform
 
 @frozen
 class Descriptor:
-    """What some content is.  `size` in bytes."""
+    """The media type, digest and size (in bytes) of some content, with optional attributes.
+
+    Two descriptors may be equal although their annotations differ.
+    """
 
     media_type: str
     digest: Digest
@@ -25,7 +28,7 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, value: object) -> Descriptor:
-        """From a parsed JSON value.  Raises `InvalidManifest` or `InvalidDigest`."""
+        """Return the descriptor in a parsed JSON value.  Raises `InvalidManifest` or `InvalidDigest`."""
         if not isinstance(value, dict):
             raise InvalidManifest("a descriptor is not an object")
         digest, size = value.get("digest"), value.get("size")
@@ -44,7 +47,7 @@ class Descriptor:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, without members that are empty, in the order the spec lists them."""
+        """Return the JSON object, without empty members, in the order of the specification."""
         out: dict[str, Any] = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         if self.annotations:
             out["annotations"] = dict(self.annotations)
@@ -56,17 +59,18 @@ class Descriptor:
 
 
 def read_text(value: Mapping[str, object], key: str, what: str) -> str:
-    """Return a member of a JSON object that is text; "" for one that is absent or null.
+    """Return a text member of a JSON object; "" if it is absent or null.
 
-    Raises `InvalidManifest`, which calls the object `what`.
+    Raises `InvalidManifest`, whose text calls the object `what`, for any other value.
     """
     return _text(value.get(key), f"{what}'s {key}")
 
 
 def read_annotations(value: Mapping[str, object], what: str) -> dict[str, str]:
-    """Return the annotations of a JSON object: text by text (image-spec 1.1, annotations.md).
+    """Return the annotations of a JSON object, text by text (image-spec 1.1, annotations.md).
 
-    Programs in Go write none as null.  Raises `InvalidManifest`, which calls the object `what`.
+    Null counts as none, because programs in Go write an empty map as null.  Raises `InvalidManifest`, whose text calls
+    the object `what`.
     """
     found = value.get("annotations")
     if found is None:

@@ -1,4 +1,4 @@
-"""Digests: the names of content (image-spec 1.1, descriptor.md, "Digests")."""
+"""Digests, by which content is addressed (image-spec 1.1, descriptor.md, "Digests")."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from attrs import frozen
 
 from k3dreg.oci.errors import InvalidDigest
 
-# The registered algorithms.  sha512 is optional in the spec, blake3 is newer than any client seen.
+# Hexadecimal digits by algorithm.  Of the registered algorithms, sha512 is optional, and blake3 is left out because no
+# client uses it yet.
 _HEX = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}
 
 ALGORITHMS = frozenset(_HEX)
-# "Canonical": what a digest is of when nobody says.
+# The algorithm of a digest when the client names none; the specification calls it canonical.
 DEFAULT_ALGORITHM = "sha256"
 
 
 class Hasher(Protocol):
-    """What k3dreg needs of a `hashlib` object.  `update` of large buffers releases the GIL."""
+    """The methods of a `hashlib` object that k3dreg uses.  `update` releases the GIL for large buffers."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
 
@@ -28,17 +29,16 @@ class Hasher(Protocol):
 
 @frozen(order=True)
 class Digest:
-    """`algorithm:hex`.  Only `parse` and `of` make one, so a Digest is always safe as a file name."""
+    """A digest, `algorithm:hex`.  Make it with `parse` or `of`, so that its parts are always safe in a file name."""
 
     algorithm: str
     hex: str
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """The digest that `text` spells.
+        """Return the digest that is written as `text`.
 
-        Raises `InvalidDigest` for anything but sha256 or sha512 with the right number of
-        lower-case hexadecimal digits.
+        Raises `InvalidDigest` for anything but sha256 or sha512 with the right number of lower-case hexadecimal digits.
         """
         algorithm, _, encoded = text.partition(":")
         pattern = _HEX.get(algorithm)
@@ -48,16 +48,16 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
-        """The digest of `data`.  For small documents only: it hashes where it is called."""
+        """Return the digest of `data`.  In the reactor's thread call it for small documents only, as it blocks."""
         return cls(algorithm, hashlib.new(algorithm, data, usedforsecurity=False).hexdigest())
 
     def hasher(self) -> Hasher:
-        """A fresh hash object of this digest's algorithm."""
+        """Return a new hash object of this digest's algorithm."""
         return hashlib.new(self.algorithm, usedforsecurity=False)
 
     @property
     def short(self) -> str:
-        """Twelve digits, as Docker prints them, for logs."""
+        """The first twelve hexadecimal digits, as Docker prints them, for logs."""
         return self.hex[:12]
 
     def __str__(self) -> str:

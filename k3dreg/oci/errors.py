@@ -1,19 +1,19 @@
-"""Everything that can go wrong, as one small tree.
+"""The classes of the errors that k3dreg raises.
 
-No class here knows an HTTP status: `k3dreg.web.error_answers` holds the one table that maps a class to
-(status, OCI error code), and a test walks this tree to see that none is missing from it.
+The classes have no HTTP status: the table in `k3dreg.web.error_answers` maps each class to a status and an OCI error
+code, and a test checks that no class is missing there.
 
-The text of an error is shown to people: in the log, in the OCI error JSON and from there in a
-pod's events.  It must never hold a secret or a path of this machine.
+Users see the text of an error in the log, in the OCI error JSON, and from there in a pod's events.  It must not contain
+a secret or a path of this machine.
 """
 
 from __future__ import annotations
 
 
 class K3dregError(Exception):
-    """The root of every error that k3dreg raises on purpose.
+    """The base class of every error that k3dreg raises on purpose.
 
-    `str(error)` is one sentence for a person; `advice` is what that person can do, or "".
+    `str(error)` is one sentence for the user; `advice` is what the user can do, or "".
     """
 
     def __init__(self, message: str, *, advice: str = "") -> None:
@@ -25,7 +25,7 @@ class K3dregError(Exception):
 
 
 class BadRequest(K3dregError):
-    """The request is not one the distribution-spec knows, or a part of it does not parse."""
+    """The request is none of the distribution-spec's, or a part of it does not parse."""
 
 
 class InvalidName(BadRequest):
@@ -41,33 +41,33 @@ class InvalidDigest(BadRequest):
 
 
 class InvalidManifest(BadRequest):
-    """Bytes that are not a manifest or index this registry understands."""
+    """Bytes that are no manifest or index, or one that this registry does not accept."""
 
 
 class UploadInvalid(BadRequest):
-    """A request to an upload session that does not fit it."""
+    """A request to an upload session that does not fit the session's state."""
 
 
 class DigestNotMatched(BadRequest):
-    """What a client pushed does not hash to the digest it gave."""
+    """Pushed content does not hash to the digest that the client gave."""
 
 
 class SizeNotMatched(BadRequest):
-    """What a client pushed is not as long as it said."""
+    """Pushed content is longer or shorter than the client said."""
 
 
 class ManifestBlobUnknown(BadRequest):
-    """A pushed manifest refers to content that is not here: its parts are to be pushed first."""
+    """A pushed manifest refers to content that is not here: clients must push that first."""
 
 
 class TooLarge(BadRequest):
-    """A body of more bytes than this registry takes for such a request."""
+    """A body of more bytes than this registry accepts for such a request."""
 
 
 class UploadOutOfOrder(K3dregError):
-    """A chunk that does not begin where the upload session ends; `received` is how many bytes it has.
+    """A chunk that does not begin where the upload session ends.
 
-    `location` is where the session goes on, for the answer.
+    `received` is the number of bytes that the session has; `location` is the path of the session, or "".
     """
 
     def __init__(self, message: str, *, received: int, location: str = "") -> None:
@@ -77,13 +77,13 @@ class UploadOutOfOrder(K3dregError):
 
 
 class TooManyUploads(K3dregError):
-    """As many upload sessions are open as are allowed."""
+    """The limit of open upload sessions is reached."""
 
 
 class LoginRequired(K3dregError):
-    """k3dreg itself wants a user and a password, and was shown none that it knows.
+    """k3dreg itself requires a user and a password, and the client sent none, or wrong ones.
 
-    `challenge`: whether asking the client for some makes sense.
+    `challenge` is whether the answer asks the client for credentials.
     """
 
     def __init__(self, message: str, *, challenge: bool = True, advice: str = "") -> None:
@@ -100,11 +100,11 @@ class RegistryNotAllowed(K3dregError):
 
 
 class NotOurs(K3dregError):
-    """A push under the name of another registry, whose images nodes would then be given it for."""
+    """A push under the name of another registry: nodes would get the pushed content for that registry's images."""
 
 
 class UnsupportedOperation(K3dregError):
-    """A route that exists, asked for with a method it does not have."""
+    """A request with a method that the route does not have, or that is turned off."""
 
 
 class RangeNotSatisfiable(K3dregError):
@@ -115,27 +115,27 @@ class RangeNotSatisfiable(K3dregError):
         self.size = size
 
 
-# -- what was asked for is not here -------------------------------------------------------------
+# -- the content is not here --------------------------------------------------------------------
 
 
 class NotFound(K3dregError):
-    """Neither k3dreg nor Docker can provide it: a node should ask its next host."""
+    """Neither k3dreg nor Docker can provide the content: a node should ask its next host."""
 
 
 class ManifestUnknown(NotFound):
-    """No manifest by this reference."""
+    """There is no manifest by this reference."""
 
 
 class NotAnImage(ManifestUnknown):
-    """An artifact, or an image of a kind that this engine cannot hold: its registry has it."""
+    """The reference names an artifact, or an image of a kind that this engine cannot hold: its registry has it."""
 
 
 class BlobUnknown(NotFound):
-    """No blob by this digest."""
+    """There is no blob by this digest."""
 
 
 class NameUnknown(NotFound):
-    """No repository by this name."""
+    """There is no repository by this name."""
 
 
 class RouteUnknown(NotFound):
@@ -143,7 +143,7 @@ class RouteUnknown(NotFound):
 
 
 class UploadUnknown(NotFound):
-    """No upload session by this identifier."""
+    """There is no upload session by this ID."""
 
 
 class ImageNotInEngine(NotFound):
@@ -151,18 +151,21 @@ class ImageNotInEngine(NotFound):
 
 
 class FileAbsent(NotFound):
-    """The engine's host has no such file.  Sources turn it into what it means for an image."""
+    """The engine's host has no such file.  Sources convert it to an error about the image."""
 
 
-# -- the image's registry said no, through the engine -------------------------------------------
+# -- the image's registry refused, to the engine or to k3dreg -----------------------------------
 
 
 class Refused(K3dregError):
-    """The image's own registry refused what the engine asked of it; the text is Docker's own words."""
+    """The image's own registry refused a request, of the engine or of k3dreg itself.
+
+    The text has the words of the engine or the registry.
+    """
 
 
 class AuthenticationRequired(Refused):
-    """Credentials are needed.  `challenge`: whether asking the client for some makes sense."""
+    """The registry requires credentials.  `challenge` is whether the answer asks the client for some."""
 
     def __init__(self, message: str, *, challenge: bool = True, advice: str = "") -> None:
         super().__init__(message, advice=advice)
@@ -170,15 +173,15 @@ class AuthenticationRequired(Refused):
 
 
 class Denied(Refused):
-    """Credentials were understood and are not enough."""
+    """The registry accepts the credentials, but they do not permit the request."""
 
 
 def refusal_for_client(error: Refused, *, showed: bool) -> Refused:
-    """Return the refusal that a client gets for `error`, for want of access: 401 or 403 depends on it.
+    """Return the error that a client gets for a registry's refusal `error`: 401 with or without challenge, or 403.
 
-    `showed` is whether the client sent credentials.  A client without is asked for some, whatever the registry calls
-    its refusal: some (Google's) say "denied" to anonymous clients, and a node sends a pod's credentials only when it is
-    asked.  A client with credentials is not asked: a node would send the same ones five times (docs/refusals.md).
+    `showed` is whether the client sent credentials.  A client without credentials gets a challenge for any refusal:
+    some registries (Google's) answer "denied" to anonymous clients, and a node sends a pod's credentials only after a
+    challenge.  A client with credentials gets none: a node would send the same ones five times (docs/refusals.md).
     """
     if not showed:
         return AuthenticationRequired(str(error), advice=error.advice)
@@ -188,7 +191,7 @@ def refusal_for_client(error: Refused, *, showed: bool) -> Refused:
 
 
 class RateLimited(Refused):
-    """The image's registry counts pulls and this one was too many."""
+    """The image's registry limits the number of pulls, and the limit is reached."""
 
 
 class UpstreamFailed(Refused):
@@ -196,16 +199,16 @@ class UpstreamFailed(Refused):
 
 
 class RedirectRefused(UpstreamFailed):
-    """The image's registry sent us to a place where we do not go; asking it again does not help."""
+    """The image's registry redirects k3dreg to an address that k3dreg does not ask; a retry does not help."""
 
 
 # -- the engine ---------------------------------------------------------------------------------
 
 
 class EngineError(K3dregError):
-    """The engine answered in a way that is no answer to the question.
+    """The engine answered a request with an error, or with something that k3dreg does not understand.
 
-    `status` is the HTTP status of its answer, 0 when the error came inside a body.
+    `status` is the HTTP status of its answer, 0 if the error was in a body, or there was no answer.
     """
 
     def __init__(self, message: str, *, status: int = 0, advice: str = "") -> None:
@@ -222,34 +225,34 @@ class EngineTooOld(EngineError):
 
 
 class EngineSilent(EngineUnavailable):
-    """The engine sent nothing for longer than the limit; what was under way has been given up."""
+    """The engine sent nothing for longer than the limit, so k3dreg closed the connection."""
 
 
 class FilesUnreachable(EngineError):
-    """The engine's files cannot be read from here in the way that was tried; another source has to serve."""
+    """The engine's files cannot be read in the way that was tried; another source must serve the content."""
 
 
 # -- content ------------------------------------------------------------------------------------
 
 
 class ContentError(K3dregError):
-    """Bytes are not what they were said to be.  They are never served as whole."""
+    """Content is not what its digest, descriptor or format says.  It is never served as complete."""
 
 
 class DigestMismatch(ContentError):
-    """Bytes do not hash to the digest, or are not as many, as was said."""
+    """Bytes do not hash to their digest, or their number is not their descriptor's size."""
 
 
 class ArchiveError(ContentError):
-    """A stream of `docker save` is not a whole image archive; the text says where it broke."""
+    """A stream of `docker save` is no complete image archive; the text says what is wrong."""
 
 
 class ImageIncomplete(ContentError):
-    """The engine's export of an image lacks blobs of a platform that it claims to hold."""
+    """The engine lacks blobs of an image of a platform that it reports to hold."""
 
 
 class ContentGone(ContentError):
-    """A blob went away while it was read (evicted, or collected by the engine)."""
+    """Content disappeared before or while it was read: k3dreg evicted it, or the engine removed it."""
 
 
 # -- k3dreg itself ------------------------------------------------------------------------------
@@ -260,11 +263,11 @@ class StoreError(K3dregError):
 
 
 class StoreFull(StoreError):
-    """No room is left on the disk of the state directory."""
+    """The disk of the state directory is full."""
 
 
 class TooManyFiles(StoreError):
-    """A file cannot be opened, because k3dreg has as many open as it may have: ask again in `after` seconds."""
+    """A file cannot be opened, as the limit of open files is reached: clients may try again in `after` seconds."""
 
     def __init__(self, message: str, *, after: float, advice: str = "") -> None:
         super().__init__(message, advice=advice)
@@ -272,7 +275,7 @@ class TooManyFiles(StoreError):
 
 
 class NotYet(K3dregError):
-    """The work goes on, but longer than a client waits: ask again in `after` seconds."""
+    """The work takes longer than the client waits, or must wait: clients may try again in `after` seconds."""
 
     def __init__(self, message: str, *, after: float) -> None:
         super().__init__(message)
@@ -280,7 +283,7 @@ class NotYet(K3dregError):
 
 
 class TooManyViewers(K3dregError):
-    """As many status pages as k3dreg keeps up to date are open already: ask again in `after` seconds."""
+    """The limit of open status pages is reached: browsers may try again in `after` seconds."""
 
     def __init__(self, message: str, *, after: float) -> None:
         super().__init__(message)
@@ -288,4 +291,4 @@ class TooManyViewers(K3dregError):
 
 
 class UsageError(K3dregError):
-    """A setting that cannot be used; the text is a usage line."""
+    """A setting, or a file that it names, cannot be used."""

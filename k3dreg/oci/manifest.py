@@ -1,6 +1,6 @@
-"""Manifests and indexes: read from bytes, or made for an image that has none.
+"""Manifests and indexes: parsed from bytes, or made for an image that has none.
 
-Bytes are the truth: nothing here writes a manifest again that it has read.
+A parsed manifest is never serialized again: its digest is that of the original bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from k3dreg.oci.descriptor import Descriptor, read_annotations, read_text
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import InvalidManifest
 
-# distribution-spec 1.1 asks registries to take manifests of at least 4 MiB; containerd refuses larger ones.
+# Bytes.  distribution-spec 1.1 asks registries to accept manifests of at least 4 MiB; containerd refuses larger ones.
 LARGEST_MANIFEST = 4 * 1024 * 1024
-# Bytes of a config that is read whole.  Most are below 100 KiB, but labels may hold anything, and containerd nodes take
-# configs of 10 MB.
+# Bytes of a config that is read as a whole.  Most have less than 100 KiB, but labels may hold anything, and nodes with
+# containerd accept configs of 10 MB.
 LARGEST_CONFIG = 16 * 1024 * 1024
 
 
@@ -42,7 +42,7 @@ class Manifest:
         return self.media_type in media_types.INDEXES
 
     def children(self) -> Iterator[Descriptor]:
-        """Everything this document refers to as a part of itself: config and layers, or manifests.  Not `subject`."""
+        """Yield everything this document refers to as its part: config and layers, or manifests.  Not the subject."""
         if self.config is not None:
             yield self.config
         yield from self.layers
@@ -50,17 +50,17 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, media_type: str = "") -> Manifest:
-        """Return the document in `data`.
+        """Return the manifest or index in `data`.
 
-        Its own `mediaType` counts.  `media_type` is what its descriptor or a Content-Type calls it: it counts for a
-        document that has none, and where that is no manifest's type, the document's members tell what it is.
-        Registries differ in the Content-Type they send, and Docker keeps what they said as the descriptor's type.
-        Raises `InvalidManifest` (or `InvalidDigest`) when it is neither a manifest nor an index.
+        Its type is its own `mediaType`; without one, `media_type`, that of its descriptor or a Content-Type; and if
+        that is no manifest's or index's, the document's members decide.  Registries differ in the Content-Type that
+        they send, and Docker stores it as the descriptor's media type.
+        Raises `InvalidManifest` or `InvalidDigest` if it is neither a manifest nor an index.
         """
         if len(data) > LARGEST_MANIFEST:
             raise InvalidManifest(f"a manifest of {len(data)} bytes is larger than {LARGEST_MANIFEST}")
         try:
-            # RFC 8259, 8.1: UTF-8 without a byte order mark.  By itself `loads` takes UTF-16 and UTF-32, too.
+            # RFC 8259, 8.1: UTF-8 without a byte order mark.  `loads` of bytes would accept UTF-16 and UTF-32, too.
             value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise InvalidManifest("a manifest is not JSON") from error
@@ -97,16 +97,16 @@ def _refuse_constant(name: str) -> object:
 
 
 def _list(value: Mapping[str, object], key: str) -> object:
-    """A member that should be a list; a null that is really there is an empty one."""
+    """Return a member that should be a list; [] for a null, and None for an absent one."""
     return [] if key in value and value[key] is None else value.get(key)
 
 
 def make_image_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
-    """The manifest of an image whose engine keeps none (the classic store, Podman), and its descriptor.
+    """Return the descriptor and bytes of a manifest for an image whose engine keeps none (classic store, Podman).
 
-    `config` gives digest and size of the exact config bytes; `layers` digest (the diffID) and size of the
-    uncompressed layer tars, in order.  The same input gives the same bytes in every version of k3dreg:
-    nodes compare digests, so this must never change.
+    `config` has the digest and size of the exact config bytes.  `layers` have the digests (the diffIDs) and sizes of
+    the uncompressed layer tars, in order.  The same input must give the same bytes in every version of k3dreg, because
+    nodes compare digests.
     """
 
     def plain(media_type: str, d: Descriptor) -> dict[str, str | int]:

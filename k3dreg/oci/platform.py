@@ -1,4 +1,4 @@
-"""Platforms: what an image runs on (image-spec 1.1, image-index.md, `platform`)."""
+"""Platforms: the operating system and CPU that an image runs on (image-spec 1.1, image-index.md, `platform`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import frozen
 
 @frozen
 class Platform:
-    """`os/architecture[/variant]`."""
+    """A platform, written as `os/architecture[/variant]`."""
 
     os: str
     architecture: str
@@ -18,11 +18,11 @@ class Platform:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Platform:
-        """From a parsed JSON object; members that are missing are empty."""
+        """Return the platform in a parsed JSON object.  Missing members are ""."""
         return cls(str(value.get("os") or ""), str(value.get("architecture") or ""), str(value.get("variant") or ""))
 
     def to_json(self) -> dict[str, str]:
-        """The JSON object, without members that are empty."""
+        """Return the JSON object, without an empty variant."""
         out = {"architecture": self.architecture, "os": self.os}
         if self.variant:
             out["variant"] = self.variant

@@ -8,12 +8,12 @@ from attrs import frozen
 
 from k3dreg.oci.errors import RangeNotSatisfiable
 
-# Ranges in one request.  Podman asks for up to 1,024 chunks of a layer at once (containers/storage, pkg/chunked,
+# Ranges in one request.  Podman requests up to 1,024 chunks of a layer at once (containers/storage, pkg/chunked,
 # `maxNumberMissingChunks`).
 MOST_RANGES = 1024
 # RFC 9110, 14.1.2: int-range = first-pos "-" [ last-pos ];  suffix-range = "-" suffix-length
 _BYTE_RANGE = re.compile(r"([0-9]*)-([0-9]*)")
-# More digits than any blob's size has; `int` of thousands of digits is slow, and refused by Python past 4300.
+# No blob's size has more digits.  `int` of thousands of digits is slow, and raises above 4,300.
 _DIGITS = 20
 # RFC 9110, 8.8.3: entity-tag = [ "W/" ] DQUOTE *etagc DQUOTE
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -31,21 +31,21 @@ class ByteRange:
         return self.stop - self.start
 
     def content_range(self, size: int) -> str:
-        """The value of `Content-Range` (RFC 9110, 14.4), of content of `size` bytes."""
+        """Return the value of `Content-Range` (RFC 9110, 14.4) for content of `size` bytes in all."""
         return f"bytes {self.start}-{self.stop - 1}/{size}"
 
 
 def parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
-    """Return the parts of `size` bytes that the value of a `Range` header asks for, () for the whole.
+    """Return the ranges of `size` bytes that the value of a `Range` header requests, () for the whole.
 
-    The parts have the order of the header and are never joined: Podman matches them with its ranges by their order.
-    Ranges beyond the end are left out (RFC 9110, 14.1.2).
+    The ranges have the order of the header and are never joined, as Podman matches the parts with its ranges by their
+    order.  Ranges beyond the end are left out (RFC 9110, 14.1.2).
 
-    A server may ignore a Range (RFC 9110, 14.2).  Ignored are another unit, what does not parse, more than
-    `MOST_RANGES` ranges, and ranges that are together larger than the whole (RFC 9110, 17.15).  So is any range of
-    empty content: no `Content-Range` can describe it, and some clients send `bytes=0-` with every request.
+    A server may ignore a Range (RFC 9110, 14.2).  The result is () for another unit, for a value that does not parse,
+    for more than `MOST_RANGES` ranges, and for ranges that are together larger than the whole (RFC 9110, 17.15).  It is
+    also () for empty content: no `Content-Range` can describe it, and some clients send `bytes=0-` with every request.
 
-    Raises `RangeNotSatisfiable` when all ranges begin at or after the end or are a suffix of no bytes, and when one
+    Raises `RangeNotSatisfiable` if all ranges begin at or after the end or are a suffix of no bytes, and if a range
     ends before it begins.
     """
     if header is None or size == 0:
@@ -71,7 +71,7 @@ def _resolve(first: str, last: str, size: int) -> ByteRange | None:
         return ByteRange(max(0, size - length), size) if length else None
     start = _number(first)
     if last and _number(last) < start:
-        # It could be ignored as well (RFC 9110, 14.2: "ignore or reject"); the conformance tests want it rejected.
+        # RFC 9110, 14.2 allows to ignore or reject it; the conformance tests of the distribution-spec expect 416.
         raise RangeNotSatisfiable("the requested range ends before it begins", size=size)
     if start >= size:
         return None
@@ -79,17 +79,17 @@ def _resolve(first: str, last: str, size: int) -> ByteRange | None:
 
 
 def if_range_holds(header: str | None, etag: str) -> bool:
-    """Whether a `Range` is to be heeded, by the value of `If-Range` (RFC 9110, 13.1.5), if there is one.
+    """Return whether a `Range` counts, by the value of `If-Range` (RFC 9110, 13.1.5), None for no such header.
 
-    The comparison is strong, so a weak tag never holds; a date never does either, as content has no date here.
+    The comparison is strong, so a weak tag never matches.  Nor does a date, as content has no date in this registry.
     """
     return header is None or header.strip(" \t") == etag
 
 
 def if_none_match_holds(header: str | None, etag: str) -> bool:
-    """Whether the content is to be sent, by the value of `If-None-Match` (RFC 9110, 13.1.2), if there is one.
+    """Return whether to send the content, by the value of `If-None-Match` (RFC 9110, 13.1.2), None for no such header.
 
-    False means that the client has it already: 304.  The comparison is weak.
+    False means that the client has the content already, and gets 304.  The comparison is weak.
     """
     if header is None:
         return True

@@ -1,4 +1,4 @@
-"""Names of images, as clients send them and as Docker spells them.
+"""Names of images, as clients send them and as Docker writes them.
 
 Grammar of repository paths and tags: distribution-spec 1.1, "Pulling manifests".
 """
@@ -21,13 +21,13 @@ _HOST = re.compile(
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:.]+\])"
     r"(?::[0-9]{1,5})?"
 )
-# The spec warns that hostname and path together are limited to 255 characters by many clients.
+# distribution-spec 1.1 warns that many clients limit host and path together to 255 characters.
 _LONGEST_PATH = 255
 _LONGEST_HOST = 255
 
 DOCKER_HUB = "docker.io"
-# Docker folds only the first of these into docker.io (`registry-1.docker.io/x` is another name to it);
-# containerd counts the last as docker.io's own host.  Nobody keeps different images under them.
+# Docker replaces `index.docker.io` by docker.io, but not `registry-1.docker.io`, which is containerd's host for
+# docker.io.  All of them are the same registry with the same images.
 _HUB_SPELLINGS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
@@ -35,8 +35,8 @@ _HUB_SPELLINGS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.i
 class Repository:
     """A repository: the registry it belongs to and its path there.
 
-    `registry` is a host with an optional port, "docker.io" for Docker Hub, or None where the client did
-    not say one (no `ns=`): then the name is taken as `docker images` on this machine would show it.
+    `registry` is a host with an optional port, "docker.io" for Docker Hub, or None if the client sent no `ns=`.  Then
+    the path is a name as `docker images` on this machine shows it.
     """
 
     registry: str | None
@@ -44,7 +44,7 @@ class Repository:
 
     @classmethod
     def parse(cls, path: str, registry: str | None = None) -> Repository:
-        """From the path of a URL and the value of `ns=`.  Raises `InvalidName`."""
+        """Return the repository with this path and registry, in Docker Hub's canonical form.  Raises `InvalidName`."""
         if len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
             raise InvalidName(f"not a repository name: {path[:150]!r}")
         if registry is not None:
@@ -58,12 +58,12 @@ class Repository:
 
     @classmethod
     def of_request(cls, path: str, ns: str | None = None, *, reading: bool = False) -> Repository:
-        """Return the repository that a request means by the path of its URL and `ns=`.
+        """Return the repository that a request names by the path of its URL and `ns=`.
 
         A mirror's URL may repeat the registry in the path (`/v2/ghcr.io/team/app?ns=ghcr.io`: containerd with
-        `override_path`, k3s with a `rewrite`), which says nothing new.  Without `ns`, a first part with a port names
-        the registry, for a request that only reads: no repository of this registry can be called so.  Where the first
-        part is a host without a port, the path may also be one of this registry's own: see `in_path`.
+        `override_path`, k3s with a `rewrite`); the repetition is removed.  Without `ns`, a first part with a port is
+        the registry, for a request that only reads: no repository's path can have a colon.  A first part that is a host
+        without a port may also belong to a path of this registry's own: see `in_path`.
 
         Raises `InvalidName`.
         """
@@ -74,43 +74,43 @@ class Repository:
 
     @property
     def in_path(self) -> Repository | None:
-        """The repository of another registry that the path names by itself, as `ghcr.io/team/app`; else None.
+        """The repository of another registry whose host begins the path, as in `ghcr.io/team/app`; None if none does.
 
-        CRI-O, Podman and kaniko ask a mirror so, and Docker reads a name so (`distribution/reference`,
-        `splitDockerDomain`; a path holds neither colons nor capitals).
+        CRI-O, Podman and kaniko send such paths to a mirror.  Docker tells a host from a path by the same rule
+        (`distribution/reference`, `splitDockerDomain`); a path has neither colons nor capitals, for which it looks, too.
         """
         first, slash, rest = self.path.partition("/")
-        # An underscore may be in a path's first part and not in a host.
+        # The first part of a path may have an underscore, a host may not.
         if self.registry is None and slash and ("." in first or first == "localhost") and "_" not in first:
             return Repository.parse(rest, first)
         return None
 
     @property
     def upstream(self) -> Repository:
-        """The same with its registry, as Docker reads a name without: `my-image` is `docker.io/library/my-image`."""
+        """The repository with the registry that Docker reads into it: `docker.io/library/my-image` for `my-image`."""
         if self.registry is not None:
             return self
         return self.in_path or Repository.parse(self.path, DOCKER_HUB)
 
     def __str__(self) -> str:
-        """As a person writes it, and as every Docker engine takes it: `docker.io/library/nginx`, `my-image`."""
+        """Return the name as every Docker engine accepts it: `docker.io/library/nginx`, `my-image`."""
         return self.path if self.registry is None else f"{self.registry}/{self.path}"
 
 
 def _spelled(host: str) -> str:
-    """The one spelling of a registry host, for comparing."""
+    """Return the canonical spelling of a registry host, for comparing."""
     return DOCKER_HUB if host.lower() in _HUB_SPELLINGS else host.lower()
 
 
 @frozen(order=True)
 class Tag:
-    """A tag."""
+    """The name of a tag, valid by the distribution-spec's grammar if made by `parse`."""
 
     name: str
 
     @classmethod
     def parse(cls, text: str) -> Tag:
-        """Raises `InvalidReference`."""
+        """Return the tag of this name.  Raises `InvalidReference`."""
         if not _TAG.fullmatch(text):
             raise InvalidReference(f"not a tag: {text[:150]!r}")
         return cls(text)
@@ -121,14 +121,14 @@ class Tag:
 
 @frozen(order=True)
 class Reference:
-    """What a client asks a manifest by: a repository, and a tag or a digest in it."""
+    """The name by which a client requests a manifest: a repository, and a tag or a digest in it."""
 
     repository: Repository
     target: Tag | Digest
 
     @classmethod
     def parse(cls, repository: Repository, text: str) -> Reference:
-        """`text` is the last segment of `/v2/<name>/manifests/<reference>`.
+        """Return the reference that `text`, the last segment of `/v2/<name>/manifests/<reference>`, is.
 
         Raises `InvalidReference` or `InvalidDigest`.
         """
@@ -136,11 +136,11 @@ class Reference:
 
     @property
     def digest(self) -> Digest | None:
-        """The digest, when it is asked for by digest."""
+        """The digest; None if the reference has a tag."""
         return self.target if isinstance(self.target, Digest) else None
 
     def __str__(self) -> str:
-        """`docker.io/library/nginx:1.27` or `…@sha256:…`; every Docker engine takes it in this form.
+        """Return `docker.io/library/nginx:1.27` or `…@sha256:…`, as every Docker engine accepts it.
 
         The tag is always written: Docker may take a bare name of 4 to 64 hex digits for an image ID.
         """
@@ -150,7 +150,7 @@ class Reference:
 def registry_host(host: str) -> str:
     """Return `host`, a registry's host and port, in lower case.
 
-    Raises `InvalidName` unless it has a port: a name without one is Docker Hub's or another registry's.
+    Raises `InvalidName` if it has no port: such a host is Docker Hub's or another registry's.
     """
     registry = Repository.parse("x", host).registry
     if registry is None or not registry.rpartition(":")[2].isdecimal() or ":" not in registry:

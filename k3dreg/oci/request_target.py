@@ -15,11 +15,11 @@ _NOT_OUR_PATH = "the target of a request is a path, such as /v2/, or an http URL
 
 
 def resolve_target(target: bytes, hosts: Sequence[bytes], version: bytes) -> tuple[bytes, bytes]:
-    """Return the path and query that a request line's `target` stands for, and the host that the request is for.
+    """Return the path and query of a request line's `target`, and the host that the request is for.
 
-    `hosts` are the values of the request's `Host` headers.  The host of an absolute URL counts instead of them (RFC
-    9112, 3.2.2).  Raises `BadRequest` if there are several, if an HTTP/1.1 request has none (RFC 9112, 3.2), and for a
-    host or a target that is none.
+    `hosts` are the values of the request's `Host` headers.  The host of an absolute URL replaces them (RFC 9112,
+    3.2.2).  Raises `BadRequest` if there are several values, if an HTTP/1.1 request has none (RFC 9112, 3.2), and for
+    an invalid host or target.
     """
     if len(hosts) > 1:
         raise BadRequest("a request has one Host header, and this one has several (RFC 9112, 3.2)")

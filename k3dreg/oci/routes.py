@@ -1,7 +1,7 @@
 """The paths of a registry (distribution-spec 1.1, "Endpoints", end-1 to end-13), as values.
 
-Repository names contain slashes, so a path is matched from the right: what comes before `/manifests/<reference>`
-is the name, whatever it looks like.
+Repository names contain slashes, so a path is matched from the right: the name is everything before
+`/manifests/<reference>`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BadRequest, RouteUnknown, UploadUnknown
 from k3dreg.oci.reference import Reference, Repository
 
-# The identifiers of k3dreg's own upload sessions fit in this; anything else cannot be one of them.
+# The IDs of k3dreg's upload sessions match this.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# No client sends more than four parameters.
+# Clients send at most four parameters, besides up to 20 tags (see `push_api`).
 _MOST_PARAMETERS = 32
 
 
@@ -78,7 +78,7 @@ class ReferrersRoute:
 
 @frozen
 class CatalogRoute:
-    """`/v2/_catalog`: not in the distribution-spec, but in the registry API that it grew out of."""
+    """`/v2/_catalog`: not in the distribution-spec, but in Docker's registry API, from which that was made."""
 
 
 Route = Base | ManifestRoute | BlobRoute | UploadsRoute | UploadRoute | TagsRoute | ReferrersRoute | CatalogRoute
@@ -92,7 +92,7 @@ class Query:
 
     @classmethod
     def parse(cls, text: str) -> Query:
-        """From what follows the `?`.  Raises `BadRequest` when there are absurdly many."""
+        """Return the parameters in `text`, which follows the `?`.  Raises `BadRequest` for too many parameters."""
         if not text:
             return cls()
         try:
@@ -105,7 +105,7 @@ class Query:
         return cls(found)
 
     def one(self, name: str) -> str | None:
-        """The value of a parameter; None when it is absent or empty.  Raises `BadRequest` when it is repeated."""
+        """Return the value of a parameter, None if it is absent or empty.  Raises `BadRequest` if it is repeated."""
         values = self.parameters.get(name, ())
         if len(values) > 1:
             raise BadRequest(f"{name}= is given {len(values)} times")
@@ -113,10 +113,10 @@ class Query:
 
 
 def parse_target(target: bytes, *, reading: bool = False) -> tuple[Route, Query]:
-    """The target of a request line, such as `/v2/library/nginx/manifests/1.27?ns=docker.io`.
+    """Return the route and query of a target, such as `/v2/library/nginx/manifests/1.27?ns=docker.io`.
 
-    `ns` is the registry that the client believes it is asking: it becomes part of the repository.  `reading` is whether
-    the request only reads.  Raises as `parse_route` does, and `BadRequest`.
+    `ns` is the registry for which the client uses this one as a mirror, and becomes part of the repository.  `reading`
+    is whether the request only reads.  Raises as `parse_route` does, and `BadRequest`.
     """
     path, _, query_text = target.partition(b"?")
     query = Query.parse(query_text.decode("ascii", "backslashreplace"))
@@ -124,7 +124,9 @@ def parse_target(target: bytes, *, reading: bool = False) -> tuple[Route, Query]
 
 
 def parse_route(path: bytes, registry: str | None = None, *, reading: bool = False) -> Route:
-    """The route that a path is, with every part of it parsed.  The path is percent-decoded, once, before it is cut.
+    """Return the route of a path, with every part of it parsed.
+
+    The path is percent-decoded once, before it is split.
 
     `registry` is the value of `ns=`; for it and `reading` see `Repository.of_request`.
     Raises `InvalidName`, `InvalidReference`, `InvalidDigest`, `UploadUnknown` or `RouteUnknown`.

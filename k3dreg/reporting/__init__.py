@@ -1,1 +1,1 @@
-"""What a request or a job reports while it runs: its trace, activities for observers, log lines."""
+"""How requests and jobs report what they do: traces, activities for observers, and log lines."""

@@ -1,4 +1,4 @@
-"""What k3dreg is doing, and what it has done, as values for whoever watches it."""
+"""Values for observers: the work under way, and reports of requests that have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from k3dreg.oci.descriptor import Descriptor
 
 @frozen
 class Progress:
-    """How far something is, in bytes.  `total` is 0 where it is not known, and may turn out to be too small."""
+    """The progress of some work, in bytes.  `total` is 0 if it is not known, and `done` may exceed it."""
 
     done: int = 0
     total: int = 0
@@ -27,10 +27,10 @@ def _nobody() -> int:
 
 @define(eq=False)
 class Activity:
-    """Something that takes a while: one object from its beginning to its end.
+    """A piece of work that takes a while.  The same object stands for it from its beginning to its end.
 
-    `kind` is one of `KINDS`; `subject` what it is about, as a person writes it; `began` is in seconds since the epoch.
-    `progress` and `waiters` (how many wait for its end) are asked when somebody looks.
+    `kind` is one of `KINDS`; `subject` names the image or request for the user; `began` is in seconds since the epoch.
+    Observers call `progress`, and `waiters` for the number of requests that wait for the work's end.
     """
 
     kind: str
@@ -48,11 +48,11 @@ KINDS = ("pull", "export", "transfer")
 class RequestReport:
     """A request that has ended.
 
-    `at` is when, in seconds since the epoch; `seconds` how long it took, and `head_seconds` how long until its
-    status and headers were written; `sent` counts bytes of the body.  `route` is one of a few words, `source` and
-    `steps` are those of the request's `Trace`.  `refusal` is the class of the error it was answered with, or broken
-    off for, "" for none; `reason` says why in a sentence.  `trace_id` is the client's (W3C Trace Context), or "".
-    `manifest` is the manifest that a request was answered with, None for other requests.
+    `at` is when it ended, in seconds since the epoch.  `seconds` is how long it took, and `head_seconds` how long until
+    its status and headers were written.  `sent` is the number of bytes of the body that were sent.  `route` is one of a
+    fixed list of words; `source` and `steps` are those of the request's `Trace`.  `refusal` is the class name of the
+    error that the answer reported or broke off with, "" for none; `reason` says why in a sentence.  `trace_id` is the
+    client's (W3C Trace Context), or "".  `manifest` is the manifest in the answer, None for other requests.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Logging: txaio's loggers on Twisted's log, so a level can be set and twistd decides where lines go.
+"""Logging: txaio's loggers, which have levels, on Twisted's log, whose lines go where twistd's options say.
 
 log = make_logger()
 log.info("pulled {name}", name=name)
@@ -16,7 +16,7 @@ LEVELS = ("debug", "info", "warn", "error")
 
 
 class Logger(Protocol):
-    """What modules use of a txaio logger.  The first argument is a format string for the keyword arguments."""
+    """The methods of a txaio logger that modules use.  `text` is a format string for the keyword arguments."""
 
     def debug(self, text: str, **values: Any) -> None: ...
 
@@ -34,13 +34,13 @@ class _MakeLogger(Protocol):
 
 
 # An alias, not a wrapper: txaio names a logger after the module of its caller's frame.
-# By name: txaio fills these in when `use_twisted` is called, which no type checker sees.
+# By `getattr`, because txaio sets these functions in `use_twisted`, so type checkers do not know them.
 make_logger = cast(_MakeLogger, getattr(txaio, "make_logger"))  # noqa: B009
 
 
 def set_level(level: str) -> None:
-    """Show lines of this level (one of `LEVELS`) and more important ones.
+    """Log lines of this level (one of `LEVELS`) and more important ones only.
 
-    Not `txaio.start_logging()`: twistd has begun logging already.
+    It does not call `txaio.start_logging()`, because twistd has started logging already.
     """
     getattr(txaio, "set_global_log_level")(level)  # noqa: B009

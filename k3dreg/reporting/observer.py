@@ -1,4 +1,4 @@
-"""Telling an observer of work that begins and ends."""
+"""The interface of observers, which are told of work that begins and ends."""
 
 from __future__ import annotations
 
@@ -13,33 +13,39 @@ from k3dreg.reporting.activity import Activity, RequestReport
 
 
 class IObserver(Protocol):
-    """Told of what goes on.  All of it is called in the reactor's thread, is quick and raises nothing."""
+    """Receives reports of work and requests.
+
+    All methods are called in the reactor's thread.  They must return at once and raise nothing.
+    """
 
     def began(self, activity: Activity) -> None:
-        """Something has begun.  `ended` is called with the same object."""
+        """Note that work has begun.  `ended` is called with the same object when it ends."""
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
-        """It has ended, after `seconds`; `refusal` is the class of the error it failed with, "" for none."""
+        """Note that work has ended after `seconds`.
+
+        `refusal` is the class name of the error that it failed with, `CANCELLED`, or "" if it succeeded.
+        """
 
     def answered(self, report: RequestReport) -> None:
-        """A request has ended, however it did."""
+        """Note that a request has ended, whether it succeeded or not."""
 
 
-# How work that was cancelled counts: no error class has this name.
+# The `refusal` of work that was cancelled.  No error class has this name.
 CANCELLED = "Cancelled"
 
 
 class NullObserver:
-    """An observer that does not look."""
+    """An observer that ignores all reports."""
 
     def began(self, activity: Activity) -> None:
-        """See `IObserver`."""
+        """Do nothing."""
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
-        """See `IObserver`."""
+        """Do nothing."""
 
     def answered(self, report: RequestReport) -> None:
-        """See `IObserver`."""
+        """Do nothing."""
 
 
 NULL_OBSERVER = NullObserver()
@@ -47,7 +53,7 @@ NULL_OBSERVER = NullObserver()
 
 @contextmanager
 def observed(observer: IObserver, activity: Activity, clock: IReactorTime) -> Iterator[None]:
-    """Tell `observer` of the work in the `with`, however it ends."""
+    """Tell `observer` when the `with` block begins and ends, also if it raises or is cancelled."""
     observer.began(activity)
     refusal = ""
     try:

@@ -1,4 +1,4 @@
-"""The story of one request, told by whoever works on it and written as one log line."""
+"""The trace of one request, which use cases and sources fill in, and which becomes one log line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from k3dreg.oci.descriptor import Descriptor
 class Trace:
     """What was done for a request.
 
-    Use cases and sources add to it; the web package writes it.  `source` is where the bytes came from, in one word
-    ("cache", "export", "pushed"); `steps` are what had to happen first ("pull 12.1s", "export 3.0s"); `reason`
-    is why it failed, in one sentence.
-    `circular`: the client is an engine which asks because it was asked by this very daemon.  `may_decide_a_push`: the
-    client asks whether a manifest is there, and may be a push tool, which sends none where it is.
-    `manifest` is the manifest that the request is answered with.
+    Use cases and sources add to it; the web package logs it.  `source` is where the bytes came from, in a word or two
+    ("cache", "export", "pushed").  `steps` are what had to happen first ("pull 12.1s", "export 3.0s").  `reason` is why
+    the request failed, in one sentence.
+
+    `circular`: the client is an engine that pulls because this daemon requested the pull.  `may_decide_a_push`: the
+    client may be a push tool that checks whether a manifest exists, and pushes none if it does.  `manifest` is the
+    manifest in the answer.
     """
 
     source: str = ""
@@ -27,6 +28,6 @@ class Trace:
     manifest: Descriptor | None = None
 
     def step(self, text: str) -> None:
-        """Add a step; said twice, it is told once."""
+        """Add a step, unless it was added already."""
         if text not in self.steps:
             self.steps.append(text)
