@@ -76,8 +76,8 @@ class Repository:
     def in_path(self) -> Repository | None:
         """The repository of another registry whose host begins the path, as in `ghcr.io/team/app`; None if none does.
 
-        CRI-O, Podman and kaniko send such paths to a mirror.  Docker tells a host from a path by the same rule
-        (`distribution/reference`, `splitDockerDomain`); a path has neither colons nor capitals, for which it looks, too.
+        CRI-O, Podman and kaniko send such paths to a mirror.  The rule is Docker's (`distribution/reference`,
+        `splitDockerDomain`), without the colons and capitals, which a path cannot have.
         """
         first, slash, rest = self.path.partition("/")
         # The first part of a path may have an underscore, a host may not.

@@ -1,1 +1,1 @@
-"""Health, metrics, and the status page.  Nothing here changes what k3dreg does."""
+"""Health, metrics, and the status page.  This package only observes the daemon."""

@@ -1,4 +1,4 @@
-"""The files that point a cluster at the address that the status page is seen under, as `k3dreg config` has them."""
+"""The status page's copies of the files that `k3dreg config` prints, for the address at which a browser finds it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from twisted.web.template import Tag, tags
 from k3dreg.clusters.files import CASES, files_for, place_for
 from k3dreg.clusters.place import HOST
 
-# What a `Host` header may look like to be shown for copying.
+# A `Host` header that the page may show for copying.
 _HOST = re.compile(r"([A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 _LOOPBACK = re.compile(r"(.*\.)?localhost|127\..*|0\.0\.0\.0|\[::1?\]", re.IGNORECASE)
-# A place for the file that nobody but the user knows.
+# A placeholder for the user's own path.
 _CA = "/path/to/ca.pem"
 
 
 @frozen
 class Address:
-    """Where a browser found the page.  `host` is "" where that is the browser's own machine."""
+    """The address at which a browser found the page.  `host` is "" for the browser's own machine (loopback)."""
 
     host: str
     port: int
@@ -27,7 +27,7 @@ class Address:
 
     @classmethod
     def of(cls, header: str | None, *, secure: bool = False) -> Address:
-        """Out of a `Host` header; a stand-in for one that is none."""
+        """Return the address in a `Host` header; this machine's port 5000 if the header is missing or invalid."""
         match = _HOST.fullmatch(header) if header and len(header) <= 255 else None
         if match is None:
             return cls("", 5000, secure)
@@ -38,7 +38,7 @@ class Address:
 
 
 def snippets(address: Address) -> list[Tag]:
-    """One part for each kind of cluster, of which the first is open."""
+    """Return an introduction, and a `<details>` for each kind of cluster, of which the first is open."""
     port = str(address.port)
     said = "Nodes reach k3dreg by the address in these files"
     said += ", which is for clusters on this machine. " if not address.host else ". "
@@ -53,7 +53,7 @@ def snippets(address: Address) -> list[Tag]:
         command += f" --name {place.name} --port {port}{f' --ca {_CA}' if address.secure else ''}"
         files: list[Tag] = []
         for file in files_for(cluster, place):
-            # It can be scrolled, so it can be reached by keyboard.
+            # `tabindex` and `role`, because a scrollable element must be reachable by keyboard.
             label = {"aria-label": f"{cluster}: {file.name}"}
             files += [tags.p(tags.code(file.name)), tags.pre(file.text, tabindex="0", role="region", **label)]
         part = tags.details(tags.summary(cluster), tags.p("Printed by ", tags.code(command)), *files)

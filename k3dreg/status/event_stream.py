@@ -1,4 +1,4 @@
-"""Server-sent events (HTML, 9.2): the parts of the status page that move."""
+"""Server-sent events (HTML, 9.2) with the parts of the status page that change."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from k3dreg.web.request_log import CLIENT_GONE, Record
 
 log = make_logger()
 
-# Seconds between two looks.  Bars that move twice a second look alive, and cost next to nothing.
+# Seconds between two updates.  Progress bars that move twice a second look smooth, and cost next to nothing.
 _EVERY = 0.5
-# Seconds after which something is sent though nothing changed: else a client that vanished is never noticed.
+# Seconds after which a comment is sent although nothing has changed, to detect clients whose connection is lost.
 _ALIVE = 15.0
-# Pages that are kept up to date at once: each is looked at by a person.
+# Streams at a time.  Each is for a page that a user has open.
 _MOST = 32
-# Seconds after which a page for which there is no place is loaded again: as in assets/status.js.
+# `Retry-After` of a refused stream, in seconds; assets/status.js reloads the page after as many.
 _AGAIN = 15.0
 
 Parts = Callable[[], Awaitable[Mapping[str, bytes]]]
 
 
 class Events:
-    """Streams to whoever has the page open."""
+    """The event streams to all browsers that have the page open.  Call `shutdown` at the end."""
 
     def __init__(self, parts: Parts, clock: IReactorTime) -> None:
-        """`parts` gives the page's parts as they are now, by name, as HTML."""
+        """`parts` returns the page's parts as they are now, as HTML by name."""
         self._parts = parts
         self._clock = clock
         self._streams: set[_Stream] = set()
 
     @property
     def is_full(self) -> bool:
-        """Whether no more streams are taken."""
+        """Whether the limit of streams is reached."""
         return len(self._streams) >= _MOST
 
     def shutdown(self) -> None:
@@ -50,11 +50,11 @@ class Events:
             stream.end()
 
     def refusal(self) -> TooManyViewers:
-        """Return the error for one stream too many."""
+        """Return the error for a request when `is_full`."""
         return TooManyViewers(f"{_MOST} status pages are live already", after=_AGAIN)
 
     def render(self, request: Request, record: Record, headers: Headers) -> int:
-        """Answer with a stream, until the client goes away.  Returns what `IResource.render` has to."""
+        """Answer with a stream until the client disconnects.  Return the value for `IResource.render` to return."""
         stream = _Stream(request, self._parts, self._clock)
         began = self._clock.seconds()
         self._streams.add(stream)
@@ -72,7 +72,7 @@ class Events:
 
 @implementer(IPushProducer)
 class _Stream:
-    """One client.  While it does not read, nothing is collected for it."""
+    """The stream to one client.  While the client does not read, no updates are made for it."""
 
     def __init__(self, request: Request, parts: Parts, clock: IReactorTime) -> None:
         self._request = request
@@ -82,7 +82,7 @@ class _Stream:
         self._work: Deferred[None] | None = None
 
     def run(self) -> Deferred[None]:
-        """Fires when the client is gone, or after `end`."""
+        """Begin the stream; fires when the client has disconnected, or after `end`."""
         gone = self._request.notifyFinish()
         self._request.responseHeaders.setRawHeaders("Content-Type", ["text/event-stream"])
         self._request.write(b"")
@@ -93,7 +93,7 @@ class _Stream:
         return work
 
     def end(self) -> None:
-        """End the stream, as its client sees."""
+        """End the stream and its response."""
         if self._work is not None:
             self._work.cancel()
 
@@ -120,19 +120,19 @@ class _Stream:
             self._request.finish()
 
     def pauseProducing(self) -> None:
-        """The client reads no more for now."""
+        """Send no updates, as the client does not read."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """It reads again."""
+        """Send updates again."""
         self._paused = False
 
     def stopProducing(self) -> None:
-        """It is gone; `notifyFinish` tells."""
+        """Send no updates; `notifyFinish` reports that the client has disconnected."""
         self._paused = True
 
 
 def _event(name: str, data: bytes) -> bytes:
-    """One event.  A line end in the data begins a `data` line of its own."""
+    """Return an event, with a `data` line for each line of `data`."""
     lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines())
     return b"event: " + name.encode("ascii") + b"\n" + lines + b"\n"

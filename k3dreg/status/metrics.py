@@ -1,7 +1,7 @@
-"""Metrics in Prometheus' text format.  The only module that knows prometheus-client.
+"""Metrics in Prometheus' text format.  The only module that uses prometheus-client.
 
-Every label's values come from a fixed list; whatever else turns up counts as "other", so that no client can make a
-time series.  Units are seconds and bytes, names end as Prometheus' conventions have it.
+The values of every label are from a fixed list, and any other value counts as "other", so that clients cannot create
+time series.  Units are seconds and bytes.  Names end as Prometheus' conventions require.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from k3dreg.oci import errors
 from k3dreg.reporting.activity import KINDS, Activity, RequestReport
 from k3dreg.reporting.observer import CANCELLED
 
-# The text format, 0.0.4: what every version of Prometheus takes.
+# The text format 0.0.4, which every version of Prometheus accepts.
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 OTHER = "other"
@@ -28,14 +28,15 @@ ROUTES = frozenset(
 )
 SOURCES = frozenset({"cache", "export", "content", "layers", "pushed", "mounted", "registry", "pull under way"})
 
-# Seconds.  From a blob out of the page cache to a node's patience for headers (30 s) and a large image's pull.
+# Seconds.  `_FAST` is for requests, from a cached blob to the 30 s that a node waits for headers and a large image's
+# pull; `_SLOW` is for pulls, exports and transfers.
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300)
 _SLOW = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
 @frozen
 class Readings:
-    """What the store tells when somebody asks for the metrics.  Bytes and numbers; evictions since the start."""
+    """The store's use at one time: bytes and numbers of blobs.  Evictions are counted since the start."""
 
     cache_bytes: int = 0
     cache_limit: int = 0
@@ -54,13 +55,13 @@ def _error_names() -> frozenset[str]:
 
 
 class Metrics:
-    """Counts what it is told; `text` gives it out.  Every object has a registry of its own.
+    """Counts what it is told as an observer; `text` returns the metrics.  Every instance has its own registry.
 
-    `engine_up` is set by whoever knows; None, and then not told, while nobody does.
+    The caller of `text` sets `engine_up` before; while it is None, the metric is left out.
     """
 
     def __init__(self, version: str, readings: Callable[[], Readings]) -> None:
-        # Without this each counter has a twin that tells when it was made.
+        # Otherwise each counter has a second time series with the time at which it was created.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self._registry = CollectorRegistry()
         self._refusals_known = _error_names() | {CANCELLED, "Unexpected"}
@@ -120,15 +121,15 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def text(self) -> bytes:
-        """All of them, in the format of `MEDIA_TYPE`."""
+        """Return all metrics in the format of `MEDIA_TYPE`."""
         return generate_latest(self._registry)
 
     def began(self, activity: Activity) -> None:
-        """See `IObserver`."""
+        """Count the work as under way."""
         self._running.add(activity)
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
-        """See `IObserver`."""
+        """Count the work as ended, by its kind and outcome."""
         self._running.discard(activity)
         kind = _one_of(activity.kind, KINDS)
         outcome = "ok" if not refusal else "cancelled" if refusal == CANCELLED else "failed"
@@ -137,7 +138,7 @@ class Metrics:
         self._work_bytes.labels(kind).inc(max(0, activity.progress().done))
 
     def answered(self, report: RequestReport) -> None:
-        """See `IObserver`."""
+        """Count a request that has ended."""
         route = _one_of(report.route, ROUTES)
         status = str(report.status) if 100 <= report.status <= 599 else OTHER
         self._requests.labels(route, _one_of(report.method, METHODS), status).inc()
@@ -155,7 +156,7 @@ class Metrics:
             self._aborted.inc()
 
     def _under_way(self) -> dict[str, tuple[int, int]]:
-        """How many of each kind, and how many wait for them."""
+        """Return by kind how much work is under way, and how many requests wait for it."""
         found = dict.fromkeys(KINDS, (0, 0))
         for activity in self._running:
             if activity.kind in found:
@@ -169,7 +170,7 @@ def _one_of(value: str, known: Iterable[str]) -> str:
 
 
 class _Read(Collector):
-    """What is not counted but looked up."""
+    """A collector of the metrics that are read at each request for them instead of counted."""
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class _Read(Collector):
         self._under_way = under_way
 
     def collect(self) -> Iterator[Metric]:
-        """See prometheus-client."""
+        """Yield the metrics with their present values; prometheus-client calls it."""
         now = self._readings()
         info = GaugeMetricFamily("k3dreg_build_info", "Which k3dreg this is; always 1", labels=["version"])
         info.add_metric([self._version], 1)

@@ -1,4 +1,4 @@
-"""Joins what watches: the observer that the other packages report to, and the answers for the web package."""
+"""Collects what observers are told, and the state of engine and store, for the pages about the daemon."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from k3dreg.status.recent_requests import Observers, RecentRequests
 from k3dreg.store.interfaces import IPushed, PushedManifest
 from k3dreg.streaming.single_flight import SingleFlight
 
-# Seconds for which an answer of the engine's is good: whatever asks for health and metrics, the engine is not bothered.
+# Seconds for which a check of the engine counts, so that requests for health and metrics do not become as many requests
+# to the engine.
 _GOOD_FOR = 1.0
-# Images listed on the page.
+# Images in each list of the page.
 _LISTED = 200
 
 Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
 
 
 class Monitor:
-    """See `IMonitoring`.  `observer` is what the other packages report to."""
+    """Gives the pages what they show.  Implements `IMonitoring`.  The other packages report to `observer`."""
 
     observer: IObserver
 
@@ -49,8 +50,8 @@ class Monitor:
     ) -> None:
         """`engine` and `requests` are the same engine; `where` is its address.
 
-        `cache` gives the readings of the store, `size_of` the bytes of a blob in it (0: it is not there), `sources`
-        which ways to the bytes of images are open.
+        `cache` returns the use of the store, `size_of` the size of a blob in it in bytes (0 if it is not there), and
+        `sources` which sources can give images.
         """
         self._engine = engine
         self._requests = requests
@@ -68,23 +69,23 @@ class Monitor:
         self.observer = Observers([self._board, self._metrics])
 
     async def engine_trouble(self) -> str:
-        """See `IMonitoring`.  One question to the engine, however many ask."""
+        """Return why the engine cannot be used, or "".  Requests at the same time share one check."""
         looked = self._looked
         if looked is not None and 0 <= self._clock.seconds() - looked[0] < _GOOD_FOR:
             return looked[1]
         return await self._looks.join("engine", self._look)
 
     async def metrics(self) -> tuple[str, bytes]:
-        """See `IMonitoring`."""
+        """Return the media type and the text of all metrics."""
         self._metrics.engine_up = not await self.engine_trouble()
         return MEDIA_TYPE, self._metrics.text()
 
     def live(self) -> Live:
-        """See `IMonitoring`."""
+        """Return the work under way and the requests that have ended last."""
         return self._board.live()
 
     async def overview(self) -> Overview:
-        """See `IMonitoring`."""
+        """Return the state of engine and store; if the engine does not answer, with the reason in `trouble`."""
         trouble = await self.engine_trouble()
         engine = ""
         images: list[Listed] = []
@@ -118,9 +119,10 @@ class Monitor:
         )
 
     def _list_pushed(self) -> tuple[list[Listed], int]:
-        """The first by name, and how many there are.
+        """Return the first `_LISTED` pushed tags by name, and the number of all.
 
-        The size is that of everything here that belongs to it: what two images have counts for both.
+        The size of a tag is that of all content in the store that belongs to it.  Content of two images counts for
+        both.
         """
         now = self._clock.seconds()
         names = [(each, tag) for each in self._pushed.repositories() for tag in self._pushed.tags(each)]
@@ -134,7 +136,7 @@ class Monitor:
         return found, len(names)
 
     def _reached(self, repository: Repository, manifest: PushedManifest) -> set[Digest]:
-        """A manifest and all that it refers to, an index' manifests with what they refer to."""
+        """Return the digests of a manifest and all its parts, and of the parts of an index's manifests."""
         found, waiting = {manifest.digest}, set(manifest.parts)
         while waiting:
             digest = waiting.pop()
@@ -155,14 +157,14 @@ class Monitor:
         return trouble
 
     async def _images(self) -> list[Listed]:
-        """Newest first.  Raises `EngineError`."""
+        """Return the engine's images, newest first.  Raises `EngineError`."""
         return listed(await images.listed(self._requests), self._clock.seconds())
 
 
 def listed(found: Iterable[ListedImage], now: float) -> list[Listed]:
-    """Return the images, one for each name, newest first; `now` since the epoch."""
+    """Return a row for each name of each image, newest first.  `now` is in seconds since the epoch."""
     rows = [
-        # 0: built so that the same sources give the same image, whenever it is.
+        # The time is 0 for reproducible builds, which leave it out.
         Listed(name, image.id, image.size, now - image.created if image.created > 0 else None)
         for image in found
         for name in image.names

@@ -1,4 +1,4 @@
-"""The interface of what the status pages show."""
+"""The interface by which the pages about the daemon get what they show."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from k3dreg.status.overview import Live, Overview
 
 
 class IMonitoring(Protocol):
-    """What the web package shows of the daemon itself, to people and programs that look after it."""
+    """The state of the daemon, for users and programs that monitor it."""
 
     async def engine_trouble(self) -> str:
-        """Why the engine cannot be used, in a sentence; "" when it answers.  Takes a few seconds at most."""
+        """Return why the engine cannot be used, in a sentence; "" if it answers.  Takes a few seconds at most."""
 
     async def metrics(self) -> tuple[str, bytes]:
-        """The media type and the text of all metrics."""
+        """Return the media type and the text of all metrics."""
 
     def live(self) -> Live:
-        """What is under way and what has ended lately.  No I/O."""
+        """Return the work under way and the requests that have ended last.  No I/O."""
 
     async def overview(self) -> Overview:
-        """What is here.  An engine that does not answer is told of in it, not raised."""
+        """Return the state of engine and store.
+
+        If the engine does not answer, `Overview.trouble` says why, and nothing is raised.
+        """

@@ -19,7 +19,7 @@ from k3dreg.web.pages import Page
 from k3dreg.web.request_log import Record
 
 _FRESH = ("Cache-Control", "no-store")
-# Nothing but what this server itself gives, and no way to put the page into another one (CSP level 3).
+# The page may load from this server only, and no page may frame it (CSP level 3).
 _SAFE: Headers = (
     (
         "Content-Security-Policy",
@@ -34,12 +34,15 @@ _ASSETS = {
     "status.js": "text/javascript; charset=utf-8",
     "status.svg": "image/svg+xml",
 }
-# Seconds for which the moving parts, once made, are good for every page that is open.
+# Seconds for which the changing parts, once made, are sent to every open page.
 _PARTS_ARE_GOOD_FOR = 0.25
 
 
 class Operations:
-    """`/healthz`, `/readyz`, `/metrics`, and the page at `/` with what belongs to it."""
+    """`/healthz`, `/readyz`, `/metrics`, and the status page at `/` with its assets and events.  Implements `IPages`.
+
+    Call `events.shutdown` at the end.
+    """
 
     def __init__(self, monitoring: IMonitoring, clock: IReactorTime) -> None:
         self._monitoring = monitoring
@@ -54,24 +57,24 @@ class Operations:
         }
         self._with_page: dict[bytes, Page] = {**self._always, b"/": Page("page", self._page)}
         for name, media_type in _ASSETS.items():
-            # Read once: they are part of the program.
+            # Read once, as the files of the package do not change.
             data = files("k3dreg.status").joinpath("assets", name).read_bytes()
             self._with_page[f"/{name}".encode("ascii")] = Page("page", _asset(data, media_type))
 
     def show_page(self, shown: bool) -> None:
-        """From the next request on there is the page at `/`, or not; at first there is."""
+        """Set whether the page at `/` is served, from the next request on.  It is at first."""
         self._has_page = shown
 
     def page(self, path: bytes) -> Page | None:
-        """What is at this path, or None."""
+        """Return the page at `path`, or None; for a request for events when `events.is_full`, its refusal."""
         if path == b"/events" and self._has_page and self.events.is_full:
             return Page("page", self._no_place)
         return (self._with_page if self._has_page else self._always).get(path)
 
     def takes_events(self, request: Request, record: Record) -> bool:
-        """Answer a request for the stream of events; False when it is not one, or there are too many.
+        """Answer a request for the stream of events and return True.
 
-        `page` answers what is one too many.
+        Return False for any other request, and when `events.is_full`: `page` then returns the refusal.
         """
         if not self._has_page or request.path != b"/events" or request.method != b"GET" or self.events.is_full:
             return False
@@ -80,11 +83,11 @@ class Operations:
         return True
 
     async def _healthz(self, request: Request) -> Answer:
-        """Alive: the reactor answers.  An engine that is away is no reason to restart k3dreg."""
+        """Answer 200, which shows that the reactor runs: an unreachable engine is no reason to restart k3dreg."""
         return _json(200, {"status": "ok"})
 
     async def _readyz(self, request: Request) -> Answer:
-        """Ready: the engine answers."""
+        """Answer 200 if the engine answers, else 503."""
         trouble = await self._monitoring.engine_trouble()
         if trouble:
             return _json(503, {"status": "unavailable", "reason": trouble}, reason=trouble)

@@ -9,7 +9,7 @@ from k3dreg.reporting.activity import Progress, RequestReport
 
 @frozen
 class Running:
-    """Something under way: an `Activity` as it was at the time of asking.  `seconds`: since it began."""
+    """An `Activity` under way as it was at one time, `seconds` after it began."""
 
     kind: str
     subject: str
@@ -20,10 +20,10 @@ class Running:
 
 @frozen
 class Saved:
-    """What did not have to come over the internet.  Counted since the start of the daemon.
+    """What k3dreg served and what it cost in downloads, since the start of the daemon.
 
-    `bytes` of bodies that came from the engine or this store; `pulls` are images that clients pulled without
-    the engine having to pull them; `fetched` are bytes that the engine, or k3dreg itself, did fetch.
+    `bytes` is how many bytes of content clients got from the engine or the store.  `pulls` is how many images clients
+    pulled without a pull of the engine.  `fetched` is how many bytes the engine, or k3dreg itself, downloaded.
     """
 
     bytes: int = 0
@@ -33,7 +33,7 @@ class Saved:
 
 @frozen
 class Live:
-    """What changes all the time.  The longest under way, and the last to end, come first."""
+    """What changes all the time.  `running` begins with the oldest work, `recent` with the last request."""
 
     running: tuple[Running, ...] = ()
     recent: tuple[RequestReport, ...] = ()
@@ -42,7 +42,7 @@ class Live:
 
 @frozen
 class Listed:
-    """An image or a pushed manifest under one name.  Size in bytes; `age` in seconds, None if it is not known."""
+    """An image or a pushed manifest under one name.  `size` is in bytes; `age` is in seconds, None if unknown."""
 
     name: str
     digest: str
@@ -52,7 +52,10 @@ class Listed:
 
 @frozen
 class SourceState:
-    """A way to the bytes of images.  `open_it` is the one line that opens it, "" when it is open."""
+    """A source of image content and whether k3dreg can use it.
+
+    `open_it` is the advice by which the user can enable it, "" if there is nothing to do.
+    """
 
     name: str
     says: str
@@ -61,11 +64,11 @@ class SourceState:
 
 @frozen
 class Overview:
-    """What is here.
+    """The state of engine and store.
 
-    `engine` is what it says it is, `where` its address; `trouble` why it cannot be used, "" when it can.
-    `cache_bytes`, `cache_limit` and `evicted_bytes` in bytes; what was evicted counts since the start.  Lists that are
-    cut tell how many there are in `…_count`.
+    `engine` is the engine's product and version, and `where` its address.  `trouble` is why it cannot be used, "" if it
+    can.  `cache_bytes`, `cache_limit` and `evicted_bytes` are in bytes; evictions are counted since the start.  Lists
+    may be cut: `image_count` and `pushed_count` are the numbers of all entries.
     """
 
     version: str

@@ -1,4 +1,4 @@
-"""What did not have to come over the internet, in bytes and in images."""
+"""Counts how much content, and how many images, k3dreg served without a download."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from k3dreg.oci.media_types import INDEXES
 from k3dreg.reporting.activity import Activity, RequestReport
 from k3dreg.status.overview import Saved
 
-# Repositories, digests and clients that are remembered: far more than are pulled at about the same time.
+# Repositories, digests and clients that are remembered: far more than occur in pulls at about the same time.
 _MOST = 1000
 
 
 class Tally:
-    """Counts images as clients pull them.
+    """Counts the images that clients pull, and the bytes that they get.
 
-    A pull is several requests: HEAD of the tag, GET of the index by digest, GET of the platform's manifest, which is
-    in it.  What counts is the GET of the first manifest.  Docker's own pull is set off against the first client that
-    gets an image of the repository afterwards.
+    A pull is several requests: HEAD of the tag, GET of the index by digest, and GET of the platform's manifest, which
+    the index lists.  The GET of the first manifest is what counts.  A pull by Docker is subtracted: the first client
+    that gets an image of the repository afterwards does not count.
     """
 
     def __init__(self, most: int = _MOST) -> None:
-        """`most` bounds each thing that is remembered."""
+        """`most` is how many entries of each kind are remembered."""
         self._bytes = 0
         self._pulls = 0
         self._fetched = 0
-        # How many of Docker's pulls of a repository no client has had the image of yet.
+        # By repository, the number of Docker's pulls whose image no client has got yet.
         self._pulled: LRUCache[str, int] = LRUCache(most)
-        # Digests that clients learned by HEAD: no client asks so for a manifest that is in an index.
+        # Digests that clients learned by HEAD.  Clients send no HEAD for a manifest that an index lists.
         self._named: LRUCache[str, None] = LRUCache(most)
-        # Clients that were given an index, with its repository.
+        # Clients that got an index, with the repository of the index.
         self._given_index: LRUCache[tuple[str, str], None] = LRUCache(most)
 
     def saved(self) -> Saved:
@@ -38,17 +38,17 @@ class Tally:
 
     @property
     def remembered(self) -> int:
-        """How many things are remembered."""
+        """The number of entries that are remembered, for tests of the bound."""
         return len(self._pulled) + len(self._named) + len(self._given_index)
 
     def began(self, activity: Activity) -> None:
-        """Docker begins to pull.  Nodes may be given the image before it ends."""
+        """Note that Docker begins a pull.  Not at its end, as nodes may get the image before."""
         if activity.kind == "pull":
             repository = _repository_of(activity.subject)
             self._pulled[repository] = self._pulled.get(repository, 0) + 1
 
     def ended(self, activity: Activity, refusal: str) -> None:
-        """Docker's pull ended.  `refusal` is why it failed, or ""."""
+        """Count the bytes of a pull of Docker that has ended.  `refusal` is "" if it succeeded."""
         if activity.kind != "pull":
             return
         self._fetched += max(0, activity.progress().done)
@@ -56,7 +56,7 @@ class Tally:
             self._take_pull(_repository_of(activity.subject))
 
     def answered(self, report: RequestReport) -> None:
-        """A request ended."""
+        """Count a request that has ended."""
         self._note_head(report)
         if report.method != "GET" or report.status not in (200, 206):
             return
@@ -74,7 +74,7 @@ class Tally:
             self._named[str(report.manifest.digest)] = None
 
     def _is_first(self, report: RequestReport) -> bool:
-        """Whether this manifest is what the client's reference means, rather than one in an index that it was given."""
+        """Return whether the manifest is the root of the client's pull, and not one that an index lists."""
         assert report.manifest is not None
         client = report.client, _repository_of(report.subject)
         if report.manifest.media_type in INDEXES:
@@ -84,7 +84,7 @@ class Tally:
         return by_tag or str(report.manifest.digest) in self._named or client not in self._given_index
 
     def _take_pull(self, repository: str) -> bool:
-        """Set one of Docker's pulls off.  False when there is none."""
+        """Subtract a pull of Docker of the repository.  Return False when there is none."""
         left = self._pulled.pop(repository, 0)
         if left > 1:
             self._pulled[repository] = left - 1

@@ -1,4 +1,4 @@
-"""Which ways to the bytes of images are open."""
+"""Finds out which sources of image content k3dreg can use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from k3dreg.status.overview import SourceState
 async def source_states(
     info: EngineInfo, local: IEngineFiles, passed: IEngineFiles | None, *, reader: str, may_be_passed: bool = False
 ) -> Sequence[SourceState]:
-    """Fastest first.  `local` are the engine's files as they are on this machine, `passed` those whose directories a
-    helper container passes, None where none does; `reader` is the option of that name.  `may_be_passed` says that one
-    can pass them to a daemon, though not to this process.
+    """Return the state of each source, the fastest first.
 
-    Never raises for what cannot be reached: that is the answer.
+    `local` are the engine's files on this machine.  `passed` are the files whose directories a helper container has
+    passed, None without one.  `reader` is the value of `--reader`.  `may_be_passed`: a helper container would pass the
+    directories to a daemon in this place, but not to this process.
+
+    An engine or file that cannot be reached raises nothing, as the result says so.
     """
     directories = _directories(info)
     if not directories:
@@ -43,7 +45,7 @@ async def source_states(
 
 
 async def _readable(files: IEngineFiles, directories: Sequence[str]) -> str:
-    """The first of the `directories` that is one there; "" if none is."""
+    """Return the first of `directories` that `files` can reach; "" if there is none."""
     for directory in directories:
         try:
             if (await files.stat(directory)).is_directory:

@@ -1,4 +1,4 @@
-"""The status page as a tree of tags.  Whatever is put into it as text is escaped when it is flattened."""
+"""The status page as a tree of tags.  `flatten` escapes all text in the tree."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _VERBS = {"pull": "Docker pulls", "export": "Docker exports", "transfer": "sendi
 
 
 async def flatten(tag: Tag) -> bytes:
-    """The HTML."""
+    """Return the HTML of the tag."""
     return await flattenString(None, tag)
 
 
 def document(overview: Overview, live: Live, address: Address, now: float) -> Tag:
-    """The whole page, without its doctype.  `now` in seconds since the epoch."""
+    """Return the whole page, without its doctype.  `now` is in seconds since the epoch."""
     head = tags.head(
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
@@ -39,7 +39,7 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
         tags.h1("k3dreg ", tags.span(state[0], class_=f"pill {state[1]}")),
         tags.p(
             f"version {overview.version}, an OCI registry of Docker's images. ",
-            # The script says here whether it is told of changes.
+            # assets/status.js writes here whether the page is kept up to date.
             tags.span(f"As of {_clock(now)} UTC.", id="live"),
             class_="quiet",
         ),
@@ -59,7 +59,7 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
 
 
 def running(activities: Sequence[Running]) -> Tag:
-    """What is under way, each with a bar."""
+    """Return the list of the work under way, each with a progress bar."""
     if not activities:
         return tags.p("Nothing.", class_="quiet")
     return tags.ul(*map(_running, activities))
@@ -68,7 +68,7 @@ def running(activities: Sequence[Running]) -> Tag:
 def _running(activity: Running) -> Tag:
     done, total = activity.progress.done, activity.progress.total
     said = f"{done / _MEGABYTE:.1f}"
-    # The engine's word for the size of an export is not exact.
+    # The engine's size of an image is not exactly that of its export, so `done` may exceed `total`.
     said += f" of {total / _MEGABYTE:.1f} MB" if done <= total else " MB"
     said += f", {activity.seconds:.0f} s"
     if activity.waiters:
@@ -86,7 +86,7 @@ def _running(activity: Running) -> Tag:
 
 
 def recent(reports: Sequence[RequestReport]) -> Tag:
-    """Requests that have ended, each with its outcome and why."""
+    """Return the list of requests that have ended, each with its outcome and the reason of a failure."""
     if not reports:
         return tags.p("None yet.", class_="quiet")
     return tags.ul(*map(_report, reports))
@@ -110,7 +110,7 @@ def _report(report: RequestReport) -> Tag:
 
 
 def saved(counted: Saved) -> Tag:
-    """What did not come over the internet: what was given to nodes, without what had to be fetched for it."""
+    """Return how many bytes k3dreg saved: those that clients got, less those that were downloaded for them."""
     images = f"{counted.pulls} {'image' if counted.pulls == 1 else 'images'}"
     return tags.div(
         tags.p(_size(max(0, counted.bytes - counted.fetched)), class_="big"),
@@ -140,7 +140,7 @@ def _facts(overview: Overview, counted: Saved) -> Tag:
 
 
 def _kept(overview: Overview) -> list[Tag]:
-    """Cache use."""
+    """Return the use of the cache."""
     used, limit = overview.cache_bytes, overview.cache_limit
     bar = tags.progress(max=str(max(1, limit)), value=str(min(used, limit)), **{"aria-label": "use of the cache"})
     told = [

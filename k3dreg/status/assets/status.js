@@ -1,21 +1,22 @@
 "use strict";
-// The parts that move.  The server has escaped what is in them; without this script the page is as of its loading.
+// Replaces the parts of the page that change.  The server escapes their text.  Without this script the page shows the
+// state at its loading.
 const AGAIN = 15; // seconds until a page that is not kept up to date is loaded again
 const source = new EventSource("/events");
 const live = document.getElementById("live");
 
-// An EventSource that was refused does not connect again, and does not tell why: a request of our own does.
+// An EventSource that was refused neither connects again nor tells the reason, so this requests it.
 async function sayWhyNot() {
   const request = new AbortController();
   let why = "k3dreg does not send changes";
   try {
     const answer = await fetch("/events", { signal: request.signal });
     if (answer.ok) {
-      request.abort(); // there is a place now, for the page that is loaded next
+      request.abort(); // the server accepts streams again: the reloaded page opens one
     } else {
       why = (await answer.json()).errors[0].message;
     }
-  } catch { /* it is gone, or said nothing that is understood here */ }
+  } catch { /* k3dreg does not answer, or not in the form of its errors */ }
   live.textContent = `Not live: ${why}. This page reloads every ${AGAIN} seconds.`;
   setTimeout(loadAgain, AGAIN * 1000);
 }
@@ -24,7 +25,7 @@ async function loadAgain() {
   try {
     await fetch("/healthz");
     location.reload();
-  } catch { // the browser's own error page would never come back
+  } catch { // a reload now would show the browser's error page, which has no script to try again
     live.textContent = "The connection to k3dreg is lost; trying again.";
     setTimeout(loadAgain, AGAIN * 1000);
   }
