@@ -1,1 +1,1 @@
-"""The commands for people: doctor, why, warm, config, ls, gc."""
+"""The commands beside the daemon: doctor, why, warm, config, ls, gc."""

@@ -1,4 +1,4 @@
-"""What a check of `k3dreg doctor` says, and how all of them are shown."""
+"""The result of a check of `k3dreg doctor`, and how results are printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @frozen
 class Check:
-    """What was looked at, the verdict (`OK`, `WARN`, `FAIL`), what was seen, and what to do; "" for nothing."""
+    """The name of a check, its verdict (`OK`, `WARN` or `FAIL`), what it found, and what the user can do, or ""."""
 
     name: str
     verdict: str
@@ -23,12 +23,12 @@ class Check:
 
 
 def status_of(checks: Sequence[Check]) -> int:
-    """The exit status: 1 if anything failed."""
+    """Return the exit status: 1 if a check failed, else 0."""
     return int(any(check.verdict == FAIL for check in checks))
 
 
 def as_text(checks: Sequence[Check]) -> str:
-    """Lines for people."""
+    """Return the checks as lines for users."""
     lines = []
     for check in checks:
         lines.append(f"{check.verdict:5} {check.name}: {check.says}")
@@ -38,7 +38,7 @@ def as_text(checks: Sequence[Check]) -> str:
 
 
 def as_json(checks: Sequence[Check]) -> str:
-    """Return one object, for programs."""
+    """Return the checks as one JSON object, for programs."""
     return json.dumps(
         {"version": __version__, "ok": not status_of(checks), "checks": [asdict(check) for check in checks]}
     )

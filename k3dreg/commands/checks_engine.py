@@ -1,4 +1,4 @@
-"""Checks of the engine: version, image store, ways to its files, clock."""
+"""Checks of the engine: version, image store, access to its files, clock."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from k3dreg.oci.errors import EngineError
 from k3dreg.status.source_states import source_states
 from k3dreg.streaming.workers import Workers
 
-# Seconds by which the clocks of this machine and the engine's may differ: certificates and tokens stand more.
+# Seconds by which the clocks of this machine and the engine's may differ.  Certificates and tokens tolerate more.
 _CLOCK = 60.0
 
 
 async def engine_checks(config: Config, engine: EngineClient, workers: Workers, now: float) -> list[Check]:
-    """If the first one fails, it is the only one.  `now` in seconds since the epoch."""
+    """Return the checks of the engine; only the first, if that fails.  `now` is in seconds since the epoch."""
     try:
         info = await engine.info()
     except EngineError as error:

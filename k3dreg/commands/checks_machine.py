@@ -1,4 +1,4 @@
-"""Checks of this machine: the engine's socket, the state directory, the programs that give credentials.  They block."""
+"""Checks of this machine: the engine's socket, the state directory, credential helpers.  They block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from k3dreg.credentials.docker_config_file import config_path
 
 
 def socket_file(address: EngineAddress) -> Check:
-    """Whether it is there, and this user may use it.  Who answers on it is another question."""
+    """Check that the engine's socket exists and that this user may use it.  It does not connect."""
     path = address.path
     if not path or address.ssh:
         return Check("socket", OK, f"none on this machine: the engine is at {address}")
@@ -46,7 +46,7 @@ def _permission(group: str) -> str:
 
 
 def _name(look: Callable[[], str], number: int) -> str:
-    """A user's or a group's; a container may not know it."""
+    """Return the name of a user or group; the number if it has no name, as in a container."""
     try:
         return look()
     except KeyError:
@@ -54,7 +54,7 @@ def _name(look: Callable[[], str], number: int) -> str:
 
 
 def state_directory(directory: Path, cache_size: int) -> Check:
-    """Whether it can be used, and has room."""
+    """Check that the state directory can be written and its disk has room for `cache_size` bytes."""
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -68,7 +68,7 @@ def state_directory(directory: Path, cache_size: int) -> Check:
     usage = shutil.disk_usage(existing)
     held = 0
     for file in (directory / "blobs").rglob("*"):
-        with contextlib.suppress(OSError):  # a daemon that runs removes files
+        with contextlib.suppress(OSError):  # a running daemon may remove files meanwhile
             found = file.stat()
             held += found.st_size if stat.S_ISREG(found.st_mode) else 0
     room = usage.free + held
@@ -84,7 +84,7 @@ def state_directory(directory: Path, cache_size: int) -> Check:
 
 
 def credential_helpers(environment: Mapping[str, str]) -> Check:
-    """Whether the programs that Docker's config.json names are there."""
+    """Check that the credential helpers that Docker's config.json names are installed."""
     path = config_path(environment)
     try:
         told = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The ports that k3dreg listens on: free, its own, or somebody else's."""
+"""Checks of the ports that k3dreg listens on: free, or used by k3dreg or another program."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from twisted.web.resource import Resource
 from k3dreg.commands.checks import FAIL, OK, WARN, Check
 from k3dreg.web.site import RegistrySite
 
-# Seconds for which whoever has the port is waited for.
+# Seconds for the program that uses the port to answer.
 _PATIENCE = 5.0
-# What Twisted's endpoint strings of TCP begin with (twisted.internet.endpoints, serverFromString).
+# Twisted's endpoint strings for TCP (twisted.internet.endpoints, serverFromString).
 _TCP = re.compile(r"(?P<kind>tcp6?|ssl):(?:port=)?(?P<port>\d+)(?:.*?:interface=(?P<host>[^:]*))?(:.*)?")
 
 
 def port_of(endpoint: str) -> int:
-    """The port of an endpoint string; 0 for one that is not of TCP."""
+    """Return the port of an endpoint string; 0 if that is not for TCP."""
     match = _TCP.fullmatch(endpoint)
     return int(match["port"]) if match else 0
 
 
 @frozen
 class ListeningPort:
-    """A port.  Until `close` is called somebody answers on it if `answers`: k3dreg, or this program in its place."""
+    """A port and the result of its check.
+
+    `answers` is whether k3dreg, or this program in its place, answers on the port.  If `close` is not None, this
+    program listens there until the caller calls it.
+    """
 
     check: Check
     port: int = 0
@@ -41,7 +45,7 @@ class ListeningPort:
 
 
 class _Nothing(Resource):
-    """Answers 404, whatever is asked for."""
+    """Answers every request with 404."""
 
     isLeaf = True
 
@@ -51,13 +55,13 @@ class _Nothing(Resource):
 
 
 def _stand_in(reactor: Any) -> IProtocolFactory:
-    """A site like k3dreg's own: it turns TLS away at once, which Docker tries first."""
+    """Return a site that, as k3dreg's own, refuses TLS at once: Docker tries TLS first, and would wait."""
     site: IProtocolFactory = RegistrySite(_Nothing(), reactor=reactor)  # type: ignore[no-untyped-call]
     return site
 
 
 async def knock(endpoint: str, reactor: Any) -> ListeningPort:
-    """Look at the port of an endpoint string."""
+    """Check the port of an endpoint string by listening there; if it is in use, by a request for its server."""
     name = f"port: {endpoint}"
     match = _TCP.fullmatch(endpoint)
     port = port_of(endpoint)
@@ -92,13 +96,13 @@ async def knock(endpoint: str, reactor: Any) -> ListeningPort:
             ),
             port,
         )
-    except Exception as error:  # noqa: BLE001  (each kind of endpoint has its own ways to fail)
+    except Exception as error:  # noqa: BLE001  (each kind of endpoint raises other errors)
         return ListeningPort(
             Check(
                 name, FAIL, str(getattr(error, "strerror", None) or error), "choose another address: --listen ENDPOINT"
             )
         )
-    # Where any port will do, as in `tcp:0`, this one was chosen for now only.
+    # For any free port (`tcp:0`) the daemon will have another one, so this one is reported as 0.
     port = port and int(getattr(listening.getHost(), "port", 0))
 
     async def close() -> None:
@@ -108,11 +112,11 @@ async def knock(endpoint: str, reactor: Any) -> ListeningPort:
 
 
 async def _server(url: str, reactor: Any) -> str | None:
-    """What the HTTP server there calls itself, "" for no name; None for what is no HTTP server."""
+    """Return the `Server` header of the HTTP server at `url`, "" without one; None if there is no HTTP server."""
     client = HTTPClient(Agent(reactor))
     try:
         response = await client.get(url, timeout=_PATIENCE, reactor=reactor)
         await response.content()
-    except Exception:  # noqa: BLE001  (whatever it is, it is no k3dreg)
+    except Exception:  # noqa: BLE001  (any error means that it is no k3dreg)
         return None
     return str((response.headers.getRawHeaders("Server") or [""])[0])

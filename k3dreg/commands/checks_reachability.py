@@ -1,4 +1,4 @@
-"""Whether Docker, and the containers that it runs, can reach k3dreg, and by which names."""
+"""Checks that Docker and its containers reach k3dreg, by each of its names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _MOST_NETWORKS = 4
 async def reach_checks(
     engine: EngineClient, aliases: Sequence[str], hostname: str, ports: Sequence[int], *, answers: bool
 ) -> list[Check]:
-    """The names of this registry, and who reaches it by them.  `answers`: somebody does on `ports`.
+    """Return the checks of this registry's names, and of who reaches it by them.
 
-    `hostname` is that of this machine, or of the container that this is.  Raises nothing for what is wrong.
+    `answers` is whether k3dreg, or this program in its place, answers on `ports`.  `hostname` is that of this machine,
+    or of the container in which this program runs.  Problems are reported in the checks, and raise nothing.
     """
     try:
         names, in_container = await own_names(engine, aliases, hostname, ports)
@@ -53,7 +54,7 @@ async def reach_checks(
 async def own_names(
     engine: EngineClient, aliases: Sequence[str], hostname: str, ports: Sequence[int]
 ) -> tuple[OwnNames, bool]:
-    """What a daemon here is called, as it finds out when it starts; and whether this is a container of the engine's.
+    """Return the names of a daemon here, as it finds them itself, and whether this is a container of the engine.
 
     Raises `EngineError`.
     """
@@ -73,7 +74,10 @@ def _mirror(names: OwnNames, mirrors: Sequence[str]) -> list[Check]:
 
 
 async def _gateways_of_nodes(engine: EngineClient) -> Sequence[tuple[str, str]]:
-    """Return, by name of network, the address that this machine has in it.  Raises `EngineError`."""
+    """Return pairs of a network's name and this machine's address in it, for networks that may have nodes.
+
+    Raises `EngineError`.
+    """
     return [(name, address) for name, address in await gateways(engine) if _OF_NODES.fullmatch(name)][:_MOST_NETWORKS]
 
 

@@ -1,4 +1,4 @@
-"""Run `doctor`, `why` and `warm`."""
+"""Runs `doctor`, `why` and `warm`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Write = Callable[[str], object]
 
 
 def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    """Run `doctor`, `why` or `warm`, and exit: 0 all is well, 1 it is not, 2 wrong options."""
+    """Run `doctor`, `why` or `warm`, and exit: with status 0 if all is well, 1 if not, 2 for wrong options."""
     options: Any = OPTIONS[command](environment)
     try:
         options.parseOptions(list(arguments))
@@ -48,7 +48,7 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
         sys.stderr.write(complaint(error, options, command))
         raise SystemExit(2) from None
 
-    # As the daemon, whose settings file has some for the AWS library and for helpers.
+    # With the settings file's variables for the AWS library and credential helpers, as in the daemon.
     surroundings = {**environment, **options.settings_environment}
 
     def say(line: str) -> None:
@@ -74,7 +74,7 @@ def _engine(config: Config, reactor: Any) -> EngineClient:
 
 
 async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], say: Write, *, as_object: bool) -> int:
-    """Returns the exit status."""
+    """Run all checks, print them with `say`, as JSON if `as_object`, and return the exit status."""
     workers = Workers(reactor)
     workers.start()
     try:
@@ -86,14 +86,14 @@ async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], s
 
 
 async def why(config: Config, reactor: Any, environment: Mapping[str, str], reference: Reference, say: Write) -> int:
-    """Returns the exit status: 0 if a node would get the image."""
+    """Print with `say` how a node's request is answered, and return the exit status: 0 if a node gets the image."""
     workers = Workers(reactor)
     workers.start()
     answer: bool | None = None
     try:
         engine = _engine(config, reactor)
         names = OwnNames(config.aliases)
-        with contextlib.suppress(EngineError):  # the steps tell of it
+        with contextlib.suppress(EngineError):  # `walk` reports the error
             ports = [port for endpoint in config.listen if (port := port_of(endpoint))]
             names, _ = await own_names(engine, config.aliases, socket.gethostname(), ports)
         async for step in walk(
@@ -122,7 +122,7 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
 async def warm(
     reactor: Any, server: str, environment: Mapping[str, str], references: Sequence[Reference], say: Write
 ) -> int:
-    """Returns the exit status: 1 if any image could not be had."""
+    """Request images from the k3dreg at `server`, and return the exit status: 1 if it could not give one of them."""
     workers = Workers(reactor)
     workers.start()
     try:

@@ -19,7 +19,7 @@ SYNOPSIS = f"Usage: k3dreg config {'|'.join(CASES)} [OPTION]... [FILE]"
 
 
 class ConfigOptions(CommandLine):
-    """The command line behind the kind of cluster; `file` is what is no option."""
+    """The command line after the kind of cluster.  `file` is the argument FILE, "" if there is none."""
 
     synopsis = SYNOPSIS
     about = (
@@ -53,12 +53,12 @@ class ConfigOptions(CommandLine):
     file = ""
 
     def parseArgs(self, file: str = "") -> None:
-        """A file."""
+        """Take the argument FILE."""
         self.file = file
 
 
 def place_of(cluster: str, options: Any) -> Place:
-    """The place that the options mean.  Raises `UsageError`."""
+    """Return the place that the options describe.  Raises `UsageError`."""
 
     def port(name: str) -> int:
         return check_port(f"--{name}", options[name]) if options[name] else 0
@@ -81,7 +81,7 @@ def place_of(cluster: str, options: Any) -> Place:
 
 
 def text_of(arguments: Sequence[str]) -> str:
-    """What is printed.  Raises `UsageError` or `usage.UsageError`."""
+    """Return the text to print.  Raises `UsageError` or `usage.UsageError`."""
     options: Any = ConfigOptions()  # type: ignore[no-untyped-call]
     named = arguments[:1] and not arguments[0].startswith("-")
     options.parseOptions(list(arguments[1:] if named else arguments))
@@ -103,7 +103,7 @@ def text_of(arguments: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str], write: Callable[[str], object] | None = None) -> None:
-    """Print, or end with status 2 and a usage line."""
+    """Print the files, or exit with status 2 and a usage line."""
     try:
         text = text_of(arguments)
     except (usage.UsageError, UsageError) as error:

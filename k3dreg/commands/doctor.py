@@ -1,4 +1,4 @@
-"""`k3dreg doctor`: looks at what k3dreg needs, and says what to do about what is wrong."""
+"""`k3dreg doctor`: checks what k3dreg needs, and says what to do about problems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from k3dreg.streaming.workers import Workers
 async def examine(
     config: Config, engine: EngineClient, workers: Workers, reactor: Any, environment: Mapping[str, str]
 ) -> list[Check]:
-    """All checks.  Nothing is changed, and nothing is raised for what is wrong."""
+    """Run all checks and return them.  They change nothing, and problems raise nothing."""
     checks = [await workers.run(socket_file, config.docker)]
     of_engine = await engine_checks(config, engine, workers, reactor.seconds())
     checks += of_engine

@@ -1,4 +1,4 @@
-"""`k3dreg ls` and `k3dreg gc`: looking after a state directory."""
+"""`k3dreg ls` and `k3dreg gc`: list what was pushed into a state directory, and collect its garbage."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from k3dreg.streaming.workers import Workers
 log = make_logger()
 
 _HOUR = 3600.0
-# Hours: more than anybody's, and a time that clocks can still tell.
+# Hours: 114 years, which is beyond any need, and within the range of dates.
 _LONGEST_GRACE = 1e6
 # Characters of a digest, its algorithm included, as many as Docker's client shows.
 _SHORT_DIGEST = 19
-# Characters: longer names are rare, and would push everything else out of sight.
+# Characters of the column of names.  Longer names are rare, and a column for them would leave no room for the others.
 _LONGEST_NAME = 40
-# Bytes: no cache is evicted by a collection.
+# Bytes of the cache: a limit above any cache's size, so that a collection evicts nothing.
 _NO_LIMIT = 1 << 62
 
 
 class ListOptions(CommandLine):
-    """`k3dreg ls`."""
+    """The command line of `k3dreg ls`."""
 
     synopsis = "Usage: k3dreg ls [--state-dir DIR]"
     about = (
@@ -54,7 +54,7 @@ class ListOptions(CommandLine):
 
 
 class CollectOptions(CommandLine):
-    """`k3dreg gc`."""
+    """The command line of `k3dreg gc`."""
 
     synopsis = "Usage: k3dreg gc [--state-dir DIR] [--grace HOURS] [--untagged]"
     about = (
@@ -70,7 +70,7 @@ class CollectOptions(CommandLine):
 
 
 def main(command: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
-    """Run `ls` or `gc`, and exit.  With status 1 and a sentence when that fails."""
+    """Run `ls` or `gc`.  Exits with status 1 and a sentence if that fails, and with 2 for wrong options."""
     make: Any = {"ls": ListOptions, "gc": CollectOptions}[command]
     options: Any = make()
     try:
@@ -98,7 +98,7 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
 
 
 def parse_grace(text: str) -> float:
-    """Hours.  Raises `usage.UsageError`."""
+    """Return the hours of `--grace`.  Raises `usage.UsageError`."""
     try:
         grace = float(text)
     except ValueError:
@@ -109,7 +109,7 @@ def parse_grace(text: str) -> float:
 
 
 def sizes_in(state_dir: Path) -> Callable[[Digest], int]:
-    """What tells the size of a blob that lies in the state directory; 0 where it does not.  Blocks."""
+    """Return a function for the size in bytes of a blob in the state directory, 0 if it is not there.  It blocks."""
 
     def size_of(digest: Digest) -> int:
         try:
@@ -121,10 +121,11 @@ def sizes_in(state_dir: Path) -> Callable[[Digest], int]:
 
 
 def listing(rows: Sequence[PushedRow], size_of: Callable[[Digest], int], width: int | None = None) -> list[str]:
-    """Return a line for each tag, and for each manifest that has none, below a line of titles.
+    """Return a line of titles, and a line for each tag and for each manifest without a tag.
 
-    The size is that of everything that belongs to it: what two images have counts for both.  `width` is a terminal's,
-    for which digests are shortened; None leaves them whole.  A name that is longer than most moves its own line alone.
+    The size is that of all blobs of an image; a blob of two images counts for both.  `width` is that of the terminal in
+    columns, for which digests are shortened; with None they are whole.  A name that is too long for its column shifts
+    only its own line.
     """
     tags: dict[tuple[Repository, Digest], list[str]] = {}
     manifests: dict[tuple[Repository, Digest], PushedManifest] = {}
@@ -184,7 +185,7 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
 
 
 def told(collected: Collected) -> str:
-    """`removed 1 blob and 2 manifests: 3 files, 1.2 MB`."""
+    """Return what was collected as text: `removed 1 blob and 2 manifests: 3 files, 1.2 MB`."""
     blobs, manifests, files = (
         f"{count} {what}{'' if count == 1 else 's'}"
         for count, what in ((collected.blobs, "blob"), (collected.manifests, "manifest"), (collected.files, "file"))

@@ -1,4 +1,4 @@
-"""The command lines of `doctor`, `why` and `warm`: the daemon's options, and a few of their own."""
+"""The command lines of `doctor`, `why` and `warm`, which take the daemon's options and a few others."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ _THE_DAEMONS = (
 
 
 class _Tool(Options):
-    """The daemon's options, so that a tool looks at what the daemon would.  `own` are those that its help shows."""
+    """The daemon's options, so that the command uses the daemon's engine, port and state.
+
+    `own` is the command line that the help shows.  `images` are the arguments IMAGE.
+    """
 
     own: type[CommandLine]
     images: tuple[str, ...] = ()
 
     def parseArgs(self, *images: str) -> None:
-        """Take what is no option as an image.  Raises `usage.UsageError`."""
+        """Take the arguments IMAGE.  Raises `usage.UsageError` for an option after an image."""
         late = next((image for image in images if image.startswith("-")), None)
         if late is not None:
             raise usage.UsageError(f"{late[:100]!r}: options come before images")
         self.images = images
 
     def sections(self) -> list[str]:
-        """Return the command's own options, and a word on the daemon's."""
+        """Return the help of the command's own options, and a hint at the daemon's."""
         return [*self.own().sections(), wrapped(_THE_DAEMONS)]
 
 
@@ -67,36 +70,36 @@ class _Warm(CommandLine):
 
 
 class DoctorOptions(_Doctor, _Tool):
-    """`k3dreg doctor`."""
+    """The command line of `k3dreg doctor`."""
 
     own = _Doctor
 
     def parseArgs(self, *images: str) -> None:
-        """Raises `usage.UsageError` for an image."""
+        """Raise `usage.UsageError` if there is an argument IMAGE."""
         super().parseArgs(*images)
         if images:
             raise usage.UsageError(f"doctor takes no image, such as {images[0][:100]!r}; k3dreg why IMAGE does")
 
 
 class WhyOptions(_Why, _Tool):
-    """`k3dreg why`."""
+    """The command line of `k3dreg why`."""
 
     own = _Why
 
     def parseArgs(self, *images: str) -> None:
-        """Raises `usage.UsageError` unless there is one image."""
+        """Take one argument IMAGE.  Raises `usage.UsageError` for none or several."""
         super().parseArgs(*images)
         if len(images) != 1:
             raise usage.UsageError(f"why takes one image, not {len(images)}")
 
 
 class WarmOptions(_Warm, _Tool):
-    """`k3dreg warm`."""
+    """The command line of `k3dreg warm`."""
 
     own = _Warm
 
     def parseArgs(self, *images: str) -> None:
-        """Raises `usage.UsageError` without an image."""
+        """Take the arguments IMAGE.  Raises `usage.UsageError` if there are none."""
         super().parseArgs(*images)
         if not images:
             raise usage.UsageError("warm takes one image or more")

@@ -1,4 +1,4 @@
-"""`k3dreg warm IMAGE…`: makes a running k3dreg have images ready, by asking for them as a node does."""
+"""`k3dreg warm IMAGE…`: makes a running k3dreg prepare images, by requesting them as a node does."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from k3dreg.oci.errors import K3dregError
 from k3dreg.oci.manifest import LARGEST_MANIFEST, Manifest
 from k3dreg.oci.reference import Reference, Repository
 
-# As containerd asks for a manifest.
+# The media types of manifests that containerd accepts.
 _ACCEPT = ", ".join(sorted(media_types.INDEXES | media_types.MANIFESTS))
-# Seconds until an answer of "not yet" that names no time is asked for again.
+# Seconds until a request is repeated after a `Retry-After` that is no number.
 _AGAIN = 10.0
 
 FindCredentials = Callable[[str], Awaitable[Credentials | None]]
 
 
 class CannotWarm(K3dregError):
-    """k3dreg does not give the image; the text says why, in its own words."""
+    """The running k3dreg does not give the image; the text is the message of its answer."""
 
 
 class Warmer:
-    """Asks the k3dreg at `server` (`http://host:port`).  `progress` is told bytes read and expected.
+    """Requests images from the k3dreg at `server` (`http://host:port`).  Call `log_in` first.
 
-    `find` is asked for credentials for host:port, if that k3dreg wants some; it may raise `K3dregError`.
+    `progress` is called with the image's name, the bytes read and the bytes expected.  `find` returns credentials for
+    host:port, if that k3dreg requires some; it may raise `K3dregError`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Warmer:
         self._headers = Headers({"Accept": [_ACCEPT]})
 
     async def log_in(self) -> None:
-        """To be called first.  Raises `CannotWarm` if there are no credentials, or not the right ones."""
+        """Find credentials if the k3dreg requires some.  Raises `CannotWarm` if there are none, or wrong ones."""
         response = await self._request("/v2/")
         await _read(response, lambda size: None)
         if response.code != 401:
@@ -79,7 +80,10 @@ class Warmer:
             )
 
     async def warm(self, reference: Reference) -> int:
-        """Every byte of the image, of the platforms that are here, is read once; how many.  Raises `CannotWarm`."""
+        """Read every layer and config of the image once, of all platforms that Docker has; return the number of bytes.
+
+        Raises `CannotWarm`.
+        """
         name, done, total = str(reference), 0, 0
         self._progress(name, 0, 0)
         layers: dict[Digest, int] = {}
@@ -91,7 +95,7 @@ class Warmer:
             for child in manifest.manifests:
                 try:
                     found.append(await self._manifest(Reference(reference.repository, child.digest)))
-                except CannotWarm as error:  # a platform that Docker did not pull
+                except CannotWarm as error:  # Docker has not pulled this platform
                     refused = error
             if not found:
                 raise refused or CannotWarm(f"{name} is an index without manifests")
@@ -130,7 +134,7 @@ class Warmer:
                 return response
             parts: list[bytes] = []
             await _read(response, lambda size: None, parts)
-            # "Not yet": the work goes on.
+            # 503 with `Retry-After`: the work in k3dreg goes on.
             after = (response.headers.getRawHeaders("Retry-After") or [""])[0]
             if response.code != 503 or not after:
                 message, advice = _explanation(b"".join(parts))
@@ -148,7 +152,7 @@ class Warmer:
 
 
 def _explanation(body: bytes) -> tuple[str, str]:
-    """The message and the advice of an error answer of k3dreg's; "" where there is none."""
+    """Return the message and the advice of an error answer of k3dreg, each "" if it is missing."""
     try:
         error = json.loads(body)["errors"][0]
         return str(error["message"]), str(error.get("detail", {}).get("advice", ""))
@@ -157,7 +161,7 @@ def _explanation(body: bytes) -> tuple[str, str]:
 
 
 async def _read(response: IResponse, progress: Callable[[int], None], parts: list[bytes] | None = None) -> int:
-    """How many bytes there were.  They are kept in `parts`, or not at all."""
+    """Read the body of a response; return the number of its bytes, which are appended to `parts` if that is given."""
     reader = _Reader(progress, parts)
     response.deliverBody(reader)
     return await reader.done
@@ -184,7 +188,7 @@ class _Reader(Protocol):
 
 
 def bar(name: str, done: int, total: int, width: int = 30) -> str:
-    """One line of progress, without a line end."""
+    """Return one line of progress, without a line end.  `width` is that of the bar in columns."""
     if not total:
         return f"{name}: waiting for Docker"
     full = min(width, width * done // total)
@@ -192,7 +196,7 @@ def bar(name: str, done: int, total: int, width: int = 30) -> str:
 
 
 def make_printer(out: Any, *, is_terminal: bool) -> Callable[[str, int, int], None]:
-    """Draws bars on a terminal; elsewhere it says nothing until the end."""
+    """Return a `progress` for `Warmer`, which draws bars on a terminal, and writes nothing elsewhere."""
     shown = ""
 
     def draw(name: str, done: int, total: int) -> None:

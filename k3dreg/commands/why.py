@@ -1,4 +1,4 @@
-"""`k3dreg why IMAGE`: one reference, walked through resolving as a node would ask for it.  Nothing is pulled."""
+"""`k3dreg why IMAGE`: shows step by step how a node's request for one image is answered.  Nothing is pulled."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from k3dreg.web.error_answers import status_and_code
 
 @frozen
 class Step:
-    """One step, for a person.  `answer` is set by the last: whether a node would get the image from here."""
+    """One step, as text for the user.  In the last step `answer` is whether a node would get the image from k3dreg."""
 
     says: str
     answer: bool | None = None
 
 
 def parse_image(text: str) -> Reference:
-    """The reference that a node makes of an image in a pod: `nginx` is `docker.io/library/nginx:latest`.
+    """Return the reference that a node reads an image in a pod as: `nginx` is `docker.io/library/nginx:latest`.
 
     Raises `InvalidName`, `InvalidReference` or `InvalidDigest`.
     """
@@ -60,10 +60,11 @@ async def walk(
     only: str | None = None,
     may_ask: MayAsk = every_registry,
 ) -> AsyncIterator[Step]:
-    """The steps, as they are taken.  The image's registry may be asked, by the engine, which pulls nothing.
+    """Yield the steps as they are taken.  The engine may ask the image's registry, but pulls nothing.
 
-    `pushed` tells what was pushed here under a name; `origin_fallback` is the daemon's option; `only` is the one
-    registry whose images are given, None for all of them; `may_ask` is called before a registry is asked.
+    `pushed` returns the digest that was pushed under a reference, or None.  `origin_fallback` is the daemon's option.
+    `only` is the one registry whose images k3dreg serves, None for all registries.  `may_ask` is called before a
+    registry is asked, and raises if it may not be.
     """
     repository = reference.repository
     ns = quote(repository.registry or "", safe="")
@@ -120,7 +121,7 @@ async def walk(
 
 
 async def _held(image: EngineImage, ask: _Asking) -> AsyncIterator[Step]:
-    """What comes of an image that the engine has."""
+    """Yield the steps for an image that the engine has."""
     platforms = [child for child in image.children if child.kind == "image"]
     for child in platforms:
         here = "here" if child.available else "not here"
@@ -140,7 +141,7 @@ async def _held(image: EngineImage, ask: _Asking) -> AsyncIterator[Step]:
 
 @frozen
 class _Asking:
-    """Asking the image's registry what a reference is, through the engine."""
+    """Asks the image's registry, through the engine, for the descriptor of a reference."""
 
     _engine: IEngine
     _credentials: ICredentialSource
@@ -148,7 +149,7 @@ class _Asking:
     _may_ask: MayAsk
 
     async def steps(self, then: str) -> AsyncIterator[Step]:
-        """`then` is what happens if the registry has it."""
+        """Ask the registry and yield the steps; `then` is the text of the last one if the registry has the image."""
         registry = self._reference.repository.registry or ""
         try:
             await self._may_ask(registry)
@@ -177,7 +178,10 @@ class _Asking:
 
 
 def pushed_in(file: Path) -> Callable[[Reference], Digest | None]:
-    """What was pushed, out of a state directory's list; nothing where there is none that can be read.  Blocks."""
+    """Return a function for the digest that was pushed under a reference, from the state directory's list at `file`.
+
+    It finds nothing if the list cannot be read.  Blocks.
+    """
     rows: Sequence[PushedRow] = ()
     with contextlib.suppress(K3dregError):
         if file.exists():

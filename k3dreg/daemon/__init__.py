@@ -1,1 +1,1 @@
-"""Puts the packages together and runs them: service, listeners, reload, service manager."""
+"""Puts the packages together and runs them: service, listeners, reload, and notices to the service manager."""

@@ -1,4 +1,4 @@
-"""Put the packages together: all parts of a daemon, the settings that they take while they run, and their end."""
+"""Makes the parts of a daemon, applies changed settings to them, and closes them."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ log = make_logger()
 
 
 class App:
-    """All parts of a daemon, started in order and closed in the reverse of it.
+    """All parts of a daemon, opened in order and closed in the reverse order.
 
-    Where a part is opened, `_closing` learns how it is closed: `stop` ends a start that failed or was cancelled, too.
+    Call `stop` at the end, also after a `start` that failed or was cancelled: each part is added to `_closing` when it
+    is opened, so `stop` closes those that there are.
     """
 
     def __init__(self, config: Config, reactor: Any) -> None:
-        """`reactor` is Twisted's: it is asked for time, threads and sockets."""
+        """`reactor` is Twisted's, for time, threads and sockets."""
         self._config = config
         self._reactor = reactor
         self._closing = Closing()
@@ -66,7 +67,7 @@ class App:
         self.workers = Workers(reactor)
 
     async def start(self) -> None:
-        """Open the state directory, put the chain of a pull together, and listen.
+        """Open the state directory, make all parts, and listen.
 
         Raises `K3dregError`, `OSError` and `CannotListenError`.
         """
@@ -78,7 +79,7 @@ class App:
         closing.add(self.engine.shutdown)
         state = await self.workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
         closing.add(state.close)
-        # Before the store, which must not evict what was pushed.
+        # Before the store, which must know what was pushed in order not to evict it.
         pushed = await open_pushed(config.state_dir, self.workers, self._reactor, state.reserve)
         closing.add(pushed.close)
         self._store = store = await open_store_in(
@@ -183,9 +184,9 @@ class App:
         closing.add(learning.cancel)
 
     def configure(self, config: Config) -> None:
-        """Apply all settings that are `reloadable`, at the start and when the settings were read again.
+        """Apply all `reloadable` settings, at the start and after each reload.
 
-        It must not wait, and cannot refuse: values were checked when they were read.
+        It does not wait and does not fail, as the values were checked when they were read.
         """
         set_level(config.log_level)
         self._store.set_limit(config.cache_size)
@@ -198,11 +199,11 @@ class App:
         self._listeners.admit(config.htpasswd, anonymous_pull=config.anonymous_pull)
 
     async def stop(self) -> None:
-        """Close what was opened.  What cannot be closed is logged, and keeps nothing else open."""
+        """Close all parts that were opened.  If closing one fails, that is logged, and the others are closed."""
         await self._closing.close()
 
     def _own_workers(self, threads: int, name: str) -> Workers:
-        """Start threads for work that others can make slow: blobs and pushes must not wait for it."""
+        """Start worker threads for work that a server or client can make slow, for which blobs must not wait."""
         workers = Workers(self._reactor, threads, name=f"k3dreg-{name}", abandoning=True)
         workers.start()
         self._closing.add(workers.stop)

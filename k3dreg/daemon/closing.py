@@ -1,4 +1,4 @@
-"""How everything that a daemon opened is closed."""
+"""Closes everything that a daemon has opened."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ log = make_logger()
 
 
 class Closing:
-    """Closes what was opened, in the reverse of its order.
+    """Calls the functions that were added, the last first.
 
-    What fails is logged and keeps nothing else open.  `AsyncExitStack` alone would raise the last error and drop the
-    others.
+    A function that fails is logged, and the others are called all the same.  `AsyncExitStack` alone would raise the
+    last error and drop the others.
     """
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
 
     def add(self, close: Callable[[], Awaitable[object] | None]) -> None:
-        """Have `close` called, and its result awaited, before what was added earlier is closed."""
+        """Let `close()` call the function, and await its result, before the functions that were added earlier."""
         self._stack.push_async_callback(_close, close)
 
     async def close(self) -> None:
-        """Close all that was added."""
+        """Call all functions that were added."""
         await self._stack.aclose()
 
 
@@ -34,5 +34,5 @@ async def _close(close: Callable[[], Awaitable[object] | None]) -> None:
         closed = close()
         if closed is not None:
             await closed
-    except Exception:  # noqa: BLE001  (what was opened before it is closed all the same)
+    except Exception:  # noqa: BLE001  (the functions that were added earlier must still be called)
         log.failure("{what} failed while k3dreg stopped", what=getattr(close, "__qualname__", repr(close)))

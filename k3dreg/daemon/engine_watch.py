@@ -1,4 +1,4 @@
-"""Joins what watches the daemon to what it watches, and watches the engine."""
+"""Makes the monitor, and logs which engine is there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from k3dreg.store.interfaces import IPushed
 
 log = make_logger()
 
-# Seconds between two looks for an engine that is down.  Requests find it by themselves; this is for the log.
+# Seconds between two checks of the engine.  They are for the log only, as requests find an engine that is back.
 _LOOK_FOR_ENGINE = 2.0
 
 
@@ -37,7 +37,7 @@ def make_monitor(
     pushed: IPushed,
     clock: IReactorTime,
 ) -> Monitor:
-    """The monitor, and the observer that other packages report to."""
+    """Return the monitor, whose `observer` the other packages report to."""
 
     def cache() -> Readings:
         used = store.usage()
@@ -57,12 +57,12 @@ def make_monitor(
 
 
 class EngineWatch(Service):
-    """Says in the log which engine is there, when it is lost, and when it is back."""
+    """Logs which engine is there, when it is lost, and when it is back."""
 
     def __init__(
         self, engine: IEngine, description: str, clock: IReactorTime, tell: Callable[[str], object] = lambda state: None
     ) -> None:
-        """`tell` is called with each of the lines, too."""
+        """`description` is the engine's address.  `tell` is called with the text of each line."""
         self._engine = engine
         self._description = description
         self._clock = clock
@@ -100,7 +100,7 @@ class EngineWatch(Service):
 
 
 def describe_engine(info: EngineInfo) -> str:
-    """`Docker 28.5.2, containerd image store`."""
+    """Return the engine's product, version and store, as in `Docker 28.5.2, containerd image store`."""
     if info.store is ImageStore.PODMAN:
         return f"Podman {info.version}"
     return f"Docker {info.version}, {info.store.value} image store"

@@ -1,4 +1,4 @@
-"""Which sources a daemon has, and how they reach the engine's files."""
+"""Makes the sources of image content, and the ways by which they reach the engine's files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ from k3dreg.streaming.workers import Workers
 class EngineFileAccess:
     """The ways to the engine's files, the fastest first.
 
-    `local` are those of this machine, `passed` those whose directories a helper container passes, where one can.
+    `local` are the files on this machine.  `passed` are the files whose directories a helper container passes, None if
+    there is no such container.
     """
 
     ways: tuple[IEngineFiles, ...]
@@ -48,7 +49,7 @@ class EngineFileAccess:
 
 @frozen
 class ImageSources:
-    """The sources in the order in which they are tried; `loose` has single blobs of images that are not whole."""
+    """The sources in the order in which they are tried, and `loose`, which has single blobs of incomplete images."""
 
     sources: tuple[IImageSource, ...]
     loose: ILooseContent
@@ -57,9 +58,9 @@ class ImageSources:
 async def make_files(
     config: Config, engine: EngineClient, workers: Workers, reactor: Any, closing: Closing
 ) -> EngineFileAccess:
-    """Whatever `--reader` allows, until `closing`.
+    """Return the ways to the engine's files that `--reader` allows, and remove what an earlier run left in the engine.
 
-    `reactor` provides `IReactorTime` and `IReactorUNIX`.  Raises `StoreError`.
+    `closing` closes them.  `reactor` provides `IReactorTime` and `IReactorUNIX`.  Raises `StoreError`.
     """
     local = files_here(engine, workers, config.docker_root, config.content_store)
     if config.reader == "off":
@@ -82,7 +83,7 @@ async def make_files(
 
 
 def _begin(work: Coroutine[Deferred[Any], Any, None]) -> Callable[[], None]:
-    """Start work for which the start does not wait; return what cancels it."""
+    """Start work in the background; return the function that cancels it."""
     working = Deferred.fromCoroutine(work)
     working.addErrback(lambda failure: failure.trap(CancelledError) and None)
     return working.cancel
@@ -98,7 +99,7 @@ def make_sources(
     closing: Closing,
     observer: IObserver = NULL_OBSERVER,
 ) -> ImageSources:
-    """The engine's own files where they can be read, its exports where not; until `closing`."""
+    """Return the sources: those that read the engine's files, and last its exports.  `closing` closes them."""
     content = ContentStoreSource(engine, files.ways, catalogue)
     closing.add(content.shutdown)
     layers = LayerStoreSource(engine, files.ways, store, catalogue, workers, clock)
@@ -116,7 +117,7 @@ def make_warming(
     monitoring: IMonitoring,
     clock: IReactorTime,
 ) -> Prefetch:
-    """Return what prepares images before clients ask for them, once `change` tells it which (`--warm`)."""
+    """Return the `Prefetch` of `--warm`.  It does nothing until `change` gives it patterns."""
 
     def is_busy() -> bool:
         return bool(monitoring.live().running)
@@ -125,9 +126,9 @@ def make_warming(
 
 
 def identity(state_dir: Path) -> str:
-    """What tells this state directory's containers from those of another k3dreg on the same engine.  Blocks.
+    """Return the ID by which this state directory's containers differ from those of other k3dregs on the engine.
 
-    Made once, and the same after every restart.  Raises `StoreError`.
+    The ID is made once, kept in the state directory, and the same after every restart.  Blocks.  Raises `StoreError`.
     """
     path = state_dir / "identity"
     with storage_errors("reading its identity"):
@@ -141,5 +142,5 @@ def identity(state_dir: Path) -> str:
     return known
 
 
-# Hexadecimal digits: enough that no two on one engine are the same.
+# Hexadecimal digits: enough to make equal IDs on one engine impossible in practice.
 _IDENTITY_LENGTH = 16

@@ -1,11 +1,13 @@
 """The log as JSON: one object per line, for programs (`--log-format json`).
 
-Fields of every object, always there: `time` (RFC 3339, UTC), `level` ("debug", "info", "warn", "error",
-"critical"), `logger` (the module), `message` (the line that people would read).  `traceback`: of an error that nobody
-foresaw.  For a request that has ended, `event` is "request" and there are all of `request_id`, `client`, `method`,
-`route`, `subject`, `status`, `source`, `steps` (a list), `bytes`, `seconds`, `head_seconds`, `reason`, `refusal` (a
-class of k3dreg.oci.errors, or ""), `aborted` and `trace_id`.
-Fields may be added; these keep their names and meaning.
+Every object has the fields `time` (RFC 3339, UTC), `level` ("debug", "info", "warn", "error" or "critical"), `logger`
+(the module) and `message` (the text of the line).  An unexpected error has a `traceback`.
+
+For a request that has ended, `event` is "request", and the object also has `request_id`, `client`, `method`, `route`,
+`subject`, `status`, `source`, `steps` (a list), `bytes`, `seconds`, `head_seconds`, `reason`, `refusal` (a class name
+of `k3dreg.oci.errors`, "Cancelled", "Unexpected", or ""), `aborted` and `trace_id`.
+
+Versions of k3dreg may add fields; these keep their names and meanings.
 """
 
 from __future__ import annotations
@@ -24,24 +26,27 @@ from k3dreg.reporting.activity import RequestReport
 
 @implementer(ILogObserver)
 class JsonObserver:
-    """Writes events to `out`, which has to be the real one: Twisted puts a logger in the place of `sys.stdout`."""
+    """Writes each event to `out` as a line.
+
+    `out` must be the original standard output, as Twisted replaces `sys.stdout` by a logger.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def __call__(self, event: LogEvent) -> None:
-        """One event, one line."""
+        """Write one event as one line."""
         self._out.write(json.dumps(fields_of(event)) + "\n")
         self._out.flush()
 
 
 def json_observer() -> JsonObserver:
-    """An observer that writes to standard output; also for `twistd --logger k3dreg.daemon.json_log.json_observer`."""
+    """Return an observer that writes to standard output, as `twistd --logger` requires it."""
     return JsonObserver(sys.stdout)
 
 
 def fields_of(event: LogEvent) -> dict[str, Any]:
-    """The object for an event of twisted.logger."""
+    """Return the JSON object for an event of `twisted.logger`."""
     level = event.get("log_level")
     fields: dict[str, Any] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),

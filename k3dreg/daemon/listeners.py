@@ -1,4 +1,4 @@
-"""Where the daemon listens, and which clients it admits."""
+"""Opens the ports that the daemon listens on, and admits users by password files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ log = make_logger()
 
 
 class Listeners:
-    """`access` is who may do what: everybody everything, or the users in the password file.
+    """Opens ports, and sets `access`: every client may do everything, or only the users of a password file.
 
-    At first it is everybody: call `admit` and `start` before `listen`.
+    At first every client may: call `admit` and then `start` before `listen`, and `shutdown` at the end.
     """
 
     def __init__(self, workers: Workers) -> None:
         """`workers` check passwords, and should do nothing else: a check takes a thread for up to seconds."""
-        # Of all users since the start, of whichever file.  Only who writes these files can make it grow.
+        # The names of all users since the start, of all files.  Clients cannot make it grow, as only the files do.
         self._names: set[str] = set()
         self.access = Access(own_names=self._names)
         self._workers = workers
-        # By their files: a file that was used before may be used again.
+        # By file, because a reload may return to a file that was used before.
         self._passwords: dict[Path, Passwords] = {}
         self._exposed: list[str] = []
 
@@ -46,9 +46,9 @@ class Listeners:
             await passwords.start()
 
     def admit(self, htpasswd: Path | None, *, anonymous_pull: bool) -> None:
-        """Let in the users of this password file from the next request on; None for everybody.
+        """Admit only the users of this password file from the next request on; with None, every client.
 
-        The file is read when a client first shows a password.  This may be called at any time.
+        The file is read when a client first sends a password, or by `start`.  This may be called at any time.
         """
         was_open = self.access.is_open
         if htpasswd is None:
@@ -68,9 +68,10 @@ class Listeners:
         reactor: Any,
         opened: Callable[[IListeningPort], None],
     ) -> list[int]:
-        """Serve `site` on each; each port is given to `opened`, and its address is one of `names` if it may be.
+        """Serve `site` on each endpoint, and return the numbers of the TCP ports.
 
-        Returns the numbers of those that have one.  Raises `CannotListenError` and `OSError`.
+        `opened` is called with each port.  The address of a port is added to `names` if images' names may have it.
+        Raises `CannotListenError` and `OSError`.
         """
         numbers: list[int] = []
         for endpoint in endpoints:
@@ -78,11 +79,11 @@ class Listeners:
             opened(port)
             address = port.getHost()
             told = describe_address(address)
-            # k3d takes the first two words for the sign that a registry is ready.
+            # By the words "listening on" k3d detects that a registry is ready.
             log.info("listening on {address}{tls}", address=told, tls=" (TLS)" if endpoint.startswith("ssl:") else "")
             if isinstance(address, IPv4Address | IPv6Address):
                 numbers.append(address.port)
-                # One for a single link (`fe80::1%eth0`) is part of no image's name.
+                # An address of a single link (`fe80::1%eth0`) cannot be part of an image's name.
                 with contextlib.suppress(InvalidName):
                     names.learn([told] if not _ip_of(address).is_unspecified else [])
             if is_exposed(address):
@@ -91,7 +92,7 @@ class Listeners:
         return numbers
 
     def shutdown(self) -> None:
-        """Check no more passwords."""
+        """Check no more passwords.  Requests that wait for a check fail with `CancelledError`."""
         for passwords in self._passwords.values():
             passwords.shutdown()
 
@@ -105,20 +106,20 @@ class Listeners:
 
 
 def is_exposed(address: IAddress) -> bool:
-    """Whether others than this machine's own programs may reach it."""
+    """Return whether programs on other machines may reach the address."""
     if not isinstance(address, IPv4Address | IPv6Address):
         return False
     return not _ip_of(address).is_loopback
 
 
 def _ip_of(address: IPv4Address | IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An IPv4 address for one that is written as an IPv6 one, too (RFC 4291, 2.5.5.2)."""
+    """Return the IP address; an IPv4 address also for one that is mapped to IPv6 (RFC 4291, 2.5.5.2)."""
     found = ipaddress.ip_address(address.host.partition("%")[0])
     return getattr(found, "ipv4_mapped", None) or found
 
 
 def describe_address(address: IAddress) -> str:
-    """`0.0.0.0:5000`, `[::]:5000`, `/run/k3dreg.sock`."""
+    """Return an address as text: `0.0.0.0:5000`, `[::]:5000`, `/run/k3dreg.sock`."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
         name = getattr(address, "name", None)

@@ -1,6 +1,6 @@
-"""Settings that are read again while the daemon runs (SIGHUP), and what becomes of them.
+"""Reads the settings again while the daemon runs (SIGHUP), and applies those that are `reloadable`.
 
-A setting that is not `reloadable` counts from the next start on.
+Other changed settings count from the next start on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = make_logger()
 
 
 class Reloader:
-    """Reads the settings again, and applies those that have changed and may."""
+    """Reads the settings again, and applies the reloadable ones that have changed."""
 
     def __init__(
         self,
@@ -38,10 +38,11 @@ class Reloader:
     ) -> None:
         """`options` are those that the daemon was started with.
 
-        `apply` is called in the reactor's thread when a reloadable setting has changed; the others in its argument are
-        as at the start.  It must not wait, and cannot refuse: values were checked when they were read.
+        `apply` is called in the reactor's thread when a reloadable setting has changed.  Settings that are not
+        reloadable have the values of the start in its argument.  It must neither wait nor raise; the values were
+        checked when they were read.
 
-        Around each reading, `began` and `ended` are called; the latter with what is wrong, or "".
+        `began` is called before each reading, and `ended` after it, with what is wrong, or "".
         """
         self._options = options
         self._workers = workers
@@ -53,9 +54,9 @@ class Reloader:
         self._once_more = False
 
     async def reload(self) -> None:
-        """Read the settings and apply what has changed.  While that goes on, a second call makes it happen once more.
+        """Read the settings and apply those that have changed.  A call during a reading makes another one follow.
 
-        Settings that are wrong change nothing; the log says what is wrong.
+        If a setting is wrong, none is changed, and the log says what is wrong.
         """
         self._once_more = True
         if self._reading:
@@ -74,7 +75,7 @@ class Reloader:
             self._reading = False
 
     async def _reload(self) -> str:
-        """What is wrong, or ""."""
+        """Read and apply the settings; return what is wrong, or ""."""
         try:
             options = await self._workers.run(self._options.read_again)
         except (usage.UsageError, K3dregError) as error:
@@ -83,7 +84,7 @@ class Reloader:
         new = options.config
         changed = {name for name in SETTINGS if getattr(new, name) != getattr(self._config, name)}
         taken = {name for name in changed if SETTINGS[name].reloadable}
-        # The others keep the value that they were started with, and are spoken of at each reload until the restart.
+        # The other changed settings keep the value of the start, and each reload warns of them until the restart.
         self._config = evolve(self._config, **{name: getattr(new, name) for name in taken})
         log.info("settings read again: {what}", what=f"changed {_listed(taken)}" if taken else "nothing has changed")
         if taken:
@@ -96,23 +97,23 @@ class Reloader:
 
 
 def _of_others(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables that are not k3dreg's own settings: those are fields of `Config`, and told of as such."""
+    """Return the variables that are not k3dreg's own settings, which are compared as fields of `Config`."""
     return {name: value for name, value in environment.items() if not name.startswith(("K3DREG_", "REGISTRY_"))}
 
 
 def _listed(fields: set[str], *others: str) -> str:
-    """Return the settings' names, as the user writes them."""
+    """Return the names of settings, as users write them, and `others`."""
     return ", ".join(sorted([*(SETTINGS[field].name for field in fields), *others]))
 
 
 class Hangup:
-    """SIGHUP: `reload` is called; but one that comes because the terminal was closed ends the process, as ever.
+    """Handles SIGHUP: reloads the settings, or ends the process if its terminal was closed.
 
-    The reactor leaves this signal alone, so it makes no difference whether it runs already.
+    The reactor installs no handler for this signal, so `install` may be called before or after it starts.
     """
 
     def __init__(self, reactor: IReactorFromThreads, reload: Callable[[], object], end: Callable[[], object]) -> None:
-        """Both are called in the reactor's thread."""
+        """`reload` and `end` are called in the reactor's thread."""
         self._reactor = reactor
         self._reload = reload
         self._end = end
@@ -120,25 +121,25 @@ class Hangup:
         self._from_terminal = False
 
     def install(self) -> None:
-        """In the main thread."""
+        """Handle SIGHUP from now on.  Call it in the main thread, as `signal.signal` requires."""
         self._before = signal.signal(signal.SIGHUP, self._signalled)
-        # System calls in other threads, and in libraries in C, are not to notice.
+        # Restart system calls that the signal interrupts in other threads and in C libraries, instead of failing them.
         signal.siginterrupt(signal.SIGHUP, False)
-        # With nohup(1), which has the signal ignored, the terminal does not matter.
+        # nohup(1) sets the signal to be ignored: then the end of the terminal must not end the process.
         self._from_terminal = self._before != signal.SIG_IGN and _has_terminal()
 
     def remove(self) -> None:
-        """What was done on SIGHUP before is done again."""
+        """Restore the handler that there was before `install`."""
         if self._before is not None:
             signal.signal(signal.SIGHUP, self._before)
             self._before = None
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        # Between any two instructions of the reactor's own: nothing is done here but asking it to do it.
+        # A signal handler runs between any two instructions of the reactor, so it only schedules `_act`.
         self._reactor.callFromThread(self._act)
 
     def _act(self) -> None:
-        # The kernel takes the terminal away first, and then sends the signal.
+        # When a terminal is closed, the kernel detaches it from the process before it sends the signal.
         if self._from_terminal and not _has_terminal():
             self._end()
         else:
@@ -146,7 +147,7 @@ class Hangup:
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal (tty(4))."""
+    """Return whether this process has a controlling terminal (tty(4))."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:

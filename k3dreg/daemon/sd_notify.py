@@ -1,7 +1,7 @@
-"""What a service manager is told: sd_notify(3) and sd_watchdog_enabled(3), which systemd and others understand.
+"""Notices to the service manager: sd_notify(3) and sd_watchdog_enabled(3), which systemd and others understand.
 
-Without `NOTIFY_SOCKET` in the environment nobody is told anything.  A datagram socket is all there is to it; the
-libraries for it wait when the manager is slow, and the reactor must not.
+Without `NOTIFY_SOCKET` in the environment nothing is sent.  The protocol is one datagram for each notice.  Libraries
+for it block while the manager is slow, which the reactor's thread must not.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
 
-# Seconds until a message is sent again for which the manager had no room.
+# Seconds until a message is sent again that the manager's socket had no room for.
 _AGAIN = 0.1
 
 
 class ServiceManager:
-    """Tells the manager how the daemon is: what it does, and every so often that it is alive."""
+    """Tells the service manager the state of the daemon, and at intervals that it is alive (watchdog)."""
 
     def __init__(self, environment: Mapping[str, str], clock: IReactorTime) -> None:
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
@@ -35,39 +35,39 @@ class ServiceManager:
         self._is_ready = False
         self._alive = LoopingCall(self._still_alive)
         self._alive.clock = clock
-        # Seconds; 0 for a manager that does not want to know.
+        # Seconds between two notices for the watchdog; 0 for a manager without one.
         self.watchdog = _watchdog_interval(environment) / 2 if self._address else 0.0
 
     def ready(self) -> None:
-        """It listens.  From here on the manager restarts a daemon whose reactor does not come round."""
+        """Report that the daemon listens, and begin the watchdog: the manager restarts a daemon whose reactor hangs."""
         self._is_ready = True
         self._tell("READY=1", self._status())
         if self.watchdog and not self._alive.running:
             self._alive.start(self.watchdog)
 
     def engine(self, state: str) -> None:
-        """Where images come from at the moment, or why from nowhere: one line for people."""
+        """Report the state of the engine, one line for users."""
         self._engine = state
         self._tell(self._status())
 
     def reloading(self) -> None:
-        """Settings are being read."""
+        """Report that settings are being read."""
         # Only a service that is ready can be reloading.
         if self._is_ready:
             moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             self._tell("RELOADING=1", f"MONOTONIC_USEC={moment}")
 
     def reloaded(self, trouble: str) -> None:
-        """They were, and are used; or not, because of `trouble`."""
+        """Report that the settings were applied; or, if `trouble` is not "", that they were not, and why."""
         self._trouble = f"the settings were not changed: {trouble}" if trouble else ""
         if self._is_ready:
             self._tell("READY=1", self._status())
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Report that the daemon stops, and end the watchdog."""
         if self._alive.running:
             self._alive.stop()
-        self._waiting.clear()  # no news any more
+        self._waiting.clear()  # notices that wait are outdated
         self._tell("STOPPING=1")
 
     def _status(self) -> str:
@@ -75,13 +75,13 @@ class ServiceManager:
         return "STATUS=" + " ".join(text.split())
 
     def _still_alive(self) -> None:
-        if not self._waiting:  # else the manager is behind, and one more would tell it nothing
+        if not self._waiting:  # a notice that waits will show that the daemon is alive
             self._tell("WATCHDOG=1")
 
     def _tell(self, *assignments: str) -> None:
         if self._address:
             self._waiting.append("\n".join(assignments).encode("utf-8"))
-            # The one before still waits, and this one must not overtake it.
+            # If other notices wait, `_send` is due already and sends this one after them.
             if len(self._waiting) == 1:
                 self._send()
 
@@ -101,7 +101,7 @@ class ServiceManager:
 
 
 def _address(name: str) -> bytes:
-    """A socket's, as the kernel wants it; `@name` is in the abstract namespace (unix(7)).  b"" for nobody to tell."""
+    """Return a socket's address for the kernel, b"" for none; `@name` is in the abstract namespace (unix(7))."""
     if name.startswith("/"):
         return os.fsencode(name)
     if name.startswith("@"):
@@ -115,7 +115,7 @@ def _address(name: str) -> bytes:
 
 
 def _watchdog_interval(environment: Mapping[str, str]) -> float:
-    """Seconds within which the manager wants to hear of this process; 0 for never."""
+    """Return the seconds within which the manager expects a notice from this process; 0 for a manager that does not."""
     microseconds = environment.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or environment.get("WATCHDOG_PID") not in (None, "", str(os.getpid())):
         return 0.0

@@ -1,4 +1,4 @@
-"""The daemon as a service of twistd: start, SIGHUP, stop.  The only module that imports the reactor."""
+"""The daemon as a service of twistd: start, SIGHUP, stop.  The only module of the daemon that imports the reactor."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ log = make_logger()
 
 
 class Daemon(MultiService):
-    """The `App` as twistd starts and stops it, with SIGHUP and what the service manager hears.
+    """The service that twistd starts and stops: the `App`, SIGHUP, and notices to the service manager.
 
-    `reactor` is Twisted's: it is asked for time, threads, sockets and, when the start fails, to stop.
+    `reactor` is Twisted's, for time, threads and sockets.  If the start fails, it is stopped.
     """
 
     def __init__(self, options: Options, reactor: Any) -> None:
@@ -47,7 +47,7 @@ class Daemon(MultiService):
         watch.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
-        """Also tells twistd, which looks at the application for it, how the log is written."""
+        """Join the application, and set its `ILogObserver`, by which twistd writes the log, if that is to be JSON."""
         if self._config.log_format == "json" and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, json_observer())  # type: ignore[no-untyped-call]
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
@@ -68,7 +68,7 @@ class Daemon(MultiService):
             self._reload()
 
     def _reload(self) -> None:
-        """Read the settings again; during the start, at its end."""
+        """Read the settings again; if the daemon is starting, do so when it has started."""
         if self.running:
             reloaded = Deferred.fromCoroutine(self._reloader.reload())
             reloaded.addErrback(lambda failure: log.failure("settings could not be read again", failure=failure))
@@ -83,46 +83,47 @@ class Daemon(MultiService):
         self._hangup.remove()
 
     def _give_up(self, failure: Failure) -> None:
-        """The start failed: say why, stop, and make the process end with status 1."""
+        """Log why the start failed, and stop the process with status 1."""
         if failure.check(CancelledError):
             return
         if failure.check(K3dregError, OSError, CannotListenError):
             log.error("k3dreg cannot start: {error}", error=failure.getErrorMessage())
         else:
             log.failure("k3dreg cannot start", failure=failure)
-        # twistd has no way to say "with status 1" once the reactor runs; everything is closed by this time.
+        # twistd offers no exit status once the reactor runs.  After the shutdown all parts are closed.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.stop()
 
 
 def keep_memory_small() -> None:
-    """Tell glibc to give memory back: 94 MiB became 79 in a pull of 1.1 GB by twenty clients at once.
+    """Make glibc return freed memory: a pull of 1.1 GB by twenty clients at once takes 79 MiB instead of 94.
 
-    Its default is an arena for each thread, and to keep what was freed of the pieces that are sent.  Elsewhere (musl)
-    there is nothing to tell.
+    By default glibc has an arena for each thread, and keeps the freed pieces of bodies.  With other C libraries, such
+    as musl, this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; the latter two in bytes.  Above the size of the
-        # pieces that bodies come in: a mapping for each of those costs half as much again as all the rest of a push.
+        # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; the latter two in bytes.  They are larger than
+        # the pieces that bodies arrive in, because a mapping for each piece takes half as much time as the rest of a
+        # push.
         for parameter, value in ((-8, 1), (-3, 1024 * 1024), (-1, 1024 * 1024)):
             mallopt(parameter, value)
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the limit of open files to what this process may have: each connection and each file that is sent is one.
+    """Raise the soft limit of open files to the hard limit, for many connections and files at a time.
 
     The soft limit is 1,024 on most systems, for the sake of programs that use select(2).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # more than the kernel's own limit (fs.nr_open)
+        with contextlib.suppress(OSError, ValueError):  # the hard limit exceeds the kernel's own (fs.nr_open)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def makeService(options: Options) -> Daemon:
-    """What `twistd k3dreg` runs."""
-    from twisted.internet import reactor  # here and nowhere else, so that importing chooses no reactor
+    """Return the service that `twistd k3dreg` runs."""
+    from twisted.internet import reactor  # not at the top, where the import would choose a reactor before twistd does
 
     keep_memory_small()
     raise_descriptor_limit()
@@ -133,6 +134,6 @@ def makeService(options: Options) -> Daemon:
             "where to listen: stop the socket unit, or remove `listen` from the settings",
             count=options.idle_sockets,
         )
-    # For what reads the process's own: the AWS library, and the helpers that Docker's settings name.
+    # The AWS library, and the credential helpers that Docker's settings name, read the process's environment.
     os.environ.update(options.settings_environment)
     return Daemon(options, reactor)

@@ -1,4 +1,4 @@
-"""Those who ask the registries that images come from, put together."""
+"""Makes the parts that ask images' own registries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from k3dreg.upstream.registry_requests import make_origin_agent
 
 @frozen
 class UpstreamRegistries:
-    """What asks them: `repair` mends images of which Docker lost blobs, `fallback` gives what Docker cannot."""
+    """The parts that ask images' own registries.
+
+    `repair` restores blobs of images that Docker has lost, and `fallback` gives content that Docker cannot.
+    """
 
     repair: IRepair
     fallback: IFallback
@@ -42,9 +45,10 @@ def make_upstream(
     may_ask: MayAsk,
     closing: Closing,
 ) -> UpstreamRegistries:
-    """`probes` are sources that know of single blobs whether the engine holds them: the content store's.
+    """Return the parts that ask images' own registries.  `closing` closes them.
 
-    `reactor` connects, resolves names and tells the time.  `closing` ends it all.
+    `probes` are the sources that can tell of a single blob whether the engine holds it, as the content store's can.
+    `reactor` is for time, connections and name lookups.
     """
     pool = quiet_pool(reactor)
     closing.add(pool.closeCachedConnections)
