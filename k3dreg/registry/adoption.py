@@ -15,7 +15,7 @@ from k3dreg.store.interfaces import IBlobStore, IBlobWriter, IPushed, PushedMani
 from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.streaming.workers import Workers
 
-# An index may hold indexes; no real one is deeper than two, and a loop is impossible as digests cannot be guessed.
+# Levels of indexes in indexes.  Real ones have at most two, and a loop is impossible as digests cannot be guessed.
 _DEEPEST = 8
 # Digests that a manifest refers to, which stay in memory as long as the manifest.  Engines accept images of 127 layers.
 _MOST_PARTS = 10_000

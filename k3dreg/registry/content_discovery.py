@@ -23,8 +23,7 @@ log = make_logger()
 
 # Seconds for which a client that goes from page to page gets pages of the same list.
 _PAGED_FOR = 10.0
-# Seconds that the engine has to answer before the next question is sent alongside: an engine that hangs in one request
-# may answer another.
+# Seconds after which a request for the list does not delay the next one any more, in case it is never answered.
 _PATIENCE = 10.0
 
 _NO_NAMES = Names()
@@ -81,12 +80,12 @@ class EngineLists:
     async def _ask(self) -> EngineList:
         asked = self._clock.seconds()
         found = await self._workers.run(EngineList.of, await self._names.names())
-        if asked >= self._asked:  # a question of more than `_PATIENCE` seconds may end after the next question
+        if asked >= self._asked:  # a request of more than `_PATIENCE` seconds may end after the next one
             self._last, self._asked = found, asked
         return found
 
     def shutdown(self) -> Deferred[None]:
-        """Cancel the questions under way; fires when they have ended.  `get` raises `CancelledError` from now on."""
+        """Cancel the requests under way; fires when they have ended.  `get` raises `CancelledError` from now on."""
         return self._questions.shutdown()
 
 

@@ -49,7 +49,7 @@ _LOOK_EVERY = 1.0
 class Prefetch:
     """Prepares images, one at a time, while no request is under way.
 
-    Call `start` once, and `stop` at the end.
+    Call `start`, or `change` with patterns, to begin, and `stop` at the end.
     """
 
     def __init__(

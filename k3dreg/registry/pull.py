@@ -196,7 +196,7 @@ class Pull:
         return self._in_progress.manifest(coming, self._after_pull, trace)
 
     async def _from_engine(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
-        """Return the manifest from Docker, which pulls an image that it lacks and repairs one that has lost blobs."""
+        """Return the manifest from Docker, after a pull if Docker lacks the image, or a repair if it has lost blobs."""
         if reference.digest is not None:
             known = await self._content.manifest(reference.digest, trace)
             if known is not None:

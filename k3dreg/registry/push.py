@@ -95,7 +95,7 @@ class Uploads:
         content_range: ContentRange | None,
         length: int | None,
     ) -> None:
-        # Between `finish` and `add_blob` no repository has the blob, so a garbage collection would remove it.
+        # Between `finish` and `add_blob` no repository has the blob, so it could be evicted or collected as garbage.
         release = self._store.hold([digest])
         try:
             own = await self._sessions.finish(repository, session, digest, body, content_range, length)
@@ -163,7 +163,7 @@ class Uploads:
         await self._clear_away(digest)
 
     async def _clear_away(self, digest: Digest) -> None:
-        """Remove the file if no repository has it now.  One that is being read stays until the next collection."""
+        """Remove the file if no repository has it now.  The store removes a file that is being read afterwards."""
         if not self._pushed.keeps(digest) and await self._store.drop(digest):
             self._pushed.forget(digest)
 

@@ -115,13 +115,13 @@ class RegistryApi(Resource):
         return text_answer(b"{}", "application/json")
 
     async def _manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
-        """end-3."""
+        """end-3: answer with a manifest."""
         manifest = await self._registry.manifest(route.reference, exchange.authorization, exchange.trace)
         exchange.trace.manifest = manifest.descriptor
         return await manifest_answer(manifest, exchange.with_body, exchange.conditions)
 
     async def _blob(self, route: BlobRoute, exchange: Exchange) -> Answer:
-        """end-2."""
+        """end-2: answer with a blob."""
         blob = await self._registry.blob(route.repository, route.digest, exchange.trace)
         return blob_answer(blob, exchange.with_body, exchange.conditions)
 

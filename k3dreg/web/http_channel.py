@@ -152,7 +152,7 @@ class BodyChannel(HTTPChannel):
         return bool(super().headerReceived(line))  # type: ignore[no-untyped-call]
 
     def allHeadersReceived(self) -> None:
-        """Begin a request that has a body.  One without a body has begun in Twisted's method."""
+        """Begin a request that has a body.  Twisted's method begins a request without one."""
         super().allHeadersReceived()  # type: ignore[no-untyped-call]
         if self.length != 0:
             request = self.requests[-1]
