@@ -248,7 +248,7 @@ class ArchiveError(ContentError):
 
 
 class ImageIncomplete(ContentError):
-    """The engine lacks blobs of an image of a platform that it reports to hold."""
+    """The engine lacks blobs of an image, for a platform that it reports to hold."""
 
 
 class ContentGone(ContentError):

@@ -44,7 +44,10 @@ class Repository:
 
     @classmethod
     def parse(cls, path: str, registry: str | None = None) -> Repository:
-        """Return the repository with this path and registry, in Docker Hub's canonical form.  Raises `InvalidName`."""
+        """Return the repository with this path and registry; Docker Hub's by its canonical name.
+
+        Raises `InvalidName`.
+        """
         if len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
             raise InvalidName(f"not a repository name: {path[:150]!r}")
         if registry is not None:

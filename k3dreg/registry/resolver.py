@@ -64,9 +64,9 @@ class Resolver:
     ) -> None:
         """`names` are this registry's own; `observer` is told of pulls.
 
-        `may_ask` is called before a pull, and raises if the registry may not be asked.  `is_known` tells registries
-        that the user is known to use; None for all.  Errors of any other registry are only logged, or a client could
-        find out what listens at any address.
+        `may_ask` is called before a pull, and raises if the registry may not be asked.  `is_known` returns whether the
+        user is known to use a registry; None counts as all.  Errors of any other registry are only logged, or a client
+        could find out what listens at any address.
         """
         self._observer = observer
         self._names = OwnNames() if names is None else names
