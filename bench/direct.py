@@ -159,7 +159,7 @@ class Bench:
         archive = build_archive(image, layout_of(info.store, info.api_version), named=True)
         headers = {"Content-Type": "application/x-tar"}
         loaded = await self.engine.request(
-            "POST", "/images/load", params={"quiet": "1"}, headers=headers, data=archive, patience=600
+            "POST", "/images/load", params={"quiet": "1"}, headers=headers, data=archive, max_wait=600
         )
         await read_whole(self.engine.body(loaded, "a load"), 10_000_000)
 
@@ -191,12 +191,15 @@ class Bench:
 
     async def fetch(self, what: str, image: EngineImage, make_files: Callable[[str], IEngineFiles]) -> Result:
         info = await self.engine.info()
-        kind = ContentStoreSource if info.store is ImageStore.CONTAINERD else LayerStoreSource
         with tempfile.TemporaryDirectory(dir=self.options.scratch) as scratch:
             store = await open_store(Path(scratch), self.workers, _LIMIT, self.reactor)
             catalogue = await open_catalogue(Path(scratch), self.workers)
             files = make_files(scratch)
-            source = kind(self.engine, [files], store, catalogue, self.workers, self.reactor)
+            source: ContentStoreSource | LayerStoreSource
+            if info.store is ImageStore.CONTAINERD:
+                source = ContentStoreSource(self.engine, [files], catalogue)
+            else:
+                source = LayerStoreSource(self.engine, [files], store, catalogue, self.workers, self.reactor)
             watch = Stopwatch()
             try:
                 await self.pull(source, image, watch)

@@ -19,7 +19,7 @@ from k3dreg.commands.checks import FAIL, OK, WARN, Check
 from k3dreg.web.site import RegistrySite
 
 # Seconds for the program that uses the port to answer.
-_PATIENCE = 5.0
+_MAX_WAIT = 5.0
 # Twisted's endpoint strings for TCP (twisted.internet.endpoints, serverFromString).
 _TCP = re.compile(r"(?P<kind>tcp6?|ssl):(?:port=)?(?P<port>\d+)(?:.*?:interface=(?P<host>[^:]*))?(:.*)?")
 
@@ -60,7 +60,7 @@ def _stand_in(reactor: Any) -> IProtocolFactory:
     return site
 
 
-async def knock(endpoint: str, reactor: Any) -> ListeningPort:
+async def try_endpoint(endpoint: str, reactor: Any) -> ListeningPort:
     """Check the port of an endpoint string by listening there; if it is in use, by a request for its server."""
     name = f"port: {endpoint}"
     match = _TCP.fullmatch(endpoint)
@@ -115,7 +115,7 @@ async def _server(url: str, reactor: Any) -> str | None:
     """Return the `Server` header of the HTTP server at `url`, "" without one; None if there is no HTTP server."""
     client = HTTPClient(Agent(reactor))
     try:
-        response = await client.get(url, timeout=_PATIENCE, reactor=reactor)
+        response = await client.get(url, timeout=_MAX_WAIT, reactor=reactor)
         await response.content()
     except Exception:  # noqa: BLE001  (any error means that it is no k3dreg)
         return None

@@ -31,7 +31,7 @@ from k3dreg.oci.reference import Reference
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
-from k3dreg.store.pushed import LEDGER_NAME
+from k3dreg.store.pushed import DATABASE_FILE
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.name_resolution import make_resolve
 
@@ -101,7 +101,7 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
             engine,
             names,
             make_chain(reactor, workers, environment, config.remote),
-            pushed=await workers.run(pushed_in, config.state_dir / LEDGER_NAME),
+            pushed=await workers.run(pushed_in, config.state_dir / DATABASE_FILE),
             origin_fallback=config.origin_fallback,
             only=config.remote.only,
             may_ask=PermittedRegistries(

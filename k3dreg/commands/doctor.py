@@ -9,7 +9,7 @@ from typing import Any
 from k3dreg.commands.checks import OK, Check
 from k3dreg.commands.checks_engine import engine_checks
 from k3dreg.commands.checks_machine import credential_helpers, socket_file, state_directory
-from k3dreg.commands.checks_ports import ListeningPort, knock
+from k3dreg.commands.checks_ports import ListeningPort, try_endpoint
 from k3dreg.commands.checks_reachability import reach_checks
 from k3dreg.config.settings import Config
 from k3dreg.docker.client import EngineClient
@@ -24,18 +24,18 @@ async def examine(
     of_engine = await engine_checks(config, engine, workers, reactor.seconds())
     checks += of_engine
     checks.append(await workers.run(state_directory, config.state_dir, config.cache_size))
-    doors: list[ListeningPort] = []
+    listening: list[ListeningPort] = []
     try:
         for endpoint in config.listen:
-            doors.append(await knock(endpoint, reactor))
-        checks += [door.check for door in doors]
+            listening.append(await try_endpoint(endpoint, reactor))
+        checks += [port.check for port in listening]
         if of_engine[0].verdict == OK:
-            ports = [door.port for door in doors if door.port]
-            answers = any(door.answers for door in doors)
+            ports = [port.port for port in listening if port.port]
+            answers = any(port.answers for port in listening)
             checks += await reach_checks(engine, config.aliases, socket.gethostname(), ports, answers=answers)
     finally:
-        for door in doors:
-            if door.close is not None:
-                await door.close()
+        for port in listening:
+            if port.close is not None:
+                await port.close()
     checks.append(await workers.run(credential_helpers, environment))
     return checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import GRACE, Collected, Collector
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import LEDGER_NAME, open_pushed
+from k3dreg.store.pushed import DATABASE_FILE, open_pushed
 from k3dreg.store.pushed_database import PushedDatabase, PushedRow
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.streaming.workers import Workers
@@ -81,14 +82,15 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
         raise SystemExit(2) from None
     state_dir = Path(options["state-dir"] or environment.get("K3DREG_STATE_DIR") or default_state_dir(environment))
     try:
-        (state_dir / LEDGER_NAME).stat()
+        (state_dir / DATABASE_FILE).stat()
     except FileNotFoundError:
         _fail(f"nothing was pushed into the state directory {state_dir}", 1)
     except OSError as error:
         _fail(f"the state directory {state_dir} cannot be used: {error.strerror}; run it as the daemon's user", 1)
     if command == "ls":
         try:
-            rows = PushedDatabase(state_dir / LEDGER_NAME, read_only=True).read()
+            with contextlib.closing(PushedDatabase(state_dir / DATABASE_FILE, read_only=True)) as database:
+                rows = database.read()
         except K3dregError as error:
             _fail(str(error), 1)
         for line in listing(rows, sizes_in(state_dir), columns() if sys.stdout.isatty() else None):

@@ -166,10 +166,10 @@ class EngineClient:
         See `formats/trailing_error`.  Raises `ImageNotInEngine`.
         """
         # An engine with the containerd store sends the first byte at once.
-        patience = None if (await self.info()).store is ImageStore.CONTAINERD else PREPARATION
+        max_wait = None if (await self.info()).store is ImageStore.CONTAINERD else PREPARATION
         try:
             response = await self._connection.request(
-                "GET", "/images/get", params={"names": str(image)}, patience=patience
+                "GET", "/images/get", params={"names": str(image)}, max_wait=max_wait
             )
         except EngineError as error:
             if error.status == 404:
@@ -193,11 +193,11 @@ class EngineClient:
         headers: Mapping[str, str] | None = None,
         data: bytes | IBodyProducer | None = None,
         versioned: bool = True,
-        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> IResponse:
         """Send any other request to the engine: see `Connection.request`."""
         return await self._connection.request(
-            method, path, params=params, headers=headers, data=data, versioned=versioned, patience=patience
+            method, path, params=params, headers=headers, data=data, versioned=versioned, max_wait=max_wait
         )
 
     def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:

@@ -95,18 +95,18 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         data: bytes | IBodyProducer | None = None,
         versioned: bool = True,
-        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> IResponse:
         """Send a request, and return the head of an answer with a status below 400.
 
         The caller must pass the answer to `body`, and read that or close it.  `path` begins with a slash and is
-        percent-encoded; `versioned` puts the API version before it.  `patience` is how long, in seconds, the head may
+        percent-encoded; `versioned` puts the API version before it.  `max_wait` is how long, in seconds, the head may
         take (default: the silence limit).
 
         Raises `EngineError` with the status and the engine's message for a status of 400 or more, `EngineUnavailable`
         or `EngineSilent`.  Cancelling closes the connection, which makes the engine stop the work.
         """
-        limit = self._silence if patience is None else patience
+        limit = self._silence if max_wait is None else max_wait
         prefix = f"/v{_spell(await self.api_version())}" if versioned else ""
         response = await self._send(method, prefix + path, params, headers, data, limit)
         if response.code < 400:

@@ -18,7 +18,7 @@ from k3dreg.docker.members import items, mapping, text, texts
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 
 # Seconds.  A request here takes the engine some ten milliseconds; starting a container takes some hundred.
-_PATIENCE = 20.0
+_MAX_WAIT = 20.0
 # States of a container that is being removed, or whose removal has failed (Engine API, "Inspect a container").
 _GOING = ("removing", "dead")
 
@@ -57,7 +57,7 @@ async def inspect(engine: IEngineRequests, name: str) -> Container | None:
     """Return the container of this name or ID; None if the engine has none."""
     path = f"/containers/{quote(name, safe='')}/json"
     try:
-        return parse_container(await ask(engine, "GET", path, "a container's description", patience=_PATIENCE))
+        return parse_container(await ask(engine, "GET", path, "a container's description", max_wait=_MAX_WAIT))
     except EngineError as error:
         if error.status == 404:
             return None
@@ -67,14 +67,14 @@ async def inspect(engine: IEngineRequests, name: str) -> Container | None:
 async def description(engine: IEngineRequests, name: str) -> Mapping[str, Any]:
     """Return the engine's JSON description of a container, to create a similar one from."""
     path = f"/containers/{quote(name, safe='')}/json"
-    return mapping(await ask(engine, "GET", path, "a container's description", patience=_PATIENCE))
+    return mapping(await ask(engine, "GET", path, "a container's description", max_wait=_MAX_WAIT))
 
 
 async def with_labels(engine: IEngineRequests, labels: Mapping[str, str]) -> Sequence[ListedContainer]:
     """Return the containers that have all of these labels, running or not."""
     filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
     params = {"all": "1", "filters": filters}
-    found = await ask(engine, "GET", "/containers/json", "the list of containers", params=params, patience=_PATIENCE)
+    found = await ask(engine, "GET", "/containers/json", "the list of containers", params=params, max_wait=_MAX_WAIT)
     return [
         ListedContainer(container["Id"], text(container.get("State")), texts(container.get("Labels")))
         for container in items(found)
@@ -114,7 +114,7 @@ async def _create(engine: IEngineRequests, name: str, description: Mapping[str, 
             params={"name": name},
             data=data,
             headers=headers,
-            patience=_PATIENCE,
+            max_wait=_MAX_WAIT,
         )
     )
     if not text(made.get("Id")):
@@ -142,18 +142,18 @@ def bind_mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
 
 async def start(engine: IEngineRequests, container: str) -> None:
     """Start the container of this ID."""
-    await ask(engine, "POST", f"/containers/{container}/start", patience=_PATIENCE)
+    await ask(engine, "POST", f"/containers/{container}/start", max_wait=_MAX_WAIT)
 
 
 async def wait(engine: IEngineRequests, container: str) -> None:
     """Return when the container of this ID has ended."""
-    await ask(engine, "POST", f"/containers/{container}/wait", patience=_PATIENCE)
+    await ask(engine, "POST", f"/containers/{container}/wait", max_wait=_MAX_WAIT)
 
 
 async def remove(engine: IEngineRequests, container: str) -> None:
     """Remove a container, running or not.  It is no error if it does not exist, or is being removed."""
     try:
-        await ask(engine, "DELETE", f"/containers/{container}", params={"force": "1", "v": "1"}, patience=_PATIENCE)
+        await ask(engine, "DELETE", f"/containers/{container}", params={"force": "1", "v": "1"}, max_wait=_MAX_WAIT)
     except EngineError as error:
         if error.status not in (404, 409):
             raise

@@ -27,7 +27,7 @@ from k3dreg.streaming.content import IByteStream
 log = make_logger()
 
 # Seconds until the head of an answer, which the engine sends to a load only after it has read the whole archive.
-_PATIENCE = 3600.0
+_MAX_WAIT = 3600.0
 # Attempts to get a list when the engine fails because of an image that is being removed.
 _TRIES = 5
 _LIST = "the list of images"
@@ -139,7 +139,7 @@ async def build(engine: IEngineRequests, dockerfile: bytes, platform: Platform |
         params={"version": "2"} | ({"platform": str(platform)} if platform else {}),
         headers=_TAR,
         data=dockerfile,  # without a BuildKit session, the body may be the Dockerfile itself instead of a tar
-        patience=_PATIENCE,
+        max_wait=_MAX_WAIT,
     )
     built = ""
     async for message in _messages(engine.body(response, "a build")):
@@ -155,7 +155,7 @@ async def load(engine: IEngineRequests, archive: IBodyProducer) -> None:
     """
     try:
         response = await engine.request(
-            "POST", "/images/load", params={"quiet": "1"}, headers=_TAR, data=archive, patience=_PATIENCE
+            "POST", "/images/load", params={"quiet": "1"}, headers=_TAR, data=archive, max_wait=_MAX_WAIT
         )
         async for _ in _messages(engine.body(response, "a load")):
             pass

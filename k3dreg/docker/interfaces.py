@@ -73,12 +73,12 @@ class IEngineRequests(Protocol):
         headers: Mapping[str, str] | None = None,
         data: bytes | IBodyProducer | None = None,
         versioned: bool = True,
-        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> IResponse:
         """Send a request, and return the head of an answer with a status below 400.
 
         The caller must pass the answer to `body`, and read that or close it.  `path` begins with a slash and is
-        percent-encoded; `versioned` puts the API version before it.  `patience` is how long, in seconds, the head may
+        percent-encoded; `versioned` puts the API version before it.  `max_wait` is how long, in seconds, the head may
         take (default: the engine's limit).
         Raises `EngineError` with the status and the engine's message, or `EngineUnavailable`.
         """

@@ -13,7 +13,7 @@ from k3dreg.oci.errors import EngineError
 # An image that no registry has.  Any answer about it shows that a registry has answered.
 _ASKED_FOR = "k3dreg-doctor:reach"
 # Seconds.  If a firewall drops the engine's packets, no answer comes.
-_PATIENCE = 10.0
+_MAX_WAIT = 10.0
 
 
 async def gateways(engine: IEngineRequests) -> Sequence[tuple[str, str]]:
@@ -31,7 +31,7 @@ async def gateways(engine: IEngineRequests) -> Sequence[tuple[str, str]]:
 async def connection_failure(engine: IEngineRequests, host: str) -> str:
     """Return why the engine cannot connect to a registry at `host`, or why it did not answer; "" if it can connect."""
     try:
-        response = await engine.request("GET", f"/distribution/{host}/{_ASKED_FOR}/json", patience=_PATIENCE)
+        response = await engine.request("GET", f"/distribution/{host}/{_ASKED_FOR}/json", max_wait=_MAX_WAIT)
         engine.body(response, "an answer").close()
     except EngineError as error:
         if not error.status or is_connection_failure(str(error)):

@@ -9,13 +9,13 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.streaming.response_body import read_whole
 
 # Seconds after which a silent engine counts as down.  A healthy one answers a ping within milliseconds.
-_PATIENCE = 3.0
+_MAX_WAIT = 3.0
 _LARGEST_PING = 4096
 
 
 async def ping(engine: IEngineRequests) -> None:
     """Raise `EngineError` if the engine does not answer within three seconds."""
-    response = await engine.request("GET", "/_ping", versioned=False, patience=_PATIENCE)
+    response = await engine.request("GET", "/_ping", versioned=False, max_wait=_MAX_WAIT)
     await read_whole(engine.body(response, "an answer to a ping"), _LARGEST_PING)
 
 

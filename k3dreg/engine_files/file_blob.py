@@ -18,7 +18,7 @@ from k3dreg.streaming.file_producer import Sender
 # Seconds, summed over one sending, for which the engine may wait for a client before k3dreg reads the rest of the file
 # into a temporary file.  A client as fast as the engine never makes it wait; three seconds allow for a short stall of a
 # network.
-PATIENCE = 3.0
+MAX_WAIT = 3.0
 # Bytes: the limit of `IBlob.read`, which is for manifests and configs.
 _LARGEST_READ = 8 * 1024 * 1024
 
@@ -50,17 +50,17 @@ class ReaderBlob:
     A client that asks for a later part gets it from such a copy, which is kept for some seconds.  The archive API has
     no offsets, so without the copy the engine would read the file from its beginning for each part.
 
-    A client that has made the engine wait for `patience` seconds in all gets the rest from a temporary file.  The
+    A client that has made the engine wait for `max_wait` seconds in all gets the rest from a temporary file.  The
     engine reads one archive at a time from a container, so a slow client would block the container for all others.  If
     the disk has no room for the temporary file, the client keeps its container for as long as it takes bytes.
     """
 
-    def __init__(self, files: FileReads, path: str, digest: Digest, size: int, patience: float) -> None:
+    def __init__(self, files: FileReads, path: str, digest: Digest, size: int, max_wait: float) -> None:
         self.digest = digest
         self.size = size
         self._files = files
         self._path = path
-        self._patience = patience
+        self._max_wait = max_wait
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
         """Send the bytes from `start` up to, not including, `stop` to `consumer`, as `IBlob` says.
@@ -76,7 +76,7 @@ class ReaderBlob:
             if first is not None:
                 first.share(copy)
             start = await _send_copy(copy, consumer, start, stop)
-        way = Way(self._files, self._path, self.size, stop, self._patience)
+        way = Way(self._files, self._path, self.size, stop, self._max_wait)
         try:
             await way.send(consumer, start)
         finally:
@@ -114,18 +114,18 @@ class Way:
     The caller calls `send` once, and `close` in the end.
     """
 
-    def __init__(self, files: FileReads, path: str, size: int, stop: int, patience: float) -> None:
+    def __init__(self, files: FileReads, path: str, size: int, stop: int, max_wait: float) -> None:
         self._files = files
         self._path = path
         self._size = size
         self._stop = stop
-        self._patience = patience  # seconds for which the engine may still wait
+        self._max_wait = max_wait  # seconds for which the engine may still wait
         self._file: ArchivedFile | None = None
         self._spool: ScratchSpool | None = None
         self._straight = False  # the bytes come directly from the engine, and `files.sending` has this
         self._may_wait = False  # a temporary file could not be written, so the engine has to wait
         self._sharing = False  # the temporary file is a copy that other clients use, too
-        self._given_up = False  # a cancelled read of the file means that the temporary file has the rest
+        self._read_was_cancelled = False  # a cancelled read of the file means that the temporary file has the rest
         self._position = 0
         self._timer: IDelayedCall | None = None
         self._waiting_since = 0.0
@@ -160,9 +160,9 @@ class Way:
         self._sharing = True
         if self._file is not None:  # else `_begin` is opening it, and closes it when it finds the spool
             file, self._file = self._file, None
-            self._given_up = True
+            self._read_was_cancelled = True
             file.close()  # cancels a read that is under way, at once: see `_read`
-            self._given_up = False
+            self._read_was_cancelled = False
 
     def close(self) -> None:
         """Release the reader container and the temporary file, whether the sending succeeded or not."""
@@ -190,7 +190,7 @@ class Way:
         try:
             data = await self._file.read()
         except CancelledError:
-            if self._given_up:
+            if self._read_was_cancelled:
                 raise _ByCopy from None
             raise
         if self._file.size != self._size:
@@ -204,7 +204,7 @@ class Way:
                 file.close()
         elif not self._may_wait:
             self._waiting_since = self._files.clock.seconds()
-            self._timer = self._files.clock.callLater(max(0.0, self._patience), self._out_of_patience)
+            self._timer = self._files.clock.callLater(max(0.0, self._max_wait), self._waited_too_long)
         return data
 
     async def _begin(self, offset: int) -> None:
@@ -219,7 +219,7 @@ class Way:
         try:
             await file.skip(offset)
         except CancelledError:
-            if not self._given_up:
+            if not self._read_was_cancelled:
                 raise
 
     def _leave_spool(self) -> None:
@@ -236,9 +236,9 @@ class Way:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
-            self._patience -= self._files.clock.seconds() - self._waiting_since
+            self._max_wait -= self._files.clock.seconds() - self._waiting_since
 
-    def _out_of_patience(self) -> None:
+    def _waited_too_long(self) -> None:
         """Read the rest into a temporary file at the engine's pace, because the client is slower than the engine."""
         self._timer = None
         file, self._file = self._file, None

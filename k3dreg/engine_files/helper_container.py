@@ -35,7 +35,7 @@ log = make_logger()
 
 _ROLE = "helper"
 # Seconds after which a started container counts as failed.  It needs some tenths of a second; the machine may be busy.
-_PATIENCE = 20.0
+_MAX_WAIT = 20.0
 # Seconds after a container's end in which its last message may still arrive at k3dreg.
 _READ_WITHIN = 0.5
 
@@ -88,13 +88,13 @@ class HelperContainer:
     async def _received(self, receiver: DirectoryReceiver, container: str) -> int:
         """Return the number of directories that have arrived.
 
-        Raises `FilesUnreachable` when the container ends without sending them, or after `_PATIENCE` seconds.
+        Raises `FilesUnreachable` when the container ends without sending them, or after `_MAX_WAIT` seconds.
         """
         watching = Deferred.fromCoroutine(self._fail_when_over(receiver, container))
         try:
-            return await receiver.received().addTimeout(_PATIENCE, self._clock)
+            return await receiver.received().addTimeout(_MAX_WAIT, self._clock)
         except TimedOut:
-            raise FilesUnreachable(f"the helper container passed no directories within {_PATIENCE:.0f} s") from None
+            raise FilesUnreachable(f"the helper container passed no directories within {_MAX_WAIT:.0f} s") from None
         finally:
             watching.cancel()
 

@@ -13,7 +13,7 @@ from k3dreg.docker import container_files
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.archive_reads import ArchivedFile, ArchivedTree, drain
 from k3dreg.engine_files.engine_files import FileStat
-from k3dreg.engine_files.file_blob import PATIENCE, ReaderBlob, Way
+from k3dreg.engine_files.file_blob import MAX_WAIT, ReaderBlob, Way
 from k3dreg.engine_files.reader_containers import Reader
 from k3dreg.engine_files.reader_pool import SIZE, ReaderPool
 from k3dreg.engine_files.scratch_files import ScratchSpool
@@ -48,17 +48,17 @@ class ReaderFiles:
         owner: str,
         scratch: str,
         size: int = SIZE,
-        patience: float = PATIENCE,
+        max_wait: float = MAX_WAIT,
     ) -> None:
         """`scratch` is a directory for temporary files, and `size` the number of containers.
 
-        `owner`: see `ReaderContainers`.  `patience`, in seconds: see `ReaderBlob`.
+        `owner`: see `ReaderContainers`.  `max_wait`, in seconds: see `ReaderBlob`.
         """
         self._engine = engine
         self._workers = workers
         self._pool = ReaderPool(engine, clock, owner, size)
         self._scratch = scratch
-        self._patience = patience
+        self._max_wait = max_wait
         self.clock = clock
         # The sendings that come directly from the engine, by path, and the temporary copies that clients share.
         self.sending: dict[str, Way] = {}
@@ -97,13 +97,13 @@ class ReaderFiles:
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
         """Return the file as a blob, which asks the engine for the content when it is sent: see `IEngineFiles`."""
         if size is not None and self.copies.holds(path, size):
-            return ReaderBlob(self, path, digest, size, self._patience)
+            return ReaderBlob(self, path, digest, size, self._max_wait)
         found = await self.stat(path)
         if not found.is_file:
             raise FileAbsent("it is not a regular file")
         if size is not None and size != found.size:
             raise ContentError(f"{digest} has {found.size} bytes on the engine's disk, not {size}")
-        return ReaderBlob(self, path, digest, found.size, self._patience)
+        return ReaderBlob(self, path, digest, found.size, self._max_wait)
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         """Pass files of the directory's archive to `sink`: see `IEngineFiles`.

@@ -67,13 +67,12 @@ class TooLarge(BadRequest):
 class UploadOutOfOrder(K3dregError):
     """A chunk that does not begin where the upload session ends.
 
-    `received` is the number of bytes that the session has; `location` is the path of the session, or "".
+    `received` is the number of bytes that the session has.
     """
 
-    def __init__(self, message: str, *, received: int, location: str = "") -> None:
+    def __init__(self, message: str, *, received: int) -> None:
         super().__init__(message)
         self.received = received
-        self.location = location
 
 
 class TooManyUploads(K3dregError):

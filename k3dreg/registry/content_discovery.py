@@ -24,7 +24,7 @@ log = make_logger()
 # Seconds for which a client that goes from page to page gets pages of the same list.
 _PAGED_FOR = 10.0
 # Seconds after which a request for the list does not delay the next one any more, in case it is never answered.
-_PATIENCE = 10.0
+_MAX_WAIT = 10.0
 
 _NO_NAMES = Names()
 
@@ -64,7 +64,7 @@ class EngineLists:
         self._names = names
         self._workers = workers
         self._clock = clock
-        self._questions: FreshFlight[str, EngineList] = FreshFlight(clock, _PATIENCE)
+        self._questions: FreshFlight[str, EngineList] = FreshFlight(clock, _MAX_WAIT)
         self._last = _EMPTY
         self._asked = -_PAGED_FOR
 
@@ -80,7 +80,7 @@ class EngineLists:
     async def _ask(self) -> EngineList:
         asked = self._clock.seconds()
         found = await self._workers.run(EngineList.of, await self._names.names())
-        if asked >= self._asked:  # a request of more than `_PATIENCE` seconds may end after the next one
+        if asked >= self._asked:  # a request of more than `_MAX_WAIT` seconds may end after the next one
             self._last, self._asked = found, asked
         return found
 

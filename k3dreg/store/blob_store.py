@@ -44,10 +44,10 @@ class BlobStore:
     evicted, even if the rest still exceeds the limit.
     """
 
-    def __init__(self, shelf: BlobFiles, workers: Workers, clock: IReactorTime, closed: Callable[[], None]) -> None:
+    def __init__(self, files: BlobFiles, workers: Workers, clock: IReactorTime, closed: Callable[[], None]) -> None:
         """`closed` is called at the end of `close`, even if that could not sync the blobs."""
         self._when_closed = closed
-        self._shelf = shelf
+        self._files = files
         self._workers = workers
         self._clock = clock
         self._settling: dict[IDelayedCall, Digest] = {}
@@ -57,46 +57,46 @@ class BlobStore:
 
     def usage(self) -> Usage:
         """Return how much the store holds, without blobs that are still being written."""
-        return self._shelf.index.usage()
+        return self._files.index.usage()
 
     def set_limit(self, limit_bytes: int) -> None:
         """Set the limit in bytes.  A worker thread soon evicts what exceeds it."""
-        if self._shelf.index.set_limit(limit_bytes) and not self._closed:
-            self._workers.spare(self._shelf.evict)
+        if self._files.index.set_limit(limit_bytes) and not self._closed:
+            self._workers.spare(self._files.evict)
 
     def size_of(self, digest: Digest) -> int:
         """Return the blob's size in bytes; 0 for an unknown digest.  Does not count as a use.  No I/O."""
-        entry = self._shelf.index.peek(digest)
+        entry = self._files.index.peek(digest)
         return 0 if entry is None else entry.size
 
     def get(self, digest: Digest) -> IBlob | None:
         """Return the blob, or None.  Counts as a use.  No I/O."""
-        entry = self._shelf.index.use(digest)
+        entry = self._files.index.use(digest)
         if entry is None:
             return None
         now = self._clock.seconds()
         if now - entry.stamped > _STAMP_EVERY:
             entry.stamped = now
-            self._workers.spare(self._shelf.stamp, digest, now)
-        return FileBlob(self, self._shelf, self._workers, digest, entry.size)
+            self._workers.spare(self._files.stamp, digest, now)
+        return FileBlob(self, self._files, self._workers, digest, entry.size)
 
     def has(self, digest: Digest) -> bool:
         """Return whether the store has the blob.  Does not count as a use.  No I/O; call it in any thread."""
-        return digest in self._shelf.index
+        return digest in self._files.index
 
     def writer(self, algorithm: str = "sha256", *, durable: bool = False) -> IBlobWriter:
         """Return a writer for a new blob.  Call this and the writer's methods in worker threads.
 
         `durable`: once it is committed, the blob survives a power failure.  Raises `StoreError`.
         """
-        return BlobWriter(self._shelf, algorithm, durable, self._settle)
+        return BlobWriter(self._files, algorithm, durable, self._settle)
 
     def passing_writer(self, algorithm: str = "sha256") -> IPassingWriter:
         """Return a writer for a new blob that goes on in memory when the disk cannot be written.
 
         Call this and the writer's methods in worker threads.
         """
-        return BlobWriter(self._shelf, algorithm, False, self._settle, UnkeptBytes())
+        return BlobWriter(self._files, algorithm, False, self._settle, UnkeptBytes())
 
     async def put(self, data: bytes) -> Digest:
         """Store a small document and return its sha256 digest.  Raises `StoreFull` or `StoreError`.
@@ -111,7 +111,7 @@ class BlobStore:
         Further calls of that function do nothing.
         """
         held = list(digests)
-        self._shelf.index.hold(held)
+        self._files.index.hold(held)
 
         def release() -> None:
             nonlocal held
@@ -128,7 +128,7 @@ class BlobStore:
         release = self.hold([digest])
         try:
             await self.believe(digest)
-            return await self._workers.run(self._shelf.sync, digest)
+            return await self._workers.run(self._files.sync, digest)
         except ContentGone:
             return False
         finally:
@@ -139,14 +139,14 @@ class BlobStore:
 
         A held blob is removed when its last hold ends, unless it is pinned by then.
         """
-        gone = await self._workers.run(self._shelf.remove_unwanted, digest)
-        if not gone and self._shelf.index.is_held(digest):
+        gone = await self._workers.run(self._files.remove_unwanted, digest)
+        if not gone and self._files.index.is_held(digest):
             self._unwanted.add(digest)
         return gone
 
     async def discard(self, digest: Digest) -> None:
         """Remove a blob, held or not.  Readers that have its file open can still read it.  Raises `StoreError`."""
-        await self._workers.run(self._shelf.remove, digest)
+        await self._workers.run(self._files.remove, digest)
 
     async def close(self) -> None:
         """Sync the blobs that are only in the page cache, and record a clean stop.
@@ -158,11 +158,11 @@ class BlobStore:
         self._closed = True
         for call, digest in self._settling.items():
             call.cancel()
-            self._shelf.index.release([digest])
+            self._files.index.release([digest])
         self._settling.clear()
         await self._verifying.shutdown()
         try:
-            await self._workers.run(self._shelf.stop)
+            await self._workers.run(self._files.stop)
         except StoreError as error:
             log.error("the store was not closed cleanly: {error}", error=error)
         finally:
@@ -173,23 +173,23 @@ class BlobStore:
 
         Raises `ContentGone` if the blob was damaged, and `StoreError`.  Simultaneous callers share one hashing.
         """
-        entry = self._shelf.index.peek(digest)
+        entry = self._files.index.peek(digest)
         # A blob without an entry was evicted.  Its file may still be open; if it is not, reading raises `ContentGone`.
         if entry is None or entry.verified:
             return
-        if not await self._verifying.join(digest, lambda: self._workers.run(self._shelf.verify, digest)):
+        if not await self._verifying.join(digest, lambda: self._workers.run(self._files.verify, digest)):
             raise ContentGone(f"{digest} was damaged; k3dreg removed it")
 
     def _end_hold(self, digests: list[Digest]) -> None:
-        too_much = self._shelf.index.release(digests)
+        too_much = self._files.index.release(digests)
         if self._closed:
             return
         if too_much:
-            self._workers.spare(self._shelf.evict)
+            self._workers.spare(self._files.evict)
         for digest in self._unwanted.intersection(digests):
-            if not self._shelf.index.is_held(digest):
+            if not self._files.index.is_held(digest):
                 self._unwanted.discard(digest)
-                self._workers.spare(self._shelf.remove_unwanted, digest)
+                self._workers.spare(self._files.remove_unwanted, digest)
 
     def _put(self, data: bytes) -> Digest:
         writer = self.writer()
@@ -202,7 +202,7 @@ class BlobStore:
 
     def _release_later(self, digest: Digest) -> None:
         if self._closed:
-            self._shelf.index.release([digest])
+            self._files.index.release([digest])
             return
 
         def release() -> None:
@@ -223,7 +223,7 @@ class FileBlob:
     def __init__(
         self,
         store: BlobStore,
-        shelf: BlobFiles,
+        files: BlobFiles,
         workers: Workers,
         digest: Digest,
         size: int,
@@ -231,7 +231,7 @@ class FileBlob:
         self.digest = digest
         self.size = size
         self._store = store
-        self._shelf = shelf
+        self._files = files
         self._workers = workers
 
     async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
@@ -259,13 +259,13 @@ class FileBlob:
     async def _with_file(self, use: Callable[[FileHandle], Awaitable[T]]) -> T:
         # Held before the file is opened, because a worker thread may be about to evict it.
         release = self._store.hold([self.digest])
-        handle = FileHandle(str(self._shelf.path_of(self.digest)))
+        handle = FileHandle(str(self._files.path_of(self.digest)))
         try:
             await self._store.believe(self.digest)
             with storage_errors("reading a blob"):
                 return await use(handle)
         except ContentGone:
-            self._workers.spare(self._shelf.remove_if_damaged, self.digest, self.size)
+            self._workers.spare(self._files.remove_if_damaged, self.digest, self.size)
             raise
         finally:
             self._workers.clean_up(handle.close)
@@ -308,9 +308,9 @@ async def open_store_in(
     is called at the end of the store's `close`.  Blobs whose size differs from that in `pushed_sizes` are removed.
     Raises `StoreError`.
     """
-    shelf = BlobFiles(state, BlobIndex(limit_bytes, is_pinned, clock.seconds), pushed_sizes)
-    await workers.run(shelf.start)
-    store = BlobStore(shelf, workers, clock, closed)
+    files = BlobFiles(state, BlobIndex(limit_bytes, is_pinned, clock.seconds), pushed_sizes)
+    await workers.run(files.start)
+    store = BlobStore(files, workers, clock, closed)
     usage = store.usage()
     log.info(
         "{count} blobs kept, {size:.1f} of at most {limit:.1f} MB",

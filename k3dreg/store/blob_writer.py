@@ -32,7 +32,7 @@ class BlobWriter:
 
     def __init__(
         self,
-        shelf: BlobFiles,
+        files: BlobFiles,
         algorithm: str,
         durable: bool,
         committed: Callable[[Digest], None],
@@ -50,13 +50,13 @@ class BlobWriter:
         self.unkept: StoreError | None = None
         self.written = 0
         self._pushed_out = 0
-        self._shelf = shelf
+        self._files = files
         self._algorithm = algorithm
         self._durable = durable
         self._committed = committed
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
         self._lock = threading.Lock()
-        self._path = shelf.staging_path()
+        self._path = files.staging_path()
         try:
             with storage_errors("beginning a blob"):
                 self._descriptor = _create(self._path)
@@ -117,7 +117,7 @@ class BlobWriter:
             finally:
                 self._close()
         if self.unkept is None:
-            self._shelf.evict()
+            self._files.evict()
             self._committed(actual)
         return actual
 
@@ -132,22 +132,22 @@ class BlobWriter:
                 with storage_errors("syncing a blob"):
                     os.fsync(descriptor)
             # Held before it is visible, because another thread's commit may be evicting at this moment.
-            self._shelf.index.hold([digest])
+            self._files.index.hold([digest])
             try:
                 self._place(digest)
             except BaseException:
-                self._shelf.index.release([digest])
+                self._files.index.release([digest])
                 raise
         except StoreError as error:
             self._do_not_keep(error)
 
     def _place(self, digest: Digest) -> None:
         try:
-            self._shelf.place(self._path, digest, self.written, durable=self._durable)
+            self._files.place(self._path, digest, self.written, durable=self._durable)
         except StoreFull:  # a full disk may lack room even for the directory
-            if not self._shelf.evict(_ROOM):
+            if not self._files.evict(_ROOM):
                 raise
-            self._shelf.place(self._path, digest, self.written, durable=self._durable)
+            self._files.place(self._path, digest, self.written, durable=self._durable)
 
     def _write_some(self, data: memoryview) -> int:
         """Write some of `data` and return how many bytes; 0 after the writer has switched to memory."""
@@ -168,7 +168,7 @@ class BlobWriter:
                 return _append(descriptor, data)
             except OSError as error:
                 # The loop ends, because `evict` returns 0 when no blob is left that may be evicted.
-                if error.errno not in NO_ROOM or not self._shelf.evict(max(_ROOM, len(data))):
+                if error.errno not in NO_ROOM or not self._files.evict(max(_ROOM, len(data))):
                     raise
 
     def _do_not_keep(self, error: StoreError) -> None:

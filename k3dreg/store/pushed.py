@@ -23,7 +23,7 @@ from k3dreg.store.pushed_database import PushedDatabase, PushedRow, without_anno
 from k3dreg.streaming.workers import Workers
 
 # The name of the database in the state directory.
-LEDGER_NAME = "pushed.db"
+DATABASE_FILE = "pushed.db"
 
 
 @define
@@ -65,7 +65,7 @@ class PushedContent:
         self._workers = workers
         self._changes = PushedChanges(file, workers)
         self._clock = clock
-        self._shelves: dict[Repository, _Contents] = {}
+        self._repositories: dict[Repository, _Contents] = {}
         self._own_names = Names()
         self._kept: Counter[Digest] = Counter()
         # Digests that no repository has any more, whose files may still exist.
@@ -78,40 +78,40 @@ class PushedContent:
     # -- answers --------------------------------------------------------------------------------
 
     def repositories(self) -> Sequence[Repository]:
-        return sorted(self._shelves, key=str)
+        return sorted(self._repositories, key=str)
 
     def has(self, repository: Repository) -> bool:
-        return repository in self._shelves
+        return repository in self._repositories
 
     def own_names(self) -> Names:
         return self._own_names
 
     def tags(self, repository: Repository) -> Names:
-        return self._shelf(repository).tag_names
+        return self._contents(repository).tag_names
 
     def tagged(self, repository: Repository, tag: Tag) -> PushedManifest | None:
-        shelf = self._shelf(repository)
-        digest = shelf.tags.get(tag.name)
-        return None if digest is None else shelf.manifests.get(digest)
+        contents = self._contents(repository)
+        digest = contents.tags.get(tag.name)
+        return None if digest is None else contents.manifests.get(digest)
 
     def manifest(self, repository: Repository, digest: Digest) -> PushedManifest | None:
-        return self._shelf(repository).manifests.get(digest)
+        return self._contents(repository).manifests.get(digest)
 
     def manifests(self, repository: Repository) -> Sequence[PushedManifest]:
-        return list(self._shelf(repository).manifests.values())
+        return list(self._contents(repository).manifests.values())
 
     def tagged_digests(self, repository: Repository) -> Collection[Digest]:
-        return set(self._shelf(repository).tags.values())
+        return set(self._contents(repository).tags.values())
 
     def blobs(self, repository: Repository) -> Mapping[Digest, float]:
-        return self._shelf(repository).blobs
+        return self._contents(repository).blobs
 
     def has_blob(self, repository: Repository, digest: Digest) -> bool:
         """Return whether the repository has the blob, and record the use in memory only.
 
         A restart forgets the use: a client that was told of the blob before may find that it has to push it.
         """
-        blobs = self._shelf(repository).blobs
+        blobs = self._contents(repository).blobs
         if digest not in blobs:
             return False
         blobs[digest] = self._clock.seconds()
@@ -120,9 +120,9 @@ class PushedContent:
     def referrers(
         self, repository: Repository, subject: Digest, last: str | None = None, limit: int = sys.maxsize
     ) -> Sequence[PushedManifest]:
-        shelf = self._shelf(repository)
-        found = shelf.referrers.get(subject, _NO_NAMES).after(last, limit)
-        return [shelf.manifests[Digest.parse(digest)] for digest in found]
+        contents = self._contents(repository)
+        found = contents.referrers.get(subject, _NO_NAMES).after(last, limit)
+        return [contents.manifests[Digest.parse(digest)] for digest in found]
 
     async def descriptors(
         self, repository: Repository, digests: Sequence[Digest], limit: int
@@ -157,19 +157,19 @@ class PushedContent:
         def apply() -> None:
             self._put_manifest(repository, manifest)
             for name in names:
-                self._shelves[repository].tag(name, manifest.digest)
+                self._repositories[repository].tag(name, manifest.digest)
 
         await self._changes.make(Change(statements, apply))
 
     async def remove_tag(self, repository: Repository, tag: Tag) -> bool:
-        if tag.name not in self._shelf(repository).tags:
+        if tag.name not in self._contents(repository).tags:
             return False
         statements = [pushed_database.remove_tag(repository, tag.name)]
         await self._changes.make(Change(statements, lambda: self._drop_tag(repository, tag.name), removing=True))
         return True
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
-        if digest not in self._shelf(repository).manifests:
+        if digest not in self._contents(repository).manifests:
             return False
         statements = pushed_database.remove_manifest(repository, digest)
         await self._changes.make(Change(statements, lambda: self._drop_manifest(repository, digest), removing=True))
@@ -182,7 +182,7 @@ class PushedContent:
 
         They leave the memory before the database, so that no client is told to rely on a blob that is being removed.
         """
-        known = self._shelf(repository).blobs
+        known = self._contents(repository).blobs
         found = {digest: known[digest] for digest in digests if digest in known and known[digest] <= unused_since}
         if found:
             self._drop_blobs(repository, found)
@@ -197,18 +197,18 @@ class PushedContent:
 
     # -- memory ---------------------------------------------------------------------------------
 
-    def _shelf(self, repository: Repository) -> _Contents:
+    def _contents(self, repository: Repository) -> _Contents:
         """Return the contents of a repository for reading.  The caller must not add to them."""
-        return self._shelves.get(repository, _NOTHING)
+        return self._repositories.get(repository, _NOTHING)
 
     def _made(self, repository: Repository) -> _Contents:
         """Return the contents of a repository for changing; create them if it has none."""
-        shelf = self._shelves.get(repository)
-        if shelf is None:
-            shelf = self._shelves[repository] = _Contents()
+        contents = self._repositories.get(repository)
+        if contents is None:
+            contents = self._repositories[repository] = _Contents()
             if repository.registry is None:
                 self._own_names.add(repository.path)
-        return shelf
+        return contents
 
     def _read(self, row: PushedRow) -> None:
         if row.blob is not None:
@@ -231,38 +231,38 @@ class PushedContent:
     def _put_back(self, repository: Repository, blobs: Mapping[Digest, float]) -> None:
         """Undo `_drop_blobs`, except for blobs that were pushed again meanwhile."""
         for digest, since in blobs.items():
-            if digest not in self._shelf(repository).blobs:
+            if digest not in self._contents(repository).blobs:
                 self._put_blob(repository, digest, since)
 
     def _put_manifest(self, repository: Repository, manifest: PushedManifest) -> None:
-        shelf = self._made(repository)
-        if manifest.digest not in shelf.manifests:
+        contents = self._made(repository)
+        if manifest.digest not in contents.manifests:
             self._keep(manifest.digest)
-        shelf.manifests[manifest.digest] = evolve(manifest, descriptor=without_annotations(manifest.descriptor))
+        contents.manifests[manifest.digest] = evolve(manifest, descriptor=without_annotations(manifest.descriptor))
         if manifest.subject is not None:
-            shelf.referrers.setdefault(manifest.subject, Names()).add(str(manifest.digest))
+            contents.referrers.setdefault(manifest.subject, Names()).add(str(manifest.digest))
 
     def _drop_tag(self, repository: Repository, name: str) -> None:
-        self._shelf(repository).untag(name)
+        self._contents(repository).untag(name)
         self._tidy(repository)
 
     def _drop_manifest(self, repository: Repository, digest: Digest) -> None:
-        shelf = self._shelf(repository)
-        manifest = shelf.manifests.pop(digest, None)
+        contents = self._contents(repository)
+        manifest = contents.manifests.pop(digest, None)
         if manifest is None:
             return
         self._let_go(digest)
-        for name in [name for name, named in shelf.tags.items() if named == digest]:
-            shelf.untag(name)
+        for name in [name for name, named in contents.tags.items() if named == digest]:
+            contents.untag(name)
         if manifest.subject is not None:
-            referrers = shelf.referrers[manifest.subject]
+            referrers = contents.referrers[manifest.subject]
             referrers.discard(str(digest))
             if not referrers:
-                del shelf.referrers[manifest.subject]
+                del contents.referrers[manifest.subject]
         self._tidy(repository)
 
     def _drop_blobs(self, repository: Repository, digests: Iterable[Digest]) -> None:
-        blobs = self._shelf(repository).blobs
+        blobs = self._contents(repository).blobs
         for digest in digests:
             if blobs.pop(digest, None) is not None:
                 self._let_go(digest)
@@ -279,9 +279,9 @@ class PushedContent:
             self._let_gone.add(digest)
 
     def _tidy(self, repository: Repository) -> None:
-        shelf = self._shelf(repository)
-        if not (shelf.blobs or shelf.manifests or shelf.tags):
-            self._shelves.pop(repository, None)
+        contents = self._contents(repository)
+        if not (contents.blobs or contents.manifests or contents.tags):
+            self._repositories.pop(repository, None)
             if repository.registry is None:
                 self._own_names.discard(repository.path)
 
@@ -297,7 +297,7 @@ async def open_pushed(
     """
 
     def read() -> tuple[PushedDatabase, list[PushedRow]]:
-        file = PushedDatabase(state_dir / LEDGER_NAME, reserve)
+        file = PushedDatabase(state_dir / DATABASE_FILE, reserve)
         return file, file.read()
 
     opened, rows = await workers.run(read)

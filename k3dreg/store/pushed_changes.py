@@ -38,8 +38,8 @@ class Change:
 class PushedChanges:
     """Makes changes in the order of the calls.  Changes that wait are written in one transaction."""
 
-    def __init__(self, ledger: PushedDatabase, workers: Workers) -> None:
-        self._ledger = ledger
+    def __init__(self, database: PushedDatabase, workers: Workers) -> None:
+        self._database = database
         self._workers = workers
         self._waiting: list[Change] = []
         self._writing = False
@@ -68,7 +68,7 @@ class PushedChanges:
         if self._writing:
             self._idle = Outcome()
             await self._idle.wait()
-        await self._workers.run(self._ledger.close)
+        await self._workers.run(self._database.close)
 
     async def _write(self) -> None:
         while self._waiting:
@@ -89,7 +89,7 @@ class PushedChanges:
         statements = [statement for change in changes for statement in change.statements]
         removing = all(change.removing for change in changes)
         try:
-            await self._workers.run(self._ledger.write, statements, removing=removing)
+            await self._workers.run(self._database.write, statements, removing=removing)
         except Exception as error:  # noqa: BLE001  (the callers that wait get it, whatever it is)
             return error
         for change in changes:

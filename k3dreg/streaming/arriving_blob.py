@@ -87,16 +87,16 @@ class ArrivingBlob:
         """Return whether a new sender can begin at the first byte."""
         return self._dropped == 0
 
-    async def drop_read(self, most: int, patience: float) -> int:
+    async def drop_read(self, most: int, max_wait: float) -> int:
         """Wait until there is a sender and every sender has all but `most` of the bytes written so far.
 
         Returns the offset before which the writer may drop its bytes; no new sender can begin before it from then on.
-        Raises Twisted's `TimeoutError` after `patience` seconds without a sender.
+        Raises Twisted's `TimeoutError` after `max_wait` seconds without a sender.
         """
         while not self._senders or self._written - min(self._senders.values()) > most:
             moved: Deferred[None] = Deferred(lambda gone: _forget(gone, self._watching))
             self._watching.append(moved)
-            await (moved if self._senders else moved.addTimeout(patience, self._workers.clock))
+            await (moved if self._senders else moved.addTimeout(max_wait, self._workers.clock))
         self._dropped = min(self._senders.values())
         return self._dropped
 

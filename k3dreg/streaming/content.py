@@ -62,10 +62,10 @@ class IBlob(Protocol):
 class ISocketConsumer(IConsumer):
     """A consumer that may write its bytes to a socket unchanged, so that sendfile(2) can put them there instead."""
 
-    def way_around() -> object:
+    def bypass_transport() -> object:
         """Return the transport that `write` passes bytes to unchanged; None if there is none at the moment."""
 
-    def went_around(size: int) -> None:
+    def bypassed(size: int) -> None:
         """Count `size` bytes as written: the caller has put them into the socket of that transport."""
 
 

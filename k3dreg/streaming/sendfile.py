@@ -101,7 +101,7 @@ class SocketSender(PushProducer):
                     raise ConsumerGone("the connection was lost") from error
                 raise
             self.position += sent
-            self._around.went_around(sent)
+            self._around.bypassed(sent)
             if sent < wanted and self.position < stop:
                 await self._has_room()
 
@@ -140,7 +140,7 @@ def way_into_socket(consumer: IConsumer, workers: Workers, stall: float) -> Sock
     """Return a sender into the consumer's socket; None if the consumer does not write unchanged bytes to a socket."""
     if not ISocketConsumer.providedBy(consumer):
         return None
-    transport = consumer.way_around()
+    transport = consumer.bypass_transport()
     descriptor = duplicate_descriptor(transport)
     if descriptor is None:
         return None

@@ -104,10 +104,10 @@ class FreshFlight(Generic[K, V]):
     calls costs one question at a time.  Call `shutdown` at the end.
     """
 
-    def __init__(self, clock: IReactorTime, patience: float) -> None:
-        """`patience`: seconds after which the next question starts even if the one before has no answer yet."""
+    def __init__(self, clock: IReactorTime, max_wait: float) -> None:
+        """`max_wait`: seconds after which the next question starts even if the one before has no answer yet."""
         self._clock = clock
-        self._patience = patience
+        self._max_wait = max_wait
         self._questions: dict[K, _Question[V]] = {}
         self._closed = False
 
@@ -148,7 +148,7 @@ class FreshFlight(Generic[K, V]):
         work = Deferred.fromCoroutine(_awaited(start))
         # Set before `addBoth`, which calls `_answered` at once if the answer exists; that may start the next question.
         flight.work = cast("Deferred[None]", work)
-        timer = self._clock.callLater(self._patience, self._give_way, key, question, flight)
+        timer = self._clock.callLater(self._max_wait, self._give_way, key, question, flight)
         work.addBoth(self._answered, key, question, flight, timer)
 
     def _give_way(self, key: K, question: _Question[V], flight: _Flight[V]) -> None:

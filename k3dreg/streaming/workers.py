@@ -129,11 +129,11 @@ class Workers:
         If the Deferred is cancelled before the resource exists, `release` is called with the resource in a worker
         thread, because no caller will close it.
         """
-        taken: Deferred[T] = Deferred(lambda _: given_up.append(True))
-        given_up: list[bool] = []
+        taken: Deferred[T] = Deferred(lambda _: cancelled.append(True))
+        cancelled: list[bool] = []
 
         def deliver(result: T | Failure) -> None:
-            if not given_up:
+            if not cancelled:
                 taken.callback(result)  # a Failure errbacks
             elif isinstance(result, Failure):
                 log.debug("cancelled work failed: {error}", error=result.getErrorMessage())

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionRe
 from zope.interface import implementer
 
 # Seconds after which k3dreg goes on without addresses.  Docker then resolves the name itself, and reports its error.
-_PATIENCE = 3.0
+_MAX_WAIT = 3.0
 
 
 def make_resolve(reactor: Any) -> Callable[[str], Awaitable[Sequence[str]]]:
@@ -22,7 +22,7 @@ def make_resolve(reactor: Any) -> Callable[[str], Awaitable[Sequence[str]]]:
     async def resolve(name: str) -> Sequence[str]:
         receiver = _Receiver()
         reactor.nameResolver.resolveHostName(receiver, name)
-        receiver.done.addTimeout(_PATIENCE, reactor, lambda result, seconds: None)
+        receiver.done.addTimeout(_MAX_WAIT, reactor, lambda result, seconds: None)
         await receiver.done
         return tuple(receiver.found)
 

@@ -94,15 +94,15 @@ class RegistryApi(Resource):
         shown = authorization_of(request)
         exchange = Exchange(query, method != "HEAD", _conditions(request), shown, record.trace, _content(request))
         # By `/v2/` clients that push find out whether they have to log in, and `docker login` checks the password.
-        at_door = isinstance(route, Base)
-        reading = method in _READS and not at_door
+        is_base = isinstance(route, Base)
+        reading = method in _READS and not is_base
 
         def answer() -> Awaitable[Answer]:
             return self._access.answer(
                 shown,
                 record.client,
                 reading=reading,
-                insist=at_door,
+                insist=is_base,
                 handle=lambda rest: handler(route, evolve(exchange, authorization=rest)),
             )
 

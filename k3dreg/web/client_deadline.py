@@ -11,7 +11,7 @@ _SHORT = 18.0
 # The number of digits is limited because `int` raises for numbers of thousands of digits.
 _CONTAINERD = re.compile(r"containerd/v?([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 # The first version of containerd that has this timeout.
-_FIRST_IMPATIENT = (2, 3)
+_FIRST_WITH_SHORT_WAIT = (2, 3)
 # Seconds.  Earlier versions have no such timeout, but cancel a whole pull after five minutes without a byte
 # (`image_pull_progress_timeout`).
 _LONG = 240.0
@@ -26,4 +26,4 @@ def deadline_of(user_agent: str | None) -> float:
     match = _CONTAINERD.match(user_agent or "")
     if match is None:
         return _SHORT
-    return _SHORT if (int(match[1]), int(match[2])) >= _FIRST_IMPATIENT else _LONG
+    return _SHORT if (int(match[1]), int(match[2])) >= _FIRST_WITH_SHORT_WAIT else _LONG

@@ -106,7 +106,7 @@ class BodyRequest(Request):
                 self.responseHeaders.setRawHeaders("Connection", ["close"])
         super().write(data)  # type: ignore[no-untyped-call]
 
-    def way_around(self) -> object:
+    def bypass_transport(self) -> object:
         """Return the connection if the body can be sent on it directly, by `sendfile`; else None.
 
         That is after the head was written, and if the body is not chunked.
@@ -115,7 +115,7 @@ class BodyRequest(Request):
             return None
         return self.channel.transport
 
-    def went_around(self, size: int) -> None:
+    def bypassed(self, size: int) -> None:
         """Count `size` bytes of the body that were sent on the connection directly."""
         self.sentLength += size
 

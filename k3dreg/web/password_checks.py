@@ -20,7 +20,7 @@ MOST_OF_ONE = 250
 MOST_WAITING = 500
 # Seconds that a check may wait.  containerd waits 30 s for the head of a response (`client_deadline`).  Clients that
 # get 503 repeat the request, so a shorter time would only let a client guess faster.
-PATIENCE = 20.0
+MAX_WAIT = 20.0
 
 
 @define(eq=False)
@@ -105,7 +105,7 @@ class Checks:
         self._next()
 
     def _give_up_old(self) -> None:
-        until = self._clock.seconds() - PATIENCE
+        until = self._clock.seconds() - MAX_WAIT
         for client, checks in list(self._waiting.items()):
             while checks and (checks[0][1].since <= until or not checks[0][1].waiters):
                 self._give_up(client)

@@ -116,7 +116,7 @@ class FakeArchiveApi:
         headers: Mapping[str, str] | None = None,
         data: bytes | IBodyProducer | None = None,
         versioned: bool = True,
-        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> IResponse:
         if self.down:
             raise EngineUnavailable("the engine is down")

@@ -33,7 +33,7 @@ class Requests:
         headers: Mapping[str, str] | None = None,
         data: bytes | IBodyProducer | None = None,
         versioned: bool = True,
-        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> IResponse:
         self.asked.append((f"{method} {path}", params or {}))
         self.data.append(data)

@@ -217,8 +217,8 @@ def send(host: str, data: bytes, is_whole: bool, read: bool) -> bytes:
     answered = b""
     with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=10) as connection:
         connection.sendall(data)
-        for patience in (30.0 if is_whole else 0.05, 1.0) if read else ():
-            connection.settimeout(patience)
+        for max_wait in (30.0 if is_whole else 0.05, 1.0) if read else ():
+            connection.settimeout(max_wait)
             with contextlib.suppress(TimeoutError):
                 while len(answered) < MIB and (some := connection.recv(65536)):
                     answered += some

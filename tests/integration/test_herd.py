@@ -36,7 +36,7 @@ def test_twenty_clients_of_a_cold_image_make_one_export_and_little_memory(
 
         def pull(_: int) -> int:
             # Docker's classic store may take longer to copy it all than a node waits.
-            puller = Puller(daemon.host, large_image.registry, timeout=900, patience=300)
+            puller = Puller(daemon.host, large_image.registry, timeout=900, max_wait=300)
             return puller.image(large_image.repository, large_image.tag)
 
         sizes = list(threads.map(pull, range(CLIENTS)))

@@ -24,7 +24,7 @@ from tests.integration.support.puller import Puller
 pytestmark = pytest.mark.engines("docker29")
 
 # Seconds.
-PATIENCE = 60
+MAX_WAIT = 60
 
 
 class ServiceManager:
@@ -40,7 +40,7 @@ class ServiceManager:
 
     def hear(self, words: str) -> str:
         """The next message that has them.  Raises `Empty` if none comes within a minute, whatever else comes."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + MAX_WAIT
         while words not in (message := self._heard.get(timeout=max(0.0, end - time.monotonic()))):
             pass
         return message
@@ -138,7 +138,7 @@ def test_a_daemon_is_started_by_the_first_connection_to_either_of_two_sockets(
             assert Puller(host, small_image.registry).image(small_image.repository, "1") > 0
     finally:
         process.terminate()
-        assert process.wait(PATIENCE) in (0, -signal.SIGTERM), log.read_text()
+        assert process.wait(MAX_WAIT) in (0, -signal.SIGTERM), log.read_text()
     assert [f"listening on {host}" in log.read_text() for host in hosts] == [True, True]
     docker.remove(small_image.name)
 
@@ -150,7 +150,7 @@ def free_port(host: str) -> int:
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + MAX_WAIT
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -35,7 +35,7 @@ from tests.integration.test_resources import descriptors, disk_space, until
 SECONDS = float(os.environ.get("K3DREG_SOAK", "20"))
 CLIENTS = 10
 # Seconds in which everything gets its answer, and the next of its bytes.
-PATIENCE = 60
+MAX_WAIT = 60
 MOST_PUSHED = 8_000_000
 TAGS = "abc"
 # Bytes.
@@ -139,7 +139,7 @@ class Client(threading.Thread):
         assert answer.status in (200, 404), answer
 
     def _parts(self) -> tuple[Puller, list[tuple[str, int]]]:
-        puller = Puller(self._daemon.host, self._image.registry, timeout=PATIENCE)
+        puller = Puller(self._daemon.host, self._image.registry, timeout=MAX_WAIT)
         return puller, puller.layers(self._image.repository, self._image.tag)
 
 

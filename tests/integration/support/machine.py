@@ -18,7 +18,7 @@ from tests.integration.support import rig
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Seconds.
-_PATIENCE = 120
+_MAX_WAIT = 120
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -39,7 +39,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_PATIENCE,
+            timeout=_MAX_WAIT,
             text=True,
             check=False,
         )
@@ -61,7 +61,7 @@ class Machine:
 
     def wait_for(self, unit: str, words: str, times: int = 1) -> None:
         """Until the unit's log has them so many times."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _MAX_WAIT
         while (log := self.log(unit)).count(words) < times:
             assert time.monotonic() < end, f"no {words!r} in:\n{log[-3000:]}"
             time.sleep(0.2)
@@ -116,7 +116,7 @@ def _mount(arguments: list[str], where: Path, undo: contextlib.ExitStack) -> Non
 
 def _wait_until_up(process: subprocess.Popen[bytes], console: Path) -> int:
     """The number of the machine's first process."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _MAX_WAIT
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while True:
         assert process.poll() is None, f"the machine did not start:\n{console.read_text(errors='replace')}"
@@ -140,4 +140,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(pid), signal.SIGKILL)
     process.kill()
-    process.wait(_PATIENCE)
+    process.wait(_MAX_WAIT)

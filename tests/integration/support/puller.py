@@ -48,13 +48,13 @@ class Answer:
 class Puller:
     """One client with one connection at a time to the registry at HOST:PORT.
 
-    `namespace` is the registry host that images are asked for, as a node tells it to its mirror.  For `patience`
+    `namespace` is the registry host that images are asked for, as a node tells it to its mirror.  For `max_wait`
     seconds it asks for an image again when it is told to (`Retry-After`), as a kubelet does.
     """
 
-    def __init__(self, host: str, namespace: str = "", timeout: float = 300, patience: float = 0) -> None:
+    def __init__(self, host: str, namespace: str = "", timeout: float = 300, max_wait: float = 0) -> None:
         self._connection = http.client.HTTPConnection(host, timeout=timeout)
-        self._patience = patience
+        self._max_wait = max_wait
         self._query = f"?ns={quote(namespace, safe='')}" if namespace else ""
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class Puller:
 
     def layers(self, repository: str, reference: str) -> list[tuple[str, int]]:
         """(digest, size) of the config and the layers of an image.  Of an index, the first platform's."""
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self._max_wait
         while (answer := self.manifest(repository, reference)).after and time.monotonic() < end:
             time.sleep(float(answer.after or 0))
         if answer.status != 200:

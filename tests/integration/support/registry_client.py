@@ -17,7 +17,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 # Seconds without a byte from the registry.
-_PATIENCE = 60
+_MAX_WAIT = 60
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
@@ -76,7 +76,7 @@ class RegistryClient:
 
     def ask(self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> Answer:
         """Underscores in names of headers stand for hyphens.  An iterator is sent chunked."""
-        connection = self._connection or http.client.HTTPConnection(self.host, timeout=_PATIENCE)
+        connection = self._connection or http.client.HTTPConnection(self.host, timeout=_MAX_WAIT)
         try:
             connection.request(method, path, body, {n.replace("_", "-"): v for n, v in headers.items()})
             response = connection.getresponse()

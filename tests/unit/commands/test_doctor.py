@@ -24,7 +24,7 @@ from k3dreg import __version__
 from k3dreg.commands.checks import FAIL, OK, WARN, Check, as_json, as_text, status_of
 from k3dreg.commands.checks_engine import engine_checks
 from k3dreg.commands.checks_machine import credential_helpers, socket_file, state_directory
-from k3dreg.commands.checks_ports import knock, port_of
+from k3dreg.commands.checks_ports import port_of, try_endpoint
 from k3dreg.commands.checks_reachability import reach_checks
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.options import Options
@@ -214,7 +214,7 @@ class DoorTests(TestCase):
         return int(port.getHost().port)
 
     async def test_a_free_port_is_answered_on_until_it_is_closed(self) -> None:
-        door = await knock("tcp:0:interface=127.0.0.1", reactor)
+        door = await try_endpoint("tcp:0:interface=127.0.0.1", reactor)
         self.assertEqual((door.check.verdict, door.check.says, door.answers), (OK, "free", True))
         assert door.close is not None
         await door.close()
@@ -222,17 +222,17 @@ class DoorTests(TestCase):
 
     async def test_k3dreg_itself_may_have_it(self) -> None:
         port = await self.serve(b"k3dreg/7.8.9")
-        door = await knock(f"tcp:{port}:interface=127.0.0.1", reactor)
+        door = await try_endpoint(f"tcp:{port}:interface=127.0.0.1", reactor)
         self.assertEqual((door.check.verdict, door.answers, door.port), (OK, True, port))
         self.assertIn("k3dreg 7.8.9 listens", door.check.says)
 
     async def test_another_program_may_not(self) -> None:
         port = await self.serve(b"nginx")
-        door = await knock(f"tcp:{port}:interface=127.0.0.1", reactor)
+        door = await try_endpoint(f"tcp:{port}:interface=127.0.0.1", reactor)
         self.assertEqual((door.check.verdict, door.answers), (FAIL, False))
 
     async def test_an_address_that_is_not_this_machines_fails(self) -> None:
-        door = await knock("tcp:0:interface=192.0.2.1", reactor)
+        door = await try_endpoint("tcp:0:interface=192.0.2.1", reactor)
         self.assertEqual(door.check.verdict, FAIL)
         self.assertIsNone(door.close)
 

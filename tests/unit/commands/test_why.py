@@ -20,7 +20,7 @@ from k3dreg.oci.errors import K3dregError, RegistryNotAllowed
 from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import LEDGER_NAME, open_pushed
+from k3dreg.store.pushed import DATABASE_FILE, open_pushed
 from tests.fakes.engine import FakeEngine, PullError
 from tests.fakes.images import lose, make_image
 from tests.fakes.workers import InlineWorkers
@@ -69,7 +69,7 @@ class WhyTests(SynchronousTestCase):
                 engine,
                 OwnNames(["localhost:5005"]),
                 SomeCredentials(),
-                pushed=pushed_in(self.state / LEDGER_NAME),
+                pushed=pushed_in(self.state / DATABASE_FILE),
                 origin_fallback=fallback,
                 only=only,
                 may_ask=self.may_ask,

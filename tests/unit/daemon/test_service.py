@@ -24,7 +24,7 @@ import pytest
 from tests.fakes.certificates import Authority
 
 # Seconds.  A daemon starts in well under one; a loaded machine may need more.
-PATIENCE = 30
+MAX_WAIT = 30
 
 
 # The process imports what this one does.
@@ -79,7 +79,7 @@ class Process:
     def end(self) -> int:
         """The exit status of a process that ends by itself."""
         self.lines += self.output.readlines()
-        return self.process.wait(PATIENCE)
+        return self.process.wait(MAX_WAIT)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_it_starts_without_docker_says_so_and_says_where_it_listens(started: lis
     daemon = start(started, *ANY_PORT)
     port = daemon.port()
     daemon.wait_for("no engine at unix://.*no.sock")
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT)
     connection.request("GET", "/v2/")
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (200, b"{}")
@@ -150,7 +150,7 @@ def test_what_cannot_be_closed_keeps_nothing_else_from_being_closed(started: lis
 
 def test_it_is_the_same_as_twistd_k3dreg() -> None:
     command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "k3dreg", "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=ENVIRONMENT)
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MAX_WAIT, env=ENVIRONMENT)
     assert "--cache-size" in told.stdout
 
 
@@ -233,7 +233,7 @@ def test_on_sighup_it_reads_its_settings_again(started: list[Process]) -> None:
     settings.write_text("reader = false")
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for("to apply these changed settings: reader$")
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT)
     connection.request("GET", "/v2/")
     assert connection.getresponse().status == 200
 
@@ -256,7 +256,7 @@ def test_on_sighup_it_lets_in_whom_its_settings_let_in(started: list[Process]) -
         if not text:
             daemon.wait_for(OPEN_DOOR)
         for method, path in (("GET", "/v2/x/tags/list"), ("POST", "/v2/x/blobs/uploads/")):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT)
             connection.request(method, path)
             assert connection.getresponse().status == expected[method], (text, method)
             connection.close()
@@ -296,9 +296,9 @@ def test_it_listens_on_ipv6_and_takes_ipv4_there_too(started: list[Process]) -> 
         pytest.skip("this machine has no IPv6")
     daemon = start(started, REGISTRY_HTTP_ADDR="[::]:0")
     port = int(daemon.wait_for(r"listening on \[::\]:(\d+)")[1])
-    assert ask(http.client.HTTPConnection("::1", port, timeout=PATIENCE), "/v2/nothing") == (404, ANY)
+    assert ask(http.client.HTTPConnection("::1", port, timeout=MAX_WAIT), "/v2/nothing") == (404, ANY)
     daemon.wait_for("::1 GET '/v2/nothing' 404")
-    assert ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE), "/v2/nothing") == (404, ANY)
+    assert ask(http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT), "/v2/nothing") == (404, ANY)
     daemon.wait_for(" 127.0.0.1 GET '/v2/nothing' 404")
 
 
@@ -310,10 +310,10 @@ def test_it_serves_https_with_a_certificate_that_a_client_verifies(started: list
     daemon = start(started, "--listen", "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem")
     port = int(daemon.wait_for(r"listening on 127\.0\.0\.1:(\d+) \(TLS\)")[1])
     context = ssl.create_default_context(cafile="ca.pem")
-    assert ask(http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=context)) == (200, b"{}")
+    assert ask(http.client.HTTPSConnection("127.0.0.1", port, timeout=MAX_WAIT, context=context)) == (200, b"{}")
     with pytest.raises(ssl.SSLCertVerificationError):
-        ask(http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=ssl.create_default_context()))
-    assert ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE))[0] == 400
+        ask(http.client.HTTPSConnection("127.0.0.1", port, timeout=MAX_WAIT, context=ssl.create_default_context()))
+    assert ask(http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT))[0] == 400
     daemon.process.send_signal(signal.SIGTERM)
     daemon.end()
     # A client that hangs up is no defect.
@@ -338,7 +338,7 @@ def test_it_listens_on_what_its_service_manager_has_opened(
         assert port == opened.getsockname()[1]
         daemon.process.send_signal(signal.SIGHUP)  # it is in use now, and not looked at again
         daemon.wait_for("settings read again: nothing has changed")
-    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(host, port, timeout=MAX_WAIT)
     connection.request("GET", "/v2/")
     assert connection.getresponse().status == 200
 

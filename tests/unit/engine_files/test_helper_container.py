@@ -158,7 +158,7 @@ class HelperContainerTests(TestCase):
 
     async def test_one_that_goes_on_is_not_waited_for_for_long(self) -> None:
         self.engine.run = lambda made: None
-        with mock.patch.object(helper_container, "_PATIENCE", 0.05):
+        with mock.patch.object(helper_container, "_MAX_WAIT", 0.05):
             self.assertIn("passed no directories within", await self.fails(FilesUnreachable))
 
     async def test_one_that_passes_something_else_is_not_believed(self) -> None:

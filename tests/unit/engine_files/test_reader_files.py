@@ -35,7 +35,7 @@ DATA = os.urandom(1_000_000)
 DIGEST = Digest.of(DATA)
 PATH = f"{CONTENT}/blobs/sha256/{DIGEST.hex}"
 OTHER = f"{CONTENT}/blobs/sha256/other"
-PATIENCE = 5.0
+MAX_WAIT = 5.0
 LINGER = 10.0
 NO_ROOM_FOR = 30.0
 
@@ -51,7 +51,7 @@ class _Case(SynchronousTestCase):
     def another(self, owner: str = "owner", size: int = 4) -> ReaderFiles:
         workers = InlineWorkers(self.clock)
         files = ReaderFiles(
-            self.engine, workers, self.clock, owner=owner, scratch=self.scratch, size=size, patience=PATIENCE
+            self.engine, workers, self.clock, owner=owner, scratch=self.scratch, size=size, max_wait=MAX_WAIT
         )
         self.addCleanup(files.copies.close)  # those that are kept for a while
         return files
@@ -212,7 +212,7 @@ class SharingTests(_Case):
         reader = Reader(100_000)
         sending = self.send(reader)
         self.assertFalse(self.engine.streams[0].closed)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(MAX_WAIT)
         self.assertTrue(self.engine.streams[0].closed)
         self.assertEqual(os.listdir(self.scratch), [])  # it has no name
         reader.eat(None)
@@ -222,11 +222,11 @@ class SharingTests(_Case):
     def test_patience_is_for_the_whole_sending_and_not_for_each_piece(self) -> None:
         reader = Reader(1)
         sending = self.send(reader)
-        self.clock.advance(PATIENCE * 0.6)
+        self.clock.advance(MAX_WAIT * 0.6)
         reader.eat(1)
-        self.clock.advance(PATIENCE * 0.3)
+        self.clock.advance(MAX_WAIT * 0.3)
         self.assertFalse(self.engine.streams[0].closed)
-        self.clock.advance(PATIENCE * 0.1)
+        self.clock.advance(MAX_WAIT * 0.1)
         self.assertTrue(self.engine.streams[0].closed)
         reader.eat(None)
         self.successResultOf(sending)
@@ -239,7 +239,7 @@ class SharingTests(_Case):
         reader = Reader()
         sending = self.send(reader)
         self.assertNoResult(sending)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(MAX_WAIT)
         self.successResultOf(sending)
         self.assertEqual(reader.received, DATA)
         for waiting in stalled:
@@ -466,10 +466,10 @@ class SharingTests(_Case):
         reader = Reader(1)
         sending = self.send(reader)
         with self.room(1_000):
-            self.clock.advance(PATIENCE)
+            self.clock.advance(MAX_WAIT)
             self.assertTrue(self.engine.streams[0].closed)
             reader.eat(300_000)
-            self.clock.advance(2 * PATIENCE)
+            self.clock.advance(2 * MAX_WAIT)
             self.assertNoResult(sending)
             reader.eat(None)
         self.successResultOf(sending)

@@ -44,10 +44,10 @@ from k3dreg.store.blob_index import BlobIndex
 from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.blob_writer import BlobWriter
-shelf = BlobFiles(StateDirectory(Path(sys.argv[1])), BlobIndex(20_000_000, lambda digest: False), {})
-shelf.start()
+files = BlobFiles(StateDirectory(Path(sys.argv[1])), BlobIndex(20_000_000, lambda digest: False), {})
+files.start()
 while True:
-    writer = BlobWriter(shelf, "sha256", False, lambda digest: shelf.index.release([digest]))
+    writer = BlobWriter(files, "sha256", False, lambda digest: files.index.release([digest]))
     for _ in range(10):
         writer.write(os.urandom(100_000))
         print("written", flush=True)
@@ -184,7 +184,7 @@ class ThreadsTests(TestCase):
                 number = chance.randrange(10)
                 await store.put(documents[number])
                 # Evicted at once, as if it had settled long ago.
-                await self.workers.run(store._shelf.evict, chance.choice([None, SMALL]))
+                await self.workers.run(store._files.evict, chance.choice([None, SMALL]))
                 blob = store.get(digests[chance.choice([number, chance.randrange(10)])])
                 if blob is None:
                     continue
@@ -195,7 +195,7 @@ class ThreadsTests(TestCase):
                     assert Digest.of(reader.received) == blob.digest
 
         def release_at_once(digest: Digest) -> None:
-            store._shelf.index.release([digest])
+            store._files.index.release([digest])
 
         store._settle = release_at_once  # type: ignore[method-assign]
         await gatherResults([Deferred.fromCoroutine(churn(seed)) for seed in range(6)])

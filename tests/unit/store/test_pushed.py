@@ -28,7 +28,7 @@ from k3dreg.oci.errors import StoreError, StoreFull
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.store import database, pushed_database
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import LEDGER_NAME, PushedContent, open_pushed
+from k3dreg.store.pushed import DATABASE_FILE, PushedContent, open_pushed
 from k3dreg.store.pushed_database import PushedDatabase, Statement
 from tests.fakes.workers import InlineWorkers, ManualWorkers
 
@@ -232,7 +232,7 @@ class WritingTests(PushedCase):
 
     def test_what_could_not_be_written_never_was(self) -> None:
         self.done(self.pushed.add_blob(APP, digest(1), 1))
-        file = PushedDatabase(self.directory / LEDGER_NAME)
+        file = PushedDatabase(self.directory / DATABASE_FILE)
         pushed = PushedContent(file, file.read(), self.workers, self.clock)
         file.close()
         self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1)), StoreError)
@@ -242,7 +242,7 @@ class WritingTests(PushedCase):
     def test_a_blob_that_is_to_go_is_gone_at_once_and_back_when_that_cannot_be_written(self) -> None:
         for n in (1, 2, 3):
             self.done(self.pushed.add_blob(APP, digest(n), 1))
-        file = PushedDatabase(self.directory / LEDGER_NAME)
+        file = PushedDatabase(self.directory / DATABASE_FILE)
         workers = ManualWorkers()
         pushed = PushedContent(file, file.read(), workers, self.clock)
         removing = Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1), digest(2)]))
@@ -303,7 +303,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path
 
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to be looked at" * 20])
 def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / LEDGER_NAME
+    file = tmp_path / DATABASE_FILE
     file.write_bytes(content)
     with pytest.raises(StoreError):
         PushedDatabase(file).read()
@@ -312,7 +312,7 @@ def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, co
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_only: bool) -> None:
-    file = tmp_path / LEDGER_NAME
+    file = tmp_path / DATABASE_FILE
     file.touch()
     Path(f"{file}-wal").write_bytes(b"what may be left of it")
     book = PushedDatabase(file, read_only=read_only)
@@ -324,7 +324,7 @@ def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_
 
 
 def test_another_program_s_database_is_named_as_one(tmp_path: Path) -> None:
-    file = tmp_path / LEDGER_NAME
+    file = tmp_path / DATABASE_FILE
     with contextlib.closing(sqlite3.connect(file)) as other:
         other.execute("CREATE TABLE blob (x)")
     with pytest.raises(StoreError, match="another program's database"):
@@ -332,22 +332,22 @@ def test_another_program_s_database_is_named_as_one(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_a_broken_off_start_has_left_changes_nothing(tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / f"{LEDGER_NAME}.new", isolation_level=None)) as left:
+    with contextlib.closing(sqlite3.connect(tmp_path / f"{DATABASE_FILE}.new", isolation_level=None)) as left:
         left.executescript("CREATE TABLE other (x); BEGIN; INSERT INTO other VALUES (1);")
-        journal = tmp_path / f"{LEDGER_NAME}.new-journal"
+        journal = tmp_path / f"{DATABASE_FILE}.new-journal"
         data = journal.read_bytes()
     assert data
     journal.write_bytes(data)
-    book = PushedDatabase(tmp_path / LEDGER_NAME)
+    book = PushedDatabase(tmp_path / DATABASE_FILE)
     book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
     book.close()
-    assert [path.name for path in tmp_path.iterdir()] == [LEDGER_NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [DATABASE_FILE]
 
 
 def test_a_list_that_cannot_be_made_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_SCHEMA", "CREATE")
     with pytest.raises(StoreError):
-        PushedDatabase(tmp_path / LEDGER_NAME).write([])
+        PushedDatabase(tmp_path / DATABASE_FILE).write([])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -356,23 +356,23 @@ def test_only_this_user_may_read_it_in_whichever_directory(tmp_path: Path, umask
     tmp_path.chmod(0o755)
     before = os.umask(umask)
     try:
-        book = PushedDatabase(tmp_path / LEDGER_NAME)
+        book = PushedDatabase(tmp_path / DATABASE_FILE)
         book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
         modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
-        assert modes == dict.fromkeys([LEDGER_NAME, f"{LEDGER_NAME}-wal", f"{LEDGER_NAME}-shm"], "0o600")
+        assert modes == dict.fromkeys([DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"], "0o600")
         book.close()
         # As an older k3dreg has left it.
-        (tmp_path / LEDGER_NAME).chmod(0o644)
-        book = PushedDatabase(tmp_path / LEDGER_NAME)
+        (tmp_path / DATABASE_FILE).chmod(0o644)
+        book = PushedDatabase(tmp_path / DATABASE_FILE)
         assert len(book.read()) == 1
-        assert (tmp_path / LEDGER_NAME).stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / DATABASE_FILE).stat().st_mode & 0o777 == 0o600
         book.close()
     finally:
         os.umask(before)
 
 
 def test_annotations_are_read_from_the_disk_as_many_as_are_wanted(tmp_path: Path) -> None:
-    book = PushedDatabase(tmp_path / LEDGER_NAME)
+    book = PushedDatabase(tmp_path / DATABASE_FILE)
     wide = [
         evolve(manifest(n, subject=9), descriptor=evolve(manifest(n).descriptor, annotations={"a": "x" * 1000}))
         for n in range(4)
@@ -390,7 +390,7 @@ def test_annotations_are_read_from_the_disk_as_many_as_are_wanted(tmp_path: Path
 
 @pytest.mark.parametrize("column", ["digest = 'none'", "descriptor = '{'", "path = 'No'", "subject = 'md5:1'"])
 def test_a_list_with_what_k3dreg_never_wrote_is_an_error(tmp_path: Path, column: str) -> None:
-    file = tmp_path / LEDGER_NAME
+    file = tmp_path / DATABASE_FILE
     book = PushedDatabase(file)
     book.write([pushed_database.add_manifest(APP, manifest(1)), pushed_database.add_tag(APP, "t", digest(1))])
     table = "tag" if column.startswith("digest") else "manifest"
@@ -411,13 +411,13 @@ assert "sqlite3" not in sys.modules, "SQLite was loaded"
 
 
 def test_where_nothing_was_ever_pushed_there_is_no_file_and_no_sqlite(tmp_path: Path) -> None:
-    file = tmp_path / LEDGER_NAME
+    file = tmp_path / DATABASE_FILE
     subprocess.run([sys.executable, "-c", NEVER_PUSHED, str(file)], check=True, env=ENVIRONMENT)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_list_that_is_closed_is_not_made_again(tmp_path: Path) -> None:
-    file = tmp_path / LEDGER_NAME
+    file = tmp_path / DATABASE_FILE
     book = PushedDatabase(file)
     book.close()
     with pytest.raises(StoreError):
@@ -426,7 +426,7 @@ def test_a_list_that_is_closed_is_not_made_again(tmp_path: Path) -> None:
 
 
 def test_a_list_that_cannot_be_made_is_an_error_of_what_is_written(tmp_path: Path) -> None:
-    book = PushedDatabase(tmp_path / "none" / LEDGER_NAME)
+    book = PushedDatabase(tmp_path / "none" / DATABASE_FILE)
     assert book.read() == []
     with pytest.raises(StoreError):
         book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])

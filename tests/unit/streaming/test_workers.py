@@ -75,9 +75,9 @@ class WorkersTests(TestCase):
             go.wait(5)
             raise ValueError
 
-        given_up = self.workers.run(work)
-        given_up.cancel()
-        self.failureResultOf(given_up, CancelledError)
+        cancelled = self.workers.run(work)
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
         go.set()
         await self.workers.stop()
         self.assertEqual(self.flushLoggedErrors(), [])

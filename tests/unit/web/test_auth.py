@@ -171,8 +171,8 @@ class LoginForEverythingTests(AccessCase):
 
     async def test_a_check_is_given_up_when_its_client_leaves(self) -> None:
         for path in ("/metrics", "/v2/"):
-            given_up: list[object] = []
-            self.users.gate = Deferred(given_up.append)
+            cancelled: list[object] = []
+            self.users.gate = Deferred(cancelled.append)
             wire = await self.connect(self.port)
             wire.transport.write(request("GET", path, Authorization=OURS))
             while not self.users.asked:
@@ -181,7 +181,7 @@ class LoginForEverythingTests(AccessCase):
             await wire.closed()
             self.users.asked.clear()
             await self.turn()
-            self.assertEqual(len(given_up), 1, path)
+            self.assertEqual(len(cancelled), 1, path)
 
     async def test_the_check_is_told_where_the_client_is(self) -> None:
         await self.ask("GET", "/v2/", OURS)

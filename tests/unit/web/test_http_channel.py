@@ -168,9 +168,9 @@ class ClientGoneTests(EndsCase):
 
     async def test_work_that_is_cancelled_from_within_is_503_to_a_client_that_is_there(self) -> None:
         async def give_up(trace: Trace) -> None:
-            given_up: Deferred[None] = Deferred()
-            given_up.cancel()
-            await given_up
+            cancelled: Deferred[None] = Deferred()
+            cancelled.cancel()
+            await cancelled
 
         self.registry.before = give_up
         wire = await self.connect(self.port)

@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from k3dreg.oci.errors import NotYet
-from k3dreg.web.password_checks import MOST_OF_ONE, MOST_WAITING, PATIENCE, Checks
+from k3dreg.web.password_checks import MAX_WAIT, MOST_OF_ONE, MOST_WAITING, Checks
 
 
 class Room:
@@ -118,7 +118,7 @@ def test_when_too_many_wait_the_client_with_most_loses_one(room: Room) -> None:
 def test_what_has_waited_for_long_is_refused(room: Room) -> None:
     for name in "abc":
         room.ask(name)
-    room.clock.advance(PATIENCE)
+    room.clock.advance(MAX_WAIT)
     room.ask("d")
     room.end("a")
     assert isinstance(room.outcomes["c"], NotYet)
