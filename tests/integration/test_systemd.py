@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.conftest import Push, PushedImage
 from tests.integration.support import rig
+from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import MB, small_layers
 from tests.integration.support.machine import Machine, booted
 from tests.integration.support.puller import Puller
@@ -39,7 +40,7 @@ def machine(engine: rig.EngineAddress, tmp_path_factory: pytest.TempPathFactory)
     """One with Docker's socket and directories, and nothing of k3dreg but a clone of its repository."""
     directory = tmp_path_factory.mktemp("machine")
     data = engine.directory / "data"
-    inside = "/" + str(data).partition("/k3dreg-test-rig/")[2].partition("/")[2]
+    inside = Docker(engine.socket).ask("GET", "/info")["DockerRootDir"]
     with booted(directory, {Path(engine.socket): "/run/docker.sock", data: inside}) as machine:
         shutil.copytree(rig.REPOSITORY, f"{machine.root}{CLONE}", ignore=shutil.ignore_patterns(".*", "build", "tests"))
         yield machine
