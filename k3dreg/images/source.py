@@ -47,11 +47,15 @@ class IImageSource(Protocol):
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
         """Return the descriptor of the image's root manifest or index, which a client gets for its tag.
 
-        Raises `NotFound` when this source cannot serve the image, and `ImageIncomplete` when the image lacks blobs.
+        Raises `NotFound` when this source cannot serve the image, and `ImageIncomplete` when the image lacks blobs; the
+        next source is then asked.  Any other error ends the request.
         """
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
-        """Return a part of the image.  Raises `BlobUnknown` if it is no part of it, or the engine does not hold it."""
+        """Return a part of the image, and set `trace.source` to the word by which log and metrics know its origin.
+
+        Raises `BlobUnknown` if the engine does not hold such a part; the next source is then asked.
+        """
 
 
 class ILooseContent(Protocol):

@@ -26,7 +26,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"})
 ROUTES = frozenset(
     {"base", "manifest", "blob", "tags", "referrers", "catalog", "upload", "page", "health", "metrics", "invalid"}
 )
-SOURCES = frozenset({"cache", "export", "content", "layers", "pushed", "mounted", "registry", "pull under way"})
+SOURCES = frozenset({"cache", "export", "content", "layers", "pushed", "registry", "pull under way"})
 
 # Seconds.  `_FAST` is for requests, from a cached blob to the 30 s that a node waits for headers and a large image's
 # pull; `_SLOW` is for pulls, exports and transfers.
