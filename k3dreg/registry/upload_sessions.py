@@ -35,12 +35,15 @@ SESSION_IDLE = 3600.0
 MOST_SESSIONS = 400
 # Seconds without a request after which a session may be ended for a new one, when there are `most` sessions.
 LEFT_ALONE = 60.0
+# Seconds after its opening within which a client sends the first byte of a session.
+_FIRST_BYTE = 10.0
 
 
 class _Upload:
     """One session: its state, the writer of its bytes, and the work under way on it."""
 
-    def __init__(self, repository: Repository, name: str, writer: IBlobWriter) -> None:
+    def __init__(self, repository: Repository, name: str, writer: IBlobWriter, opened: float) -> None:
+        self.opened = opened  # by the reactor's clock
         self.repository = repository
         self.name = name
         self.writer = writer
@@ -80,7 +83,7 @@ class UploadSessions:
         self._make_room()
         # 144 random bits: a client cannot guess the ID of another client's session.  All characters are safe in a path.
         name = secrets.token_urlsafe(18)
-        upload = _Upload(own, name, self._staging.begin(algorithm))
+        upload = _Upload(own, name, self._staging.begin(algorithm), self._clock.seconds())
         self._uploads[name] = upload
         self._rest(upload)
         return upload.status()
@@ -206,20 +209,26 @@ class UploadSessions:
         return upload
 
     def _make_room(self) -> None:
-        """End a session if there are `most`: the oldest without a byte, else the one idle for longest.
+        """End a session if there are `most`.
 
-        The client of a session without a byte loses nothing, as it can open another; and clients send the first byte at
-        once.  Raises `TooManyUploads` when all idle sessions have bytes, and none is idle for `LEFT_ALONE` seconds.
+        The first of these that there is: the oldest without a byte `_FIRST_BYTE` seconds after it was opened; the one
+        with bytes that is idle for longest, if for `LEFT_ALONE` seconds; the oldest without a byte.  The client of a
+        session without a byte loses least, but one that was just opened is about to be used.
+
+        Raises `TooManyUploads` when there is none of these.
         """
         if len(self._uploads) < self._most:
             return
         now = self._clock.seconds()
         left = [upload for upload in self._uploads.values() if upload.expiry is not None]
         empty = next((upload for upload in left if not upload.session.received), None)  # in the order of their opening
-        oldest = empty or min(left, key=lambda upload: upload.resting_since, default=None)
-        if oldest is None or (oldest is not empty and now - oldest.resting_since < LEFT_ALONE):
+        ended = empty
+        if empty is None or now - empty.opened < _FIRST_BYTE:
+            used = [upload for upload in left if upload.session.received and now - upload.resting_since >= LEFT_ALONE]
+            ended = min(used, key=lambda upload: upload.resting_since, default=empty)
+        if ended is None:
             raise TooManyUploads(f"{len(self._uploads)} uploads are under way; wait for some of them to end")
-        self._forget(oldest)
+        self._forget(ended)
 
     def _rest(self, upload: _Upload) -> None:
         """Start, or restart, the time after which the session expires."""

@@ -161,6 +161,17 @@ class SessionTests(UploadsCase):
                 self.uploads.status(APP, session)
         self.assertEqual(self.uploads.status(APP, used).received, 1)
 
+    def test_a_session_that_was_just_opened_does_not_make_room_while_others_are_left_alone(self) -> None:
+        left = [self.uploads.open(APP).session for _ in range(MOST_SESSIONS - 1)]
+        for session in left:
+            self.append(session, b"x")
+        self.clock.advance(LEFT_ALONE)
+        opened = self.uploads.open(APP).session
+        self.uploads.open(APP)
+        self.assertEqual(self.uploads.status(APP, opened).received, 0)
+        with self.assertRaises(UploadUnknown):
+            self.uploads.status(APP, left[0])
+
     def test_a_client_that_left_can_go_on_from_what_has_come(self) -> None:
         session, body = self.uploads.open(APP).session, FakeBody([b"abc"], open_ended=True)
         asked = Deferred.fromCoroutine(self.uploads.append(APP, session, body, ContentRange(0, 9), 9))
