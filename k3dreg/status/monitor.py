@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker import images
-from k3dreg.docker.image import EngineInfo
+from k3dreg.docker.image import EngineInfo, is_helper_image
 from k3dreg.docker.images import ListedImage
 from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.docker.system import ping
@@ -162,11 +162,15 @@ class Monitor:
 
 
 def listed(found: Iterable[ListedImage], now: float) -> list[Listed]:
-    """Return a row for each name of each image, newest first.  `now` is in seconds since the epoch."""
+    """Return a row for each name of each image, newest first, without k3dreg's own helper images.
+
+    `now` is in seconds since the epoch.
+    """
     rows = [
         # The time is 0 for reproducible builds, which leave it out.
         Listed(name, image.id, image.size, now - image.created if image.created > 0 else None)
         for image in found
         for name in image.names
+        if not is_helper_image(name)
     ]
     return sorted(rows, key=lambda image: (image.age is None, image.age or 0.0, image.name))

@@ -250,3 +250,9 @@ class MonitorTests(SynchronousTestCase):
         overview = self.successResultOf(Deferred.fromCoroutine(self.monitor.overview()))
         self.assertTrue(overview.trouble)
         self.assertEqual((overview.engine, overview.images), ("", ()))
+
+
+def test_k3dregs_own_helper_images_are_not_listed() -> None:
+    helper = f"k3dreg-reader:0123abcd-{'0' * 32}"
+    told = [{"Id": f"sha256:{'1' * 64}", "RepoTags": [helper, "app:1"], "Size": 1, "Created": 0}]
+    assert [each.name for each in listed(parse_list(json.dumps(told).encode()), 0.0)] == ["app:1"]
