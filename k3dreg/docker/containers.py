@@ -55,9 +55,8 @@ class ListedContainer:
 
 async def inspect(engine: IEngineRequests, name: str) -> Container | None:
     """Return the container of this name or ID; None if the engine has none."""
-    path = f"/containers/{quote(name, safe='')}/json"
     try:
-        return parse_container(await ask(engine, "GET", path, "a container's description", max_wait=_MAX_WAIT))
+        return parse_container(await description(engine, name))
     except EngineError as error:
         if error.status == 404:
             return None

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 from k3dreg.docker import images
 from k3dreg.docker.image import is_helper_image
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.oci.errors import EngineError, EngineUnavailable
+from k3dreg.docker.system import when_reachable
+from k3dreg.oci.errors import EngineError
 from k3dreg.reporting.logger import make_logger
 
 log = make_logger()
@@ -23,8 +23,6 @@ ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
 # Seconds after which another k3dreg's image counts as left behind.  A k3dreg needs its image for at most a second; the
 # engine's clock may differ from this machine's by minutes.
 _IN_USE = 3600.0
-# Seconds between attempts to reach the engine at the start.
-_ENGINE_AGAIN = 2.0
 
 # Names of the images that this process needs now, so that `remove_left_behind` keeps them.
 _in_use: set[str] = set()
@@ -67,11 +65,7 @@ async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
 
 async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:
     """Call `remove_left_behind` as soon as the engine can be reached.  Errors are logged.  Can be cancelled."""
-    while True:
-        try:
-            return await remove_left_behind(engine, owner)
-        except EngineUnavailable:
-            await deferLater(clock, _ENGINE_AGAIN)
-        except EngineError as error:
-            log.debug("images that an earlier k3dreg left in Docker could not be removed: {error}", error=error)
-            return None
+    try:
+        await when_reachable(lambda: remove_left_behind(engine, owner), clock)
+    except EngineError as error:
+        log.debug("images that an earlier k3dreg left in Docker could not be removed: {error}", error=error)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 from k3dreg.docker.image import EngineInfo
 from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.docker.system import when_reachable
 from k3dreg.engine_files.directories import EngineDirectory
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FileAbsent, FilesUnreachable, K3dregError
@@ -24,8 +25,6 @@ log = make_logger()
 _WORTH_WAITING_FOR = 1.0
 # Seconds until a failed attempt is repeated: at first, and at most.  Each failure doubles them.
 _AGAIN, _LONGEST = 300.0, 86400.0
-# Seconds between attempts to reach the engine at the start.
-_ENGINE_AGAIN = 2.0
 
 PassDirectories = Callable[[Sequence[tuple[str, ...]]], Awaitable[Mapping[str, Handle]]]
 
@@ -69,16 +68,9 @@ class PassedDirectories:
 
         Waits for an engine that cannot be reached.  Cancelling stops the waiting, and not the attempt.
         """
-        while True:
-            try:
-                self._ensure(await self._engine.info())
-                await self._attempt.wait()
-            except EngineUnavailable:
-                await deferLater(self._clock, _ENGINE_AGAIN)
-            except EngineError:
-                return  # the next request for a file tries again
-            else:
-                return
+        with contextlib.suppress(EngineError):  # the next request for a file tries again
+            self._ensure(await when_reachable(self._engine.info, self._clock))
+            await self._attempt.wait()
 
     async def locate(self, path: str) -> EngineDirectory:
         """Return where this process finds `path`: see `EngineDirectories`.
