@@ -20,7 +20,7 @@ from k3dreg.commands.checks_reachability import own_names
 from k3dreg.commands.doctor import examine
 from k3dreg.commands.options_help import OPTIONS
 from k3dreg.commands.warm import Warmer, make_printer
-from k3dreg.commands.why import parse_image, pushed_in, walk
+from k3dreg.commands.why import explain, parse_image
 from k3dreg.config.settings import Config
 from k3dreg.config.usage import complaint
 from k3dreg.credentials.chain import make_chain, make_docker_logins
@@ -31,7 +31,6 @@ from k3dreg.oci.reference import Reference
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
-from k3dreg.store.pushed import DATABASE_FILE
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.name_resolution import make_resolve
 
@@ -89,31 +88,21 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
     """Print with `say` how a node's request is answered, and return the exit status: 0 if a node gets the image."""
     workers = Workers(reactor)
     workers.start()
-    answer: bool | None = None
     try:
         engine = _engine(config, reactor)
         names = OwnNames(config.aliases)
-        with contextlib.suppress(EngineError):  # `walk` reports the error
+        with contextlib.suppress(EngineError):  # `explain` reports the error
             ports = [port for endpoint in config.listen if (port := port_of(endpoint))]
             names, _ = await own_names(engine, config.aliases, socket.gethostname(), ports)
-        async for step in walk(
-            reference,
+        permitted = PermittedRegistries(
+            config.allow_registries,
             engine,
-            names,
-            make_chain(reactor, workers, environment, config.remote),
-            pushed=await workers.run(pushed_in, config.state_dir / DATABASE_FILE),
-            origin_fallback=config.origin_fallback,
-            only=config.remote.only,
-            may_ask=PermittedRegistries(
-                config.allow_registries,
-                engine,
-                EngineImageNames(engine, workers),
-                make_resolve(reactor),
-                remote=config.remote.only,
-            ).check,
-        ):
-            say(step.says)
-            answer = step.answer
+            EngineImageNames(engine, workers),
+            make_resolve(reactor),
+            remote=config.remote.only,
+        )
+        credentials = make_chain(reactor, workers, environment, config.remote)
+        answer = await explain(reference, config, engine, names, credentials, permitted, workers, reactor, say)
     finally:
         await workers.stop()
     return 0 if answer else 1

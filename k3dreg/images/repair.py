@@ -36,7 +36,7 @@ from k3dreg.oci.platform import Platform
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.interfaces import IBlobStore
+from k3dreg.store.interfaces import IHeldBlobs
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.single_flight import SingleFlight
 from k3dreg.upstream.origin import ICredentialSource, IOrigin
@@ -91,7 +91,7 @@ class Repair:
         origin: IOrigin,
         credentials: ICredentialSource,
         probes: Sequence[IImageSource],
-        store: IBlobStore,
+        store: IHeldBlobs,
         clock: IReactorTime,
         may_ask: MayAsk = every_registry,
     ) -> None:

@@ -28,7 +28,7 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.manifest import Manifest
 from k3dreg.oci.reference import Reference
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.interfaces import IBlobStore
+from k3dreg.store.interfaces import IHeldBlobs
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.streaming.pending_blob import PendingBlob
@@ -55,7 +55,7 @@ class EngineContent:
     def __init__(
         self,
         sources: Sequence[IImageSource],
-        store: IBlobStore,
+        store: IHeldBlobs,
         catalogue: ICatalogue,
         clock: IReactorTime | None = None,
     ) -> None:

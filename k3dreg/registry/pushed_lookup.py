@@ -8,7 +8,7 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentGone
 from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.registry.own_names import OwnNames
-from k3dreg.store.interfaces import IBlobStore, IPushed, PushedManifest
+from k3dreg.store.interfaces import IHeldBlobs, IPushed, PushedManifest
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 
@@ -17,7 +17,7 @@ class PushedLookup:
     """Finds manifests and blobs that were pushed, whichever of this registry's names a client uses."""
 
     def __init__(
-        self, pushed: IPushed, store: IBlobStore, names: OwnNames, is_engines: Callable[[Digest], bool]
+        self, pushed: IPushed, store: IHeldBlobs, names: OwnNames, is_engines: Callable[[Digest], bool]
     ) -> None:
         """`is_engines` returns whether content is known to be part of an image in the engine."""
         self._pushed = pushed

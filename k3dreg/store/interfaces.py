@@ -63,14 +63,21 @@ class IPassingWriter(IBlobWriter, Protocol):
         """Drop the bytes before `offset` that are in memory, because no reader needs them any more."""
 
 
-class IBlobStore(Protocol):
-    """Content by digest, on this machine's disk."""
+class IHeldBlobs(Protocol):
+    """Content by digest, to be read."""
 
     def get(self, digest: Digest) -> IBlob | None:
         """Return the blob, or None.  Counts as a use.  No I/O."""
 
     def has(self, digest: Digest) -> bool:
         """Return whether the store has the blob.  Does not count as a use.  No I/O."""
+
+    def hold(self, digests: Iterable[Digest]) -> Callable[[], None]:
+        """Do not evict these blobs, present or not, until the returned function is called."""
+
+
+class IBlobStore(IHeldBlobs, Protocol):
+    """Content by digest, on this machine's disk."""
 
     def size_of(self, digest: Digest) -> int:
         """Return the blob's size in bytes; 0 for an unknown digest.  Does not count as a use.  No I/O."""
@@ -89,9 +96,6 @@ class IBlobStore(Protocol):
 
     async def put(self, data: bytes) -> Digest:
         """Store a small document and return its sha256 digest.  Raises `StoreFull` or `StoreError`."""
-
-    def hold(self, digests: Iterable[Digest]) -> Callable[[], None]:
-        """Do not evict these blobs, present or not, until the returned function is called."""
 
     async def make_durable(self, digest: Digest) -> bool:
         """Make a blob survive a power failure; return False if it is missing or damaged.  Raises `StoreError`."""
