@@ -27,9 +27,9 @@ def with_cluster(place: Place) -> tuple[File, ...]:
         f"{'    enforcePortMatch: true # k3d 5.9 or later' + chr(10) if matched else ''}"
         f'    image: {place.image}\n    proxy:\n      remoteURL: "*"\n    volumes:\n'
         f"      - {place.socket}:/var/run/docker.sock\n"
-        "      # Faster: Docker's files are read where they lie, and not through Docker.\n"
+        "      # Docker's files, for a k3dreg that may not start a helper container to read them in place.\n"
         "      # - /var/lib/docker:/var/lib/docker:ro\n"
-        "      # What was pushed, and what was exported, outlives the cluster.\n"
+        "      # A volume for pushed and cached content, which outlives the cluster.\n"
         "      # - k3dreg:/var/lib/k3dreg\n"
         "      # Settings that k3d has no field for, and the credentials of `docker login`.\n"
         "      # - /etc/k3dreg/k3dreg.toml:/etc/k3dreg/k3dreg.toml:ro\n"
@@ -39,10 +39,10 @@ def with_cluster(place: Place) -> tuple[File, ...]:
         text = registries_yaml(place.url, auth=True)
         create += "  config: |\n" + _indented(text[text.index("configs:") :], "    ")
     race = (
-        "There is one race: k3d starts the registry when all nodes run, each time the cluster is started, and does not "
-        "wait for it. Nodes may ask for the first images (coredns, local-path-provisioner, ...) before it answers; "
-        f"{_meanwhile(place)} A registry that is there before the cluster has no such race: k3dreg config k3d --mode "
-        "separate."
+        "There is one race: at each start of the cluster, k3d starts the registry after all nodes, and does not wait "
+        "for it. Nodes may ask for the first images (coredns, local-path-provisioner, ...) before the registry "
+        f"answers; {_meanwhile(place)} A registry that runs before the cluster has no such race: k3dreg config k3d "
+        "--mode separate."
     )
     text = comment(
         f"k3d cluster create --config {CLUSTER}",
@@ -67,9 +67,10 @@ def with_separate(place: Place) -> tuple[File, ...]:
     )
     text = comment(
         f"{command}\nk3d cluster create --config {CLUSTER}",
-        "k3dreg runs before there is a cluster, so it gives even a cluster's first images; and it stays, for others.",
-        "With --volume /var/lib/docker:/var/lib/docker:ro it is faster: Docker's files are read where they lie. With "
-        "--volume k3dreg:/var/lib/k3dreg what was pushed outlives the registry.",
+        "k3dreg runs before the cluster, so it serves even the cluster's first images. It outlives the cluster, and "
+        "other clusters may use it.",
+        "With --volume k3dreg:/var/lib/k3dreg pushed and cached content outlives the registry. If k3dreg may not start "
+        "a helper container, --volume /var/lib/docker:/var/lib/docker:ro lets it read Docker's files in place.",
         *about_images(place),
         about_offline(place),
     )
@@ -95,7 +96,7 @@ def with_host(place: Place) -> tuple[File, ...]:
 
 def _meanwhile(place: Place) -> str:
     """Return what a node does if k3dreg does not answer.  The kubelet's back-off begins with 10 s, and doubles."""
-    return "it asks again after 10 s, 20 s, ..." if place.offline else "those come from their own registries, once."
+    return "they ask again after 10 s, 20 s, ..." if place.offline else "these come from their own registries, once."
 
 
 def _is_plain(place: Place) -> None:

@@ -27,8 +27,8 @@ def with_host(place: Place) -> tuple[File, ...]:
     return _files(
         place,
         f"kind create cluster --config {CLUSTER}     # with {HOSTS} beside it",
-        f"{place.name} is this machine's address in kind's network, which is there when there is a cluster; "
-        "with Docker Desktop it is host.docker.internal. The file in certs.d may be changed at any time. To see it:",
+        f"{place.name} is this machine's address in kind's network, which exists once there is a cluster. With Docker "
+        "Desktop it is host.docker.internal. You may change the file in certs.d at any time. To see the address:",
         "docker network inspect kind --format \\\n    '{{range .IPAM.Config}}{{.Gateway}} {{end}}'",
     )
 

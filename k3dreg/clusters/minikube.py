@@ -16,8 +16,8 @@ def with_host(place: Place) -> tuple[File, ...]:
     made = hosts_file(place, HOSTS)
     text = comment(
         f"~/.minikube/files/{HOSTS}\nminikube start --container-runtime=containerd",
-        "minikube copies what is in ~/.minikube/files into its node when it starts. Its node's runtime has to be "
-        "containerd: Docker takes a mirror for Docker Hub's images alone.",
+        "minikube copies what is in ~/.minikube/files into its node when it starts. The node's runtime must be "
+        "containerd, because Docker uses mirrors for Docker Hub's images only.",
         "k3dreg runs on this machine, on an address that minikube's node reaches, such as `tcp:5000`.",
         *about_images(place),
         about_offline(place),

@@ -41,11 +41,12 @@ def about_images(place: Place) -> tuple[str, ...]:
     if place.mode != HOST and place.name.endswith(".localhost"):
         pushed.append(f"{place.name}:{place.host_port}")
     return (
-        "Images: whatever Docker has or can pull, under its own name. After `docker build -t my-image .` a pod says "
-        f"`image: my-image`, without a push. What is pushed to {' or '.join(pushed)} has that name in pods, too.",
-        "A tag means what it means in Docker at the time. A node asks for :latest whenever a pod starts, and for "
-        "another tag once (imagePullPolicy). A digest (image@sha256:...) is given where Docker has the containerd "
-        "image store; where it has the classic one, nodes get it from the image's own registry.",
+        "Pods get every image that Docker has or can pull, by its own name. `docker build -t my-image .` is enough for "
+        "a pod with `image: my-image`; nothing is pushed. An image that is pushed to "
+        f"{' or '.join(pushed)} has that name in pods, too.",
+        "A pull by tag gets the image that Docker has under this tag then. A node asks for :latest whenever a pod "
+        "starts, and for another tag once (imagePullPolicy). With Docker's containerd image store, k3dreg also serves "
+        "digests (image@sha256:...). With the classic one, nodes get those from the image's own registry.",
     )
 
 
@@ -55,16 +56,16 @@ def about_offline(place: Place, how: str = "") -> str:
     `how` says what the user has to do, beside this file, to keep nodes from asking other registries.
     """
     if place.offline:
-        return f"Nodes ask no registry but k3dreg{how}: what it cannot give is not pulled."
+        return f"Nodes ask no registry but k3dreg{how}. They cannot pull an image that k3dreg cannot give."
     return (
-        "What k3dreg cannot give, nodes get from the image's own registry. Where they may not: the same command with "
-        "--offline."
+        "Nodes pull an image that k3dreg cannot give from the image's own registry. To prevent that, run k3dreg config "
+        "with --offline."
     )
 
 
 def about_hosting() -> str:
     """Return a paragraph about Tilt and Skaffold."""
     return (
-        "Tilt and Skaffold find the registry by a ConfigMap: the same command with --configmap, piped into "
-        "`kubectl apply -f -`."
+        "Tilt and Skaffold find the registry by a ConfigMap. To make it, run k3dreg config with --configmap, and pipe "
+        "the output into `kubectl apply -f -`."
     )

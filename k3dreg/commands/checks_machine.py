@@ -103,7 +103,7 @@ def credential_helpers(environment: Mapping[str, str]) -> Check:
         return Check(
             "credentials",
             FAIL,
-            f"{path} names {', '.join(missing)}, which the PATH does not have",
-            "install it, or run docker login",
+            f"{path} names {', '.join(missing)}, not found on the PATH",
+            "install the helper, or remove it from config.json and run docker login",
         )
     return Check("credentials", OK, f"{path}{', ' + ', '.join(programs) if programs else ''}")

@@ -44,7 +44,7 @@ async def reach_checks(
         if not in_container:
             for network, gateway in await _gateways_of_nodes(engine):
                 for port in ports:
-                    advice = f"listen on it too (--listen tcp:{port}), or let the firewall pass it"
+                    advice = f"listen on this address, too (--listen tcp:{port}), or open the port in the firewall"
                     checks.append(await _reached(engine, f"network {network}", f"{gateway}:{port}", advice))
     except EngineError as error:
         return [Check("reach", WARN, f"the engine did not answer: {error}", error.advice)]
@@ -68,8 +68,10 @@ def _mirror(names: OwnNames, mirrors: Sequence[str]) -> list[Check]:
     for mirror in mirrors:
         host = urlsplit(mirror).netloc
         if host and names.is_own(host):
-            says = f"Docker's own mirror is {host}, this registry: `docker pull` never gets a newer image for a tag"
-            return [Check("mirror", WARN, says, "take it out of registry-mirrors in Docker's daemon.json")]
+            says = (
+                f"Docker uses this registry, {host}, as its mirror: `docker pull` gets no newer image for a tag it has"
+            )
+            return [Check("mirror", WARN, says, "remove it from registry-mirrors in Docker's daemon.json")]
     return []
 
 

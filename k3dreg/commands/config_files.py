@@ -23,7 +23,7 @@ class ConfigOptions(CommandLine):
 
     synopsis = SYNOPSIS
     about = (
-        "Print the files that point a cluster at k3dreg. Where there are several, a line before each names it. With "
+        "Print the files that point a cluster at k3dreg. If there are several, the line before each has its name. With "
         "FILE, print only that one."
     )
     examples = (
@@ -86,7 +86,7 @@ def text_of(arguments: Sequence[str]) -> str:
     named = arguments[:1] and not arguments[0].startswith("-")
     options.parseOptions(list(arguments[1:] if named else arguments))
     if not named:
-        raise UsageError("which kind of cluster?")
+        raise UsageError(f"name the kind of cluster: {', '.join(CASES)}")
     cluster = arguments[0]
     place = place_of(cluster, options)
     files: tuple[File, ...] = files_for(cluster, place)
@@ -95,7 +95,7 @@ def text_of(arguments: Sequence[str]) -> str:
     if options.file:
         wanted = [file for file in files if file.name == options.file]
         if not wanted:
-            raise UsageError(f"there is no {options.file!r}, but {', '.join(file.name for file in files)}")
+            raise UsageError(f"there is no file {options.file!r}; choose from {', '.join(file.name for file in files)}")
         return wanted[0].text
     if len(files) == 1:
         return files[0].text

@@ -47,7 +47,7 @@ class ListOptions(CommandLine):
 
     synopsis = "Usage: k3dreg ls [--state-dir DIR]"
     about = (
-        "List the images that were pushed. It may run beside a daemon. On a terminal digests are shortened; "
+        "List the images that were pushed. You may run it while a daemon runs. On a terminal digests are shortened; "
         "in a pipe, as in `k3dreg ls | cat`, they are whole."
     )
     examples = ("k3dreg ls --state-dir /var/lib/k3dreg",)

@@ -54,7 +54,7 @@ class Config:
         "docker",
         parse_docker,
         "The engine's address: `unix:///path`, `tcp://host:port` or `ssh://host`",
-        more="With `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` by TLS. Over ssh, the engine's socket is "
+        more="`DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` give `tcp://` TLS. Over ssh, the engine's socket is "
         "`/var/run/docker.sock` unless the URL has a path: `ssh://host/path/docker.sock`",
         value="URL",
         default_words=f"as for Docker's client, else `unix://{DEFAULT_SOCKET}`",
@@ -79,11 +79,11 @@ class Config:
     reader: str = setting(
         "reader",
         choice_of("on", "stopped", "off"),
-        "How to reach the engine's files where k3dreg cannot open them itself: `on`, in a container by another "
-        "that runs for a moment; `stopped`, by containers that never start; `off`, not at all, which is slower",
-        more="With `on`, for a k3dreg in a container, a helper container runs for half a second and passes Docker's "
-        "directories to k3dreg; elsewhere, and where that fails, k3dreg reads through containers that are never "
-        "started. With `off`, images come by `docker save`",
+        "How to read the engine's files where k3dreg cannot open them itself: `on`, by a helper container that passes "
+        "open directories, or else through stopped containers; `stopped`, through stopped containers only; `off`, not "
+        "at all, which is slower",
+        more="A helper container runs for half a second, and only if k3dreg runs in a container itself. A stopped "
+        "container is created and never started. With `off`, images come by `docker save`",
         value="on|stopped|off",
         default="on",
     )
@@ -91,7 +91,7 @@ class Config:
         "docker-root",
         parse_text,
         "Path by which k3dreg reaches Docker's data directory",
-        more="Such as a mounted volume: the fastest way; see [performance.md](performance.md)",
+        more="For example a mounted volume: [performance.md](performance.md)",
         value="DIR",
         default_words="the path that Docker reports",
     )
@@ -116,7 +116,7 @@ class Config:
         "origin-fallback",
         parse_switch,
         "Fetch from the image's own registry what Docker cannot give, such as digests with the classic image store",
-        more="k3dreg keeps it ([more](what-docker-cannot-give.md))",
+        more="k3dreg caches it ([more](what-docker-cannot-give.md))",
         default="off",
         reloadable=True,
     )
@@ -133,7 +133,7 @@ class Config:
     proxy_username: str = setting(
         "proxy-username",
         parse_text,
-        "User for Docker's pulls from that registry; with `*`, from Docker Hub",
+        "User for Docker's pulls from the registry of `proxy-remote-url`; with `*`, from Docker Hub",
         default_words="none",
         option=False,
         variables=("REGISTRY_PROXY_USERNAME",),
@@ -215,7 +215,7 @@ class Config:
     log_format: str = setting(
         "log-format",
         choice_of("text", "json"),
-        "`text` or `json`: readable lines, or one JSON object a line",
+        "`text`: readable lines, or `json`: one JSON object per line",
         value="FORMAT",
         default="text",
     )
@@ -233,7 +233,7 @@ class Config:
         """Raise `usage.UsageError` for settings that contradict each other."""
         if self.anonymous_pull and self.htpasswd is None:
             raise usage.UsageError(
-                "--anonymous-pull goes with --htpasswd: without a password file every client may push, too"
+                "--anonymous-pull needs --htpasswd: without a password file every client may pull and push"
             )
         if bool(self.proxy_username) != bool(self.proxy_password):
             raise usage.UsageError("REGISTRY_PROXY_USERNAME and REGISTRY_PROXY_PASSWORD: set both or neither")

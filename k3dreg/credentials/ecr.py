@@ -90,8 +90,7 @@ class EcrCredentials:
             return held.credentials
         if len(self._flights) >= _MOST_ASKED and endpoint not in self._flights:
             log.warn(
-                "no credentials for {registry} from AWS, so Docker pulls without: k3dreg is asking AWS "
-                "for {count} others",
+                "no credentials for {registry} from AWS: k3dreg is already asking AWS for those of {count} other hosts",
                 registry=registry,
                 count=_MOST_ASKED,
             )
@@ -122,7 +121,7 @@ class EcrCredentials:
         if found is None:
             held = _Held(None, self._clock.seconds() + _FAILED_FOR)
             log.warn(
-                "no credentials for {registry} from AWS, so Docker pulls without: {trouble}",
+                "no credentials for {registry} from AWS: {trouble}",
                 registry=registry,
                 trouble="; ".join(troubles),
             )

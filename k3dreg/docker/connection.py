@@ -228,7 +228,7 @@ def _explain(error: Exception) -> EngineUnavailable:
         if isinstance(cause, TunnelFailed):
             return EngineUnavailable(
                 f"Docker cannot be reached over ssh: {cause}",
-                advice="try `ssh HOST docker version` as the user that k3dreg runs as; it must not ask for anything. "
+                advice="try `ssh HOST docker version` as k3dreg's user; ssh must not ask for a password or a host key. "
                 "If Docker's socket is not /var/run/docker.sock there, name it: ssh://HOST/path/docker.sock",
             )
         if refusal := explain_refusal(cause):

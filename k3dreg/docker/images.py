@@ -162,7 +162,7 @@ async def load(engine: IEngineRequests, archive: IBodyProducer) -> None:
     except EngineError as error:
         if not is_unpacking_failure(str(error)):
             raise
-        log.info("Docker took the blobs and says: {error}", error=error)
+        log.info("Docker stored the blobs, and could not unpack them: {error}", error=error)
 
 
 async def _messages(stream: IByteStream) -> AsyncIterator[Mapping[str, Any]]:

@@ -116,7 +116,7 @@ class LayerBuild:
         except K3dregError as failure:
             error = failure
         except Exception as failure:  # noqa: BLE001  (the blob's readers must get any error)
-            log.failure("putting a layer together failed inside k3dreg")
+            log.failure("assembling a layer failed inside k3dreg")
             error = failure
         # Called before the readers get the result: a reader that asks again at once must not get this build.
         ended(error)

@@ -129,7 +129,7 @@ class LayerStoreSource:
         if layer is None:
             raise BlobUnknown(f"{digest} is not a part of the image {image.id}")
         if digest in self._broken:
-            raise BlobUnknown(f"the layer {digest} could not be put together from its files")
+            raise BlobUnknown(f"the layer {digest} could not be assembled from its files")
         run = self._runs.get(digest)
         if run is not None and run.blob.has_beginning:
             trace.source = self.name
@@ -143,7 +143,7 @@ class LayerStoreSource:
             return await self._starting.join(digest, lambda: self._start(held.files, layer))
         except (FileAbsent, FilesUnreachable, ContentError) as error:
             self._held.pop(image.id, None)
-            raise BlobUnknown(f"the layer {digest} cannot be put together from its files: {error}") from error
+            raise BlobUnknown(f"the layer {digest} cannot be assembled from its files: {error}") from error
 
     async def shutdown(self) -> None:
         """Cancel everything that is under way."""
@@ -249,13 +249,13 @@ class LayerStoreSource:
             del self._runs[layer.diff_id]
         if error is None:
             log.info(
-                "put the layer {layer} together: {size:.0f} MB in {seconds:.1f} s",
+                "assembled the layer {layer}: {size:.0f} MB in {seconds:.1f} s",
                 layer=layer.diff_id.short,
                 size=layer.size / 1e6,
                 seconds=seconds,
             )
             return
-        log.warn("the layer {layer} could not be put together: {error}", layer=layer.diff_id, error=error)
+        log.warn("the layer {layer} could not be assembled: {error}", layer=layer.diff_id, error=error)
         passing = isinstance(error, StoreError | EngineUnavailable) or not isinstance(error, K3dregError)
         if not passing:
             self._broken[layer.diff_id] = True

@@ -51,7 +51,7 @@ _FAILURES_REMEMBERED = 1000
 ADVICE = (
     "Docker's containerd image store has lost blobs of this image (moby#49473, containerd#8973). Fetch them on "
     "Docker's host: `ctr -n moby content fetch IMAGE` or `nerdctl -n moby image pull --unpack=false IMAGE`; or remove "
-    "the image and all that share layers with it, and pull; Docker 29.9 and later mend it at the next `docker pull`"
+    "the image and all that share layers with it, and pull; Docker 29.9 and later repair it at the next `docker pull`"
 )
 
 

@@ -142,7 +142,7 @@ class Discovery:
         try:
             return await self._engine.get(next_page=next_page)
         except EngineError as error:
-            log.warn("the list of Docker's images is left out: {error}", error=error)
+            log.warn("a list lacks Docker's images, because Docker does not list them: {error}", error=error)
             return _EMPTY
 
 

@@ -77,7 +77,7 @@ class OwnNames:
         if not self.is_own(repository.registry):
             raise NotOurs(
                 f"{repository} is another registry's",
-                advice=f"a push says no ?ns=; if {repository.registry} is a name of this registry: --alias",
+                advice=f"push without ?ns=, or if {repository.registry} is a name of this registry, add it by --alias",
             )
         return Repository(None, repository.path)
 

@@ -103,7 +103,7 @@ class PermittedRegistries:
         for text in await self._resolve(hostname_of(registry)):
             address = address_of(text)
             if address is not None and is_local(address):
-                return f"its name leads to {address}"
+                return f"its name resolves to {address}"
         return None
 
     def _refusal(self, registry: str, why: str) -> RegistryNotAllowed:

@@ -46,7 +46,7 @@ log = make_logger()
 # Why an engine that pulls for k3dreg, through k3dreg as its mirror, gets 404: it then goes on to the next registry.
 _CIRCULAR = "itself has asked Docker for it, whose registry mirror this is"
 # For users who send a HEAD by hand.
-_HEAD_ADVICE = "what Docker holds under this name is shown to GET, and to the HEAD of a node (docs/pushing.md)"
+_HEAD_ADVICE = "if Docker has an image of this name, GET and a node's HEAD find it (docs/pushing.md)"
 
 
 @define

@@ -39,7 +39,7 @@ _DIGEST_ADVICE = {
         "there (--origin-fallback)"
     ),
 }
-_OWN_NAME_ADVICE = "an image of another registry is asked for with that registry's name: ?ns=docker.io"
+_OWN_NAME_ADVICE = "for an image of another registry, name that registry in the request: ?ns=docker.io"
 
 
 def digest_advice(store: ImageStore) -> str:
@@ -209,7 +209,7 @@ class Resolver:
             if await self._is_here(reference):
                 # The engine fetched the content and could not unpack it, as with artifacts and signatures.  A node
                 # needs no more than the content.
-                log.warn("Docker has {reference}, but: {error}", reference=reference, error=error)
+                log.warn("Docker stored {reference}, though its pull failed: {error}", reference=reference, error=error)
                 return self._clock.seconds() - started
             self._refused.remember((reference, auth), error)
             self._tell_digests((reference.repository, auth), error)

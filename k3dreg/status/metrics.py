@@ -96,7 +96,7 @@ class Metrics:
         self._refusals = Counter(
             "k3dreg_refusals_total", "Requests that ended with an error, by kind", ["kind"], registry=registry
         )
-        self._aborted = Counter("k3dreg_aborted_answers_total", "Bodies that broke in the middle", registry=registry)
+        self._aborted = Counter("k3dreg_aborted_answers_total", "Answers whose body broke off", registry=registry)
         self._work = Counter(
             "k3dreg_work_total",
             "Pulls by the engine, exports out of it, and bodies sent, that have ended",
@@ -104,10 +104,17 @@ class Metrics:
             registry=registry,
         )
         self._work_seconds = Histogram(
-            "k3dreg_work_duration_seconds", "How long they took", ["kind"], buckets=_SLOW, registry=registry
+            "k3dreg_work_duration_seconds",
+            "Seconds that pulls, exports and sent bodies took",
+            ["kind"],
+            buckets=_SLOW,
+            registry=registry,
         )
         self._work_bytes = Counter(
-            "k3dreg_work_bytes_total", "Bytes that they moved, as far as told", ["kind"], registry=registry
+            "k3dreg_work_bytes_total",
+            "Bytes that pulls, exports and sent bodies moved, as far as k3dreg knows",
+            ["kind"],
+            registry=registry,
         )
         for source in (*sorted(SOURCES), OTHER):
             self._sent.labels(source)
@@ -187,19 +194,27 @@ class _Read(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics with their present values; prometheus-client calls it."""
         now = self._readings()
-        info = GaugeMetricFamily("k3dreg_build_info", "Which k3dreg this is; always 1", labels=["version"])
+        info = GaugeMetricFamily("k3dreg_build_info", "The version of k3dreg; always 1", labels=["version"])
         info.add_metric([self._version], 1)
         yield info
-        yield GaugeMetricFamily("k3dreg_cache_bytes", "Bytes held, of pushed content too", value=now.cache_bytes)
-        yield GaugeMetricFamily("k3dreg_cache_limit_bytes", "How many are kept", value=now.cache_limit)
-        yield GaugeMetricFamily("k3dreg_cache_blobs", "Blobs held", value=now.cache_blobs)
+        yield GaugeMetricFamily(
+            "k3dreg_cache_bytes", "Bytes in the store, pushed content included", value=now.cache_bytes
+        )
+        yield GaugeMetricFamily(
+            "k3dreg_cache_limit_bytes", "The limit of cached content in bytes (--cache-size)", value=now.cache_limit
+        )
+        yield GaugeMetricFamily(
+            "k3dreg_cache_blobs", "Blobs in the store, pushed content included", value=now.cache_blobs
+        )
         yield CounterMetricFamily("k3dreg_evicted_blobs", "Blobs evicted from the cache", value=now.evicted_blobs)
         yield CounterMetricFamily("k3dreg_evicted_bytes", "Bytes evicted from the cache", value=now.evicted_bytes)
         up = self._engine_up()
         if up is not None:
             yield GaugeMetricFamily("k3dreg_engine_up", "1 while the engine answers", value=int(up))
-        active = GaugeMetricFamily("k3dreg_work_in_progress", "What is under way", labels=["kind"])
-        waiters = GaugeMetricFamily("k3dreg_work_waiters", "Requests that wait for its end", labels=["kind"])
+        active = GaugeMetricFamily(
+            "k3dreg_work_in_progress", "Pulls, exports and sent bodies under way", labels=["kind"]
+        )
+        waiters = GaugeMetricFamily("k3dreg_work_waiters", "Requests that wait for work under way", labels=["kind"])
         for kind, (count, waiting) in self._under_way().items():
             active.add_metric([kind], count)
             waiters.add_metric([kind], waiting)

@@ -58,7 +58,9 @@ class PushedChanges:
         if not self._writing:
             self._writing = True
             writing = Deferred.fromCoroutine(self._write())
-            writing.addErrback(lambda failure: log.failure("writing what was pushed", failure=failure))
+            writing.addErrback(
+                lambda failure: log.failure("writing the list of what was pushed failed", failure=failure)
+            )
         # An Outcome, so that cancelling, when a client disconnects, does not cancel the writing.
         await change.done.wait()
 

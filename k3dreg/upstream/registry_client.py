@@ -143,7 +143,7 @@ class RegistryClient:
         if isinstance(result, Failure):
             download.give_up(result.value or CancelledError())
             if download.is_verified:
-                log.info("fetched {name} from its registry for those who read it", name=download.name)
+                log.info("fetched {name} from its registry, without keeping it", name=download.name)
             elif result.check(K3dregError):
                 log.warn(
                     "{name} was not fetched from its registry: {error}",

@@ -57,7 +57,7 @@ def check_browser(headers: Headers, method: bytes, path: bytes, is_own_host: Cal
     if not (is_local or _is_address(name) or is_own_host(name)):
         raise BrowserRefused(
             f"a browser asks for {host}, which is no name of this registry that k3dreg knows",
-            advice=f"if it is one: --alias {host if match[2] else f'{host}:5000'} (or K3DREG_ALIAS)",
+            advice=f"to add the name: --alias {host if match[2] else f'{host}:5000'} (or K3DREG_ALIAS)",
         )
     if _is_read(method) and path == b"/" and _one(headers, "sec-fetch-dest") in ("", "document"):
         # The user followed a link on another site's page.  That page cannot read the answer.

@@ -81,7 +81,7 @@ class BodyRequest(Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Answer an error in k3dreg in the form of OCI errors, where Twisted would write a page of HTML."""
-        log.failure("no answer to a request", failure=reason)
+        log.failure("an error in k3dreg while it handled a request", failure=reason)
         if self.startedWriting or self.finished:
             cast(Any, self.transport).abortConnection()
             return reason

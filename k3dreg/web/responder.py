@@ -86,7 +86,7 @@ def when_admitted(
     # Before the work begins: the Deferred of a request that is finished already never fires.
     finished = request.notifyFinish()
     cast(BodyRequest, request).work = work = Deferred.fromCoroutine(admit())
-    work.addErrback(lambda failure: log.failure("a request's beginning went wrong", failure=failure))
+    work.addErrback(lambda failure: log.failure("an error in k3dreg before a request was answered", failure=failure))
 
     def client_gone(failure: Failure) -> None:
         gone.append(failure)
@@ -128,7 +128,7 @@ class _Rendering:
         # Before the work begins: the Deferred of a request that is finished already never fires.
         finished = self._request.notifyFinish()
         cast(BodyRequest, self._request).work = work = Deferred.fromCoroutine(self._run(answer))
-        work.addErrback(lambda failure: log.failure("a request's end went wrong", failure=failure))
+        work.addErrback(lambda failure: log.failure("an error in k3dreg after a request was answered", failure=failure))
 
         def client_gone(_: Failure) -> None:
             self._gone = True
@@ -171,7 +171,11 @@ class _Rendering:
         except CancelledError:
             return interrupted_answer()
         except Exception:  # noqa: BLE001  (an error in k3dreg is logged, and not shown to the client)
-            log.failure("no answer to {method} {subject}", method=self._record.method, subject=self._record.subject)
+            log.failure(
+                "an error in k3dreg while it answered {method} {subject}",
+                method=self._record.method,
+                subject=self._record.subject,
+            )
             return unexpected_answer()
         return answer
 
@@ -233,7 +237,7 @@ class _Rendering:
         else:
             reason = "an error in k3dreg"
             log.failure(
-                "no end of {method} {subject}",
+                "an error in k3dreg while it sent the answer to {method} {subject}",
                 failure=Failure(error),
                 method=self._record.method,
                 subject=self._record.subject,

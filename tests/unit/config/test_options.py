@@ -179,7 +179,7 @@ def test_a_broken_line_is_told_by_its_number_and_not_shown(htpasswd: str) -> Non
 
 def test_a_door_that_would_be_left_open_is_a_usage_error(htpasswd: str) -> None:
     for environment, complaint in (
-        ({"K3DREG_ANONYMOUS_PULL": "on"}, "--anonymous-pull goes with --htpasswd"),
+        ({"K3DREG_ANONYMOUS_PULL": "on"}, "--anonymous-pull needs --htpasswd"),
         ({"REGISTRY_AUTH": "htpasswd"}, "needs REGISTRY_AUTH_HTPASSWD_PATH"),
         ({"REGISTRY_AUTH": "token", "K3DREG_HTPASSWD": htpasswd}, "htpasswd only"),
         ({"K3DREG_HTPASSWD": htpasswd + ".gone"}, "cannot be read"),
