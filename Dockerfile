@@ -1,7 +1,7 @@
 # k3dreg as a container:  docker build -t k3dreg .
 #
-# It takes the place of `registry:2` in k3d's hands: no ENTRYPOINT and an empty command line means CMD, one exposed port,
-# and no ENV beyond the base's, because ctlptl makes a registry anew whose environment is not what it expects.
+# k3d runs it in the place of `registry:2`.  So it has no ENTRYPOINT, a CMD for an empty command line, one exposed port,
+# and no ENV beyond the base's: ctlptl recreates a registry whose environment differs from what it expects.
 # Settings come from k3d's REGISTRY_… variables, and from /etc/k3dreg/k3dreg.toml when it is mounted (docs/container.md).
 ARG BASE=debian:trixie-slim
 
@@ -10,8 +10,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends binutils python
 COPY setup.py pyproject.toml README.md LICENSE /src/
 COPY k3dreg /src/k3dreg
 COPY twisted /src/twisted
-# Of botocore's descriptions of AWS's services, some 100 MB, those are kept by which it gets credentials and ECR's tokens.
-# Of Twisted, what is neither HTTP, endpoints nor twistd goes.  Files are compiled below, when what is not needed is gone.
+# botocore's descriptions of AWS's services have some 100 MB: only those for credentials and ECR's tokens stay.  Of Twisted,
+# only HTTP, endpoints and twistd stay.  Files are compiled below, after the removal.
 RUN python3 -m venv /opt/k3dreg \
  && /opt/k3dreg/bin/pip install --no-cache-dir --no-compile /src \
  && /opt/k3dreg/bin/pip uninstall -y -q pip \
@@ -30,8 +30,8 @@ RUN apt-get update \
  && find /usr/lib/python3* -depth -type d -name __pycache__ -exec rm -r {} + \
  && cd /usr/lib/python3.* && rm -rf ensurepip idlelib pydoc_data test tkinter turtle* lib-dynload/_test*
 COPY --from=built /opt/k3dreg /opt/k3dreg
-# Whatever k3dreg imports is compiled by importing it, and a first start finds twistd's plugins and compiles the rest:
-# nothing of that is left to do at a start, when perhaps nothing can be written.
+# Import all modules, which compiles them, and start once, which caches twistd's plugins and compiles the rest.  A container
+# with a read-only file system could not write these files.
 RUN ln -s /opt/k3dreg/bin/k3dreg /opt/k3dreg/bin/twistd /usr/local/bin/ \
  && mkdir -p /etc/k3dreg && install -d -m 1777 /var/lib/k3dreg \
  && /opt/k3dreg/bin/python -c 'import importlib, pkgutil, k3dreg; \
