@@ -2,7 +2,7 @@
 
     172.18.0.3 HEAD docker.io/library/nginx:1.27 200 export, after: pull 12.1s, 0 bytes, 14.203s
     172.18.0.3 GET docker.io/library/nginx blob sha256:31968c0f9eaf 200 cache, 7432011 bytes, 0.041s
-    172.18.0.3 HEAD docker.io/library/nginy:1 404, 0 bytes, 0.310s: Docker cannot pull it: manifest unknown
+    172.18.0.3 HEAD docker.io/library/nginx:9 404, 0 bytes, 0.310s: manifest for nginx:9 not found: manifest unknown
 
 Text from a client or an engine is not logged as it is: names are parsed before they are written, and characters that
 are not printable are escaped.  The `Authorization` header is not used here.
