@@ -23,9 +23,10 @@ from k3dreg.reporting.logger import make_logger
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import GRACE, Collected, Collector
+from k3dreg.store.database import DATABASE_FILE, Database, open_read_only
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import DATABASE_FILE, open_pushed
-from k3dreg.store.pushed_database import PushedDatabase, PushedRow
+from k3dreg.store.pushed import open_pushed
+from k3dreg.store.pushed_database import PUSHED_TABLES, PushedRow, read_pushed
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.streaming.workers import Workers
 
@@ -89,8 +90,8 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
         _fail(f"the state directory {state_dir} cannot be used: {error.strerror}; run it as the daemon's user", 1)
     if command == "ls":
         try:
-            with contextlib.closing(PushedDatabase(state_dir / DATABASE_FILE, read_only=True)) as database:
-                rows = database.read()
+            with contextlib.closing(open_read_only(state_dir / DATABASE_FILE, (PUSHED_TABLES,))) as database:
+                rows = read_pushed(database)
         except K3dregError as error:
             _fail(str(error), 1)
         for line in listing(rows, sizes_in(state_dir), columns() if sys.stdout.isatty() else None):
@@ -165,25 +166,32 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
     workers.start()
     try:
         state = await workers.acquire(StateDirectory, StateDirectory.close, state_dir)
-        pushed = await open_pushed(state_dir, workers, reactor, state.reserve)
-        store = await open_store_in(
-            state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps, pushed_sizes=pushed.sizes_at_start
-        )
-        try:
-            catalogue = await open_catalogue(state_dir, workers)
-            collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)
-            collected = await collector.collect(grace, untagged=untagged)
-            print(told(collected))  # noqa: T201
-        finally:
-            await store.close()
-            await pushed.close()
-            state.close()
+        with contextlib.closing(state):
+            database = await workers.run(Database, state_dir / DATABASE_FILE, (PUSHED_TABLES,), state.reserve)
+            with contextlib.closing(database):
+                print(told(await _collect_in(state, database, workers, reactor, grace, untagged)))  # noqa: T201
     except UsageError as error:
         _fail(f"{error} (a running daemon collects by itself; to collect now, stop it first)", 1)
     except K3dregError as error:
         _fail(str(error), 1)
     finally:
         await workers.stop()
+
+
+async def _collect_in(
+    state: StateDirectory, database: Database, workers: Workers, reactor: Any, grace: float, untagged: bool
+) -> Collected:
+    pushed = await open_pushed(database, workers, reactor)
+    store = await open_store_in(
+        state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps, pushed_sizes=pushed.sizes_at_start
+    )
+    try:
+        catalogue = await open_catalogue(state.root, workers)
+        collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)
+        return await collector.collect(grace, untagged=untagged)
+    finally:
+        await store.close()
+        await pushed.close()
 
 
 def told(collected: Collected) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorTime
@@ -17,8 +18,9 @@ from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.pushed import DATABASE_FILE, PushedContent
-from k3dreg.store.pushed_database import PushedDatabase, PushedRow
+from k3dreg.store.database import DATABASE_FILE, Database, DatabaseConnection, open_read_only
+from k3dreg.store.pushed import PushedContent
+from k3dreg.store.pushed_database import PUSHED_TABLES, PushedRow, read_pushed
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.origin import ICredentialSource
 from k3dreg.web.error_answers import status_and_code
@@ -87,14 +89,15 @@ async def explain(
 
 
 async def _read_pushed(state_dir: Path, workers: Workers, clock: IReactorTime) -> PushedContent:
-    """Return what was pushed into the state directory; nothing if the list cannot be read."""
+    """Return what was pushed into the state directory; nothing if the database cannot be read."""
 
-    def read() -> tuple[PushedDatabase, Sequence[PushedRow]]:
-        rows: Sequence[PushedRow] = ()
-        with contextlib.closing(PushedDatabase(state_dir / DATABASE_FILE, read_only=True)) as file:
-            with contextlib.suppress(K3dregError):
-                rows = file.read()
-            return file, rows
+    def read() -> tuple[DatabaseConnection | None, Sequence[PushedRow]]:
+        with (
+            contextlib.suppress(K3dregError),
+            contextlib.closing(open_read_only(state_dir / DATABASE_FILE, (PUSHED_TABLES,))) as database,
+        ):
+            return database, read_pushed(database)
+        return None, ()
 
-    file, rows = await workers.run(read)
-    return PushedContent(file, rows, workers, clock)
+    database, rows = await workers.run(read)
+    return PushedContent(cast(Database, database), rows, workers, clock)  # nothing is written, or read any more

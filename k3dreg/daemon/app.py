@@ -37,7 +37,9 @@ from k3dreg.reporting.logger import make_logger, set_level
 from k3dreg.status.operations import Operations
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import Collector
+from k3dreg.store.database import DATABASE_FILE, Database
 from k3dreg.store.pushed import open_pushed
+from k3dreg.store.pushed_database import PUSHED_TABLES
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.upload_staging import Staging
 from k3dreg.streaming.workers import Workers
@@ -80,7 +82,11 @@ class App:
         state = await self.workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
         closing.add(state.close)
         # Before the store, which must know what was pushed in order not to evict it.
-        pushed = await open_pushed(config.state_dir, self.workers, self._reactor, state.reserve)
+        database = await self.workers.acquire(
+            Database, Database.close, config.state_dir / DATABASE_FILE, (PUSHED_TABLES,), state.reserve
+        )
+        closing.add(lambda: self.workers.run(database.close))
+        pushed = await open_pushed(database, self.workers, self._reactor)
         closing.add(pushed.close)
         self._store = store = await open_store_in(
             state,

@@ -1,8 +1,7 @@
-"""An SQLite database of what was pushed.
+"""The SQLite database in the state directory: what was pushed, and tables of other modules.
 
-When `transact` returns, the transaction survives a power failure (`synchronous=FULL`).  If the process or the machine
-dies earlier, either all of it or nothing is in the database.  Everything here blocks: call it in worker threads, one
-call at a time.
+A module describes its tables by a `Tables`.  Opening the database creates or upgrades the tables of all modules.
+Everything here but `Database.row` blocks: call it in worker threads.
 """
 
 from __future__ import annotations
@@ -10,72 +9,76 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any
+
+from attrs import frozen
 
 from k3dreg.oci.errors import StoreError, StoreFull
+from k3dreg.store.disk_reserve import Reserve
 from k3dreg.store.durable_files import storage_errors, sync_directory
 
-T = TypeVar("T")
+# The name of the database in the state directory.
+DATABASE_FILE = "pushed.db"
 
-# 2: manifests have the time at which they were pushed.  3: blobs have their size in bytes, 0 where it is not known.
-_VERSION = 3
-_SCHEMA = """
-CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL, size INTEGER DEFAULT 0,
-                   PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
-CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
-                       since REAL DEFAULT 0,
-                       PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
-CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, PRIMARY KEY (registry, path, name)) WITHOUT ROWID;
-"""
-
-# Statements that upgrade from a version to the next.
-_UPGRADES = {
-    1: "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0;",
-    2: "ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0;",
-}
+# The version of the file.  In versions 1 to 3 it was that of the tables of pushed content, the only ones.  Since 4 the
+# version of each module's tables is in the table `tables`.
+_VERSION = 4
+_VERSIONS = "CREATE TABLE tables (name TEXT PRIMARY KEY, version INTEGER) WITHOUT ROWID"
+_FIRST_TABLES = "pushed"
+_NEWER = "the state directory was used by a newer k3dreg"
 
 # The second error also means a full disk: there was no room for the log's index (`-shm`) on opening the database.
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
-# The values of a row's columns.
+# The values of a row's columns, or of a statement's parameters.
 Values = tuple[Any, ...]
+# An SQL statement and its parameters.
+Statement = tuple[str, Values]
 
 
-class Database:
-    """A connection to the database.  The caller closes it."""
+@frozen
+class Tables:
+    """The tables of one module.
 
-    def __init__(self, file: Path, *, read_only: bool = False) -> None:
-        """Open the database.  Unless `read_only`, create it if it does not exist.  Raises `StoreError`."""
-        with _database_errors("opening the list of what was pushed"):
-            with storage_errors("opening the list of what was pushed"):
-                _prepare(file, read_only=read_only)
-            uri = file.absolute().as_uri() + ("?mode=ro" if read_only else "")
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            try:
-                if not read_only:
-                    self._use_log()
-                    self._db.execute("PRAGMA synchronous=FULL")
-                    self._make()
-            except BaseException:
-                self._db.close()
-                raise
+    The database records their `version` by `name`.  `create`: statements that make them.  `upgrades`: by version, the
+    statements that upgrade from it to the next.  For a cache they may drop the tables and make them anew.
+    """
 
-    def _use_log(self) -> None:
-        """Switch to a write-ahead log.
+    name: str
+    version: int
+    create: Sequence[str]
+    upgrades: Mapping[int, Sequence[str]] = MappingProxyType({})
 
-        A full disk has no room for the log's index.  With exclusive locking SQLite keeps that index in memory
-        (sqlite.org/wal.html, section 8), but then no other process can read the database.
+
+class DatabaseConnection:
+    """A connection to a database.  Thread-safe: its methods wait for each other."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """`connection` must be in autocommit mode and usable in all threads."""
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def row(self, sql: str, parameters: Values = ()) -> Values | None:
+        """Return the first row that a query finds, or None.  Raises `StoreError`."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def rows(self, sql: str, parameters: Values = ()) -> list[Values]:
+        """Return all rows that a query finds.  Raises `StoreError`."""
+        with self._lock, _database_errors("reading the database"):
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def transact(self, statements: Iterable[Statement]) -> list[int]:
+        """Execute statements in one transaction, and return how many rows each of them has changed.
+
+        Raises `StoreFull` or `StoreError`; then nothing has changed.
         """
-        try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._version()
-        except sqlite3.Error as error:
-            if not _is_no_room(error):
-                raise
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
+        with self._lock, _database_errors("writing the database"), _transaction(self._connection):
+            return [self._connection.execute(sql, parameters).rowcount for sql, parameters in statements]
 
     def reuse_log(self) -> None:
         """Move the log's content into the database, so that the next transaction overwrites the log.
@@ -83,118 +86,200 @@ class Database:
         That transaction then needs no more room on the disk than the log already has.  Raises `StoreFull` or
         `StoreError`.
         """
-        with _database_errors("writing the list of what was pushed"):
-            self._db.execute("PRAGMA wal_checkpoint(RESTART)")
-
-    def _make(self) -> None:
-        version = self._version()
-        if version > _VERSION:
-            raise StoreError("the state directory was used by a newer k3dreg")
-        if version < min(_UPGRADES):
-            raise StoreError("the list of what was pushed is another program's database: move it away")
-        if version < _VERSION:
-            steps = " ".join(_UPGRADES[step] for step in range(version, _VERSION))
-            self._db.executescript(f"BEGIN; {steps} PRAGMA user_version={_VERSION}; COMMIT;")
-
-    def _version(self) -> int:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        return int(version)
-
-    def read(
-        self, blob: Callable[..., T], manifest: Callable[..., T], tag: Callable[..., T]
-    ) -> tuple[list[T], list[T], list[T]]:
-        """Return all blobs, manifests and tags, each made by calling its function with the columns of a row.
-
-        Raises `StoreError`, and what the functions raise.
-        """
-        with _database_errors("reading the list of what was pushed"):
-            # A file that is opened read-only is not upgraded.
-            version = self._version()
-            since, size = "since" if version > 1 else "0", "size" if version > 2 else "0"
-            manifests = f"SELECT registry, path, descriptor, parts, subject, {since} FROM manifest"  # noqa: S608
-            blobs = f"SELECT registry, path, digest, since, {size} FROM blob"  # noqa: S608
-            return (
-                [blob(*row) for row in self._db.execute(blobs)],
-                [manifest(*row) for row in self._db.execute(manifests)],
-                [tag(*row) for row in self._db.execute("SELECT registry, path, name, digest FROM tag")],
-            )
-
-    def descriptors(self, registry: str, path: str, digests: Sequence[str], limit: int) -> dict[str, str]:
-        """Return the descriptors of a repository's manifests as JSON, in the order of `digests`.
-
-        Stops before the descriptor that would exceed `limit` characters in total, but returns at least one.  Digests
-        that are not in the table are left out.  Raises `StoreError`.
-        """
-        found: dict[str, str] = {}
-        size = 0
-        with _database_errors("reading the list of what was pushed"):
-            for digest in digests:
-                query = "SELECT descriptor FROM manifest WHERE registry=? AND path=? AND digest=?"
-                row = self._db.execute(query, (registry, path, digest)).fetchone()
-                if row is None:
-                    continue
-                size += len(row[0]) + 1
-                if size > limit and found:
-                    break
-                found[digest] = row[0]
-        return found
-
-    def transact(self, statements: Iterable[tuple[str, Values]]) -> None:
-        """Execute the statements in one transaction.  Raises `StoreFull` or `StoreError`; then nothing has changed."""
-        with _database_errors("writing the list of what was pushed"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, parameters in statements:
-                    self._db.execute(sql, parameters)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._lock, _database_errors("writing the database"):
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def close(self) -> None:
-        """Close the connection.  Safe any number of times."""
-        self._db.close()
+        """Close the connection, after a call under way.  Safe any number of times."""
+        with self._lock:
+            self._connection.close()
 
 
-def _is_no_room(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", None) in _NO_ROOM
+class Database:
+    """The database of a process that has locked the state directory.  The caller closes it.
+
+    It has two connections.  One writes, and reads lists; the other reads single rows and never waits for the disk to
+    write (sqlite.org/wal.html).  Either sees what was written before it is asked.
+
+    When `transact` returns, the transaction survives a power failure (`synchronous=FULL`).  If the process or the
+    machine dies earlier, either all of it or nothing is in the database.
+    """
+
+    def __init__(self, file: Path, tables: Sequence[Tables], reserve: Reserve | None = None) -> None:
+        """Open the database; create it, and `tables` in it, where they do not exist.
+
+        `reserve`: released to make room for a removal when the disk is full.  Raises `StoreFull` or `StoreError`.
+        """
+        self._reserve = reserve
+        with contextlib.ExitStack() as opened, _database_errors("opening the database"):
+            with storage_errors("opening the database"):
+                _prepare(file, tables)
+            writer = opened.enter_context(contextlib.closing(_connect(file)))
+            is_current = _is_current(writer, tables)
+            writer.execute("PRAGMA journal_mode=WAL")
+            writer.execute("PRAGMA synchronous=FULL")
+            if not is_current:
+                with _transaction(writer):
+                    _upgrade(writer, tables)
+            self._reader = DatabaseConnection(_connect(file, read_only=True))
+            self._writer = DatabaseConnection(writer)
+            opened.pop_all()
+
+    def row(self, sql: str, parameters: Values = ()) -> Values | None:
+        """Return the row that a query finds by an index, or None.  Raises `StoreError`.
+
+        Call it in any thread, the reactor's too: it takes some ten microseconds, and waits for calls of itself only.
+        """
+        return self._reader.row(sql, parameters)
+
+    def rows(self, sql: str, parameters: Values = ()) -> list[Values]:
+        """Return all rows that a query finds.  It may wait for a transaction.  Raises `StoreError`."""
+        return self._writer.rows(sql, parameters)
+
+    def transact(self, statements: Sequence[Statement], *, removing: bool = False) -> list[int]:
+        """Execute statements in one transaction, and return how many rows each of them has changed.
+
+        `removing`: they remove content, so on a full disk the transaction is tried again, with the room of the reserve
+        or else of the log.  Raises `StoreFull` or `StoreError`; then nothing has changed.
+        """
+        try:
+            return self._writer.transact(statements)
+        except StoreFull:
+            if self._reserve is None or not removing:
+                raise
+        if not self._reserve.release():
+            self._writer.reuse_log()
+        try:
+            return self._writer.transact(statements)
+        finally:
+            self._reserve.fill()
+
+    def close(self) -> None:
+        """Close both connections; other methods raise `StoreError` from now on.  Safe any number of times."""
+        self._reader.close()
+        self._writer.close()
 
 
-def _prepare(file: Path, *, read_only: bool) -> None:
+def open_read_only(file: Path, tables: Sequence[Tables]) -> DatabaseConnection:
+    """Open a database that another process may be using, with `tables` in their current versions.
+
+    The caller closes it.  Of a file with older tables, a copy in memory is upgraded.  Raises `StoreError`.
+    """
+    with contextlib.ExitStack() as opened, _database_errors("opening the database"):
+        with storage_errors("opening the database"):
+            _check_not_empty(file)
+        found = opened.enter_context(contextlib.closing(_connect(file, read_only=True)))
+        if _is_current(found, tables):
+            opened.pop_all()
+            return DatabaseConnection(found)
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            found.backup(copy)
+            _upgrade(copy, tables)
+        except BaseException:
+            copy.close()
+            raise
+        return DatabaseConnection(copy)
+
+
+def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    uri = file.absolute().as_uri() + ("?mode=ro" if read_only else "")
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(file: Path, tables: Sequence[Tables]) -> None:
     """Create the file if it does not exist, and make sure that only this user may read it.
 
-    A new file gets its name only when it is complete.  Raises `OSError`, and `StoreError` for an empty file: SQLite
-    would take it for a new database, so all pushed content would become cached content, which may be evicted.
+    A new file gets its name only when it is complete.  Raises `OSError`, `sqlite3.Error` and `StoreError`.
     """
     try:
-        found = file.stat()
+        _check_not_empty(file)
     except FileNotFoundError:
-        if read_only:
-            raise
         new = file.with_name(f"{file.name}.new")
         # Created here with its mode, because SQLite would make it readable for all users; SQLite's other files get the
         # same mode.  SQLite removes a journal left by an interrupted start, because the file is empty.
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         try:
-            with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
-                made.executescript(f"PRAGMA synchronous=FULL; BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-        except sqlite3.Error:
+            with contextlib.closing(_connect(new)) as made:
+                made.execute("PRAGMA synchronous=FULL")
+                with _transaction(made):
+                    made.execute(_VERSIONS)
+                    made.execute(f"PRAGMA user_version={_VERSION}")
+                    _upgrade(made, tables)
+        except BaseException:
             new.unlink()
             raise
         new.rename(file)
         sync_directory(file.parent)
         return
-    if found.st_size == 0:
+    for each in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            if each.stat().st_mode & 0o077:
+                each.chmod(0o600)
+
+
+def _check_not_empty(file: Path) -> None:
+    """Raise `StoreError` for an empty file, and `OSError` if there is none.
+
+    SQLite would take an empty file for a new database, so all pushed content would become cached content, which may be
+    evicted.
+    """
+    if file.stat().st_size == 0:
         raise StoreError(
-            f"the list of what was pushed, {file.name} in the state directory, has 0 bytes, so it is damaged: put it "
-            "back from a backup, or remove it and push again what was pushed"
+            f"the database, {file.name} in the state directory, has 0 bytes, so it is damaged: put it back from a "
+            "backup, or remove it and push again what was pushed"
         )
-    if not read_only:
-        for each in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
-            with contextlib.suppress(FileNotFoundError):
-                if each.stat().st_mode & 0o077:
-                    each.chmod(0o600)
+
+
+def _is_current(connection: sqlite3.Connection, tables: Sequence[Tables]) -> bool:
+    """Return whether the database has `tables` in their versions.
+
+    Raises `StoreError` for a database of a newer k3dreg, or of another program.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise StoreError(_NEWER)
+    if version < 1:
+        raise StoreError("the database in the state directory is another program's: move it away")
+    return bool(version == _VERSION) and _versions(connection).items() >= {t.name: t.version for t in tables}.items()
+
+
+def _upgrade(connection: sqlite3.Connection, tables: Sequence[Tables]) -> None:
+    """Create or upgrade `tables`.  Raises `StoreError` for those of a newer k3dreg."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < _VERSION:
+        connection.execute(_VERSIONS)
+        connection.execute("INSERT INTO tables VALUES (?, ?)", (_FIRST_TABLES, version))
+        connection.execute(f"PRAGMA user_version={_VERSION}")
+    versions = _versions(connection)
+    for each in tables:
+        found = versions.get(each.name)
+        if found is None:
+            steps = [each.create]
+        elif found <= each.version:
+            steps = [each.upgrades[step] for step in range(found, each.version)]
+        else:
+            raise StoreError(_NEWER)
+        for statement in (statement for step in steps for statement in step):
+            connection.execute(statement)
+        connection.execute("INSERT OR REPLACE INTO tables VALUES (?, ?)", (each.name, each.version))
+
+
+def _versions(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT name, version FROM tables").fetchall())
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what the `with` block executes; after an exception, nothing has changed."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 @contextlib.contextmanager
@@ -203,7 +288,7 @@ def _database_errors(what: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _is_no_room(error):
+        if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
             raise StoreFull(
                 f"no room is left on the disk of the state directory: {what} failed",
                 advice="free some space there, or give k3dreg a smaller --cache-size",

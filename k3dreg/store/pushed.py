@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
@@ -16,14 +15,11 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.listing import Names
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.store import pushed_database
-from k3dreg.store.disk_reserve import Reserve
+from k3dreg.store.database import Database
 from k3dreg.store.interfaces import PushedManifest
 from k3dreg.store.pushed_changes import Change, PushedChanges
-from k3dreg.store.pushed_database import PushedDatabase, PushedRow, without_annotations
+from k3dreg.store.pushed_database import PushedRow, read_descriptors, read_pushed, without_annotations
 from k3dreg.streaming.workers import Workers
-
-# The name of the database in the state directory.
-DATABASE_FILE = "pushed.db"
 
 
 @define
@@ -59,11 +55,11 @@ class PushedContent:
     then written in one transaction.
     """
 
-    def __init__(self, file: PushedDatabase, rows: Iterable[PushedRow], workers: Workers, clock: IReactorTime) -> None:
+    def __init__(self, database: Database, rows: Iterable[PushedRow], workers: Workers, clock: IReactorTime) -> None:
         """`clock.seconds()` must be seconds since the epoch."""
-        self._file = file
+        self._database = database
         self._workers = workers
-        self._changes = PushedChanges(file, workers)
+        self._changes = PushedChanges(database, workers)
         self._clock = clock
         self._repositories: dict[Repository, _Contents] = {}
         self._own_names = Names()
@@ -127,7 +123,7 @@ class PushedContent:
     async def descriptors(
         self, repository: Repository, digests: Sequence[Digest], limit: int
     ) -> Mapping[Digest, bytes]:
-        return await self._workers.run(self._file.descriptors, repository, digests, limit) if digests else {}
+        return await self._workers.run(read_descriptors, self._database, repository, digests, limit) if digests else {}
 
     def keeps(self, digest: Digest) -> bool:
         return digest in self._kept
@@ -192,7 +188,7 @@ class PushedContent:
         return len(found)
 
     async def close(self) -> None:
-        """Refuse new changes, wait for those under way, and close the database."""
+        """Refuse new changes, and wait for those under way.  The database is closed afterwards, by the caller."""
         await self._changes.close()
 
     # -- memory ---------------------------------------------------------------------------------
@@ -286,19 +282,9 @@ class PushedContent:
                 self._own_names.discard(repository.path)
 
 
-async def open_pushed(
-    state_dir: Path, workers: Workers, clock: IReactorTime, reserve: Reserve | None = None
-) -> PushedContent:
-    """Read what was pushed from the state directory.
+async def open_pushed(database: Database, workers: Workers, clock: IReactorTime) -> PushedContent:
+    """Read what was pushed from the database, which has `PUSHED_TABLES`.
 
-    The caller must have locked the directory: otherwise another daemon could still add content that this one would not
-    know and could evict.  Call this before opening the blob store, which must know what it must not evict.  `reserve`:
-    as in `PushedDatabase`.  Raises `StoreError`.
+    Call this before opening the blob store, which must know what it must not evict.  Raises `StoreError`.
     """
-
-    def read() -> tuple[PushedDatabase, list[PushedRow]]:
-        file = PushedDatabase(state_dir / DATABASE_FILE, reserve)
-        return file, file.read()
-
-    opened, rows = await workers.run(read)
-    return PushedContent(opened, rows, workers, clock)
+    return PushedContent(database, await workers.run(read_pushed, database), workers, clock)

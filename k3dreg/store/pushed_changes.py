@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from k3dreg.oci.errors import StoreError
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.pushed_database import PushedDatabase, Statement
+from k3dreg.store.database import Database, Statement
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
 
@@ -38,7 +38,7 @@ class Change:
 class PushedChanges:
     """Makes changes in the order of the calls.  Changes that wait are written in one transaction."""
 
-    def __init__(self, database: PushedDatabase, workers: Workers) -> None:
+    def __init__(self, database: Database, workers: Workers) -> None:
         self._database = database
         self._workers = workers
         self._waiting: list[Change] = []
@@ -65,12 +65,11 @@ class PushedChanges:
         await change.done.wait()
 
     async def close(self) -> None:
-        """Refuse new changes, wait for those under way, and close the database."""
+        """Refuse new changes, and wait for those under way."""
         self._closed = True
         if self._writing:
             self._idle = Outcome()
             await self._idle.wait()
-        await self._workers.run(self._database.close)
 
     async def _write(self) -> None:
         while self._waiting:
@@ -91,7 +90,7 @@ class PushedChanges:
         statements = [statement for change in changes for statement in change.statements]
         removing = all(change.removing for change in changes)
         try:
-            await self._workers.run(self._database.write, statements, removing=removing)
+            await self._workers.run(self._database.transact, statements, removing=removing)
         except Exception as error:  # noqa: BLE001  (the callers that wait get it, whatever it is)
             return error
         for change in changes:

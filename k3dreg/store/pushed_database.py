@@ -1,31 +1,47 @@
-"""What was pushed, in a database that is read once at the start and then written.
+"""What was pushed, as rows of the database, and the statements that change it.
 
-Everything here blocks: call it in worker threads.
+Everything here that reads blocks: call it in worker threads.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from attrs import evolve, frozen
 
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import InvalidDigest, InvalidManifest, InvalidName, StoreError, StoreFull
+from k3dreg.oci.errors import InvalidDigest, InvalidManifest, InvalidName, StoreError
 from k3dreg.oci.media_types import LONGEST_TYPE
 from k3dreg.oci.reference import Repository
-from k3dreg.store.disk_reserve import Reserve
+from k3dreg.store.database import Statement, Tables, Values
 from k3dreg.store.interfaces import PushedManifest
 
-if TYPE_CHECKING:
-    from k3dreg.store.database import Database
+# 2: manifests have the time at which they were pushed.  3: blobs have their size in bytes, 0 where it is not known.
+PUSHED_TABLES = Tables(
+    "pushed",
+    3,
+    (
+        """CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL, size INTEGER DEFAULT 0,
+                               PRIMARY KEY (registry, path, digest)) WITHOUT ROWID""",
+        """CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, descriptor TEXT, parts TEXT, subject TEXT,
+                                   since REAL DEFAULT 0, PRIMARY KEY (registry, path, digest)) WITHOUT ROWID""",
+        """CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT,
+                              PRIMARY KEY (registry, path, name)) WITHOUT ROWID""",
+    ),
+    {
+        1: ("ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0",),
+        2: ("ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0",),
+    },
+)
 
-# One SQL statement and its parameters.
-Statement = tuple[str, tuple[object, ...]]
+
+class _Rows(Protocol):
+    def row(self, sql: str, parameters: Values = ()) -> Values | None: ...
+
+    def rows(self, sql: str, parameters: Values = ()) -> list[Values]: ...
 
 
 @frozen
@@ -43,79 +59,41 @@ class PushedRow:
     tag: tuple[str, Digest] | None = None
 
 
-class PushedDatabase:
-    """The database of what was pushed, created by the first `write`.  The caller closes it.
+def read_pushed(database: _Rows) -> list[PushedRow]:
+    """Return all rows, manifests without their annotations.  Raises `StoreError`."""
+    try:
+        return [
+            *(_blob(*row) for row in database.rows("SELECT registry, path, digest, since, size FROM blob")),
+            *(
+                _manifest(*row)
+                for row in database.rows("SELECT registry, path, descriptor, parts, subject, since FROM manifest")
+            ),
+            *(_tag(*row) for row in database.rows("SELECT registry, path, name, digest FROM tag")),
+        ]
+    except (ValueError, TypeError, InvalidDigest, InvalidName, InvalidManifest) as error:
+        raise StoreError("the database has entries that k3dreg did not write") from error
 
-    Thread-safe: its methods wait for each other.  SQLite takes 1.5 MiB of memory and is imported only when there is a
-    database, because most users never push.
+
+def read_descriptors(
+    database: _Rows, repository: Repository, digests: Sequence[Digest], limit: int
+) -> dict[Digest, bytes]:
+    """Return the descriptors of a repository's manifests as JSON, with their annotations, in the order of `digests`.
+
+    Stops before the descriptor that would exceed `limit` bytes in total, but returns at least one.  Unknown digests are
+    left out.  Raises `StoreError`.
     """
-
-    def __init__(self, file: Path, reserve: Reserve | None = None, *, read_only: bool = False) -> None:
-        """`reserve`: released to make room for a removal when the disk is full."""
-        self._file = file
-        self._reserve = reserve
-        self._read_only = read_only
-        self._lock = threading.Lock()
-        self._database: Database | None = None
-        self._closed = False
-
-    def read(self) -> list[PushedRow]:
-        """Return all rows, manifests without their annotations; none if there is no file.  Raises `StoreError`."""
-        with self._lock:
-            try:
-                self._file.stat()
-            except FileNotFoundError:
-                return []
-            except OSError:
-                pass  # opening it below raises an error with a better message
-            database = self._open()
-            try:
-                blobs, manifests, tags = database.read(_blob, _manifest, _tag)
-            except (ValueError, TypeError, InvalidDigest, InvalidName, InvalidManifest) as error:
-                raise StoreError("the list of what was pushed has entries that k3dreg did not write") from error
-            return [*blobs, *manifests, *tags]
-
-    def descriptors(self, repository: Repository, digests: Sequence[Digest], limit: int) -> dict[Digest, bytes]:
-        """Return the descriptors of manifests as JSON, with their annotations.  See `Database.descriptors`."""
-        with self._lock:
-            found = self._open().descriptors(*_key(repository), list(map(str, digests)), limit)
-        return {Digest.parse(digest): text.encode("utf-8") for digest, text in found.items()}
-
-    def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
-        """Execute the statements in one transaction.  Raises `StoreFull` or `StoreError`; then nothing has changed.
-
-        `removing`: they remove content, so on a full disk the transaction is tried again, with the room of the reserve
-        or else of the log.
-        """
-        with self._lock:
-            database = self._open()
-            try:
-                database.transact(statements)
-            except StoreFull:
-                if self._reserve is None or not removing:
-                    raise
-                if not self._reserve.release():
-                    database.reuse_log()
-                try:
-                    database.transact(statements)
-                finally:
-                    self._reserve.fill()
-
-    def close(self) -> None:
-        """Close the database; later calls raise `StoreError`.  Safe any number of times."""
-        with self._lock:
-            self._closed = True
-            if self._database is not None:
-                self._database.close()
-
-    def _open(self) -> Database:
-        if self._closed:
-            raise StoreError("the list of what was pushed is closed")
-        if self._database is None:
-            from k3dreg.store.database import Database
-
-            self._database = Database(self._file, read_only=self._read_only)
-        return self._database
+    found: dict[Digest, bytes] = {}
+    size = 0
+    for digest in digests:
+        query = "SELECT descriptor FROM manifest WHERE registry=? AND path=? AND digest=?"
+        row = database.row(query, (*_key(repository), str(digest)))
+        if row is None:
+            continue
+        size += len(row[0]) + 1
+        if size > limit and found:
+            break
+        found[digest] = row[0].encode("utf-8")
+    return found
 
 
 def add_blob(repository: Repository, digest: Digest, size: int, since: float) -> Statement:

@@ -1,7 +1,7 @@
 """The state directory: its lock, and which of its blobs must be verified after a crash.
 
     lock        locked (flock) by the daemon that uses the directory
-    pushed.db   what was pushed (k3dreg.store.pushed_database)
+    pushed.db   what was pushed (k3dreg.store.database)
     session     the last use of the directory (`Session`)
     reserve     reserved room for a full disk (k3dreg.store.disk_reserve)
     staging/    files that are being written; emptied at every start

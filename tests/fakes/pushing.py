@@ -22,6 +22,7 @@ from k3dreg.store.pushed import PushedContent, open_pushed
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.upload_staging import Staging
 from tests.fakes.body import FakeBody
+from tests.fakes.databases import open_database
 from tests.fakes.pulling import pull_of
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.stores import LIMIT, StoreTestCase
@@ -67,7 +68,9 @@ class UploadsCase(StoreTestCase):
 
     def open(self, limit: int = LIMIT) -> BlobStore:
         state = StateDirectory(self.root)
-        self.pushed: PushedContent = self.result(open_pushed(self.root, self.workers, self.clock))
+        self.database = open_database(self.root)
+        self.addCleanup(self.database.close)
+        self.pushed: PushedContent = self.result(open_pushed(self.database, self.workers, self.clock))
         self.addCleanup(lambda pushed: self.result(pushed.close()), self.pushed)
         self.workers.clock = self.clock
         store: BlobStore = self.result(
@@ -109,6 +112,7 @@ class UploadsCase(StoreTestCase):
         self.uploads.shutdown()
         self.result(self.store.close())
         self.result(self.pushed.close())
+        self.database.close()
         if killed:
             (self.root / "session").write_bytes(session)
         self.store = self.open()

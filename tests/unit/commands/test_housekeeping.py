@@ -18,9 +18,9 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
 from k3dreg.store import pushed_database
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import DATABASE_FILE
-from k3dreg.store.pushed_database import PushedDatabase, PushedRow
+from k3dreg.store.pushed_database import PushedRow
 from k3dreg.store.state_directory import StateDirectory
+from tests.fakes.databases import open_database
 
 APP = Repository(None, "app")
 
@@ -50,8 +50,8 @@ def state(tmp_path: Path) -> Path:
         path = tmp_path / "blobs" / "sha256" / Digest.of(data).hex[:2] / Digest.of(data).hex
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    file = PushedDatabase(tmp_path / DATABASE_FILE)
-    file.write(
+    database = open_database(tmp_path)
+    database.transact(
         [
             *(pushed_database.add_blob(APP, Digest.of(data), len(data), 0.0) for data in kept[:2]),
             *(pushed_database.add_manifest(APP, manifest(data, b"layer")) for data in kept[2:]),
@@ -61,7 +61,7 @@ def state(tmp_path: Path) -> Path:
             ),
         ]
     )
-    file.close()
+    database.close()
     return tmp_path
 
 

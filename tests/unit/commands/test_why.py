@@ -27,6 +27,7 @@ from k3dreg.registry.permitted import PermittedRegistries
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.interfaces import PushedManifest
 from k3dreg.store.pushed import open_pushed
+from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine, PullError
 from tests.fakes.images import FakeImage, lose, make_image
 from tests.fakes.workers import InlineWorkers
@@ -83,10 +84,12 @@ class WhyCase(SynchronousTestCase):
     def push(self, repository: Repository) -> Digest:
         """Push a manifest, tagged `1`, into the state directory."""
         descriptor = Descriptor(media_types.OCI_MANIFEST, Digest.of(b"pushed"), 6)
-        pushed = self.successResultOf(Deferred.fromCoroutine(open_pushed(self.state, InlineWorkers(), Clock())))
+        database = open_database(self.state)
+        pushed = self.successResultOf(Deferred.fromCoroutine(open_pushed(database, InlineWorkers(), Clock())))
         added = pushed.add_manifest(repository, PushedManifest(descriptor), [Tag("1")])
         self.successResultOf(Deferred.fromCoroutine(added))
         self.successResultOf(Deferred.fromCoroutine(pushed.close()))
+        database.close()
         file = blob_path(self.state / "blobs", descriptor.digest)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"pushed")

@@ -195,6 +195,7 @@ class Sessions(RuleBasedStateMachine):
         self.case.uploads.shutdown()
         self.case.result(self.case.store.close())
         self.case.result(self.case.pushed.close())
+        self.case.database.close()
 
 
 TestSessions = Sessions.TestCase

@@ -32,6 +32,7 @@ from k3dreg.status.overview import Listed, Saved, SourceState
 from k3dreg.status.recent_requests import Observers, RecentRequests
 from k3dreg.store.interfaces import PushedManifest
 from k3dreg.store.pushed import open_pushed
+from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine
 from tests.fakes.workers import InlineWorkers
 
@@ -181,8 +182,9 @@ class MonitorTests(SynchronousTestCase):
         workers = InlineWorkers()
         directory = Path(self.mktemp())
         directory.mkdir()
-        self.pushed = self.done(open_pushed(directory, workers, self.clock))
-        self.addCleanup(lambda: self.done(self.pushed.close()))
+        database = open_database(directory)
+        self.addCleanup(database.close)
+        self.pushed = self.done(open_pushed(database, workers, self.clock))
         self.fake = FakeEngine(ImageStore.CONTAINERD)
         engine = self.fake.client(self.clock)
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,10 +22,12 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError, StoreFull
 from k3dreg.oci.reference import Repository, Tag
-from k3dreg.store import database, pushed_database
+from k3dreg.store import pushed_database
+from k3dreg.store.database import DATABASE_FILE, Database, Statement, open_read_only
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import DATABASE_FILE, PushedContent, open_pushed
-from k3dreg.store.pushed_database import PushedDatabase, Statement
+from k3dreg.store.pushed import PushedContent, open_pushed
+from k3dreg.store.pushed_database import PUSHED_TABLES, PushedRow, read_descriptors, read_pushed
+from tests.fakes.databases import open_database
 from tests.fakes.workers import InlineWorkers, ManualWorkers
 
 APP, OTHER, HUBS = Repository(None, "app"), Repository(None, "team/other"), Repository("docker.io", "library/app")
@@ -68,15 +66,16 @@ class PushedCase(SynchronousTestCase):
         self.pushed = self.reopened()
 
     def reopened(self) -> PushedContent:
-        pushed = self.done(open_pushed(self.directory, self.workers, self.clock))
-        self.addCleanup(lambda: self.done(pushed.close()))
-        return pushed
+        self.database = open_database(self.directory)
+        self.addCleanup(self.database.close)
+        return self.done(open_pushed(self.database, self.workers, self.clock))
 
     def done(self, coroutine: object) -> PushedContent:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))  # type: ignore[arg-type]
 
     def restart(self) -> None:
         self.done(self.pushed.close())
+        self.database.close()
         self.pushed = self.reopened()
 
 
@@ -111,39 +110,35 @@ class AnswersTests(PushedCase):
             self.assertEqual(found.since, 1_000_002)
             self.restart()
 
+    def rows_of(self, old: Sequence[str]) -> list[PushedRow]:
+        """The rows of a file of an older version, read by a command first, and then by the daemon."""
+        with contextlib.closing(sqlite3.connect(self.directory / DATABASE_FILE)) as made:
+            for script in old:
+                made.executescript(script)
+        with contextlib.closing(open_read_only(self.directory / DATABASE_FILE, (PUSHED_TABLES,))) as reader:
+            found = read_pushed(reader)
+        self.pushed = self.reopened()
+        self.assertEqual(read_pushed(self.database), found)
+        return found
+
     def test_a_file_of_the_first_version_is_read_and_written_on(self) -> None:
-        file = self.directory / "old"
-        with contextlib.closing(sqlite3.connect(file)) as old:
-            old.executescript(FIRST_VERSION)
-        for read_only in (True, False, True):
-            book = PushedDatabase(file, read_only=read_only)
-            [row] = book.read()
-            self.assertEqual((row.manifest, row.repository), (manifest(1), APP))
-            book.close()
-        book = PushedDatabase(file)
-        book.write([pushed_database.add_manifest(APP, evolve(manifest(1), since=5.0))])
-        [row] = book.read()
-        book.close()
-        assert row.manifest is not None
-        self.assertEqual(row.manifest.since, 5.0)
+        self.database.close()
+        (self.directory / DATABASE_FILE).unlink()
+        [row] = self.rows_of([FIRST_VERSION])
+        self.assertEqual((row.manifest, row.repository), (manifest(1), APP))
+        self.done(self.pushed.add_manifest(APP, manifest(1), []))
+        [found] = self.pushed.manifests(APP)
+        self.assertEqual(found.since, 1_000_000)
 
     def test_a_file_of_the_second_version_is_read_and_written_on(self) -> None:
-        file = self.directory / "old"
-        with contextlib.closing(sqlite3.connect(file)) as old:
-            old.executescript(FIRST_VERSION)
-            old.executescript("ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0; PRAGMA user_version=2;")
-            old.execute("INSERT INTO blob VALUES ('', 'app', ?, 5.0)", (str(digest(2)),))
-            old.commit()
-        for read_only in (True, False, True):
-            book = PushedDatabase(file, read_only=read_only)
-            blob, _ = book.read()
-            self.assertEqual((blob.blob, blob.since, blob.size), (digest(2), 5.0, 0))
-            book.close()
-        book = PushedDatabase(file)
-        book.write([pushed_database.add_blob(APP, digest(2), 7, 6.0)])
-        blob, _ = book.read()
-        book.close()
-        self.assertEqual((blob.blob, blob.since, blob.size), (digest(2), 6.0, 7))
+        self.database.close()
+        (self.directory / DATABASE_FILE).unlink()
+        second = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0; PRAGMA user_version=2;"
+        blob, _ = self.rows_of([FIRST_VERSION, second, f"INSERT INTO blob VALUES ('', 'app', '{digest(2)}', 5.0);"])
+        self.assertEqual((blob.blob, blob.since, blob.size), (digest(2), 5.0, 0))
+        self.done(self.pushed.add_blob(APP, digest(2), 7))
+        self.restart()
+        self.assertEqual(self.pushed.sizes_at_start[digest(2)], 7)
 
     def test_a_repository_of_another_registry_is_another_repository(self) -> None:
         self.done(self.pushed.add_manifest(HUBS, manifest(1), [Tag("t")]))
@@ -202,11 +197,11 @@ class AnswersTests(PushedCase):
 
 
 class WritingTests(PushedCase):
-    def other(self, kind: type[PushedDatabase] = PushedDatabase) -> PushedDatabase:
-        """A list in another file, closed when the test ends."""
-        book = kind(self.directory / "other")
-        self.addCleanup(book.close)
-        return book
+    def other(self, kind: type[Database] = Database) -> Database:
+        """A database in another file, closed when the test ends."""
+        database = kind(self.directory / "other", (PUSHED_TABLES,))
+        self.addCleanup(database.close)
+        return database
 
     def test_nothing_is_visible_before_it_is_written_and_waiting_changes_go_together(self) -> None:
         workers = ManualWorkers()
@@ -232,9 +227,9 @@ class WritingTests(PushedCase):
 
     def test_what_could_not_be_written_never_was(self) -> None:
         self.done(self.pushed.add_blob(APP, digest(1), 1))
-        file = PushedDatabase(self.directory / DATABASE_FILE)
-        pushed = PushedContent(file, file.read(), self.workers, self.clock)
-        file.close()
+        self.restart()
+        self.database.close()
+        pushed = self.pushed
         self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1)), StoreError)
         self.failureResultOf(Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1)])), StoreError)
         self.assertEqual(list(pushed.blobs(APP)), [digest(1)])
@@ -242,14 +237,13 @@ class WritingTests(PushedCase):
     def test_a_blob_that_is_to_go_is_gone_at_once_and_back_when_that_cannot_be_written(self) -> None:
         for n in (1, 2, 3):
             self.done(self.pushed.add_blob(APP, digest(n), 1))
-        file = PushedDatabase(self.directory / DATABASE_FILE)
         workers = ManualWorkers()
-        pushed = PushedContent(file, file.read(), workers, self.clock)
+        pushed = PushedContent(self.database, read_pushed(self.database), workers, self.clock)
         removing = Deferred.fromCoroutine(pushed.remove_blobs(APP, [digest(1), digest(2)]))
         again = Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1))
         self.assertEqual([pushed.has_blob(APP, digest(n)) for n in (1, 2, 3)], [False, False, True])
         self.assertEqual(set(pushed.let_go()), {digest(1), digest(2)})
-        file.close()
+        self.database.close()
         workers.work()
         workers.work()
         self.failureResultOf(removing, StoreError)
@@ -258,11 +252,11 @@ class WritingTests(PushedCase):
         self.assertEqual(pushed.let_go(), [])
 
     def test_a_change_that_cannot_be_written_does_not_take_those_along_that_wait_with_it(self) -> None:
-        class Picky(PushedDatabase):
-            def write(self, statements: Sequence[Statement], *, removing: bool = False) -> None:
+        class Picky(Database):
+            def transact(self, statements: Sequence[Statement], *, removing: bool = False) -> list[int]:
                 if any(str(digest(2)) in parameters for _, parameters in statements):
                     raise StoreFull("no room for this one")
-                super().write(statements, removing=removing)
+                return super().transact(statements, removing=removing)
 
         workers = ManualWorkers()
         pushed = PushedContent(self.other(Picky), [], workers, self.clock)
@@ -293,188 +287,36 @@ class WritingTests(PushedCase):
         self.failureResultOf(Deferred.fromCoroutine(pushed.add_blob(APP, digest(2), 1)), StoreError)
         workers.work()
         self.successResultOf(asked)
-        workers.work()
         self.successResultOf(closed)
 
 
-# For another Python, that it has the same packages.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be looked at" * 20])
-def test_a_file_that_is_no_list_is_an_error_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / DATABASE_FILE
-    file.write_bytes(content)
-    with pytest.raises(StoreError):
-        PushedDatabase(file).read()
-    assert file.read_bytes() == content
-
-
-@pytest.mark.parametrize("read_only", [True, False])
-def test_an_empty_file_is_damage_and_not_a_list_of_nothing(tmp_path: Path, read_only: bool) -> None:
-    file = tmp_path / DATABASE_FILE
-    file.touch()
-    Path(f"{file}-wal").write_bytes(b"what may be left of it")
-    book = PushedDatabase(file, read_only=read_only)
-    for use in (book.read, lambda: book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])):
-        with pytest.raises(StoreError, match="0 bytes"):
-            use()
-    assert file.stat().st_size == 0
-    assert Path(f"{file}-wal").read_bytes() == b"what may be left of it"
-
-
-def test_another_program_s_database_is_named_as_one(tmp_path: Path) -> None:
-    file = tmp_path / DATABASE_FILE
-    with contextlib.closing(sqlite3.connect(file)) as other:
-        other.execute("CREATE TABLE blob (x)")
-    with pytest.raises(StoreError, match="another program's database"):
-        PushedDatabase(file).read()
-
-
-def test_a_journal_that_a_broken_off_start_has_left_changes_nothing(tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / f"{DATABASE_FILE}.new", isolation_level=None)) as left:
-        left.executescript("CREATE TABLE other (x); BEGIN; INSERT INTO other VALUES (1);")
-        journal = tmp_path / f"{DATABASE_FILE}.new-journal"
-        data = journal.read_bytes()
-    assert data
-    journal.write_bytes(data)
-    book = PushedDatabase(tmp_path / DATABASE_FILE)
-    book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
-    book.close()
-    assert [path.name for path in tmp_path.iterdir()] == [DATABASE_FILE]
-
-
-def test_a_list_that_cannot_be_made_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_SCHEMA", "CREATE")
-    with pytest.raises(StoreError):
-        PushedDatabase(tmp_path / DATABASE_FILE).write([])
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("umask", [0o000, 0o022])
-def test_only_this_user_may_read_it_in_whichever_directory(tmp_path: Path, umask: int) -> None:
-    tmp_path.chmod(0o755)
-    before = os.umask(umask)
-    try:
-        book = PushedDatabase(tmp_path / DATABASE_FILE)
-        book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
-        modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
-        assert modes == dict.fromkeys([DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"], "0o600")
-        book.close()
-        # As an older k3dreg has left it.
-        (tmp_path / DATABASE_FILE).chmod(0o644)
-        book = PushedDatabase(tmp_path / DATABASE_FILE)
-        assert len(book.read()) == 1
-        assert (tmp_path / DATABASE_FILE).stat().st_mode & 0o777 == 0o600
-        book.close()
-    finally:
-        os.umask(before)
-
-
 def test_annotations_are_read_from_the_disk_as_many_as_are_wanted(tmp_path: Path) -> None:
-    book = PushedDatabase(tmp_path / DATABASE_FILE)
     wide = [
         evolve(manifest(n, subject=9), descriptor=evolve(manifest(n).descriptor, annotations={"a": "x" * 1000}))
         for n in range(4)
     ]
-    book.write([pushed_database.add_manifest(APP, each) for each in wide])
-    assert all(row.manifest is not None and not row.manifest.descriptor.annotations for row in book.read())
-    digests = [each.digest for each in wide]
-    found = book.descriptors(APP, [digest(7), *digests], 2500)
-    assert list(found) == digests[:2]
-    assert json.loads(found[digests[0]]) == wide[0].descriptor.to_json()
-    assert list(book.descriptors(APP, digests, 1)) == digests[:1]
-    assert book.descriptors(OTHER, digests, 1) == {}
-    book.close()
+    with contextlib.closing(open_database(tmp_path)) as database:
+        database.transact([pushed_database.add_manifest(APP, each) for each in wide])
+        rows = read_pushed(database)
+        assert all(row.manifest is not None and not row.manifest.descriptor.annotations for row in rows)
+        digests = [each.digest for each in wide]
+        found = read_descriptors(database, APP, [digest(7), *digests], 2500)
+        assert list(found) == digests[:2]
+        assert json.loads(found[digests[0]]) == wide[0].descriptor.to_json()
+        assert list(read_descriptors(database, APP, digests, 1)) == digests[:1]
+        assert read_descriptors(database, OTHER, digests, 1) == {}
 
 
 @pytest.mark.parametrize("column", ["digest = 'none'", "descriptor = '{'", "path = 'No'", "subject = 'md5:1'"])
 def test_a_list_with_what_k3dreg_never_wrote_is_an_error(tmp_path: Path, column: str) -> None:
-    file = tmp_path / DATABASE_FILE
-    book = PushedDatabase(file)
-    book.write([pushed_database.add_manifest(APP, manifest(1)), pushed_database.add_tag(APP, "t", digest(1))])
     table = "tag" if column.startswith("digest") else "manifest"
-    book.write([(f"UPDATE {table} SET {column}", ())])
-    with pytest.raises(StoreError, match="did not write"):
-        book.read()
-    book.close()
-
-
-NEVER_PUSHED = """
-import sys
-from pathlib import Path
-import k3dreg.cli, k3dreg.daemon.service
-from k3dreg.store.pushed_database import PushedDatabase
-assert PushedDatabase(Path(sys.argv[1])).read() == []
-assert "sqlite3" not in sys.modules, "SQLite was loaded"
-"""
-
-
-def test_where_nothing_was_ever_pushed_there_is_no_file_and_no_sqlite(tmp_path: Path) -> None:
-    file = tmp_path / DATABASE_FILE
-    subprocess.run([sys.executable, "-c", NEVER_PUSHED, str(file)], check=True, env=ENVIRONMENT)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_list_that_is_closed_is_not_made_again(tmp_path: Path) -> None:
-    file = tmp_path / DATABASE_FILE
-    book = PushedDatabase(file)
-    book.close()
-    with pytest.raises(StoreError):
-        book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
-    assert not file.exists()
-
-
-def test_a_list_that_cannot_be_made_is_an_error_of_what_is_written(tmp_path: Path) -> None:
-    book = PushedDatabase(tmp_path / "none" / DATABASE_FILE)
-    assert book.read() == []
-    with pytest.raises(StoreError):
-        book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
-    (tmp_path / "none").mkdir()
-    book.write([pushed_database.add_blob(APP, digest(1), 1, 0.0)])
-    assert len(book.read()) == 1
-    book.close()
-
-
-WRITER = """
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from tests.unit.store.test_pushed import APP, digest, manifest
-from k3dreg.store import pushed_database
-book = pushed_database.PushedDatabase(Path(sys.argv[1]))
-for n in range(1, 100000):
-    tag = pushed_database.add_tag(APP, "t", digest(n))
-    book.write([pushed_database.add_blob(APP, digest(n), 1, 0.0), pushed_database.add_manifest(APP, manifest(n)), tag])
-    print(n, flush=True)
-"""
-
-
-def test_what_was_acknowledged_before_a_kill_is_there_and_a_change_is_there_whole(tmp_path: Path) -> None:
-    for round_ in range(5):
-        file = tmp_path / f"{round_}.db"
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(file)],
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
+    with contextlib.closing(open_database(tmp_path)) as database:
+        database.transact(
+            [pushed_database.add_manifest(APP, manifest(1)), pushed_database.add_tag(APP, "t", digest(1))]
         )
-        assert process.stdout is not None
-        acknowledged = 0
-        for _ in range(20 + 13 * round_):
-            acknowledged = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        book = PushedDatabase(file)
-        rows = book.read()
-        book.close()
-        blobs = {row.blob for row in rows if row.blob}
-        manifests = {row.manifest.digest for row in rows if row.manifest}
-        (tag,) = [row.tag for row in rows if row.tag]
-        assert {digest(n) for n in range(1, acknowledged + 1)} <= blobs
-        assert blobs == manifests
-        assert tag[1] in manifests
-        assert tag[1] == digest(len(manifests))
+        database.transact([(f"UPDATE {table} SET {column}", ())])
+        with pytest.raises(StoreError, match="did not write"):
+            read_pushed(database)
 
 
 class LikeAModel(RuleBasedStateMachine):
@@ -540,6 +382,7 @@ class LikeAModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.case.done(self.case.pushed.close())
+        self.case.database.close()
 
 
 TestLikeAModel = LikeAModel.TestCase
