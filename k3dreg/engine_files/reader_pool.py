@@ -13,6 +13,7 @@ from k3dreg.engine_files.layout import engine_directories
 from k3dreg.engine_files.reader_containers import Reader, ReaderContainers
 from k3dreg.oci.errors import EngineError, EngineUnavailable, FilesUnreachable, K3dregError
 from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.negative_cache import NegativeCache
 from k3dreg.streaming.outcome import Outcome
 
 log = make_logger()
@@ -53,8 +54,7 @@ class ReaderPool:
         self._settled: Outcome[None] = Outcome()  # set when no more readers are being created
         self._making: Deferred[None] | None = None
         self._again_at = 0.0  # when missing readers may be created again
-        self._refused_until = 0.0
-        self._refusal = ""
+        self._refused: NegativeCache[None] = NegativeCache(clock)
         self._closed = False
 
     async def prepare(self) -> None:
@@ -145,8 +145,7 @@ class ReaderPool:
         """
         if self._closed:
             raise FilesUnreachable("k3dreg is stopping")
-        if self._clock.seconds() < self._refused_until:
-            raise FilesUnreachable(self._refusal)
+        self._refused.check(None)
         if self._readers:
             if self._readers[0].directories in engine_directories(await self._engine.info()):
                 if len(self._readers) < self._size and self._settled.is_set and self._clock.seconds() >= self._again_at:
@@ -191,19 +190,19 @@ class ReaderPool:
             elif isinstance(error, EngineUnavailable | FilesUnreachable):
                 first.fail(error)
             else:
-                self._refuse(error)
-                first.fail(FilesUnreachable(self._refusal))
+                first.fail(self._refuse(error))
         except Exception as error:  # noqa: BLE001  (callers that wait must get an error, whatever it is)
             first.fail(FilesUnreachable("making a reader container failed inside k3dreg"))
             log.failure("making a reader container failed: {error}", error=error)
         finally:
             settled.succeed(None)
 
-    def _refuse(self, error: EngineError) -> None:
-        self._refusal = f"Docker refused to create a reader container: {error}"
-        self._refused_until = self._clock.seconds() + REFUSED_FOR
+    def _refuse(self, error: EngineError) -> FilesUnreachable:
+        refusal = FilesUnreachable(f"Docker refused to create a reader container: {error}")
+        self._refused.remember(None, refusal, REFUSED_FOR)
         log.warn(
             "{refusal}; k3dreg exports images instead, and asks Docker again in {minutes:.0f} minutes",
-            refusal=self._refusal,
+            refusal=refusal,
             minutes=REFUSED_FOR / 60,
         )
+        return refusal

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from attrs import frozen
-from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import ChildManifest, EngineImage, ImageStore
@@ -38,6 +37,7 @@ from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.interfaces import IHeldBlobs
 from k3dreg.streaming.content import IBlob
+from k3dreg.streaming.negative_cache import NegativeCache
 from k3dreg.streaming.single_flight import SingleFlight
 from k3dreg.upstream.origin import ICredentialSource, IOrigin
 from k3dreg.upstream.permission import MayAsk, every_registry
@@ -46,7 +46,6 @@ log = make_logger()
 
 # Seconds for which a failed repair is not tried again: a kubelet retries every ten seconds to five minutes.
 _FAILED_FOR = 300.0
-_FAILURES_REMEMBERED = 1000
 
 ADVICE = (
     "Docker's containerd image store has lost blobs of this image (moby#49473, containerd#8973). Fetch them on "
@@ -109,7 +108,7 @@ class Repair:
         self._clock = clock
         self._may_ask = may_ask
         self._repairs: SingleFlight[_Case, None] = SingleFlight()
-        self._failed: TTLCache[_Case, K3dregError] = TTLCache(_FAILURES_REMEMBERED, _FAILED_FOR, clock.seconds)
+        self._failed: NegativeCache[_Case] = NegativeCache(clock)
         self._mended: set[_Case] = set()
 
     async def ensure(
@@ -140,9 +139,7 @@ class Repair:
         if image.store is not ImageStore.CONTAINERD:
             raise ImageIncomplete(f"Docker holds {reference} in part")
         case = _Case(image.id, shown)
-        failed = self._failed.get(case)
-        if failed is not None:
-            raise failed.with_traceback(None)
+        self._failed.check(case)
         if not image.children and case in self._mended:
             # This engine does not tell whether the last repair helped.  A second call for the same case shows that it
             # did not.
@@ -166,7 +163,7 @@ class Repair:
         except (ImageIncomplete, AuthenticationRequired) as error:
             self._remember(case, error)
             raise
-        self._failed.pop(case, None)
+        self._failed.forget(case)
         if not image.children:
             self._mended.add(case)
         seconds = self._clock.seconds() - started
@@ -174,7 +171,7 @@ class Repair:
 
     def _remember(self, case: _Case, error: K3dregError) -> None:
         log.error("{error}. {advice}", error=error, advice=error.advice)
-        self._failed[case] = error
+        self._failed.remember(case, error, _FAILED_FOR)
 
     async def _try(self, case: _Case, image: EngineImage, reference: Reference) -> str:
         """Repair the image; return how, for the log.  Raises `ImageIncomplete` or `AuthenticationRequired`."""

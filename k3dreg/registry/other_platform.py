@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
 from k3dreg.docker.interfaces import IEngine
+from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import K3dregError, ManifestUnknown
 from k3dreg.oci.platform import Platform
 from k3dreg.oci.reference import Reference
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
-from k3dreg.streaming.negative_cache import NegativeCache
 
 log = make_logger()
 
 # Seconds for which a decision is kept.  Asking a registry costs as much as a pull of the manifest, and a node requests
 # the same manifest several times.
-_ANSWER_FOR = 300.0
+_DECIDED_FOR = 300.0
+_DECISIONS_REMEMBERED = 1000
 _ADVICE = "`docker pull --platform {engine}` the image, or name its digest for {held} to run that one"
 
 
@@ -39,8 +41,10 @@ class OtherPlatforms:
 
     def __init__(self, engine: IEngine, clock: IReactorTime) -> None:
         self._engine = engine
-        self._refused: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
-        self._served: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
+        # By reference and image: the error for nodes, or None if the image is served.
+        self._decided: TTLCache[tuple[Reference, Digest], ManifestUnknown | None] = TTLCache(
+            _DECISIONS_REMEMBERED, _DECIDED_FOR, clock.seconds
+        )
 
     async def check(
         self,
@@ -59,30 +63,36 @@ class OtherPlatforms:
         if not differs(image, info):
             return
         trace.step(f"{image.platform}")
-        key = (reference, str(image.id))
-        self._refused.check(key)
-        own = str(info.platform)
+        key = (reference, image.id)
         try:
-            self._served.check(key)
-        except ManifestUnknown:
-            return
+            error = self._decided[key]
+        except KeyError:
+            error = self._decided[key] = await self._decide(image, info, reference, ask)
+        if error is not None:
+            # An exception that is raised again would collect the traceback of every caller.
+            raise error.with_traceback(None)
+
+    async def _decide(
+        self, image: EngineImage, info: EngineInfo, reference: Reference, ask: Callable[[], Awaitable[str]] | None
+    ) -> ManifestUnknown | None:
+        """Return the error for nodes, or None if the image is served."""
+        own = str(info.platform)
         if ask is not None and await self._registry_has(info.platform, image, reference, ask):
             error = ManifestUnknown(
                 f"Docker holds {reference} for {image.platform} only, and its registry has it for {own}",
                 advice=_ADVICE.format(engine=own, held=image.platform),
             )
-            self._refused.remember(key, error, _ANSWER_FOR)
             log.warn(
                 "{error}: k3dreg answers 404, and the node pulls it there. {advice}", error=error, advice=error.advice
             )
-            raise error
+            return error
         log.warn(
             "{reference} is served for {held}, while Docker runs on {own}: a node may not be able to run it",
             reference=reference,
             held=str(image.platform),
             own=own,
         )
-        self._served.remember(key, ManifestUnknown("its registry does not have it for the engine's own"), _ANSWER_FOR)
+        return None
 
     async def _registry_has(
         self,

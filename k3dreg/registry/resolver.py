@@ -211,7 +211,7 @@ class Resolver:
                 # needs no more than the content.
                 log.warn("Docker stored {reference}, though its pull failed: {error}", reference=reference, error=error)
                 return self._clock.seconds() - started
-            self._refused.remember((reference, auth), error)
+            self._refused.remember_answer((reference, auth), error)
             self._tell_digests((reference.repository, auth), error)
             raise
         self._failed.forget((reference.repository, auth))

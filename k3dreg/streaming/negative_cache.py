@@ -1,4 +1,4 @@
-"""Cache errors for seconds, so that a client's retries do not each start a pull."""
+"""Cache errors for seconds, so that a client's retries do not each start the work that has just failed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ REMEMBERED = 1000
 
 @frozen
 class _Entry:
+    since: float
     until: float
     error: K3dregError
 
 
 class NegativeCache(Generic[K]):
-    """Errors of registries by key, each kept for seconds.
+    """Errors by key, each kept for seconds.
 
     A key must contain everything that the answer depends on, including the client's credentials, so that no client
     gets an error that is due to the credentials of another.
@@ -46,20 +47,23 @@ class NegativeCache(Generic[K]):
     def check(self, key: K) -> None:
         """Raise the cached error for `key`, if any."""
         entry = self._entries.get(key)
-        if entry is not None:
+        # The machine's time may be set back by hours, for which the error would be raised.
+        if entry is not None and entry.since <= self._clock.seconds():
             # An exception that is raised again would collect the traceback of every caller.
             raise entry.error.with_traceback(None)
 
     def remember(self, key: K, error: K3dregError, seconds: float = FOR) -> None:
-        """Cache `error` for `seconds`, or `FOR_RATE_LIMITED` for `RateLimited`, if it is a registry's answer.
+        """Cache `error` for `seconds`."""
+        now = self._clock.seconds()
+        self._entries[key] = _Entry(now, now + seconds, error)
+
+    def remember_answer(self, key: K, error: K3dregError) -> None:
+        """Cache `error` for `FOR` seconds, or `FOR_RATE_LIMITED` for `RateLimited`, if it is a registry's answer.
 
         Failures of the engine or of k3dreg are not cached: a retry may succeed at once.
         """
-        if not isinstance(error, Refused | NotFound):
-            return
-        if isinstance(error, RateLimited):
-            seconds = max(seconds, FOR_RATE_LIMITED)
-        self._entries[key] = _Entry(self._clock.seconds() + seconds, error)
+        if isinstance(error, Refused | NotFound):
+            self.remember(key, error, FOR_RATE_LIMITED if isinstance(error, RateLimited) else FOR)
 
     def forget(self, key: K) -> None:
         """Drop the error for `key`, after a success."""

@@ -85,7 +85,7 @@ class OriginFallback:
                 told = refusal_for_client(error, showed=shown is not None)
                 if shown is None:
                     self._credentials.refused(str(repository.registry))
-            self._refused.remember(key, told)
+            self._refused.remember_answer(key, told)
             raise told from error
         trace.source = "registry"
         for child in Manifest.parse(data, descriptor.media_type).children():
@@ -111,7 +111,7 @@ class OriginFallback:
             try:
                 blob = await self._origin.blob(repository, digest, None, credentials)
             except K3dregError as error:
-                self._refused.remember(key, error)
+                self._refused.remember_answer(key, error)
                 raise
         else:
             blob = await self._origin.blob(repository, digest, part.size, part.credentials)

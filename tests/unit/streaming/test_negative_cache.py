@@ -17,10 +17,10 @@ from k3dreg.streaming.negative_cache import FOR, FOR_RATE_LIMITED, REMEMBERED, N
 
 
 @pytest.mark.parametrize("error", [ManifestUnknown("x"), AuthenticationRequired("x"), UpstreamFailed("x")])
-def test_a_refusal_is_repeated_for_seconds(error: K3dregError) -> None:
+def test_a_registrys_answer_is_repeated_for_seconds(error: K3dregError) -> None:
     clock = Clock()
     refusals: NegativeCache[str] = NegativeCache(clock)
-    refusals.remember("a", error)
+    refusals.remember_answer("a", error)
     clock.advance(FOR - 0.1)
     with pytest.raises(type(error)) as raised:
         refusals.check("a")
@@ -34,15 +34,35 @@ def test_a_refusal_is_repeated_for_seconds(error: K3dregError) -> None:
 def test_a_registry_that_counts_is_left_alone_for_longer() -> None:
     clock = Clock()
     refusals: NegativeCache[str] = NegativeCache(clock)
-    refusals.remember("a", RateLimited("x"))
+    refusals.remember_answer("a", RateLimited("x"))
     clock.advance(FOR_RATE_LIMITED - 0.1)
     with pytest.raises(RateLimited):
         refusals.check("a")
 
 
-def test_trouble_of_the_engine_is_not_a_refusal() -> None:
+def test_trouble_of_the_engine_is_no_registrys_answer() -> None:
     refusals: NegativeCache[str] = NegativeCache(Clock())
-    refusals.remember("a", EngineUnavailable("x"))
+    refusals.remember_answer("a", EngineUnavailable("x"))
+    refusals.check("a")
+
+
+def test_any_error_is_repeated_for_the_seconds_that_are_given() -> None:
+    clock = Clock()
+    refusals: NegativeCache[str] = NegativeCache(clock)
+    refusals.remember("a", EngineUnavailable("x"), 300)
+    clock.advance(299)
+    with pytest.raises(EngineUnavailable):
+        refusals.check("a")
+    clock.advance(1)
+    refusals.check("a")
+
+
+def test_an_error_ends_when_the_time_is_set_back() -> None:
+    clock = Clock()
+    clock.advance(3600)
+    refusals: NegativeCache[str] = NegativeCache(clock)
+    refusals.remember("a", ManifestUnknown("x"))
+    clock.rightNow -= 1800
     refusals.check("a")
 
 
