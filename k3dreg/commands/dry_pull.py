@@ -86,7 +86,7 @@ def make_dry_pull(
         for_pulls,
         PullInProgress(told, source, resolver.is_pulling, for_pulls.registry_auth, clock, _NEVER),
         content,
-        Repair(told, told, repairer, known, (), blobs, clock, permitted.check),
+        Repair(told, repairer, known, (), blobs, clock, permitted.check),
         OriginFallback(origin, known, clock, names.is_own, permitted.check),
         config.origin_fallback,
     )
@@ -94,10 +94,7 @@ def make_dry_pull(
 
 @frozen
 class _ToldEngine:
-    """An engine that tells what it answers, and asks an image's registry instead of pulling.
-
-    Implements `IEngine` and `IEngineRequests`.
-    """
+    """An engine that tells what it answers, and asks an image's registry instead of pulling.  Implements `IEngine`."""
 
     _engine: IEngine
     _tell: Tell

@@ -45,7 +45,6 @@ def make_monitor(
 
     return Monitor(
         engine,
-        engine,
         clock,
         version=__version__,
         where=str(config.docker),

@@ -122,7 +122,7 @@ def make_warming(
     def is_busy() -> bool:
         return bool(monitoring.live().running)
 
-    return Prefetch((), engine, engine, names, sources, store, is_busy, clock)
+    return Prefetch((), engine, names, sources, store, is_busy, clock)
 
 
 def identity(state_dir: Path) -> str:

@@ -54,7 +54,7 @@ def make_upstream(
     closing.add(pool.closeCachedConnections)
     origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, workers, reactor)
     closing.add(origin.shutdown)
-    repair = Repair(engine, engine, origin, credentials, probes, store, reactor, may_ask)
+    repair = Repair(engine, origin, credentials, probes, store, reactor, may_ask)
     closing.add(repair.shutdown)
     fallback = OriginFallback(origin, credentials, reactor, names.is_own, may_ask)
     closing.add(fallback.shutdown)

@@ -8,11 +8,10 @@ from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent
 
-from k3dreg.docker.connection import Connection, Params
+from k3dreg.docker.connection import Connection
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore, PullProgress
-from k3dreg.docker.image_events import follow_events
 from k3dreg.docker.messages import PullTally, object_of, parse_image, parse_info, stream_error
 from k3dreg.docker.refusals import refusal
 from k3dreg.formats.json_stream import JsonObjects
@@ -44,8 +43,8 @@ _NO_NAME: Mapping[int, Sequence[str]] = {
 }
 
 
-class EngineClient:
-    """A client of one engine (`IEngine`, `IEngineRequests` and `IImageEvents`).
+class EngineClient(Connection):
+    """A client of one engine (`IEngine`).
 
     `silence` is how long, in seconds, the engine may send nothing.  `description` is for logs: the engine's URL, which
     no error contains, because clients see errors.
@@ -60,7 +59,7 @@ class EngineClient:
         silence: float = SILENCE,
         description: str,
     ) -> None:
-        self._connection = Connection(agent, clock, base=base, silence=silence)
+        super().__init__(agent, clock, base=base, silence=silence)
         self._info: tuple[int, EngineInfo] | None = None
         self._inspections: FreshFlight[str, EngineImage] = FreshFlight(clock, _INSPECTION)
         self.description = description
@@ -70,11 +69,11 @@ class EngineClient:
 
         Raises as `IEngine` says.
         """
-        if self._info is None or self._info[0] != self._connection.generation:
-            generation = self._connection.generation
-            api = await self._connection.api_version()
-            told = object_of(await self._connection.get_json("/info"), "/info")
-            version = object_of(await self._connection.get_json("/version"), "/version")
+        if self._info is None or self._info[0] != self.generation:
+            generation = self.generation
+            api = await self.api_version()
+            told = object_of(await self.get_json("/info"), "/info")
+            version = object_of(await self.get_json("/version"), "/version")
             self._info = (generation, parse_info(told, version, api))
         return self._info[1]
 
@@ -95,7 +94,7 @@ class EngineClient:
         info = await self.info()
         params = {"manifests": "1"} if info.api_version >= _TELLS_CHILDREN else {}
         try:
-            answer = object_of(await self._connection.get_json(path, params), "an inspection")
+            answer = object_of(await self.get_json(path, params), "an inspection")
         except EngineError as error:
             if error.status == 404 or _is_of_a_name(error):
                 raise ImageNotInEngine(f"Docker has no image {name}") from error
@@ -110,7 +109,7 @@ class EngineClient:
         """Let the engine pull `name`: see `IEngine.pull`.  Without tag and digest, pull `latest`."""
         repository, target = _split(name)
         try:
-            response = await self._connection.request(
+            response = await self.request(
                 "POST",
                 "/images/create",
                 # Without a tag the engine would pull every tag of the repository.
@@ -123,7 +122,7 @@ class EngineClient:
             if not error.status:
                 raise
             raise refusal(error.status, str(error)) from error
-        stream = self._connection.body(response, f"Docker's pull of {name}")
+        stream = self.body(response, f"Docker's pull of {name}")
         try:
             await _follow(stream, progress)
         finally:
@@ -149,7 +148,7 @@ class EngineClient:
         if (await self.info()).store is ImageStore.PODMAN:
             raise EngineError(f"Podman does not say which digest {name} has in its registry")
         try:
-            response = await self._connection.request(
+            response = await self.request(
                 "GET",
                 f"/distribution/{_path_of(name)}/json",
                 headers={"X-Registry-Auth": registry_auth} if registry_auth else {},
@@ -158,7 +157,7 @@ class EngineClient:
             raise
         except EngineError as error:
             raise refusal(error.status, str(error)) from error
-        return object_of(await self._connection.read_json(response), "a registry's answer")
+        return object_of(await self.read_json(response), "a registry's answer")
 
     async def save(self, image: Digest) -> IByteStream:
         """Return the archive of an image.  The engine appends errors after the first byte to the archive.
@@ -168,9 +167,7 @@ class EngineClient:
         # An engine with the containerd store sends the first byte at once.
         max_wait = None if (await self.info()).store is ImageStore.CONTAINERD else PREPARATION
         try:
-            response = await self._connection.request(
-                "GET", "/images/get", params={"names": str(image)}, max_wait=max_wait
-            )
+            response = await self.request("GET", "/images/get", params={"names": str(image)}, max_wait=max_wait)
         except EngineError as error:
             if error.status == 404:
                 raise ImageNotInEngine(f"Docker has no image {image}") from error
@@ -178,31 +175,7 @@ class EngineClient:
                 # Engine 20.10 and Podman answer 500 for an image that they do not have.
                 await self.inspect(str(image))
             raise
-        return self._connection.body(response, f"Docker's export of {image.algorithm}:{image.short}")
-
-    async def follow(self, heard: Callable[[str], None]) -> None:
-        """Call `heard` with the names that images are given: see `IImageEvents.follow`."""
-        await follow_events(self._connection, heard)
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Params | None = None,
-        headers: Mapping[str, str] | None = None,
-        data: bytes | IBodyProducer | None = None,
-        versioned: bool = True,
-        max_wait: float | None = None,
-    ) -> IResponse:
-        """Send any other request to the engine: see `Connection.request`."""
-        return await self._connection.request(
-            method, path, params=params, headers=headers, data=data, versioned=versioned, max_wait=max_wait
-        )
-
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
-        """Return the body of an answer to `request`: see `Connection.body`."""
-        return self._connection.body(response, what, silence=silence)
+        return self.body(response, f"Docker's export of {image.algorithm}:{image.short}")
 
 
 async def _follow(stream: IByteStream, progress: Callable[[PullProgress], None]) -> None:

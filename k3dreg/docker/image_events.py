@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from k3dreg.docker.connection import Connection
+from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.formats.json_stream import JsonObjects
 
 # Seconds without an event after which k3dreg asks again, because a connection over a network may be lost silently.
@@ -20,11 +20,18 @@ _NAMING = ("tag", "pull")
 _BRINGING = ("load", "import", "loadfromarchive", "build")
 
 
-async def follow_events(connection: Connection, heard: Callable[[str], None]) -> None:
-    """Call `heard` with the names in the engine's events: see `IImageEvents.follow`."""
+async def follow_events(engine: IEngineRequests, heard: Callable[[str], None]) -> None:
+    """Call `heard` with every name that an image is given, as the engine writes it, until the engine ends this.
+
+    `heard` is called with "" when any image may have got a name, which is for an event without a name.  It is called
+    with "" at the beginning, too, as soon as the engine is sure to report later events.
+
+    Raises `EngineUnavailable` when the connection is lost or silent for long, and `EngineError` when the engine
+    refuses.  Cancelling closes the connection.
+    """
     params = {"filters": json.dumps({"type": ["image"]})}
-    response = await connection.request("GET", "/events", params=params)
-    stream = connection.body(response, "the engine's events", silence=QUIET)
+    response = await engine.request("GET", "/events", params=params)
+    stream = engine.body(response, "the engine's events", silence=QUIET)
     try:
         heard("")
         objects = JsonObjects()

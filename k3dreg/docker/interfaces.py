@@ -15,8 +15,8 @@ from k3dreg.oci.reference import Repository, Tag
 from k3dreg.streaming.content import IByteStream
 
 
-class IEngine(Protocol):
-    """What k3dreg asks a container engine about images.
+class IEngineRequests(Protocol):
+    """A container engine: any request to it.  The functions of this package know which there are.
 
     Every method raises `EngineUnavailable` when the engine cannot be reached, and `EngineError` for an answer that
     makes no sense.  After a lost connection, the next call connects again.
@@ -24,6 +24,36 @@ class IEngine(Protocol):
 
     async def info(self) -> EngineInfo:
         """Return the engine's description, which is remembered until the connection is lost."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | list[str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | IBodyProducer | None = None,
+        versioned: bool = True,
+        max_wait: float | None = None,
+    ) -> IResponse:
+        """Send a request, and return the head of an answer with a status below 400.
+
+        The caller must pass the answer to `body`, and read that or close it.  `path` begins with a slash and is
+        percent-encoded; `versioned` puts the API version before it.  `max_wait` is how long, in seconds, the head may
+        take (default: the engine's limit).
+        Raises `EngineError` with the status and the engine's message, or `EngineUnavailable`.
+        """
+
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
+        """Return the body of an answer, which the caller must read to its end or close.
+
+        `what` names it in errors: "the connection was lost in the middle of ...".  `silence` is how long, in seconds,
+        the engine may send nothing while the caller reads (default: the engine's limit).
+        """
+
+
+class IEngine(IEngineRequests, Protocol):
+    """A container engine, and what k3dreg asks it about images.  Its methods raise as those of `IEngineRequests`."""
 
     async def inspect(self, name: str) -> EngineImage:
         """Return the image by reference or ID, from a request that is sent after this call and not from a cache.
@@ -58,39 +88,6 @@ class IEngine(Protocol):
         """
 
 
-class IEngineRequests(Protocol):
-    """Requests to the engine for which `IEngine` has no method."""
-
-    async def info(self) -> EngineInfo:
-        """Return the engine's description: see `IEngine.info`."""
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str | list[str]] | None = None,
-        headers: Mapping[str, str] | None = None,
-        data: bytes | IBodyProducer | None = None,
-        versioned: bool = True,
-        max_wait: float | None = None,
-    ) -> IResponse:
-        """Send a request, and return the head of an answer with a status below 400.
-
-        The caller must pass the answer to `body`, and read that or close it.  `path` begins with a slash and is
-        percent-encoded; `versioned` puts the API version before it.  `max_wait` is how long, in seconds, the head may
-        take (default: the engine's limit).
-        Raises `EngineError` with the status and the engine's message, or `EngineUnavailable`.
-        """
-
-    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
-        """Return the body of an answer, which the caller must read to its end or close.
-
-        `what` names it in errors: "the connection was lost in the middle of ...".  `silence` is how long, in seconds,
-        the engine may send nothing while the caller reads (default: the engine's limit).
-        """
-
-
 class IImageNames(Protocol):
     """The names of the engine's images."""
 
@@ -98,18 +95,4 @@ class IImageNames(Protocol):
         """Return every name of every image.
 
         A name without a registry stays as the engine spells it.  Raises `EngineError`.
-        """
-
-
-class IImageEvents(Protocol):
-    """Events of the engine's images."""
-
-    async def follow(self, heard: Callable[[str], None]) -> None:
-        """Call `heard` with every name that an image is given, as the engine writes it, until the engine ends this.
-
-        `heard` is called with "" when any image may have got a name, which is for an event without a name.  It is
-        called with "" at the beginning, too, as soon as the engine is sure to report later events.
-
-        Raises `EngineUnavailable` when the connection is lost or silent for long, and `EngineError` when the engine
-        refuses.  Cancelling closes the connection.
         """

@@ -13,7 +13,7 @@ from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import ChildManifest, EngineImage, ImageStore
-from k3dreg.docker.interfaces import IEngine, IEngineRequests
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.formats.basic_auth import Credentials
 from k3dreg.images.repair_methods import load, rebuild
 from k3dreg.images.source import IImageSource
@@ -86,7 +86,6 @@ class Repair:
     def __init__(
         self,
         engine: IEngine,
-        requests: IEngineRequests,
         origin: IOrigin,
         credentials: ICredentialSource,
         probes: Sequence[IImageSource],
@@ -94,13 +93,12 @@ class Repair:
         clock: IReactorTime,
         may_ask: MayAsk = every_registry,
     ) -> None:
-        """`engine` and `requests` are the same engine.  `may_ask` is called before Docker or `origin` ask a registry.
+        """`may_ask` is called before Docker or `origin` ask a registry.
 
         `probes`: sources that can tell whether the engine holds a single blob.  Without one, all blobs of the broken
         platforms are fetched.
         """
         self._engine = engine
-        self._requests = requests
         self._origin = origin
         self._credentials = credentials
         self._probes = probes
@@ -221,7 +219,7 @@ class Repair:
             raise EngineError("this engine does not say which platforms are incomplete")
         for child in broken:
             alone = child.descriptor.digest == image.id
-            await rebuild(self._requests, repository, image.id, None if alone else child.descriptor.platform)
+            await rebuild(self._engine, repository, image.id, None if alone else child.descriptor.platform)
 
     async def _refill(self, repository: Repository, image: EngineImage, shown: Credentials | None) -> int:
         """Fetch the missing blobs and load them into the engine.  Return how many there were."""
@@ -241,7 +239,7 @@ class Repair:
                 if part.digest not in missing and not await self._is_held(image, part.digest):
                     missing[part.digest] = await self._origin.fetch(repository, part.digest, part.size, credentials)
             if missing:
-                await load(self._requests, root, list(missing.values()))
+                await load(self._engine, root, list(missing.values()))
             return len(missing)
         finally:
             release()

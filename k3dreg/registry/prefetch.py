@@ -16,7 +16,8 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from k3dreg.docker.image import EngineImage
-from k3dreg.docker.interfaces import IEngine, IImageEvents, IImageNames
+from k3dreg.docker.image_events import follow_events
+from k3dreg.docker.interfaces import IEngine, IImageNames
 from k3dreg.images.source import IImageSource
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
@@ -56,7 +57,6 @@ class Prefetch:
         self,
         patterns: Sequence[str],
         engine: IEngine,
-        events: IImageEvents,
         names: IImageNames,
         sources: Sequence[IImageSource],
         store: IBlobStore,
@@ -69,7 +69,6 @@ class Prefetch:
         """
         self._patterns = patterns
         self._engine = engine
-        self._events = events
         self._names = names
         self._sources = sources
         self._store = store
@@ -113,7 +112,7 @@ class Prefetch:
         while True:
             after = _AGAIN
             try:
-                await self._events.follow(self._heard)
+                await follow_events(self._engine, self._heard)
                 complaint = ""
             except EngineUnavailable:
                 pass  # `engine_watch` logs it

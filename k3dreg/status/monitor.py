@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.docker import images
 from k3dreg.docker.image import EngineInfo, is_helper_image
 from k3dreg.docker.images import ListedImage
-from k3dreg.docker.interfaces import IEngine, IEngineRequests
+from k3dreg.docker.interfaces import IEngine
 from k3dreg.docker.system import ping
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError
@@ -38,7 +38,6 @@ class Monitor:
     def __init__(
         self,
         engine: IEngine,
-        requests: IEngineRequests,
         clock: IReactorTime,
         *,
         version: str,
@@ -48,13 +47,12 @@ class Monitor:
         size_of: Callable[[Digest], int],
         sources: Sources,
     ) -> None:
-        """`engine` and `requests` are the same engine; `where` is its address.
+        """`where` is the engine's address.
 
         `cache` returns the use of the store, `size_of` the size of a blob in it in bytes (0 if it is not there), and
         `sources` which sources can give images.
         """
         self._engine = engine
-        self._requests = requests
         self._clock = clock
         self._version = version
         self._where = where
@@ -149,7 +147,7 @@ class Monitor:
     async def _look(self) -> str:
         trouble = ""
         try:
-            await ping(self._requests)
+            await ping(self._engine)
             await self._engine.info()
         except EngineError as error:
             trouble = f"{error}. {error.advice}" if error.advice else str(error)
@@ -158,7 +156,7 @@ class Monitor:
 
     async def _images(self) -> list[Listed]:
         """Return the engine's images, newest first.  Raises `EngineError`."""
-        return listed(await images.listed(self._requests), self._clock.seconds())
+        return listed(await images.listed(self._engine), self._clock.seconds())
 
 
 def listed(found: Iterable[ListedImage], now: float) -> list[Listed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import Deferred
+from twisted.web.iweb import IResponse
 
 from k3dreg.docker.image import EngineImage, EngineInfo
 from k3dreg.engine_files.engine_files import FileStat
@@ -97,4 +98,10 @@ class FakeInfo:
         raise NotImplementedError
 
     async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
+        raise NotImplementedError
+
+    async def request(self, method: str, path: str, **options: object) -> IResponse:
+        raise NotImplementedError
+
+    def body(self, response: IResponse, what: str, *, silence: float | None = None) -> IByteStream:
         raise NotImplementedError

@@ -99,7 +99,7 @@ class Stream:
 
 
 class FakeDocker:
-    """`IEngine` and `IEngineRequests` as far as a repair needs them; `mended_by` makes the image whole."""
+    """`IEngine` as far as a repair needs it; `mended_by` makes the image whole."""
 
     def __init__(self, now: EngineImage, then: EngineImage, mended_by: str = "") -> None:
         self.now, self.then, self.mended_by = now, then, mended_by
@@ -205,7 +205,7 @@ class RepairTests(SynchronousTestCase):
     def repair(self, docker: FakeDocker, *probes: Any) -> Repair:
         self.docker = docker
         engine: Any = docker
-        return Repair(engine, engine, self.origin, NoCredentials(), probes, self.store, self.clock)
+        return Repair(engine, self.origin, NoCredentials(), probes, self.store, self.clock)
 
     def ensured(self, repair: Repair, now: EngineImage, shown: Credentials | None = None) -> EngineImage:
         return self.successResultOf(Deferred.fromCoroutine(repair.ensure(now, TAG, shown, Trace())))

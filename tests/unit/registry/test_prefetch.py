@@ -120,7 +120,7 @@ class WarmingTests(StoreTestCase):
 
     def warm(self, *patterns: str, sources: Sequence[IImageSource] | None = None) -> Prefetch:
         names, chosen = EngineImageNames(self.engine, InlineWorkers()), [self.archive()] if sources is None else sources
-        warming = Prefetch(patterns, self.engine, self.engine, names, chosen, self.store, lambda: self.busy, self.clock)
+        warming = Prefetch(patterns, self.engine, names, chosen, self.store, lambda: self.busy, self.clock)
         warming.start()
         self.addCleanup(warming.stop)
         return warming

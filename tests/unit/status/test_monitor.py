@@ -193,7 +193,6 @@ class MonitorTests(SynchronousTestCase):
 
         self.monitor = Monitor(
             engine,
-            engine,
             self.clock,
             version="1",
             where="unix:///x",
