@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from treq.client import HTTPClient
 from twisted.internet import error as net
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
-from twisted.web.client import RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
@@ -22,6 +20,7 @@ from k3dreg.docker.messages import error_message, one_line, parse_version
 from k3dreg.docker.ssh_forward import TunnelFailed
 from k3dreg.oci.errors import EngineError, EngineSilent, EngineTooOld, EngineUnavailable
 from k3dreg.oci.user_agent import USER_AGENT
+from k3dreg.streaming.connection_errors import CONNECTION_ERRORS, causes, was_cancelled
 from k3dreg.streaming.response_body import ResponseBody, read_whole
 
 Params = Mapping[str, str | list[str]]
@@ -38,9 +37,6 @@ LARGEST_ANSWER = 16 * 1024 * 1024
 LARGEST_COMPLAINT = 1024 * 1024
 
 _WRONG_VERSION = re.compile(r"client version \S+ is too (new|old)")
-# `DNSLookupError` is not a subclass of `ConnectError`.
-_UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
-_FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
 
 
 class Connection:
@@ -184,8 +180,8 @@ class Connection:
         except EngineSilent:
             self.forget()
             raise
-        except (*_UNCONNECTED, *_FAILED, net.ConnectionClosed) as error:
-            if _was_cancelled(error):
+        except CONNECTION_ERRORS as error:
+            if was_cancelled(error):
                 raise CancelledError from error
             self.forget()
             raise _explain(error) from error
@@ -200,23 +196,6 @@ def _as_error(status: int, message: str) -> EngineError:
     return EngineError(one_line(message) or f"the engine answered with status {status}", status=status)
 
 
-def _was_cancelled(error: BaseException | None) -> bool:
-    """Return whether a request failed because its caller cancelled it."""
-    if isinstance(error, CancelledError | net.ConnectingCancelledError):
-        return True
-    reasons: Sequence[Failure] = getattr(error, "reasons", ())
-    return any(_was_cancelled(reason.value) for reason in reasons)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and the errors that it was made of (`reasons` of Twisted Web's exceptions)."""
-    yield error
-    reasons: Sequence[Failure] = getattr(error, "reasons", ())
-    for reason in reasons:
-        if reason.value is not None:
-            yield from _causes(reason.value)
-
-
 def _explain(error: Exception) -> EngineUnavailable:
     """Return the error for an engine that could not be reached: why, and what to do.
 
@@ -224,7 +203,7 @@ def _explain(error: Exception) -> EngineUnavailable:
     """
     if isinstance(error, net.ConnectionRefusedError):
         return EngineUnavailable("Docker is not running: its socket refuses connections", advice="start Docker")
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, TunnelFailed):
             return EngineUnavailable(
                 f"Docker cannot be reached over ssh: {cause}",

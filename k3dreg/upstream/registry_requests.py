@@ -14,22 +14,14 @@ from OpenSSL import SSL
 from twisted.internet import error as net
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IReactorTime
-from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    BrowserLikePolicyForHTTPS,
-    HTTPConnectionPool,
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseFailed,
-    ResponseNeverReceived,
-)
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from k3dreg.oci.errors import EngineError, RedirectRefused, UpstreamFailed
 from k3dreg.oci.reference import DOCKER_HUB
+from k3dreg.streaming.connection_errors import CONNECTION_ERRORS, causes, was_cancelled
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.streaming.response_body import ResponseBody, read_whole
@@ -49,9 +41,7 @@ _LARGEST_COMPLAINT = 64 * 1024
 # The host of Docker Hub's registry, which is not `docker.io` (moby/moby, registry/config.go).
 _HUB_HOST = "registry-1.docker.io"
 
-# `DNSLookupError` is not a subclass of `ConnectError`.
-_UNCONNECTED = (net.ConnectError, net.ConnectingCancelledError, net.DNSLookupError)
-_FAILED = (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, RequestGenerationFailed)
+_FAILED: tuple[type[Exception], ...] = (*CONNECTION_ERRORS, SSL.Error)
 
 
 @frozen
@@ -195,8 +185,8 @@ class Requests:
             response: IResponse = await sent
         except UpstreamFailed:
             raise
-        except (*_UNCONNECTED, net.ConnectionClosed, SSL.Error, *_FAILED) as error:
-            if _was_cancelled(error):
+        except _FAILED as error:
+            if was_cancelled(error):
                 raise CancelledError from error
             raise UpstreamFailed(f"{host} cannot be reached: {_reason(error)}") from error
         except ValueError as error:  # an invalid URL, which the error does not quote because it may contain a signature
@@ -256,17 +246,8 @@ def _words(body: bytes) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    reasons: list[Failure] = getattr(error, "reasons", [])
-    return [cause for reason in reasons if reason.value for cause in _causes(reason.value)] or [error]
-
-
-def _was_cancelled(error: BaseException) -> bool:
-    return any(isinstance(cause, CancelledError | net.ConnectingCancelledError) for cause in _causes(error))
-
-
 def _reason(error: BaseException) -> str:
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, SSL.Error) or type(cause).__module__.startswith("service_identity"):
             return "its certificate is not trusted, or it does not speak TLS"
         if isinstance(cause, net.DNSLookupError):
