@@ -8,7 +8,11 @@ from typing import Protocol
 from attrs import frozen
 
 from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import ContentError
 from k3dreg.streaming.content import IBlob, IContentSink
+
+# Bytes: the limit of `IBlob.read`, which is for manifests and configs.
+LARGEST_READ = 8 * 1024 * 1024
 
 
 @frozen
@@ -52,3 +56,16 @@ class IEngineFiles(Protocol):
 
     async def close(self) -> None:
         """Remove what reading the files has created in the engine.  A failure is logged and not raised."""
+
+
+async def read_verified(digest: Digest, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return the content of a file of `size` bytes, from `read`, for `IBlob.read`.
+
+    Raises `ContentError` if it does not hash to `digest`, or has more than `LARGEST_READ` bytes.
+    """
+    if size > LARGEST_READ:
+        raise ContentError(f"{digest} has {size} bytes, which is too many for a document")
+    data = await read()
+    if Digest.of(data, digest.algorithm) != digest:
+        raise ContentError(f"{digest} does not hash to its digest on the engine's disk")
+    return data

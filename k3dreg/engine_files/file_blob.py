@@ -9,18 +9,17 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
 
 from k3dreg.engine_files.archive_reads import ArchivedFile
+from k3dreg.engine_files.engine_files import LARGEST_READ, read_verified
 from k3dreg.engine_files.scratch_files import NoCopy, ScratchSpool
 from k3dreg.engine_files.shared_copies import SharedCopies
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import ContentError, ContentGone
+from k3dreg.oci.errors import ContentGone
 from k3dreg.streaming.file_producer import Sender
 
 # Seconds, summed over one sending, for which the engine may wait for a client before k3dreg reads the rest of the file
 # into a temporary file.  A client as fast as the engine never makes it wait; three seconds allow for a short stall of a
 # network.
 MAX_WAIT = 3.0
-# Bytes: the limit of `IBlob.read`, which is for manifests and configs.
-_LARGEST_READ = 8 * 1024 * 1024
 
 
 class FileReads(Protocol):
@@ -83,13 +82,8 @@ class ReaderBlob:
             way.close()
 
     async def read(self) -> bytes:
-        """Return the whole content, verified.  Raises `ContentError` for wrong content, or more than 8 MiB of it."""
-        if self.size > _LARGEST_READ:
-            raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
-        data = await self._files.read(self._path, _LARGEST_READ)
-        if Digest.of(data, self.digest.algorithm) != self.digest:
-            raise ContentError(f"{self.digest} does not hash to its digest on the engine's disk")
-        return data
+        """Return the whole content.  Raises as `read_verified`."""
+        return await read_verified(self.digest, self.size, lambda: self._files.read(self._path, LARGEST_READ))
 
 
 async def _send_copy(copy: ScratchSpool, consumer: IConsumer, start: int, stop: int) -> int:

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IConsumer
 
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.directories import EngineDirectories, EngineDirectory, SameDirectories
-from k3dreg.engine_files.engine_files import FileStat
+from k3dreg.engine_files.engine_files import FileStat, read_verified
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, ContentGone, FileAbsent, FilesUnreachable
 from k3dreg.streaming.content import IBlob, IContentSink
@@ -24,8 +24,6 @@ from k3dreg.streaming.workers import Workers
 # Bytes that one call in a worker thread moves.  The call itself then costs less than 1% of the work, and a client that
 # follows the layer is told of new bytes some hundred times a second.
 _STEP = 8 * 1024 * 1024
-# Bytes: the limit of `IBlob.read`, which is for manifests and configs.
-_LARGEST_READ = 8 * 1024 * 1024
 # O_NONBLOCK: without it, opening a pipe would wait until another process opens its other end.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
@@ -100,17 +98,15 @@ class LocalBlob:
             self._workers.clean_up(handle.close)
 
     async def read(self) -> bytes:
-        """Return the whole content, verified.  Raises `ContentError` for wrong content, or more than 8 MiB of it."""
-        if self.size > _LARGEST_READ:
-            raise ContentError(f"{self.digest} has {self.size} bytes, which is too many for a document")
+        """Return the whole content.  Raises as `read_verified`."""
+        return await read_verified(self.digest, self.size, self._read)
+
+    async def _read(self) -> bytes:
         handle = self._open_file()
         try:
-            data = await self._workers.run(handle.read, 0, self.size)
+            return await self._workers.run(handle.read, 0, self.size)
         finally:
             self._workers.clean_up(handle.close)
-        if Digest.of(data, self.digest.algorithm) != self.digest:
-            raise ContentError(f"{self.digest} does not hash to its digest on the engine's disk")
-        return data
 
 
 class _PlaceHandle(FileHandle):

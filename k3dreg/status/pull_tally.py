@@ -36,11 +36,6 @@ class Tally:
         """Return the sums since the start."""
         return Saved(self._bytes, self._pulls, self._fetched)
 
-    @property
-    def remembered(self) -> int:
-        """The number of entries that are remembered, for tests of the bound."""
-        return len(self._pulled) + len(self._named) + len(self._given_index)
-
     def began(self, activity: Activity) -> None:
         """Note that Docker begins a pull.  Not at its end, as nodes may get the image before."""
         if activity.kind == "pull":

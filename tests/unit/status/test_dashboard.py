@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 
 from k3dreg.reporting.activity import RequestReport
-from k3dreg.status.metrics import Metrics, Readings
+from k3dreg.status.metrics import SOURCES, Metrics, Readings
 
 ROOT = Path(__file__).resolve().parents[3]
 DASHBOARD = json.loads((ROOT / "examples/grafana-dashboard.json").read_text())
@@ -117,3 +118,31 @@ def test_every_metric_is_documented_with_its_labels(families: dict[str, dict[str
         if name.startswith("k3dreg_")
     }
     assert documented == actual
+
+
+def sources_in(module: str) -> set[str]:
+    """The words that a module assigns to `trace.source`; `self.name` stands for its class's `name`."""
+    tree = ast.parse(module)
+    names = {
+        str(each.value.value)
+        for cls in ast.walk(tree)
+        if isinstance(cls, ast.ClassDef)
+        for each in cls.body
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "name"
+        if isinstance(each.value, ast.Constant)
+    }
+    found = set()
+    for each in ast.walk(tree):
+        if isinstance(each, ast.Assign) and re.fullmatch(r"(.*\.)?trace\.source", ast.unparse(each.targets[0])):
+            words = {str(part.value) for part in ast.walk(each.value) if isinstance(part, ast.Constant)}
+            found |= words or names
+    return found
+
+
+def test_every_source_that_a_trace_gets_is_a_label_and_documented() -> None:
+    found = set().union(*(sources_in(file.read_text()) for file in (ROOT / "k3dreg").rglob("*.py")))
+    # A blob that is mounted is pushed, and metrics count by source what is read.
+    assert found - {"mounted"} == SOURCES
+    text = (ROOT / "docs/logs-and-metrics.md").read_text()
+    (row,) = re.findall(r"^\| `source` \| (`content`.*)$", text, re.MULTILINE)
+    assert set(re.findall(r"`([a-z ]+)`(?=:| and)", row)) == SOURCES
