@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from k3dreg.oci.errors import EngineError, RedirectRefused, UpstreamFailed
 from k3dreg.oci.reference import DOCKER_HUB
+from k3dreg.oci.user_agent import USER_AGENT
 from k3dreg.streaming.connection_errors import CONNECTION_ERRORS, causes, was_cancelled
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.quiet_pool import quiet_pool
@@ -178,7 +179,7 @@ class Requests:
             sent: Deferred[IResponse] = self._agent.request(
                 method.encode("ascii"),
                 url.encode("ascii"),
-                Headers({"User-Agent": ["k3dreg"], **{name: [value] for name, value in headers.items()}}),
+                Headers({"User-Agent": [USER_AGENT], **{name: [value] for name, value in headers.items()}}),
                 None if form is None else _Form(form),
             )
             sent.addTimeout(HEAD_TIMEOUT, self._clock, silent)

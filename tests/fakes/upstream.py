@@ -28,6 +28,7 @@ class Seen:
     host: str
     authorization: str
     range: str
+    agent: str
 
 
 @define
@@ -131,6 +132,7 @@ class _Resource(Resource):
                 request.getHeader("host") or "",
                 authorization,
                 asked_range,
+                request.getHeader("user-agent") or "",
             )
         )
         if up.status:

@@ -1,4 +1,4 @@
-"""An engine that asks on behalf of this very daemon is known by what it says of itself."""
+"""Requests of this very daemon, and of an engine on its behalf, are known by their User-Agent."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ def test_an_engine_tells_for_whom_it_asks(engine: str) -> None:
         assert not is_on_our_behalf(engine.format(client))
 
 
-@pytest.mark.parametrize("agent", [None, "", "containerd/2.1", USER_AGENT], ids=["none", "empty", "node", "us"])
-def test_whoever_is_no_engine_asks_for_himself(agent: str | None) -> None:
+@pytest.mark.parametrize("agent", [None, "", "containerd/2.1", ANOTHER], ids=["none", "empty", "node", "another"])
+def test_other_clients_are_not_on_our_behalf(agent: str | None) -> None:
     assert not is_on_our_behalf(agent)
+
+
+def test_a_request_of_our_own_is_known() -> None:
+    assert is_on_our_behalf(USER_AGENT)
 
 
 class WebTests(WireTestCase):

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL.crypto import X509, PKey
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, CertificateOptions
 from twisted.internet.task import Clock
@@ -20,8 +21,10 @@ from twisted.web.server import Site
 from twisted.web.static import Data
 
 from k3dreg.oci.errors import UpstreamFailed
+from k3dreg.oci.user_agent import USER_AGENT
 from k3dreg.streaming.quiet_pool import quiet_pool
 from k3dreg.upstream.registry_requests import Requests, base_url, is_loopback, make_origin_agent
+from tests.fakes.upstream import FakeUpstream
 
 
 class TlsTests(TestCase):
@@ -69,6 +72,13 @@ class TlsTests(TestCase):
 
     async def test_a_number_is_not_the_name_of_a_host(self) -> None:
         self.assertIn("not the name of a host", await self.failure("https://2130706433:5000/"))
+
+    async def test_a_registry_that_is_k3dreg_itself_can_know_its_own_requests(self) -> None:
+        up = FakeUpstream()
+        up.listen(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(up.stop()))
+        await self.ask(f"http://{up.host}/v2/")
+        self.assertEqual([seen.agent for seen in up.seen], [USER_AGENT])
 
 
 class RefusesTls(Protocol):
