@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from k3dreg.docker import containers, images
 from k3dreg.docker.image import ImageStore, is_helper_image
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.oci.errors import EngineError, InvalidName, InvalidReference
+from k3dreg.oci.errors import EngineError, EngineUnavailable, InvalidName, InvalidReference
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.registry.own_names import OwnNames, names_of_container, names_of_machine, short_name
 from k3dreg.reporting.logger import make_logger
@@ -20,6 +20,8 @@ log = make_logger()
 
 # Seconds until an engine that could not be reached is asked again: it may be starting together with this daemon.
 _AGAIN = 2.0
+# Seconds at most until an engine that refused is asked again.  Each refusal doubles the time.
+_LONGEST = 300.0
 
 
 async def learn_names(
@@ -29,15 +31,26 @@ async def learn_names(
 
     In a container, the names on the machine have the *published* port, so the container is looked up in the engine by
     `hostname`.  Elsewhere they have the port itself.  An engine that cannot be reached is asked again every
-    `_AGAIN` seconds.  Until it answers, the names are those of a registry outside a container: pushes and pulls of
-    pushed content work without an engine.  Cancelling stops the search.
+    `_AGAIN` seconds, and one that refuses less and less often.  Until it answers, the names are those of a registry
+    outside a container: pushes and pulls of pushed content work without an engine.  Cancelling stops the search.
     """
+    pause, refusal = _AGAIN, ""
     while True:
         try:
             container = await containers.inspect(engine, hostname)
-        except EngineError:
+        except EngineError as error:
             _tell(names.learn(names_of_machine(ports, as_host(hostname))))
-            await deferLater(clock, _AGAIN)
+            if isinstance(error, EngineUnavailable):  # `EngineWatch` logs it
+                pause = _AGAIN
+            elif str(error) != refusal:
+                refusal = str(error)
+                log.warn(
+                    "Docker does not say whether k3dreg runs in one of its containers, so its own names may be "
+                    "incomplete (--alias adds some): {refusal}",
+                    refusal=refusal,
+                )
+            await deferLater(clock, pause)
+            pause = min(2 * pause, _LONGEST)
             continue
         found = names_of_container(container, hostname, ports) if container is not None else ()
         _tell(names.learn(found or names_of_machine(ports, as_host(hostname))))

@@ -16,6 +16,7 @@ from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.streaming.content import IByteStream
 from tests.fakes.body import FakeBody
+from tests.fakes.logs import heard
 from tests.fakes.workers import InlineWorkers
 
 CONTAINER = {
@@ -79,6 +80,19 @@ class LearningTests(SynchronousTestCase):
         self.assertGreater(len(requests.asked), 3)
         requests.answers["containers"] = CONTAINER
         self.clock.pump([1.0] * 3)
+        self.successResultOf(self.learning)
+        self.assertTrue(names.is_own("localhost:5005"))
+
+    def test_an_engine_that_refuses_is_asked_less_and_less_often_and_that_is_said_once(self) -> None:
+        requests = Requests(containers=EngineError("authorization denied by plugin", status=403))
+        with heard() as lines:
+            names = self.learn(requests)
+            self.clock.pump([1.0] * 3600)
+        self.assertTrue(names.is_own("localhost:5000"))
+        self.assertLess(len(requests.asked), 25)
+        self.assertEqual(len([line for line in lines if "authorization denied by plugin" in line]), 1)
+        requests.answers["containers"] = CONTAINER
+        self.clock.pump([1.0] * 300)
         self.successResultOf(self.learning)
         self.assertTrue(names.is_own("localhost:5005"))
 
