@@ -35,11 +35,7 @@ async def source_states(
         there = f"a container with -v {info.root_dir}:{info.root_dir}:ro"
         advice = f"run k3dreg as root on the engine's machine, or in {there}"
         states = [SourceState("the engine's files", "k3dreg cannot read them from here", advice)]
-    states.append(
-        SourceState("reader containers", "off", "--reader on")
-        if reader == "off"
-        else SourceState("reader containers", "on")
-    )
+    states.append(SourceState("reader containers", "off, as --reader says" if reader == "off" else "on"))
     states.append(SourceState("export", "available, and the slowest"))
     return states
 

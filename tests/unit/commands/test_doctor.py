@@ -73,7 +73,10 @@ class EngineTests(EngineCase):
         # There is no such directory on this machine: of an engine elsewhere, the line that would open it is there.
         self.assertIn("-v /var/lib/docker:/var/lib/docker:ro", found["source: the engine's files"].advice)
         self.assertEqual(found["source: reader containers"].verdict, OK)
-        self.assertEqual(self.look("--reader", "off")["source: reader containers"].verdict, WARN)
+
+    def test_what_the_user_chose_is_no_warning(self) -> None:
+        found = self.look("--reader", "off")["source: reader containers"]
+        self.assertEqual((found.verdict, found.says, found.advice), (OK, "off, as --reader says", ""))
 
     def test_in_a_container_files_need_not_be_mounted(self) -> None:
         found = self.look(container="c" * 64)["source: the engine's files"]
