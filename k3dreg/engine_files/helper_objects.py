@@ -20,8 +20,8 @@ log = make_logger()
 
 # Labels by which k3dreg recognises its containers and images.
 ROLE, OWNER = "k3dreg.role", "k3dreg.owner"
-# Seconds after which another k3dreg's image counts as left behind.  A k3dreg needs its image for at most a second; the
-# engine's clock may differ from this machine's by minutes.
+# Seconds after which another k3dreg's image, or one without a name, counts as left behind.  A k3dreg needs its image
+# for at most a second; the engine's clock may differ from this machine's by minutes.
 _IN_USE = 3600.0
 
 # Names of the images that this process needs now, so that `remove_left_behind` keeps them.
@@ -51,13 +51,15 @@ async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, 
 async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
     """Remove empty images that were left in the engine because the engine or a k3dreg was killed.
 
-    Images of other k3dregs are removed after an hour, because their k3dreg may never start again.  An image that a
-    running container uses stays until the next call.  Raises `EngineError`.
+    Images of other k3dregs are removed after an hour, because their k3dreg may never start again, and those without a
+    name, too, because this process may be importing one.  An image that a running container uses stays until the next
+    call.  Raises `EngineError`.
     """
     oldest = time.time() - _IN_USE
-    for image in await images.listed(engine, reference="k3dreg-*"):
+    for image in await images.listed(engine, label=ROLE):
         is_ours = ROLE in image.labels and all(map(is_helper_image, image.names))
-        is_left = image.labels.get(OWNER) == owner or 0 < image.created < oldest
+        is_owners = bool(image.names) and image.labels.get(OWNER) == owner
+        is_left = is_owners or 0 < image.created < oldest
         if is_ours and is_left and _in_use.isdisjoint(image.names):
             # By ID: removing the name of an image that a container uses would leave an image without a name.
             await images.remove_unless_running(engine, image.id)

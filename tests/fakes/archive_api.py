@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fnmatch
 import io
 import json
 import tarfile
@@ -142,11 +141,9 @@ class FakeArchiveApi:
                 self.told[name] = {"Labels": dict(label.split("=") for label in labels)}
                 return _json({"status": identity})
             case "GET", ["images", "json"]:
-                (pattern,) = json.loads(params["filters"])["reference"]
-                found = [name for name in self.images if fnmatch.fnmatchcase(name, pattern)]
-                return _json(
-                    [{"Id": self.images[name], "RepoTags": [name], **self.told.get(name, {})} for name in found]
-                )
+                (label,) = json.loads(params["filters"])["label"]
+                told = [{"Id": i, "RepoTags": [name], **self.told.get(name, {})} for name, i in self.images.items()]
+                return _json([image for image in told if label in (image.get("Labels") or {})])
             case "DELETE", ["images", wanted]:
                 self.images = {name: other for name, other in self.images.items() if wanted not in (name, other)}
                 return _json([])

@@ -30,6 +30,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from k3dreg.docker import images
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
 from k3dreg.docker.image import ImageStore
@@ -351,6 +352,22 @@ class _RealContract(_Contract):
             listed += 1
         await going
         self.case.assertGreater(listed, 20)
+
+    async def test_images_are_found_by_a_label_those_without_a_name_too(self) -> None:
+        label, name = f"k3dreg.contract-{uuid.uuid4().hex}", "k3dreg-contract-label:1"
+        made = []
+        for value in ("old", "new"):  # the second one takes the name
+            made.append(await images.import_empty(self.engine, name, {label: value}))
+            self.addCleanup(lambda: Deferred.fromCoroutine(self.remove(made.pop())))
+        found = {image.id: image for image in await images.listed(self.engine, label=label)}
+        self.case.assertEqual(found[made[1]].labels[label], "new")
+        self.case.assertEqual([familiar(each).removeprefix("localhost/") for each in found[made[1]].names], [name])
+        try:
+            await self.engine.inspect(made[0])
+        except ImageNotInEngine:  # some engines remove an image that has lost its name
+            self.case.assertEqual(len(found), 1)
+        else:
+            self.case.assertEqual(found[made[0]].names, ())
 
     async def registry(self, registry: MoodyRegistry) -> str:
         """Serve the registry; a name in it."""

@@ -46,6 +46,13 @@ class LeftImagesTests(SynchronousTestCase):
         self.successResultOf(self.start())
         self.assertEqual(list(self.engine.images), [recent])
 
+    def test_those_that_have_lost_their_name_are_removed_when_they_cannot_be_in_use(self) -> None:
+        old, new = (self.add("k3dreg-probe", OWN, age=age) for age in (7200, 60))
+        for name in (old, new):
+            self.engine.told[name]["RepoTags"] = ["<none>:<none>"]
+        self.successResultOf(self.start())
+        self.assertEqual(list(self.engine.images), [new])
+
     def test_whatever_is_not_sure_to_be_k3dregs_stays(self) -> None:
         self.add("k3dreg-probe", OWN, age=7200, labelled=False)
         self.add("k3dreg-app", OWN, age=7200, tag="latest")
