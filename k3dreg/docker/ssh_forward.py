@@ -10,6 +10,7 @@ import contextlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ _LASTED = 30.0
 _LOG_IN = 20.0
 # Seconds after the end of a connection within which ssh's error message about it arrives.
 _COMPLAINS_WITHIN = 0.1
+# The beginning of the names of directories for sockets, and seconds after which an empty one counts as left behind.
+_DIRECTORY, _IN_USE = "k3dreg-ssh-", 3600.0
 # Bytes of ssh's standard error that are kept at a time: the last ones, which say why ssh has failed.
 _LONGEST_COMPLAINT = 4096
 
@@ -78,6 +81,15 @@ def ssh_command(address: EngineAddress, timeout: float, socket: str) -> tuple[st
     words += ["-l", address.user] if address.user else []
     words += ["-p", str(address.port)] if address.port else []
     return (*words, "--", address.host, "cat")
+
+
+def _remove_left_behind() -> None:
+    """Remove the directories that killed k3dregs have left, which are empty.  One that is in use has ssh's socket."""
+    oldest = time.time() - _IN_USE
+    for directory in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY}*"):
+        with contextlib.suppress(OSError):
+            if directory.stat().st_mtime < oldest:
+                directory.rmdir()
 
 
 def _escape(path: str) -> str:
@@ -151,7 +163,8 @@ class SshForward:
     def _start(self) -> None:
         self._socket = Outcome()
         self._began = self._reactor.seconds()
-        self._process = process = _Ssh(self, tempfile.mkdtemp(prefix="k3dreg-ssh-"))
+        _remove_left_behind()
+        self._process = process = _Ssh(self, tempfile.mkdtemp(prefix=_DIRECTORY))
         path = str(Path(process.directory, "docker.sock"))
         words = self._command(path)
         stopping = self._reactor.addSystemEventTrigger("after", "shutdown", self.close)

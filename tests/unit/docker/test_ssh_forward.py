@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -149,6 +151,20 @@ class ForwardTests(TestCase):
     async def test_its_socket_is_this_users_alone(self) -> None:
         directory = Path(await self.forward(GREETS).socket()).parent
         self.assertEqual(directory.stat().st_mode & 0o777, 0o700)
+
+    async def test_directories_that_a_killed_k3dreg_has_left_are_removed(self) -> None:
+        here = Path(tempfile.mkdtemp(dir="/tmp"))
+        self.addCleanup(shutil.rmtree, here)
+        self.enterContext(mock.patch("tempfile.tempdir", str(here)))
+        for name in ("k3dreg-ssh-left", "k3dreg-ssh-new", "k3dreg-ssh-used", "another"):
+            (here / name).mkdir()
+        (here / "k3dreg-ssh-used" / "docker.sock").touch()
+        for name in ("k3dreg-ssh-left", "k3dreg-ssh-used", "another"):
+            os.utime(here / name, (1, 1))
+        forward = self.forward(GREETS)
+        await self.ask(forward)
+        await forward.close()
+        self.assertEqual(set(os.listdir(here)), {"k3dreg-ssh-new", "k3dreg-ssh-used", "another"})
 
     async def test_connections_that_wait_for_one_that_is_closed_fail(self) -> None:
         forward = self.forward("import time; time.sleep(60)")
