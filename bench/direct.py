@@ -43,6 +43,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.errors import EngineError, NotFound
 from k3dreg.oci.manifest import Manifest
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import open_store
 from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.workers import Workers
@@ -193,19 +194,21 @@ class Bench:
         info = await self.engine.info()
         with tempfile.TemporaryDirectory(dir=self.options.scratch) as scratch:
             store = await open_store(Path(scratch), self.workers, _LIMIT, self.reactor)
+            arrivals = Arrivals(store, self.workers)
             catalogue = await open_catalogue(Path(scratch), self.workers)
             files = make_files(scratch)
             source: ContentStoreSource | LayerStoreSource
             if info.store is ImageStore.CONTAINERD:
                 source = ContentStoreSource(self.engine, [files], catalogue)
             else:
-                source = LayerStoreSource(self.engine, [files], store, catalogue, self.workers, self.reactor)
+                source = LayerStoreSource(self.engine, [files], store, arrivals, catalogue, self.workers, self.reactor)
             watch = Stopwatch()
             try:
                 await self.pull(source, image, watch)
             except NotFound as error:
                 print(f"{what}: {error}", file=sys.stderr)
             result = watch.result(what)
+            await arrivals.shutdown()
             await files.close()
             await source.shutdown()
             await store.close()

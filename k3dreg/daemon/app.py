@@ -35,6 +35,7 @@ from k3dreg.registry.resolver import Resolver
 from k3dreg.registry.upload_sessions import MOST_SESSIONS
 from k3dreg.reporting.logger import make_logger, set_level
 from k3dreg.status.operations import Operations
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import Collector
 from k3dreg.store.database import DATABASE_FILE, Database
@@ -100,6 +101,8 @@ class App:
         self._names = names = OwnNames()
         catalogue = await open_catalogue(config.state_dir, self.workers)
         files = await make_files(config, self.engine, self.workers, self._reactor, closing)
+        arrivals = Arrivals(store, self.workers)
+        closing.add(arrivals.shutdown)
         monitor = make_monitor(config, self.engine, files, store, pushed, self._reactor)
         image_names = EngineImageNames(self.engine, self.workers)
         self._permitted = permitted = PermittedRegistries(
@@ -108,7 +111,7 @@ class App:
         resolver = Resolver(self.engine, self._reactor, names, monitor.observer, permitted.check, permitted.is_known)
         closing.add(resolver.shutdown)
         made = make_sources(
-            files, self.engine, store, catalogue, self.workers, self._reactor, closing, monitor.observer
+            files, self.engine, store, arrivals, catalogue, self.workers, self._reactor, closing, monitor.observer
         )
         lookups = self._own_workers(2, "credentials")
         aws = self._own_workers(4, "aws")
@@ -117,9 +120,9 @@ class App:
             self.engine,
             made.sources[:1],
             store,
+            arrivals,
             credentials,
             names,
-            self.workers,
             self._reactor,
             permitted.check,
             closing,

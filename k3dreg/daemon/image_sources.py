@@ -29,6 +29,7 @@ from k3dreg.images.source import ICatalogue, IImageSource, ILooseContent
 from k3dreg.registry.prefetch import Prefetch
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.status.monitoring import IMonitoring
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.durable_files import storage_errors, write_whole
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.workers import Workers
@@ -93,6 +94,7 @@ def make_sources(
     files: EngineFileAccess,
     engine: EngineClient,
     store: IBlobStore,
+    arrivals: Arrivals,
     catalogue: ICatalogue,
     workers: Workers,
     clock: IReactorTime,
@@ -102,7 +104,7 @@ def make_sources(
     """Return the sources: those that read the engine's files, and last its exports.  `closing` closes them."""
     content = ContentStoreSource(engine, files.ways, catalogue)
     closing.add(content.shutdown)
-    layers = LayerStoreSource(engine, files.ways, store, catalogue, workers, clock)
+    layers = LayerStoreSource(engine, files.ways, store, arrivals, catalogue, workers, clock)
     closing.add(layers.shutdown)
     archive = ExportSource(engine, store, catalogue, workers, clock, observer)
     closing.add(archive.shutdown)

@@ -13,9 +13,9 @@ from k3dreg.images.repair import Repair
 from k3dreg.images.source import IImageSource, IRepair
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.use_cases import IFallback
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.quiet_pool import quiet_pool
-from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.origin import ICredentialSource
 from k3dreg.upstream.origin_fallback import OriginFallback
 from k3dreg.upstream.permission import MayAsk
@@ -38,9 +38,9 @@ def make_upstream(
     engine: EngineClient,
     probes: Sequence[IImageSource],
     store: IBlobStore,
+    arrivals: Arrivals,
     credentials: ICredentialSource,
     names: OwnNames,
-    workers: Workers,
     reactor: Any,
     may_ask: MayAsk,
     closing: Closing,
@@ -52,8 +52,7 @@ def make_upstream(
     """
     pool = quiet_pool(reactor)
     closing.add(pool.closeCachedConnections)
-    origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, workers, reactor)
-    closing.add(origin.shutdown)
+    origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, arrivals, reactor)
     repair = Repair(engine, origin, credentials, probes, store, reactor, may_ask)
     closing.add(repair.shutdown)
     fallback = OriginFallback(origin, credentials, reactor, names.is_own, may_ask)

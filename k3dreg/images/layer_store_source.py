@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from attrs import field, frozen
 from cachetools import LRUCache, TTLCache
@@ -36,6 +37,7 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.manifest import LARGEST_CONFIG, make_image_manifest
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import Arrival, Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.gather import all_of
@@ -82,6 +84,7 @@ class LayerStoreSource:
         engine: IEngine,
         files: Sequence[IEngineFiles],
         store: IBlobStore,
+        arrivals: Arrivals,
         catalogue: ICatalogue,
         workers: Workers,
         clock: IReactorTime,
@@ -90,6 +93,7 @@ class LayerStoreSource:
         self._engine = engine
         self._files = files
         self._store = store
+        self._arrivals = arrivals
         self._catalogue = catalogue
         self._workers = workers
         self._clock = clock
@@ -98,9 +102,6 @@ class LayerStoreSource:
         self._held: LRUCache[Digest, _Held] = LRUCache(_IMAGES_REMEMBERED)
         self._sizes: LRUCache[Digest, int] = LRUCache(_SIZES_REMEMBERED)  # by chain ID
         self._looking: SingleFlight[Digest, _Held] = SingleFlight()
-        self._starting: SingleFlight[Digest, IBlob] = SingleFlight()
-        self._runs: dict[Digest, LayerBuild] = {}  # by diffID; those that a new reader may join
-        self._running: set[LayerBuild] = set()
         self._broken: TTLCache[Digest, bool] = TTLCache(_SIZES_REMEMBERED, _BROKEN_FOR, clock.seconds)
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
@@ -130,27 +131,20 @@ class LayerStoreSource:
             raise BlobUnknown(f"{digest} is not a part of the image {image.id}")
         if digest in self._broken:
             raise BlobUnknown(f"the layer {digest} could not be assembled from its files")
-        run = self._runs.get(digest)
-        if run is not None and run.blob.has_beginning:
-            trace.source = self.name
-            return run.blob
         kept = self._store.get(digest)
         if kept is not None:
             trace.source = trace.source or "cache"
             return kept
         trace.source = self.name
         try:
-            return await self._starting.join(digest, lambda: self._start(held.files, layer))
+            return await self._arrivals.open(digest, partial(self._assemble, held.files, layer))
         except (FileAbsent, FilesUnreachable, ContentError) as error:
             self._held.pop(image.id, None)
             raise BlobUnknown(f"the layer {digest} cannot be assembled from its files: {error}") from error
 
     async def shutdown(self) -> None:
-        """Cancel everything that is under way."""
+        """Cancel the examinations of images that are under way."""
         await self._looking.shutdown()
-        await self._starting.shutdown()
-        for run in list(self._running):
-            await run.cancel()
 
     # -- looking at an image ------------------------------------------------------------------------
 
@@ -232,33 +226,27 @@ class LayerStoreSource:
             self._sizes[chain] = size
         return size
 
-    # -- putting layers together --------------------------------------------------------------------
+    # -- assembling layers --------------------------------------------------------------------------
 
-    async def _start(self, files: IEngineFiles, layer: Layer) -> IBlob:
-        paths = await self._paths()
-        run = await LayerBuild.begin(files, self._store, self._workers, self._slots, paths, layer)
-        self._runs[layer.diff_id] = run
-        self._running.add(run)
+    async def _assemble(self, files: IEngineFiles, layer: Layer, arrival: Arrival) -> None:
+        """Assemble the layer, which clients may read as soon as its directory was found."""
+        build = LayerBuild(files, self._workers, self._slots, await self._paths(), layer)
+        directory = await build.directory()
+        await arrival.begin(layer.size)
         started = self._clock.seconds()
-        run.start(lambda error: self._ended(run, layer, self._clock.seconds() - started, error))
-        return run.blob
-
-    def _ended(self, run: LayerBuild, layer: Layer, seconds: float, error: Exception | None) -> None:
-        self._running.discard(run)
-        if self._runs.get(layer.diff_id) is run:  # else a later reader needed the beginning and started another
-            del self._runs[layer.diff_id]
-        if error is None:
-            log.info(
-                "assembled the layer {layer}: {size:.0f} MB in {seconds:.1f} s",
-                layer=layer.diff_id.short,
-                size=layer.size / 1e6,
-                seconds=seconds,
-            )
-            return
-        log.warn("the layer {layer} could not be assembled: {error}", layer=layer.diff_id, error=error)
-        passing = isinstance(error, StoreError | EngineUnavailable) or not isinstance(error, K3dregError)
-        if not passing:
-            self._broken[layer.diff_id] = True
+        try:
+            await build.assemble(directory, arrival)
+        except K3dregError as error:
+            log.warn("the layer {layer} could not be assembled: {error}", layer=layer.diff_id, error=error)
+            if not isinstance(error, StoreError | EngineUnavailable):
+                self._broken[layer.diff_id] = True
+            raise
+        log.info(
+            "assembled the layer {layer}: {size:.0f} MB in {seconds:.1f} s",
+            layer=layer.diff_id.short,
+            size=layer.size / 1e6,
+            seconds=self._clock.seconds() - started,
+        )
 
 
 def _measure(tar_split: bytes) -> int:

@@ -44,6 +44,7 @@ class ArrivingBlob:
         self._senders: dict[FileSending, int] = {}
         self._watching: list[Deferred[None]] = []  # fired when a sender moves, begins or ends
         self._dropped = 0  # bytes at the beginning that the writer may have dropped
+        self._unread_since = workers.clock.seconds()
         self._waiting: list[Deferred[None]] = []
 
     # -- the writer's side ----------------------------------------------------------------------
@@ -87,6 +88,11 @@ class ArrivingBlob:
         """Return whether a new sender can begin at the first byte."""
         return self._dropped == 0
 
+    @property
+    def unread_for(self) -> float:
+        """Return for how many seconds there has been no sender."""
+        return 0.0 if self._senders else self._workers.clock.seconds() - self._unread_since
+
     async def drop_read(self, most: int, max_wait: float) -> int:
         """Wait until there is a sender and every sender has all but `most` of the bytes written so far.
 
@@ -127,6 +133,7 @@ class ArrivingBlob:
             await sender.run(start, stop)
         finally:
             del self._senders[sender]
+            self._unread_since = self._workers.clock.seconds()
             _fire(self._watching)
             self._close_if_ended()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from urllib.parse import urlsplit
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
 from k3dreg.formats.basic_auth import Credentials
@@ -33,9 +33,9 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.manifest import LARGEST_MANIFEST, Manifest
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.reporting.logger import make_logger
+from k3dreg.store.arrivals import Arrival, Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.content import IBlob
-from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.download import Download
 from k3dreg.upstream.registry_requests import RegistryResponse, Requests, base_url
 from k3dreg.upstream.tokens import Authorizer
@@ -48,30 +48,24 @@ _DOWNLOADS_AT_ONCE = 6
 
 
 @frozen
-class _Key:
-    """The key of a download.  It contains the credentials, so a client never joins a download that it may not read."""
+class _Access:
+    """What a client needs to read a blob, so that it never joins a download that it may not read."""
 
     repository: Repository
-    digest: Digest
     credentials: Credentials | None
 
 
 class RegistryClient:
-    """A client of registries (`IOrigin`), which keeps what it fetches in `store`.
+    """A client of registries (`IOrigin`), which keeps what it fetches in `store`, blobs by `arrivals`."""
 
-    The owner calls `shutdown` in the end.
-    """
-
-    def __init__(self, agent: IAgent, store: IBlobStore, workers: Workers, clock: IReactorTime) -> None:
+    def __init__(self, agent: IAgent, store: IBlobStore, arrivals: Arrivals, clock: IReactorTime) -> None:
         """`agent`: see `make_origin_agent`."""
         self._requests = Requests(agent, clock)
         self._authorizer = Authorizer(self._requests, clock)
         self._store = store
-        self._workers = workers
+        self._arrivals = arrivals
         self._clock = clock
         self._slots = DeferredSemaphore(_DOWNLOADS_AT_ONCE)
-        self._downloads: dict[_Key, Download] = {}  # the running downloads, for new readers to join
-        self._running: set[Deferred[IBlob]] = set()
 
     async def manifest(self, reference: Reference, credentials: Credentials | None) -> tuple[Descriptor, bytes]:
         """Return a manifest or index: see `IOrigin`.  Cancelling closes the connection."""
@@ -95,80 +89,37 @@ class RegistryClient:
     async def blob(
         self, repository: Repository, digest: Digest, size: int | None, credentials: Credentials | None
     ) -> IBlob:
-        kept = self._store.get(digest)
-        if kept is not None:
-            return kept
-        return await self._join(repository, digest, size, credentials).blob.wait()
+        access = _Access(repository.upstream, credentials)
+        return await self._arrivals.open(digest, partial(self._download, access, digest, size), access)
 
     async def fetch(
         self, repository: Repository, digest: Digest, size: int | None, credentials: Credentials | None
     ) -> IBlob:
-        kept = self._store.get(digest)
-        if kept is not None:
-            return kept
-        return await self._join(repository, digest, size, credentials).whole.wait()
+        access = _Access(repository.upstream, credentials)
+        return await self._arrivals.fetch(digest, partial(self._download, access, digest, size), access)
 
-    def shutdown(self) -> None:
-        """Cancel all downloads."""
-        for running in list(self._running):
-            running.cancel()
-
-    def _join(
-        self, repository: Repository, digest: Digest, size: int | None, credentials: Credentials | None
-    ) -> Download:
-        key = _Key(repository.upstream, digest, credentials)
-        if key in self._downloads and self._downloads[key].has_beginning:
-            return self._downloads[key]
-        path = f"/v2/{key.repository.path}/blobs/{digest}"
+    async def _download(self, access: _Access, digest: Digest, size: int | None, arrival: Arrival) -> None:
+        name = f"{access.repository}@{digest.algorithm}:{digest.short}"
+        path = f"/v2/{access.repository.path}/blobs/{digest}"
         download = Download(
-            f"{key.repository}@{digest.algorithm}:{digest.short}",
-            digest,
+            name,
             size,
-            lambda headers: self._get(key.repository, path, headers, credentials, BlobUnknown),
+            lambda headers: self._get(access.repository, path, headers, access.credentials, BlobUnknown),
             self._requests.body,
-            self._store,
-            self._workers,
         )
-        running = Deferred.fromCoroutine(self._run(download))
-        if not running.called:
-            self._downloads[key] = download
-            self._running.add(running)
-        running.addBoth(self._ended, key, download, running)
-        return download
-
-    def _ended(self, result: IBlob | Failure, key: _Key, download: Download, running: Deferred[IBlob]) -> None:
-        self._running.discard(running)
-        if key in self._downloads and self._downloads[key] is download:
-            del self._downloads[key]
-        if isinstance(result, Failure):
-            download.give_up(result.value or CancelledError())
-            if download.is_verified:
-                log.info("fetched {name} from its registry, without keeping it", name=download.name)
-            elif result.check(K3dregError):
-                log.warn(
-                    "{name} was not fetched from its registry: {error}",
-                    name=download.name,
-                    error=result.getErrorMessage(),
-                )
-            elif not result.check(CancelledError):
-                log.failure("a download failed with an unexpected error", failure=result)
-        else:
-            download.succeed(result)
-
-    async def _run(self, download: Download) -> IBlob:
-        await self._slots.acquire()
-        started = self._clock.seconds()
-        try:
-            blob = await download.run()
-        finally:
-            self._slots.release()
+        async with self._slots:
+            started = self._clock.seconds()
+            try:
+                await download.fill(arrival)
+            except K3dregError as error:
+                log.warn("{name} was not fetched from its registry: {error}", name=name, error=error)
+                raise
         log.info(
             "fetched {name} from its registry: {size:.1f} MB in {seconds:.1f} s",
-            name=download.name,
-            size=blob.size / 1e6,
+            name=name,
+            size=arrival.written / 1e6,
             seconds=self._clock.seconds() - started,
         )
-        return blob
 
     async def _get(
         self,

@@ -46,6 +46,7 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, ContentError, EngineError, FilesUnreachable, ManifestUnknown
 from k3dreg.oci.manifest import Manifest
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import open_store
 from k3dreg.streaming.content import IBlob, IByteStream
 from k3dreg.streaming.response_body import read_whole
@@ -133,6 +134,8 @@ class _Direct(TestCase):
         root = Path(self.directory.name)
         self.store = await open_store(root, self.workers, 10**9, _reactor)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.store.close()))
+        self.arrivals = Arrivals(self.store, self.workers)
+        self.addCleanup(self.arrivals.shutdown)
         self.catalogue = await open_catalogue(root, self.workers)
         self.info = await self.engine.info()
         self.owner = uuid.uuid4().hex[:12]
@@ -198,7 +201,9 @@ class _Direct(TestCase):
         if self.info.store is ImageStore.CONTAINERD:
             source = ContentStoreSource(self.engine, files, self.catalogue)
         else:
-            source = LayerStoreSource(self.engine, files, self.store, self.catalogue, self.workers, _reactor)
+            source = LayerStoreSource(
+                self.engine, files, self.store, self.arrivals, self.catalogue, self.workers, _reactor
+            )
         self.addCleanup(lambda: Deferred.fromCoroutine(source.shutdown()))
         return source
 

@@ -18,7 +18,7 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, ContentError, ManifestUnknown
 from k3dreg.oci.manifest import make_image_manifest
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.arrivals import READER_WAIT, WINDOW
+from k3dreg.store.arrivals import READER_WAIT, WINDOW, Arrivals
 from k3dreg.streaming.push_producer import ConsumerGone
 from tests.fakes.consumers import Reader
 from tests.fakes.engine_files import FakeEngineFiles, FakeInfo
@@ -47,13 +47,14 @@ class LayerStoreTests(StoreTestCase):
         self.files = FakeEngineFiles({})
         self.engine = FakeInfo(INFO)
         self.catalogue = self.result(open_catalogue(Path(self.mktemp()), InlineWorkers(self.clock)))
+        self.arrivals = Arrivals(self.store, InlineWorkers(self.clock))
         self.source = self.make(self.files)
         self.fake = make_image(layers=[make_layer({"a/b": b"one" * 100, "c": b"two"}), make_layer({"d": b"three"})])
         self.image = self.hold(self.fake)
 
     def make(self, *files: FakeEngineFiles) -> LayerStoreSource:
         workers = InlineWorkers(self.clock)
-        return LayerStoreSource(self.engine, files, self.store, self.catalogue, workers, self.clock)
+        return LayerStoreSource(self.engine, files, self.store, self.arrivals, self.catalogue, workers, self.clock)
 
     def hold(self, fake: FakeImage) -> EngineImage:
         config, paths = fake.best.config, PATHS
@@ -305,7 +306,7 @@ class LayerStoreTests(StoreTestCase):
         layer = self.fake.best.layers[0]
         blob = self.blob(layer.diff_id)
         sending = Deferred.fromCoroutine(blob.send(Reader(), 0, blob.size))
-        self.result(self.source.shutdown())
+        self.successResultOf(self.arrivals.shutdown())
         self.failureResultOf(sending, ContentError)
         self.assertEqual(self.staged(), [])
 

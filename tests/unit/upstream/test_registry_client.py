@@ -30,6 +30,7 @@ from k3dreg.oci.errors import (
     UpstreamFailed,
 )
 from k3dreg.oci.reference import Reference, Repository
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import open_store
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.quiet_pool import quiet_pool
@@ -77,7 +78,8 @@ class OriginTestCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(self.store.close()))
         pool = quiet_pool(reactor, persistent=False)
         self.clock = Clock()
-        self.origin = RegistryClient(make_origin_agent(reactor, pool=pool), self.store, self.workers, self.clock)
+        self.arrivals = Arrivals(self.store, self.workers)
+        self.origin = RegistryClient(make_origin_agent(reactor, pool=pool), self.store, self.arrivals, self.clock)
         self.repository = Repository("127.0.0.1:" + self.upstream.host.partition(":")[2], "team/app")
 
     async def no_connection(self) -> None:
@@ -260,7 +262,7 @@ class FetchingTests(OriginTestCase):
         waiting = Deferred.fromCoroutine(self.origin.fetch(self.repository, digest, None, None))
         await blob.send(StringTransport(), 0, 1000)  # it is under way
         reading = Deferred.fromCoroutine(content(blob))
-        self.origin.shutdown()
+        self.arrivals.shutdown()
         self.assertIn("stopping", str(await self.failure(waiting)))
         await self.failure(reading)
 
