@@ -106,7 +106,7 @@ def make_sources(
     closing.add(content.shutdown)
     layers = LayerStoreSource(engine, files.ways, store, arrivals, catalogue, workers, clock)
     closing.add(layers.shutdown)
-    archive = ExportSource(engine, store, catalogue, workers, clock, observer)
+    archive = ExportSource(engine, store, arrivals, catalogue, workers, clock, observer)
     closing.add(archive.shutdown)
     return ImageSources((content, layers, archive), content)
 

@@ -9,7 +9,6 @@ from attrs import evolve, frozen
 
 from k3dreg.docker.image import EngineImage, ImageStore
 from k3dreg.formats.image_archive import ArchiveImage, ArchiveIndex
-from k3dreg.images.export_spool import Kept
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
@@ -28,6 +27,15 @@ LARGE_CONFIG_ADVICE = (
     f"k3dreg serves configs of up to {LARGEST_CONFIG // 1024**2} MiB, and nodes take less: build the image with fewer "
     "or shorter labels, or keep what they hold in a file of the image"
 )
+
+
+@frozen
+class Kept:
+    """A blob of the archive, verified and in the store.  `was_here`: it was there before and not written again."""
+
+    digest: Digest
+    size: int
+    was_here: bool
 
 
 @frozen

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage
 from k3dreg.docker.interfaces import IEngine
-from k3dreg.images.export_contents import ExportContents, contents_of
-from k3dreg.images.export_spool import Begun, ExportSpool, Grown, SpoolEvent, close_handles
+from k3dreg.formats.image_archive import BlobBegin
+from k3dreg.images.export_archive import ExportArchive
+from k3dreg.images.export_contents import ExportContents, Kept, contents_of
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, ContentError, EngineUnavailable, K3dregError, StoreError
 from k3dreg.reporting.activity import Activity, Progress
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
+from k3dreg.store.arrivals import Arrival, Arrivals
 from k3dreg.store.interfaces import IBlobStore
-from k3dreg.streaming.arriving_blob import ArrivingBlob
 from k3dreg.streaming.content import IBlob
-from k3dreg.streaming.outcome import Outcome
+from k3dreg.streaming.outcome import Outcome, Waiters
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -41,6 +45,7 @@ class Export:
         image: EngineImage,
         engine: IEngine,
         store: IBlobStore,
+        arrivals: Arrivals,
         workers: Workers,
         clock: IReactorTime,
         slots: DeferredSemaphore,
@@ -50,14 +55,17 @@ class Export:
         self.image = image
         self.seconds = 0.0
         self.received = 0
+        self._name = ", ".join(image.tags) or str(image.id)
+        self._started = 0.0
         self._engine = engine
         self._store = store
+        self._arrivals = arrivals
         self._workers = workers
         self._clock = clock
         self._slots = slots
         self._contents: Outcome[ExportContents] = Outcome()
-        self._wanted: dict[Digest, Outcome[IBlob]] = {}
-        self._arriving: ArrivingBlob | None = None
+        self._moved: Waiters[None] = Waiters()
+        self._reported = 0.0  # time of the last log line
         self._running: Deferred[ExportContents] | None = None
 
     def contents(self) -> Deferred[ExportContents]:
@@ -69,14 +77,12 @@ class Export:
 
         Raises `BlobUnknown` when the export has ended without it, or the error with which the export failed.
         """
-        arriving = self._arriving
-        blob = arriving if arriving is not None and arriving.digest == digest else self._store.get(digest)
-        if blob is not None:
-            return blob
-        if self._contents.is_set:
-            await self._contents.wait()  # raises if the export failed
-            raise BlobUnknown(f"Docker's export did not hold {digest}")
-        return await self._wanted.setdefault(digest, Outcome()).wait()
+        while (blob := self._arrivals.find(digest)) is None:
+            if self._contents.is_set:
+                await self._contents.wait()  # raises if the export failed
+                raise BlobUnknown(f"Docker's export did not hold {digest}")
+            await self._moved.add()
+        return blob
 
     def cancel(self) -> None:
         """Cancel the export.  Callers that wait for it get `EngineUnavailable`."""
@@ -89,21 +95,21 @@ class Export:
         return self._running
 
     async def _run(self) -> ExportContents:
-        name = ", ".join(self.image.tags) or str(self.image.id)
+        name = self._name
         try:
             await self._slots.acquire()
         except CancelledError:
             self._fail(EngineUnavailable(f"the export of {name} was cancelled: k3dreg is stopping"))
             raise
-        started = self._clock.seconds()
+        self._started = self._reported = self._clock.seconds()
         try:
             log.info("exporting {name} ({id}) from Docker", name=name, id=self.image.id.short)
             # The engine does not say the archive's size; the image's size is close to it.
             activity = Activity(
-                "export", name, started, lambda: Progress(self.received, self.image.size), self._count_waiters
+                "export", name, self._started, lambda: Progress(self.received, self.image.size), self._count_waiters
             )
             with observed(self._observer, activity, self._clock):
-                contents = await self._transfer(name, started)
+                contents = await self._transfer()
         except CancelledError:
             self._fail(EngineUnavailable(f"the export of {name} was cancelled: k3dreg is stopping"))
             raise
@@ -123,7 +129,7 @@ class Export:
             self._fail(ContentError(f"the export of {name} failed inside k3dreg; its log says where"))
             raise
         finally:
-            self.seconds = self._clock.seconds() - started
+            self.seconds = self._clock.seconds() - self._started
             self._slots.release()
         log.info(
             "exported {name}: {size:.0f} MB in {seconds:.1f} s, {parts} blobs",
@@ -133,74 +139,72 @@ class Export:
             parts=len(contents.present),
         )
         self._contents.succeed(contents)
-        for digest, waiting in self._wanted.items():
-            waiting.fail(BlobUnknown(f"Docker's export did not hold {digest}"))
+        self._move()
         return contents
 
-    async def _transfer(self, name: str, started: float) -> ExportContents:
+    async def _transfer(self) -> ExportContents:
         stream = await self._engine.save(self.image.id)
-        # The spool holds its blobs in the store until `release`, so that even a small cache evicts none before the end.
-        spool = ExportSpool(self._store)
-        try:
-            reported = started
-            while data := await stream.read():
-                self.received += len(data)
-                for event in await self._workers.acquire(spool.feed, close_handles, data):
-                    self._apply(event)
-                if self._clock.seconds() - reported >= _REPORT_EVERY:
-                    reported = self._clock.seconds()
-                    log.info(
-                        "exporting {name}: {size:.0f} MB so far, {seconds:.0f} s",
-                        name=name,
-                        size=self.received / 1e6,
-                        seconds=reported - started,
-                    )
-            contents = await contents_of(self.image, spool.finish(), spool.members, self._store, self._workers)
-            await self._drop_what_nobody_asks_for(spool, contents)
+        archive = ExportArchive(stream, self._workers, self._count)
+        members: dict[str, Kept] = {}
+        # The blobs are held, so that even a small cache evicts none before the end.
+        with closing(stream), ExitStack() as held:
+            while (begun := await archive.next()) is not None:
+                members[begun.name] = await self._keep(archive, begun, held)
+                self._move()
+            contents = await contents_of(self.image, archive.finish(), members, self._store, self._workers)
+            await self._drop_what_nobody_asks_for(members.values(), contents)
             return contents
-        finally:
-            stream.close()
-            try:
-                await self._workers.run(spool.abort)
-            finally:
-                spool.release()
 
-    def _apply(self, event: SpoolEvent) -> None:
-        if isinstance(event, Begun):
-            self._arriving = ArrivingBlob(self._workers, event.digest, event.size, event.handle)
-            self._deliver(event.digest, self._arriving)
-        elif isinstance(event, Grown):
-            if self._arriving is not None:
-                self._arriving.advance(event.total)
-        else:
-            kept = self._store.get(event.digest)
-            if self._arriving is not None:
-                self._arriving.finish(kept)
-                self._arriving = None
-            if kept is not None:
-                self._deliver(event.digest, kept)
+    async def _keep(self, archive: ExportArchive, begun: BlobBegin, held: ExitStack) -> Kept:
+        """Bring a blob of the archive into the store, and let `held` release it."""
+
+        async def fill(arrival: Arrival) -> None:
+            while data := await archive.read():
+                await arrival.write(data)
+                # Most blobs are small, and end in the piece in which they begin: they are not sent while they arrive.
+                if arrival.blob is None and begun.digest is not None and arrival.written < begun.size:
+                    await arrival.begin(begun.size)
+                    self._move()
+
+        if begun.digest is not None:
+            # Held before the store is asked: otherwise the blob could be evicted meanwhile, and its bytes be skipped.
+            held.callback(self._store.hold([begun.digest]))
+            if self._store.get(begun.digest) is not None:
+                return Kept(begun.digest, begun.size, was_here=True)
+        blob = await self._arrivals.bring(begun.digest, fill)
+        if begun.digest is None:
+            held.callback(self._store.hold([blob.digest]))
+        return Kept(blob.digest, begun.size, was_here=False)
+
+    def _count(self, size: int) -> None:
+        self.received += size
+        now = self._clock.seconds()
+        if now - self._reported >= _REPORT_EVERY:
+            self._reported = now
+            log.info(
+                "exporting {name}: {size:.0f} MB so far, {seconds:.0f} s",
+                name=self._name,
+                size=self.received / 1e6,
+                seconds=now - self._started,
+            )
 
     def _count_waiters(self) -> int:
-        return self._contents.waiting + sum(blob.waiting for blob in self._wanted.values())
+        return self._contents.waiting + len(self._moved)
 
-    def _deliver(self, digest: Digest, blob: IBlob) -> None:
-        waiting = self._wanted.pop(digest, None)
-        if waiting is not None:
-            waiting.succeed(blob)
+    def _move(self) -> None:
+        """Let `blob` look again: a blob has begun, is kept, or will never come."""
+        moved, self._moved = self._moved, Waiters()
+        moved.deliver(None)
 
     def _fail(self, error: K3dregError) -> None:
-        if self._arriving is not None:
-            self._arriving.fail(error)
-            self._arriving = None
-        for waiting in self._wanted.values():
-            waiting.fail(error)
         self._contents.fail(error)
+        self._move()
 
-    async def _drop_what_nobody_asks_for(self, spool: ExportSpool, contents: ExportContents) -> None:
+    async def _drop_what_nobody_asks_for(self, members: Iterable[Kept], contents: ExportContents) -> None:
         """Remove exported blobs that are no part of the image.
 
         The classic store's export has a legacy config for each layer, and a manifest that nodes never see.
         """
-        for kept in spool.members.values():
+        for kept in members:
             if kept.digest not in contents.present and not kept.was_here:
                 await self._store.discard(kept.digest)

@@ -16,6 +16,7 @@ from k3dreg.oci.errors import BlobUnknown, ImageNotInEngine, K3dregError, Manife
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.negative_cache import NegativeCache
@@ -45,6 +46,7 @@ class ExportSource:
         self,
         engine: IEngine,
         store: IBlobStore,
+        arrivals: Arrivals,
         catalogue: ICatalogue,
         workers: Workers,
         clock: IReactorTime,
@@ -53,6 +55,7 @@ class ExportSource:
         self._observer = observer
         self._engine = engine
         self._store = store
+        self._arrivals = arrivals
         self._catalogue = catalogue
         self._workers = workers
         self._clock = clock
@@ -123,7 +126,14 @@ class ExportSource:
         if export is None:
             self._refused.check(key)
             export = self._exports[image.id] = Export(
-                image, self._engine, self._store, self._workers, self._clock, self._slots, self._observer
+                image,
+                self._engine,
+                self._store,
+                self._arrivals,
+                self._workers,
+                self._clock,
+                self._slots,
+                self._observer,
             )
             Deferred.fromCoroutine(self._watch(export, key)).addErrback(
                 lambda failure: log.failure("an export failed with an unexpected error", failure=failure)

@@ -29,6 +29,7 @@ from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.registry.resolver import Resolver
 from k3dreg.registry.use_cases import IFallback, IRegistry
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import BlobStore, open_store
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
@@ -149,7 +150,8 @@ class PullCase(SynchronousTestCase):
         self.store: BlobStore = self.now(open_store(self.state, workers, limit, self.clock))
         self.addCleanup(lambda store: self.now(store.close()), self.store)
         self.catalogue = catalogue = self.now(open_catalogue(self.state, workers))
-        self.source = ExportSource(client, self.store, catalogue, workers, self.clock)
+        arrivals = Arrivals(self.store, workers)
+        self.source = ExportSource(client, self.store, arrivals, catalogue, workers, self.clock)
         self.resolver = Resolver(client, self.clock)
         self.arrived = Arrived()
         self.content = EngineContent([self.source], self.store, catalogue)

@@ -237,7 +237,8 @@ class _Direct(TestCase):
         with tempfile.TemporaryDirectory() as other:
             store = await open_store(Path(other), self.workers, 10**9, _reactor)
             catalogue = await open_catalogue(Path(other), self.workers)
-            archive = ExportSource(self.engine, store, catalogue, self.workers, _reactor)
+            arrivals = Arrivals(store, self.workers)
+            archive = ExportSource(self.engine, store, arrivals, catalogue, self.workers, _reactor)
             saved = await self.whole(archive, image)
             await store.close()
         self.assertEqual(list(direct), list(saved))

@@ -20,6 +20,7 @@ from k3dreg.oci.errors import BlobUnknown
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.prefetch import Prefetch, matches
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.arrivals import Arrivals
 from k3dreg.streaming.content import IBlob
 from tests.fakes.engine import FakeEngine, SaveFault
 from tests.fakes.images import FakeImage, make_image
@@ -116,7 +117,8 @@ class WarmingTests(StoreTestCase):
     def archive(self) -> ExportSource:
         workers = InlineWorkers(self.clock)
         catalogue = self.result(open_catalogue(Path(self.mktemp()), workers))
-        return ExportSource(self.engine, self.store, catalogue, workers, self.clock)
+        arrivals = Arrivals(self.store, workers)
+        return ExportSource(self.engine, self.store, arrivals, catalogue, workers, self.clock)
 
     def warm(self, *patterns: str, sources: Sequence[IImageSource] | None = None) -> Prefetch:
         names, chosen = EngineImageNames(self.engine, InlineWorkers()), [self.archive()] if sources is None else sources

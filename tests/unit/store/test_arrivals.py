@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, DigestMismatch, EngineUnavailable, FileAbsent, StoreError, StoreFull
 from k3dreg.store.arrivals import READER_WAIT, WINDOW, Arrival, Arrivals
+from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.blob_store import SETTLING
 from k3dreg.store.unkept_bytes import UnkeptBytes
 from k3dreg.streaming.content import IBlob
@@ -299,8 +300,14 @@ class FullDiskTests(ArrivalsTestCase):
         self.assertEqual(self.read(self.opened()), self.data)
         self.assertFalse(self.store.has(self.large))
         self.assertEqual((self.source.fills, self.staged()), (2, []))
-        # One that is whole before its reader begins waits for it.
-        self.assertEqual(self.read(self.result(self.arrivals.open(DIGEST, Source().fill))), DATA)
+
+    def test_one_that_cannot_be_kept_when_it_is_whole_waits_for_its_reader(self) -> None:
+        def refuse(*arguments: object, **more: object) -> None:
+            raise StoreError("it cannot be kept")
+
+        self.patch(BlobFiles, "place", refuse)
+        self.assertEqual(self.read(self.opened()), self.data)
+        self.assertFalse(self.store.has(self.large))
 
     def test_a_reader_who_comes_when_the_beginning_is_gone_begins_another(self) -> None:
         refuse_writes(self)
