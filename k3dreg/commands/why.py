@@ -14,7 +14,7 @@ from k3dreg.commands.dry_pull import Tell, WouldServe, explained, make_dry_pull
 from k3dreg.config.settings import Config
 from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.errors import K3dregError
-from k3dreg.oci.reference import Reference, Repository
+from k3dreg.oci.reference import DOCKER_HUB, Reference, Repository, split_host, split_name
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
 from k3dreg.reporting.trace import Trace
@@ -31,16 +31,10 @@ def parse_image(text: str) -> Reference:
 
     Raises `InvalidName`, `InvalidReference` or `InvalidDigest`.
     """
-    name, at, digest = text.partition("@")
-    path, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:  # the colon of a port
-        path, tag = name, "latest"
-    first, slash, rest = path.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        repository = Repository.parse(rest, first)
-    else:
-        repository = Repository.parse(path, "docker.io")
-    return Reference.parse(repository, digest if at else tag)
+    name, tag, digest = split_name(text)
+    host, path = split_host(name)
+    target = "latest" if tag is None else tag
+    return Reference.parse(Repository.parse(path, host or DOCKER_HUB), target if digest is None else digest)
 
 
 async def explain(

@@ -19,6 +19,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, EngineUnavailable, ImageNotInEngine, InvalidDigest, InvalidManifest
 from k3dreg.oci.platform import Platform
+from k3dreg.oci.reference import split_name
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.single_flight import FreshFlight
 
@@ -209,11 +210,8 @@ def _is_of_a_name(error: EngineError) -> bool:
 
 def _split(name: str) -> tuple[str, str]:
     """Return the repository of a reference, and its digest, else its tag, else `latest`."""
-    rest, _, digest = name.partition("@")
-    path, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:  # no colon, or that of the registry's port
-        path, tag = rest, "latest"
-    return path, digest or tag
+    path, tag, digest = split_name(name)
+    return path, digest or tag or "latest"
 
 
 def _is_of_other_store(answer: Mapping[str, object], info: EngineInfo) -> bool:

@@ -329,10 +329,7 @@ def _repositories(image: EngineImage, reference: Reference) -> Iterator[Reposito
 
 def _parse(name: str) -> Repository | None:
     """Return the repository of a name as Docker shows it (`nginx`, `127.0.0.1:5000/app`), or None if it is none."""
-    first, slash, rest = name.partition("/")
     try:
-        if slash and (":" in first or "." in first or first == "localhost"):
-            return Repository.parse(rest, first)
-        return Repository.parse(name).upstream
+        return Repository.of_name(name).upstream
     except InvalidName:
         return None

@@ -75,18 +75,28 @@ class Repository:
             return cls.parse(rest, first) if reading and slash and ":" in first else cls.parse(path)
         return cls.parse(rest if slash and _spelled(first) == _spelled(ns) else path, ns)
 
+    @classmethod
+    def of_name(cls, name: str) -> Repository:
+        """Return the repository of a name as Docker writes it: `nginx`, `127.0.0.1:5000/app`.  Raises `InvalidName`.
+
+        Its registry is None for a name without a host, which Docker reads as Docker Hub's.
+        """
+        host, path = split_host(name)
+        return cls.parse(path, host)
+
     @property
     def in_path(self) -> Repository | None:
         """The repository of another registry whose host begins the path, as in `ghcr.io/team/app`; None if none does.
 
-        CRI-O, Podman and kaniko send such paths to a mirror.  The rule is Docker's (`distribution/reference`,
-        `splitDockerDomain`), without the colons and capitals, which a path cannot have.
+        CRI-O, Podman and kaniko send such paths to a mirror.
         """
-        first, slash, rest = self.path.partition("/")
-        # The first part of a path may have an underscore, a host may not.
-        if self.registry is None and slash and ("." in first or first == "localhost") and "_" not in first:
-            return Repository.parse(rest, first)
-        return None
+        if self.registry is not None:
+            return None
+        try:
+            named = Repository.of_name(self.path)
+        except InvalidName:  # the first part of a path may have an underscore, a host may not
+            return None
+        return None if named.registry is None else named
 
     @property
     def upstream(self) -> Repository:
@@ -148,6 +158,24 @@ class Reference:
         The tag is always written: Docker may take a bare name of 4 to 64 hex digits for an image ID.
         """
         return f"{self.repository}{'@' if isinstance(self.target, Digest) else ':'}{self.target}"
+
+
+def split_host(name: str) -> tuple[str | None, str]:
+    """Return the registry's host in a name as Docker writes it, None if it has none, and the rest of the name.
+
+    The rule is Docker's (`distribution/reference`, `splitDockerDomain`), without that for capitals.
+    """
+    first, slash, rest = name.partition("/")
+    return (first, rest) if slash and ("." in first or ":" in first or first == "localhost") else (None, name)
+
+
+def split_name(text: str) -> tuple[str, str | None, str | None]:
+    """Return the name, tag and digest of `NAME[:TAG][@DIGEST]`, None for one that is missing.  Checks none of them."""
+    name, at, digest = text.partition("@")
+    path, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:  # no colon, or that of a port
+        return name, None, digest if at else None
+    return path, tag, digest if at else None
 
 
 def registry_host(host: str) -> str:

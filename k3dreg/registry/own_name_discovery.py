@@ -11,7 +11,7 @@ from k3dreg.docker import containers, images
 from k3dreg.docker.image import ImageStore, is_helper_image
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable, InvalidName, InvalidReference
-from k3dreg.oci.reference import Repository, Tag
+from k3dreg.oci.reference import Repository, Tag, split_name
 from k3dreg.registry.own_names import OwnNames, names_of_container, names_of_machine, short_name
 from k3dreg.reporting.logger import make_logger
 from k3dreg.streaming.workers import Workers
@@ -92,12 +92,9 @@ def _names_in(answer: bytes) -> Sequence[tuple[Repository, Tag]]:
 
 def _name(text: object) -> tuple[Repository, Tag] | None:
     """Parse a name such as `localhost:5005/app:t`, `team/app:t` or `app:t`; None for others, as `<none>:<none>`."""
-    whole, _, tag = str(text).rpartition(":")
-    first, slash, rest = whole.partition("/")
-    # Docker tells a registry from the first part of a path by this rule.
-    is_host = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    name, tag, _ = split_name(str(text))
     try:
-        return Repository.parse(rest, first) if is_host else Repository.parse(whole), Tag.parse(tag)
+        return Repository.of_name(name), Tag.parse(tag or "")
     except (InvalidName, InvalidReference):
         return None
 

@@ -33,6 +33,7 @@ from k3dreg.oci.errors import (
     NotFound,
 )
 from k3dreg.oci.manifest import Manifest
+from k3dreg.oci.reference import split_host
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.interfaces import IBlobStore
@@ -261,8 +262,7 @@ def _spellings(name: str) -> Iterator[str]:
         repository = path if colon and "/" not in tag else name
     rest = name[len(repository) :]
     short = repository.removeprefix("docker.io/").removeprefix("library/")
-    first, slash, _ = short.partition("/")
-    has_host = slash and ("." in first or ":" in first or first == "localhost")
-    for each in {short, short if has_host else f"docker.io/{short if slash else f'library/{short}'}"}:
+    has_host = split_host(short)[0] is not None
+    for each in {short, short if has_host else f"docker.io/{short if '/' in short else f'library/{short}'}"}:
         yield each + rest
         yield each

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cachetools import LRUCache
 
 from k3dreg.oci.media_types import INDEXES
+from k3dreg.oci.reference import split_name
 from k3dreg.reporting.activity import Activity, RequestReport
 from k3dreg.status.overview import Saved
 
@@ -88,6 +89,4 @@ class Tally:
 
 def _repository_of(subject: str) -> str:
     """Return the repository of `registry.example:5000/app:1` or of `app@sha256:…`."""
-    name = subject.partition("@")[0]
-    path, colon, tag = name.rpartition(":")
-    return path if colon and "/" not in tag else name
+    return split_name(subject)[0]
