@@ -32,7 +32,7 @@ from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.registry.resolver import Resolver
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_files import blob_path
-from k3dreg.store.interfaces import IPushed
+from k3dreg.store.interfaces import IPushedReader
 from k3dreg.streaming.content import IBlob, IByteStream
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.origin import ICredentialSource
@@ -57,7 +57,7 @@ def make_dry_pull(
     engine: IEngine,
     names: OwnNames,
     credentials: ICredentialSource,
-    pushed: IPushed,
+    pushed: IPushedReader,
     permitted: PermittedRegistries,
     workers: Workers,
     clock: IReactorTime,

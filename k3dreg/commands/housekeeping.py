@@ -18,15 +18,15 @@ from k3dreg.config.values import default_state_dir
 from k3dreg.images.catalogue import open_catalogue
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import K3dregError, UsageError
-from k3dreg.oci.reference import Repository
 from k3dreg.reporting.logger import make_logger
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import GRACE, Collected, Collector
 from k3dreg.store.database import DATABASE_FILE, Database, open_read_only
-from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import open_pushed
-from k3dreg.store.pushed_database import PUSHED_TABLES, PushedRow, read_pushed
+from k3dreg.store.interfaces import PushedImage
+from k3dreg.store.pushed import PushedContent
+from k3dreg.store.pushed_queries import all_images
+from k3dreg.store.pushed_tables import PUSHED_TABLES
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.streaming.workers import Workers
 
@@ -91,10 +91,10 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
     if command == "ls":
         try:
             with contextlib.closing(open_read_only(state_dir / DATABASE_FILE, (PUSHED_TABLES,))) as database:
-                rows = read_pushed(database)
+                images = all_images(database)
         except K3dregError as error:
             _fail(str(error), 1)
-        for line in listing(rows, sizes_in(state_dir), columns() if sys.stdout.isatty() else None):
+        for line in listing(images, sizes_in(state_dir), columns() if sys.stdout.isatty() else None):
             print(line)  # noqa: T201
         return
     react(lambda reactor: Deferred.fromCoroutine(_collect(reactor, state_dir, grace, bool(options["untagged"]))))
@@ -123,33 +123,22 @@ def sizes_in(state_dir: Path) -> Callable[[Digest], int]:
     return size_of
 
 
-def listing(rows: Sequence[PushedRow], size_of: Callable[[Digest], int], width: int | None = None) -> list[str]:
-    """Return a line of titles, and a line for each tag and for each manifest without a tag.
+def listing(images: Sequence[PushedImage], size_of: Callable[[Digest], int], width: int | None = None) -> list[str]:
+    """Return a line of titles, and a line for each image.
 
     The size is that of all blobs of an image; a blob of two images counts for both.  `width` is that of the terminal in
     columns, for which digests are shortened; with None they are whole.  A name that is too long for its column shifts
     only its own line.
     """
-    tags: dict[tuple[Repository, Digest], list[str]] = {}
-    manifests: dict[tuple[Repository, Digest], PushedManifest] = {}
-    for row in rows:
-        if row.tag is not None:
-            tags.setdefault((row.repository, row.tag[1]), []).append(row.tag[0])
-        if row.manifest is not None:
-            manifests[row.repository, row.manifest.digest] = row.manifest
-    lines = []
-    for (repository, digest), manifest in manifests.items():
-        found, waiting = {digest}, set(manifest.parts)
-        while waiting:
-            part = waiting.pop()
-            found.add(part)
-            if (repository, part) in manifests:
-                waiting |= manifests[repository, part].parts - found
-        size = f"{sum(map(size_of, found)) / 1e6:.1f} MB"
-        pushed = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.since)) if manifest.since else "-"
-        names = [f"{repository}:{tag}" for tag in tags.get((repository, digest), [])] or [f"{repository}:<none>"]
-        shown = str(digest) if width is None else str(digest)[:_SHORT_DIGEST]
-        lines += [(name, shown, size, pushed) for name in names]
+    lines = [
+        (
+            f"{image.repository}:{image.tag or '<none>'}",
+            str(image.digest) if width is None else str(image.digest)[:_SHORT_DIGEST],
+            f"{sum(map(size_of, image.contents)) / 1e6:.1f} MB",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(image.since)) if image.since else "-",
+        )
+        for image in images
+    ]
     if not lines:
         return ["nothing was pushed"]
     lines = [("NAME", "DIGEST", "SIZE", "PUSHED"), *sorted(lines)]
@@ -181,10 +170,8 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
 async def _collect_in(
     state: StateDirectory, database: Database, workers: Workers, reactor: Any, grace: float, untagged: bool
 ) -> Collected:
-    pushed = await open_pushed(database, workers, reactor)
-    store = await open_store_in(
-        state, workers, _NO_LIMIT, reactor, is_pinned=pushed.keeps, pushed_sizes=pushed.sizes_at_start
-    )
+    pushed = PushedContent(database, workers, reactor)
+    store = await open_store_in(state, workers, _NO_LIMIT, reactor, pushed)
     try:
         catalogue = await open_catalogue(state.root, workers)
         collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorTime
@@ -13,14 +10,14 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.commands.dry_pull import Tell, WouldServe, explained, make_dry_pull
 from k3dreg.config.settings import Config
 from k3dreg.docker.interfaces import IEngine
-from k3dreg.oci.errors import K3dregError
+from k3dreg.oci.errors import K3dregError, StoreError
 from k3dreg.oci.reference import DOCKER_HUB, Reference, Repository, split_host, split_name
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.database import DATABASE_FILE, Database, DatabaseConnection, open_read_only
-from k3dreg.store.pushed import PushedContent
-from k3dreg.store.pushed_database import PUSHED_TABLES, PushedRow, read_pushed
+from k3dreg.store.database import DATABASE_FILE, DatabaseConnection, open_in_memory, open_read_only
+from k3dreg.store.pushed_queries import PushedReader
+from k3dreg.store.pushed_tables import PUSHED_TABLES
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.origin import ICredentialSource
 from k3dreg.web.error_answers import status_and_code
@@ -66,7 +63,8 @@ async def explain(
     once(f"a node asks: HEAD /v2/{own.path}/manifests/{reference.target}{ns}")
     if own.registry is None:
         once(f"{registry} is this registry: what was pushed here comes first")
-    pushed = await _read_pushed(config.state_dir, workers, clock)
+    database = await workers.acquire(_open_pushed, DatabaseConnection.close, config.state_dir)
+    pushed = PushedReader(database)
     pull = make_dry_pull(config, engine, names, credentials, pushed, permitted, workers, clock, once)
     try:
         served = await pull.manifest(Reference(own, reference.target), None, Trace())
@@ -78,20 +76,16 @@ async def explain(
         elsewhere = "" if own.registry is None else f", and the node asks {registry} itself"
         once(f"the answer is {status_and_code(error)[0]}{elsewhere}")
         return False
+    finally:
+        workers.clean_up(database.close)
     once(f"it was pushed here: a node gets {served.descriptor.digest}")
     return True
 
 
-async def _read_pushed(state_dir: Path, workers: Workers, clock: IReactorTime) -> PushedContent:
-    """Return what was pushed into the state directory; nothing if the database cannot be read."""
-
-    def read() -> tuple[DatabaseConnection | None, Sequence[PushedRow]]:
-        with (
-            contextlib.suppress(K3dregError),
-            contextlib.closing(open_read_only(state_dir / DATABASE_FILE, (PUSHED_TABLES,))) as database,
-        ):
-            return database, read_pushed(database)
-        return None, ()
-
-    database, rows = await workers.run(read)
-    return PushedContent(cast(Database, database), rows, workers, clock)  # nothing is written, or read any more
+def _open_pushed(state_dir: Path) -> DatabaseConnection:
+    """Open the database of what was pushed into the state directory; an empty one if it cannot be read."""
+    tables = (PUSHED_TABLES,)
+    try:
+        return open_read_only(state_dir / DATABASE_FILE, tables)
+    except StoreError:
+        return open_in_memory(tables)

@@ -39,8 +39,8 @@ from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import Collector
 from k3dreg.store.database import DATABASE_FILE, Database
-from k3dreg.store.pushed import open_pushed
-from k3dreg.store.pushed_database import PUSHED_TABLES
+from k3dreg.store.pushed import PushedContent
+from k3dreg.store.pushed_tables import PUSHED_TABLES
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.upload_staging import Staging
 from k3dreg.streaming.workers import Workers
@@ -82,21 +82,13 @@ class App:
         closing.add(self.engine.shutdown)
         state = await self.workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
         closing.add(state.close)
-        # Before the store, which must know what was pushed in order not to evict it.
         database = await self.workers.acquire(
             Database, Database.close, config.state_dir / DATABASE_FILE, (PUSHED_TABLES,), state.reserve
         )
         closing.add(lambda: self.workers.run(database.close))
-        pushed = await open_pushed(database, self.workers, self._reactor)
+        pushed = PushedContent(database, self.workers, self._reactor)
         closing.add(pushed.close)
-        self._store = store = await open_store_in(
-            state,
-            self.workers,
-            config.cache_size,
-            self._reactor,
-            is_pinned=pushed.keeps,
-            pushed_sizes=pushed.sizes_at_start,
-        )
+        self._store = store = await open_store_in(state, self.workers, config.cache_size, self._reactor, pushed)
         closing.add(store.close)
         self._names = names = OwnNames()
         catalogue = await open_catalogue(config.state_dir, self.workers)

@@ -7,7 +7,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, DigestMismatch, EngineError, InvalidManifest, ManifestBlobUnknown, NotFound
 from k3dreg.oci.manifest import Manifest
-from k3dreg.oci.reference import Repository
+from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry.use_cases import IRegistry
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.copying import keep
@@ -17,7 +17,7 @@ from k3dreg.streaming.workers import Workers
 
 # Levels of indexes in indexes.  Real ones have at most two, and a loop is impossible as digests cannot be guessed.
 _DEEPEST = 8
-# Digests that a manifest refers to, which stay in memory as long as the manifest.  Engines accept images of 127 layers.
+# Digests that a manifest refers to.  Each is looked up.  Engines accept images of 127 layers.
 _MOST_PARTS = 10_000
 
 
@@ -80,7 +80,7 @@ class Adopter:
             release()
 
     async def _adopt_manifest(self, repository: Repository, part: Descriptor, trace: Trace, depth: int) -> None:
-        if self._store.has(part.digest) and self._pushed.manifest(repository, part.digest) is not None:
+        if self._store.has(part.digest) and self._pushed.find(Reference(repository, part.digest)) is not None:
             return
         release = self._store.hold([part.digest])
         try:
@@ -104,7 +104,7 @@ class Adopter:
 
 
 def check_bounds(manifest: Manifest) -> None:
-    """Raise `InvalidManifest` if what is kept in memory of the manifest would be too large."""
+    """Raise `InvalidManifest` for an artifact type or a number of parts that no real manifest has."""
     if len(_artifact_type(manifest)) > media_types.LONGEST_TYPE:
         raise InvalidManifest(
             f"an artifact type or a config's media type has more than {media_types.LONGEST_TYPE} characters"

@@ -11,11 +11,11 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.docker.interfaces import IImageNames
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, NameUnknown
-from k3dreg.oci.listing import Names
+from k3dreg.oci.listing import Names, in_order
 from k3dreg.oci.reference import DOCKER_HUB, Repository, Tag
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.interfaces import IPushed, PushedManifest
+from k3dreg.store.interfaces import IPushed, ReferrersPage
 from k3dreg.streaming.single_flight import FreshFlight
 from k3dreg.streaming.workers import Workers
 
@@ -25,8 +25,6 @@ log = make_logger()
 _PAGED_FOR = 10.0
 # Seconds after which a request for the list does not delay the next one any more, in case it is never answered.
 _MAX_WAIT = 10.0
-
-_NO_NAMES = Names()
 
 
 @frozen
@@ -97,27 +95,23 @@ class Discovery:
         self._names = names
         self._engine = engine
 
-    async def tags(self, repository: Repository, *, next_page: bool = False) -> Sequence[Names]:
+    async def tags(self, repository: Repository, last: str | None, limit: int) -> Sequence[str]:
         own = self._names.own(repository)
-        engine = await self._in_engine(next_page)
+        engine = await self._in_engine(next_page=last is not None)
         engines = [names for called in self._called(own) if (names := engine.tags.get(called))]
         if not engines and not self._pushed.has(own):
             raise NameUnknown(f"nothing was pushed to {repository}, and Docker has no image of this name")
-        return [self._pushed.tags(own), *engines]
+        return _merged(await self._pushed.tags(own, last, limit), engines, last, limit)
 
-    async def repositories(self, *, next_page: bool = False) -> Sequence[Names]:
-        engine = await self._in_engine(next_page)
-        return [self._pushed.own_names(), *(engine.repositories.get(host, _NO_NAMES) for host in self._hosts())]
+    async def repositories(self, last: str | None, limit: int) -> Sequence[str]:
+        engine = await self._in_engine(next_page=last is not None)
+        engines = [names for host in self._hosts() if (names := engine.repositories.get(host))]
+        return _merged(await self._pushed.own_names(last, limit), engines, last, limit)
 
-    def referrers(
-        self, repository: Repository, subject: Digest, last: str | None, limit: int
-    ) -> Sequence[PushedManifest]:
-        return self._pushed.referrers(self._names.own(repository), subject, last, limit)
-
-    async def descriptors(
-        self, repository: Repository, digests: Sequence[Digest], limit: int
-    ) -> Mapping[Digest, bytes]:
-        return await self._pushed.descriptors(self._names.own(repository), digests, limit)
+    async def referrers(
+        self, repository: Repository, subject: Digest, artifact_type: str | None, last: str | None, room: int
+    ) -> ReferrersPage:
+        return await self._pushed.referrers(self._names.own(repository), subject, artifact_type, last, room)
 
     def _hosts(self) -> Sequence[str | None]:
         """Return the hosts that names of this registry's images may have in the engine; None is for a bare name."""
@@ -135,7 +129,7 @@ class Discovery:
             if asked.path.startswith("library/"):
                 yield Repository(None, asked.path.removeprefix("library/"))
 
-    async def _in_engine(self, next_page: bool) -> EngineList:
+    async def _in_engine(self, *, next_page: bool) -> EngineList:
         """Return the engine's list, or an empty one if the engine fails: pushed content is listed without it, too."""
         if self._engine is None:
             return _EMPTY
@@ -144,6 +138,11 @@ class Discovery:
         except EngineError as error:
             log.warn("a list lacks Docker's images, because Docker does not list them: {error}", error=error)
             return _EMPTY
+
+
+def _merged(names: Sequence[str], lists: Sequence[Names], last: str | None, limit: int) -> Sequence[str]:
+    """Return the first `limit` of `names` and of what follows `last` in `lists`, in lexical order."""
+    return in_order([*names, *(name for each in lists for name in each.after(last, limit))])[:limit]
 
 
 def _lower(registry: str | None) -> str | None:

@@ -158,7 +158,7 @@ class Uploads:
 
     async def delete_blob(self, repository: Repository, digest: Digest) -> None:
         self._check_deleting()
-        if not await self._pushed.remove_blobs(self._names.own(repository), [digest]):
+        if not await self._pushed.remove_blob(self._names.own(repository), digest):
             raise BlobUnknown(f"{digest} was not pushed to {repository}")
         await self._clear_away(digest)
 

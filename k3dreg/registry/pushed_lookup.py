@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentGone
-from k3dreg.oci.reference import Reference, Repository, Tag
+from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry.own_names import OwnNames
-from k3dreg.store.interfaces import IHeldBlobs, IPushed, PushedManifest
+from k3dreg.store.interfaces import IHeldBlobs, IPushedReader
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 
@@ -17,7 +19,7 @@ class PushedLookup:
     """Finds manifests and blobs that were pushed, whichever of this registry's names a client uses."""
 
     def __init__(
-        self, pushed: IPushed, store: IHeldBlobs, names: OwnNames, is_engines: Callable[[Digest], bool]
+        self, pushed: IPushedReader, store: IHeldBlobs, names: OwnNames, is_engines: Callable[[Digest], bool]
     ) -> None:
         """`is_engines` returns whether content is known to be part of an image in the engine."""
         self._pushed = pushed
@@ -30,15 +32,10 @@ class PushedLookup:
 
         None also if the manifest's file is gone: a client that gets 404 pushes it again.
         """
-        repository = self._names.own(reference.repository)
-        if isinstance(reference.target, Tag):
-            pushed = self._pushed.tagged(repository, reference.target)
-        else:
-            pushed = self._pushed.manifest(repository, reference.target)
+        pushed = self._pushed.find(Reference(self._names.own(reference.repository), reference.target))
         if pushed is None or not self._store.has(pushed.digest):
             return None
-        found = pushed
-        return ServedManifest(found.descriptor, lambda: self._open(found))
+        return ServedManifest(pushed, partial(self._open, pushed))
 
     def blob(self, repository: Repository, digest: Digest) -> IBlob | None:
         """Return the blob that was pushed to the repository, else None.
@@ -56,8 +53,8 @@ class PushedLookup:
         """Return whether the digest is or was pushed, to any repository, and is not known to be in Docker."""
         return self._pushed.was_pushed(digest) and not self._is_engines(digest)
 
-    async def _open(self, pushed: PushedManifest) -> IBlob:
+    async def _open(self, pushed: Descriptor) -> IBlob:
         blob = self._store.get(pushed.digest)
         if blob is None:
             raise ContentGone(f"{pushed.digest} was pushed, and is not on the disk any more")
-        return MemoryBlob(pushed.digest, await blob.read(), pushed.descriptor.media_type)
+        return MemoryBlob(pushed.digest, await blob.read(), pushed.media_type)

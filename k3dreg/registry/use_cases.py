@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from attrs import frozen
@@ -10,10 +10,9 @@ from attrs import frozen
 from k3dreg.formats.basic_auth import BasicAuth, Credentials
 from k3dreg.formats.upload_session import ContentRange
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.listing import Names
 from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.reporting.trace import Trace
-from k3dreg.store.interfaces import PushedManifest
+from k3dreg.store.interfaces import ReferrersPage
 from k3dreg.streaming.content import IBlob, IByteStream, ServedManifest
 
 
@@ -50,32 +49,23 @@ class IRegistry(Protocol):
 class IDiscovery(Protocol):
     """The use case of listing tags, repositories and referrers, as the web package calls it."""
 
-    async def tags(self, repository: Repository, *, next_page: bool = False) -> Sequence[Names]:
-        """Return the tags of a repository as one or more lists, which may overlap.  Raises `NameUnknown`.
+    async def tags(self, repository: Repository, last: str | None, limit: int) -> Sequence[str]:
+        """Return the tags of a repository in lexical order: at most `limit` after `last`.  Raises `NameUnknown`.
 
-        `next_page`: the client has received a page before this one, so a list that the engine gave some seconds ago
+        With a `last`, the client has received a page before this one, so a list that the engine gave some seconds ago
         serves as well.
         """
 
-    async def repositories(self, *, next_page: bool = False) -> Sequence[Names]:
-        """Return the paths of this registry's own repositories.  The lists and `next_page` are as of `tags`."""
+    async def repositories(self, last: str | None, limit: int) -> Sequence[str]:
+        """Return the paths of this registry's own repositories, as `tags` returns tags."""
 
-    def referrers(
-        self, repository: Repository, subject: Digest, last: str | None, limit: int
-    ) -> Sequence[PushedManifest]:
-        """Return at most `limit` manifests that refer to `subject`, ordered by digest.
+    async def referrers(
+        self, repository: Repository, subject: Digest, artifact_type: str | None, last: str | None, room: int
+    ) -> ReferrersPage:
+        """Return manifests that refer to `subject`, in the order of their digests, after the digest `last`.
 
-        The subject itself need not be in the repository.  The list begins after the digest `last`, or with the first
-        manifest if `last` is None.  The descriptors have no annotations; `descriptors` returns those with them.
-        """
-
-    async def descriptors(
-        self, repository: Repository, digests: Sequence[Digest], limit: int
-    ) -> Mapping[Digest, bytes]:
-        """Return the descriptors of manifests as JSON with their annotations, in the order of `digests`.
-
-        They are read from the disk: as many as fit into `limit` bytes together, but at least one.  Digests that the
-        repository does not have are left out.  Raises `StoreError`.
+        The subject itself need not be in the repository.  `artifact_type`, unless None, leaves out others.  The page
+        ends before the descriptor that would exceed `room` bytes in total, but has at least one.  Raises `StoreError`.
         """
 
 

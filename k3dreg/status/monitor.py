@@ -13,12 +13,11 @@ from k3dreg.docker.interfaces import IEngine
 from k3dreg.docker.system import ping
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError
-from k3dreg.oci.reference import Repository, Tag
 from k3dreg.reporting.observer import IObserver
 from k3dreg.status.metrics import MEDIA_TYPE, Metrics, Readings
 from k3dreg.status.overview import Listed, Live, Overview, SourceState
 from k3dreg.status.recent_requests import Observers, RecentRequests
-from k3dreg.store.interfaces import IPushed, PushedManifest
+from k3dreg.store.interfaces import IPushed
 from k3dreg.streaming.single_flight import SingleFlight
 
 # Seconds for which a check of the engine counts, so that requests for health and metrics do not become as many requests
@@ -97,7 +96,7 @@ class Monitor:
                 sources = await self._sources(info)
             except EngineError as error:
                 trouble = str(error)
-        pushed, pushed_count = self._list_pushed()
+        pushed, pushed_count = await self._list_pushed()
         cache = self._cache()
         return Overview(
             version=self._version,
@@ -116,33 +115,23 @@ class Monitor:
             evicted_bytes=cache.evicted_bytes,
         )
 
-    def _list_pushed(self) -> tuple[list[Listed], int]:
+    async def _list_pushed(self) -> tuple[list[Listed], int]:
         """Return the first `_LISTED` pushed tags by name, and the number of all.
 
         The size of a tag is that of all content in the store that belongs to it.  Content of two images counts for
         both.
         """
         now = self._clock.seconds()
-        names = [(each, tag) for each in self._pushed.repositories() for tag in self._pushed.tags(each)]
-        found = []
-        for repository, name in names[:_LISTED]:
-            manifest = self._pushed.tagged(repository, Tag(name))
-            if manifest is not None:
-                size = sum(map(self._size_of, self._reached(repository, manifest)))
-                age = now - manifest.since if manifest.since else None
-                found.append(Listed(f"{repository}:{name}", str(manifest.digest), size, age))
-        return found, len(names)
-
-    def _reached(self, repository: Repository, manifest: PushedManifest) -> set[Digest]:
-        """Return the digests of a manifest and all its parts, and of the parts of an index's manifests."""
-        found, waiting = {manifest.digest}, set(manifest.parts)
-        while waiting:
-            digest = waiting.pop()
-            found.add(digest)
-            part = self._pushed.manifest(repository, digest)
-            if part is not None:
-                waiting |= part.parts - found
-        return found
+        images, count = await self._pushed.images(_LISTED)
+        return [
+            Listed(
+                f"{image.repository}:{image.tag}",
+                str(image.digest),
+                sum(map(self._size_of, image.contents)),
+                now - image.since if image.since else None,
+            )
+            for image in images
+        ], count
 
     async def _look(self) -> str:
         trouble = ""

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from k3dreg.oci.digest import Digest
@@ -29,10 +29,10 @@ class BlobFiles:
     `stop` at the end.
     """
 
-    def __init__(self, state: StateDirectory, index: BlobIndex, pushed_sizes: Mapping[Digest, int]) -> None:
-        """`pushed_sizes`: the known sizes, in bytes, of blobs at the time they were pushed."""
+    def __init__(self, state: StateDirectory, index: BlobIndex, kept: Callable[[], Mapping[Digest, int]]) -> None:
+        """`kept` returns the blobs that must not be evicted with their sizes in bytes, 0 if unknown; it may block."""
         self.index = index
-        self._pushed_sizes = pushed_sizes
+        self._kept = kept
         self._state = state
         self._files = threading.Lock()
         self._numbers = itertools.count()
@@ -170,8 +170,14 @@ class BlobFiles:
 
         Readers that have an evicted file open can still read it.
         """
+        if excess is None and not self.index.exceeds_limit():
+            return 0
         with self._files:
-            victims = self.index.take_victims(excess)
+            try:
+                victims = self.index.take_victims(self._kept(), excess)
+            except StoreError as error:
+                log.error("no blob is evicted: {error}", error=error)
+                return 0
             # Renamed here and unlinked later: unlinking large files takes long, and the lock should not be held then.
             trash = [self._put_away(digest) for digest in victims]
         for path in trash:
@@ -207,7 +213,7 @@ class BlobFiles:
     def _without_damaged(self, found: list[tuple[Digest, int, float]]) -> list[tuple[Digest, int, float]]:
         """Remove the files whose size differs from the recorded one; return the others."""
         # A killed process did not record the sizes of blobs added since its start, except those of pushed content.
-        sizes, good = {**self._state.last_sizes(), **self._pushed_sizes}, []
+        sizes, good = {**self._state.last_sizes(), **{each: size for each, size in self._kept().items() if size}}, []
         for digest, size, used in found:
             expected = sizes.get(digest, size)
             if size == expected:

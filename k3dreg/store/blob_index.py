@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from attrs import define, frozen
 
@@ -140,27 +140,32 @@ class BlobIndex:
         with self._lock:
             return digest in self._holds or self._is_pinned(digest)
 
-    def take_victims(self, excess: int | None = None) -> dict[Digest, IndexEntry]:
+    def exceeds_limit(self) -> bool:
+        """Return whether all blobs together, pinned ones too, exceed the limit."""
+        with self._lock:
+            return self._bytes > self._limit
+
+    def take_victims(self, pinned: Collection[Digest], excess: int | None = None) -> dict[Digest, IndexEntry]:
         """Remove and return the entries to evict: at least `excess` bytes, or what exceeds the limit.
 
         Takes the least recently used blobs first, and those below `SMALL` bytes last.  Never takes a blob that is held,
-        pinned or was used within the last `JUST_USED` seconds, even if the rest still exceeds the limit.
+        pinned or was used within the last `JUST_USED` seconds, even if the rest still exceeds the limit.  `pinned` is
+        what was pinned some time ago: it saves asking `is_pinned` for each entry.
         """
         with self._lock:
             if excess is None:
+                # Pinned (pushed) content does not count: much of it would otherwise leave no room for the cache.
                 excess = self._bytes - self._limit
-                if excess > 0:
-                    # Pinned (pushed) content does not count: much of it would otherwise leave no room for the cache.
-                    excess -= sum(entry.size for digest, entry in self._entries.items() if self._is_pinned(digest))
+                excess -= sum(entry.size for digest, entry in self._entries.items() if digest in pinned)
             victims: dict[Digest, IndexEntry] = {}
             idle_since = self._now() - JUST_USED
             for small in (False, True):
                 for digest, entry in self._entries.items():
                     if excess <= 0:
                         break
-                    if entry.used > idle_since:
+                    if entry.used > idle_since or digest in pinned or digest in self._holds:
                         continue
-                    if (entry.size < SMALL) is small and digest not in self._holds and not self._is_pinned(digest):
+                    if (entry.size < SMALL) is small and not self._is_pinned(digest):
                         victims[digest] = entry
                         excess -= entry.size
             for digest, entry in victims.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
@@ -17,7 +16,7 @@ from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.blob_index import BlobIndex, Usage
 from k3dreg.store.blob_writer import BlobWriter
 from k3dreg.store.durable_files import storage_errors
-from k3dreg.store.interfaces import IBlobWriter, IPassingWriter
+from k3dreg.store.interfaces import IBlobWriter, IPassingWriter, IPins
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.unkept_bytes import UnkeptBytes
 from k3dreg.streaming.content import IBlob
@@ -272,13 +271,25 @@ class FileBlob:
             release()
 
 
+class _NothingPinned:
+    """Pins of a store that is a cache only.  Implements `IPins`."""
+
+    def keeps(self, digest: Digest) -> bool:
+        return False
+
+    def kept(self) -> Mapping[Digest, int]:
+        return {}
+
+
+_NOTHING_PINNED = _NothingPinned()
+
+
 async def open_store(
     root: Path,
     workers: Workers,
     limit_bytes: int,
     clock: IReactorTime,
-    *,
-    is_pinned: Callable[[Digest], bool] = lambda digest: False,
+    pins: IPins = _NOTHING_PINNED,
 ) -> BlobStore:
     """Open the store in the state directory `root`, which is created if needed and locked until the store is closed.
 
@@ -286,7 +297,7 @@ async def open_store(
     """
     state = await workers.acquire(StateDirectory, StateDirectory.close, root)
     try:
-        return await open_store_in(state, workers, limit_bytes, clock, is_pinned=is_pinned, closed=state.close)
+        return await open_store_in(state, workers, limit_bytes, clock, pins, closed=state.close)
     except BaseException:
         state.close()
         raise
@@ -297,18 +308,16 @@ async def open_store_in(
     workers: Workers,
     limit_bytes: int,
     clock: IReactorTime,
+    pins: IPins,
     *,
-    is_pinned: Callable[[Digest], bool],
     closed: Callable[[], None] = lambda: None,
-    pushed_sizes: Mapping[Digest, int] = MappingProxyType({}),
 ) -> BlobStore:
     """Open the store in an open state directory.  The caller closes the store before `state`.
 
-    `is_pinned` tells whether a blob must never be evicted; it is called in worker threads and must be quick.  `closed`
-    is called at the end of the store's `close`.  Blobs whose size differs from that in `pushed_sizes` are removed.
-    Raises `StoreError`.
+    `pins` tells which blobs must never be evicted; those whose size differs from that in `pins` are removed now.
+    `closed` is called at the end of the store's `close`.  Raises `StoreError`.
     """
-    files = BlobFiles(state, BlobIndex(limit_bytes, is_pinned, clock.seconds), pushed_sizes)
+    files = BlobFiles(state, BlobIndex(limit_bytes, pins.keeps, clock.seconds), pins.kept)
     await workers.run(files.start)
     store = BlobStore(files, workers, clock, closed)
     usage = store.usage()

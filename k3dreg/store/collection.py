@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,9 +11,8 @@ from twisted.internet.task import deferLater
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError
-from k3dreg.oci.reference import Repository
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.interfaces import IBlobStore, IPushed, PushedManifest
+from k3dreg.store.interfaces import IBlobStore, IPushed
 
 log = make_logger()
 
@@ -32,39 +31,6 @@ class Collected:
     manifests: int = 0
     files: int = 0
     bytes: int = 0
-
-
-def unreferenced_blobs(pushed: IPushed, repository: Repository) -> Sequence[Digest]:
-    """Return the blobs of a repository that none of its manifests refers to."""
-    referred = {part for manifest in pushed.manifests(repository) for part in manifest.parts}
-    return [digest for digest in pushed.blobs(repository) if digest not in referred]
-
-
-def untagged_manifests(pushed: IPushed) -> Mapping[Repository, Sequence[Digest]]:
-    """Return the manifests, by repository, that no tag leads to: not directly, nor by an index, nor by a subject."""
-    found: dict[Repository, Sequence[Digest]] = {}
-    for repository in pushed.repositories():
-        manifests = {manifest.digest: manifest for manifest in pushed.manifests(repository)}
-        reached = _reached(manifests, pushed.tagged_digests(repository))
-        unreached = [digest for digest in manifests if digest not in reached]
-        if unreached:
-            found[repository] = unreached
-    return found
-
-
-def _reached(manifests: Mapping[Digest, PushedManifest], tagged: Iterable[Digest]) -> set[Digest]:
-    about: dict[Digest, list[Digest]] = {}
-    for manifest in manifests.values():
-        if manifest.subject is not None:
-            about.setdefault(manifest.subject, []).append(manifest.digest)
-    reached: set[Digest] = set()
-    waiting = list(tagged)
-    while waiting:
-        digest = waiting.pop()
-        if digest in manifests and digest not in reached:
-            reached.add(digest)
-            waiting += [*manifests[digest].parts, *about.get(digest, ())]
-    return reached
 
 
 class Collector:
@@ -89,19 +55,10 @@ class Collector:
         A push in progress loses nothing as long as it takes less than `grace` seconds.  `untagged`: also remove the
         manifests that no tag leads to.  That is off by default, because clients may pull them by digest.
         """
-        manifests = 0
-        if untagged:
-            for repository, digests in untagged_manifests(self._pushed).items():
-                for digest in digests:
-                    manifests += await self._pushed.remove_manifest(repository, digest)
-        blobs = 0
-        for repository in self._pushed.repositories():
-            # No `await` between finding the blobs and their removal from memory: a push in between would be told that
-            # it need not send them.
-            idle, since = unreferenced_blobs(self._pushed, repository), self._clock.seconds() - grace
-            blobs += await self._pushed.remove_blobs(repository, idle, unused_since=since)
+        manifests = await self._pushed.remove_untagged_manifests() if untagged else 0
+        blobs = await self._pushed.remove_idle_blobs(self._clock.seconds() - grace)
         files = size = 0
-        for digest in self._pushed.let_go():
+        for digest in await self._pushed.let_go():
             its_size = self._store.size_of(digest)
             if not self._store.has(digest) or self._is_engines(digest):
                 self._pushed.forget(digest)

@@ -7,10 +7,11 @@ Everything here but `Database.row` blocks: call it in worker threads.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -67,10 +68,19 @@ class DatabaseConnection:
         found = self.rows(sql, parameters)
         return found[0] if found else None
 
-    def rows(self, sql: str, parameters: Values = ()) -> list[Values]:
-        """Return all rows that a query finds.  Raises `StoreError`."""
-        with self._lock, _database_errors("reading the database"):
-            return self._connection.execute(sql, parameters).fetchall()
+    def rows(self, sql: str, parameters: Values = (), *, until: Callable[[Values], bool] | None = None) -> list[Values]:
+        """Return all rows that a query finds, or those before the first for which `until` returns true.
+
+        Raises `StoreError`.
+        """
+        with (
+            self._lock,
+            _database_errors("reading the database"),
+            contextlib.closing(self._connection.execute(sql, parameters)) as cursor,
+        ):
+            if until is None:
+                return cursor.fetchall()
+            return list(itertools.takewhile(lambda row: not until(row), cursor))
 
     def transact(self, statements: Iterable[Statement]) -> list[int]:
         """Execute statements in one transaction, and return how many rows each of them has changed.
@@ -132,9 +142,12 @@ class Database:
         """
         return self._reader.row(sql, parameters)
 
-    def rows(self, sql: str, parameters: Values = ()) -> list[Values]:
-        """Return all rows that a query finds.  It may wait for a transaction.  Raises `StoreError`."""
-        return self._writer.rows(sql, parameters)
+    def rows(self, sql: str, parameters: Values = (), *, until: Callable[[Values], bool] | None = None) -> list[Values]:
+        """Return all rows that a query finds, or those before the first for which `until` returns true.
+
+        It may wait for a transaction.  Raises `StoreError`.
+        """
+        return self._writer.rows(sql, parameters, until=until)
 
     def transact(self, statements: Sequence[Statement], *, removing: bool = False) -> list[int]:
         """Execute statements in one transaction, and return how many rows each of them has changed.
@@ -172,14 +185,22 @@ def open_read_only(file: Path, tables: Sequence[Tables]) -> DatabaseConnection:
         if _is_current(found, tables):
             opened.pop_all()
             return DatabaseConnection(found)
-        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        try:
-            found.backup(copy)
-            _upgrade(copy, tables)
-        except BaseException:
-            copy.close()
-            raise
-        return DatabaseConnection(copy)
+        return open_in_memory(tables, found)
+
+
+def open_in_memory(tables: Sequence[Tables], original: sqlite3.Connection | None = None) -> DatabaseConnection:
+    """Return a database in memory with `tables`, a copy of `original` if there is one.  The caller closes it."""
+    with contextlib.ExitStack() as opened:
+        made = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        opened.enter_context(contextlib.closing(made))
+        if original is None:
+            made.execute(_VERSIONS)
+            made.execute(f"PRAGMA user_version={_VERSION}")
+        else:
+            original.backup(made)
+        _upgrade(made, tables)
+        opened.pop_all()
+        return DatabaseConnection(made)
 
 
 def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:

@@ -1,19 +1,16 @@
-"""Interfaces of k3dreg's own content on disk: blobs, uploads, and the list of what was pushed."""
+"""Interfaces of k3dreg's own content on disk: blobs, uploads, and what was pushed."""
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import frozen
 
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError
-from k3dreg.oci.listing import Names
-from k3dreg.oci.reference import Repository, Tag
+from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.streaming.content import IBlob, IFileHandle
 
 
@@ -119,86 +116,106 @@ class IStaging(Protocol):
 
 @frozen
 class PushedManifest:
-    """A manifest that was pushed into a repository.
+    """A manifest that is pushed into a repository.
 
-    `descriptor` is the manifest's entry in a list of referrers, so it has the `artifact_type`.  It has annotations only
-    when it is passed to `IPushed.add_manifest`: the methods of `IPushed` return it without them, except `descriptors`.
-    `parts`: the digests of the manifest's config, layers or child manifests.  `since`: the time of the push in seconds
-    since the epoch, set by `IPushed.add_manifest`; 0 if unknown.
+    `descriptor` is the manifest's entry in a list of referrers, so it has the `artifact_type` and the annotations.
+    `parts`: the digests of the manifest's config, layers or child manifests.
     """
 
     descriptor: Descriptor
     parts: frozenset[Digest] = frozenset()
     subject: Digest | None = None
-    since: float = field(default=0.0, eq=False)
 
     @property
     def digest(self) -> Digest:
         return self.descriptor.digest
 
 
-class IPushed(Protocol):
-    """What was pushed: repositories, each with its blobs, manifests and tags.  The bytes are in the blob store.
+@frozen
+class PushedImage:
+    """A manifest that was pushed, as lists of images show it.
 
-    The methods that read need no I/O, except `descriptors`.  The coroutines that change something return when the
-    change would survive a power failure.  They raise `StoreFull` or `StoreError` if it cannot be written.  Cancelling
-    one does not cancel the change.  Changes take effect in the order of the calls.
+    `tag`: one of its tags, None if it has none.  `since`: the time of the push in seconds since the epoch; 0 if
+    unknown.  `contents`: the digests of the manifest and its parts, and of the parts of an index's manifests.
     """
 
-    def repositories(self) -> Sequence[Repository]:
-        """Return the repositories that are not empty, in lexical order of their names."""
+    repository: Repository
+    tag: str | None
+    digest: Digest
+    since: float
+    contents: frozenset[Digest]
 
-    def has(self, repository: Repository) -> bool:
-        """Return whether the repository has a blob, manifest or tag."""
 
-    def own_names(self) -> Names:
-        """Return the paths of the repositories of this registry itself.  The caller must not change them."""
+@frozen
+class ReferrersPage:
+    """A part of a list of referrers: their descriptors as JSON, in the order of their digests.
 
-    def tags(self, repository: Repository) -> Names:
-        """Return the names of the repository's tags.  The caller must not change them."""
+    `more`: whether other referrers follow.
+    """
 
-    def tagged(self, repository: Repository, tag: Tag) -> PushedManifest | None:
-        """Return the manifest that a tag names, or None."""
+    descriptors: Mapping[Digest, bytes]
+    more: bool
 
-    def manifest(self, repository: Repository, digest: Digest) -> PushedManifest | None:
-        """Return the repository's manifest of this digest, or None."""
 
-    def manifests(self, repository: Repository) -> Sequence[PushedManifest]:
-        """Return all manifests of the repository."""
-
-    def tagged_digests(self, repository: Repository) -> Collection[Digest]:
-        """Return the digests of the manifests that the repository's tags name."""
-
-    def blobs(self, repository: Repository) -> Mapping[Digest, float]:
-        """Return the repository's blobs, each with the time of its last use in seconds since the epoch.
-
-        A use is a push, a mount, or a client that was told that the blob is here.
-        """
-
-    def has_blob(self, repository: Repository, digest: Digest) -> bool:
-        """Return whether the blob was pushed or mounted into the repository.  Counts as a use: see `blobs`."""
-
-    def referrers(
-        self, repository: Repository, subject: Digest, last: str | None = None, limit: int = sys.maxsize
-    ) -> Sequence[PushedManifest]:
-        """Return the manifests with this subject in the order of their digests: at most `limit` after `last`."""
-
-    async def descriptors(
-        self, repository: Repository, digests: Sequence[Digest], limit: int
-    ) -> Mapping[Digest, bytes]:
-        """Read the descriptors of manifests as JSON, with their annotations, in the order of `digests`.
-
-        Stops before the descriptor that would exceed `limit` bytes in total, but returns at least one.  Unknown digests
-        are left out.  Raises `StoreError`.
-        """
+class IPins(Protocol):
+    """Tells which content must never be evicted."""
 
     def keeps(self, digest: Digest) -> bool:
-        """Return whether any repository has the blob or manifest.  Such content is never evicted."""
+        """Return whether the content must not be evicted.  Takes some ten microseconds; call it in any thread."""
+
+    def kept(self) -> Mapping[Digest, int]:
+        """Return all content that must not be evicted, each with its size in bytes, 0 if unknown.
+
+        Call it in a worker thread.  Raises `StoreError`.
+        """
+
+
+class IPushedReader(Protocol):
+    """Tells a pull what was pushed: single rows of the database, which any thread may read.
+
+    All methods raise `StoreError` if the database cannot be read.
+    """
+
+    def find(self, reference: Reference) -> Descriptor | None:
+        """Return the media type, digest and size of the manifest that was pushed under `reference`, or None."""
+
+    def has(self, repository: Repository) -> bool:
+        """Return whether the repository has a blob or manifest."""
+
+    def has_blob(self, repository: Repository, digest: Digest) -> bool:
+        """Return whether the blob was pushed or mounted into the repository.  A daemon counts this as a use of it."""
 
     def was_pushed(self, digest: Digest) -> bool:
         """Return whether any repository has the content, or had it since the start and `forget` was not called."""
 
-    def let_go(self) -> Collection[Digest]:
+
+class IPushed(IPushedReader, IPins, Protocol):
+    """What was pushed: repositories, each with its blobs, manifests and tags.  The bytes are in the blob store.
+
+    The coroutines that list read in worker threads.  Those that change something return when the change would survive a
+    power failure; from then on, all methods see it.  They raise `StoreFull` or `StoreError` if it cannot be written.
+    Cancelling one does not cancel the change.  Changes take effect in the order of the calls.
+    """
+
+    async def own_names(self, last: str | None, limit: int) -> Sequence[str]:
+        """Return the paths of this registry's own repositories in lexical order: at most `limit` after `last`."""
+
+    async def tags(self, repository: Repository, last: str | None, limit: int) -> Sequence[str]:
+        """Return the names of a repository's tags in lexical order: at most `limit` after `last`."""
+
+    async def referrers(
+        self, repository: Repository, subject: Digest, artifact_type: str | None, last: str | None, room: int
+    ) -> ReferrersPage:
+        """Return manifests with this subject, in the order of their digests, after the digest `last`.
+
+        `artifact_type`, unless None, leaves out others.  The page ends before the descriptor that would exceed `room`
+        bytes in total, but has at least one.
+        """
+
+    async def images(self, limit: int) -> tuple[Sequence[PushedImage], int]:
+        """Return the images of the first `limit` tags in the order of their names, and the number of all tags."""
+
+    async def let_go(self) -> Collection[Digest]:
         """Return the content that repositories had since the start and have no more.  Its files may still exist."""
 
     def forget(self, digest: Digest) -> None:
@@ -216,11 +233,21 @@ class IPushed(Protocol):
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
         """Remove a manifest and all tags that name it; return whether it existed."""
 
-    async def remove_blobs(
-        self, repository: Repository, digests: Iterable[Digest], *, unused_since: float = math.inf
-    ) -> int:
-        """Remove blobs that were not used after `unused_since` (see `blobs`); return how many were removed.
+    async def remove_untagged_manifests(self) -> int:
+        """Remove the manifests that no tag leads to: not directly, nor by an index, nor by a subject.
 
-        Other methods no longer return them at once, before the change is on disk.  They return them again if it cannot
-        be written.
+        Returns how many were removed.
+        """
+
+    async def remove_blob(self, repository: Repository, digest: Digest) -> bool:
+        """Remove a blob from a repository; return whether it existed.
+
+        `has_blob` denies it at once, before the change is on disk, and again admits it if that cannot be written.
+        """
+
+    async def remove_idle_blobs(self, unused_since: float) -> int:
+        """Remove, as `remove_blob` does, all blobs that no manifest of their repository refers to.
+
+        Those that were used after `unused_since`, in seconds since the epoch, stay.  A use is a push, a mount, or a
+        client that was told that the blob is here.  Returns how many were removed.
         """

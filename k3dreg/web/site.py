@@ -167,6 +167,6 @@ def make_site(
     if uploads is not None:
         more += [PushHandlers(uploads), ManagementHandlers(uploads)]
     if discovery is not None:
-        more.append(DiscoveryHandlers(discovery, reactor))
+        more.append(DiscoveryHandlers(discovery))
     root = Root(registry, reactor, more, observer, operations, access, is_own_host)
     return RegistrySite(root, reactor=reactor, budget=budget)

@@ -18,7 +18,7 @@ from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_store import BlobStore, open_store_in
 from k3dreg.store.collection import Collector
-from k3dreg.store.pushed import PushedContent, open_pushed
+from k3dreg.store.pushed import PushedContent
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.upload_staging import Staging
 from tests.fakes.body import FakeBody
@@ -70,7 +70,7 @@ class UploadsCase(StoreTestCase):
         state = StateDirectory(self.root)
         self.database = open_database(self.root)
         self.addCleanup(self.database.close)
-        self.pushed: PushedContent = self.result(open_pushed(self.database, self.workers, self.clock))
+        self.pushed = PushedContent(self.database, self.workers, self.clock)
         self.addCleanup(lambda pushed: self.result(pushed.close()), self.pushed)
         self.workers.clock = self.clock
         store: BlobStore = self.result(
@@ -79,9 +79,8 @@ class UploadsCase(StoreTestCase):
                 self.workers,
                 limit,
                 self.clock,
-                is_pinned=self.pushed.keeps,
+                self.pushed,
                 closed=state.close,
-                pushed_sizes=self.pushed.sizes_at_start,
             )
         )
         self.close_in_the_end(store)

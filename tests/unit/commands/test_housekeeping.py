@@ -9,16 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from attrs import evolve
 
 from k3dreg.commands.housekeeping import listing
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
-from k3dreg.store import pushed_database
-from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed_database import PushedRow
+from k3dreg.store import pushed_tables
+from k3dreg.store.interfaces import PushedImage, PushedManifest
 from k3dreg.store.state_directory import StateDirectory
 from tests.fakes.databases import open_database
 
@@ -53,10 +51,10 @@ def state(tmp_path: Path) -> Path:
     database = open_database(tmp_path)
     database.transact(
         [
-            *(pushed_database.add_blob(APP, Digest.of(data), len(data), 0.0) for data in kept[:2]),
-            *(pushed_database.add_manifest(APP, manifest(data, b"layer")) for data in kept[2:]),
+            *(pushed_tables.add_blob(APP, Digest.of(data), len(data), 0.0) for data in kept[:2]),
+            *(pushed_tables.add_manifest(APP, manifest(data, b"layer"), 0.0) for data in kept[2:]),
             *(
-                pushed_database.add_tag(APP, tag, Digest.of(data))
+                pushed_tables.add_tag(APP, tag, Digest.of(data))
                 for tag, data in (("b", b"one"), ("a", b"one"), ("c", b"two"))
             ),
         ]
@@ -120,40 +118,34 @@ def test_what_cannot_be_done_is_said(arguments: list[str], status: int) -> None:
 
 
 def test_a_size_is_that_of_all_parts_and_a_time_is_told_where_it_is_known() -> None:
-    parts = {Digest.of(b"layer"): 1_500_000, Digest.of(b"image"): 400_000, Digest.of(b"index"): 100_000}
-    rows = [
-        PushedRow(APP, manifest=evolve(manifest(b"image", b"layer"), since=1_700_000_000.0)),
-        PushedRow(APP, manifest=manifest(b"index", b"image")),
-        PushedRow(APP, tag=("all", Digest.of(b"index"))),
-        PushedRow(APP, tag=("one", Digest.of(b"image"))),
+    sizes = {Digest.of(b"layer"): 1_500_000, Digest.of(b"image"): 400_000, Digest.of(b"index"): 100_000}
+    image = frozenset([Digest.of(b"image"), Digest.of(b"layer")])
+    images = [
+        PushedImage(APP, "one", Digest.of(b"image"), 1_700_000_000.0, image),
+        PushedImage(APP, "all", Digest.of(b"index"), 0.0, image | {Digest.of(b"index")}),
     ]
-    titles, everything, one = listing(rows, lambda digest: parts[digest])
+    titles, everything, one = listing(images, lambda digest: sizes[digest])
     assert titles.split() == ["NAME", "DIGEST", "SIZE", "PUSHED"]
     assert everything.split() == ["app:all", str(Digest.of(b"index")), "2.0", "MB", "-"]
     assert one.split()[2:5] == ["1.9", "MB", time.strftime("%Y-%m-%d", time.localtime(1_700_000_000.0))]
     assert listing([], lambda digest: 0) == ["nothing was pushed"]
 
 
-def rows_of(*repositories: str) -> list[PushedRow]:
+def images_of(*repositories: str) -> list[PushedImage]:
     """An image in each, tagged `1`."""
     digest = Digest.of(b"image")
-    manifest = PushedManifest(Descriptor(media_types.OCI_MANIFEST, digest, 5), frozenset())
-    found = []
-    for each in repositories:
-        repository = Repository(None, each)
-        found += [PushedRow(repository, manifest=manifest), PushedRow(repository, tag=("1", digest))]
-    return found
+    return [PushedImage(Repository(None, each), "1", digest, 0.0, frozenset([digest])) for each in repositories]
 
 
 def test_one_long_name_moves_no_other_line() -> None:
     long = "team/" + "x" * 150
-    _, app, moved = listing(rows_of("app", long), lambda digest: 5)
+    _, app, moved = listing(images_of("app", long), lambda digest: 5)
     assert moved.startswith(f"{long}:1  {Digest.of(b'image')}  ")
     assert app.index(" sha256:") < 50
 
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_a_line_fits_a_terminal_unless_its_name_is_long(width: int) -> None:
-    lines = listing(rows_of("app", "team/" + "x" * 150, "group/project"), lambda digest: 10**9, width)
+    lines = listing(images_of("app", "team/" + "x" * 150, "group/project"), lambda digest: 10**9, width)
     assert [len(line) <= width for line in lines] == [True, True, True, False]
     assert lines[1].split()[1] == str(Digest.of(b"image"))[:19]

@@ -26,7 +26,7 @@ from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import open_pushed
+from k3dreg.store.pushed import PushedContent
 from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine, PullError
 from tests.fakes.images import FakeImage, lose, make_image
@@ -85,7 +85,7 @@ class WhyCase(SynchronousTestCase):
         """Push a manifest, tagged `1`, into the state directory."""
         descriptor = Descriptor(media_types.OCI_MANIFEST, Digest.of(b"pushed"), 6)
         database = open_database(self.state)
-        pushed = self.successResultOf(Deferred.fromCoroutine(open_pushed(database, InlineWorkers(), Clock())))
+        pushed = PushedContent(database, InlineWorkers(), Clock())
         added = pushed.add_manifest(repository, PushedManifest(descriptor), [Tag("1")])
         self.successResultOf(Deferred.fromCoroutine(added))
         self.successResultOf(Deferred.fromCoroutine(pushed.close()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from k3dreg.oci import listing, media_types
+from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BadRequest, EngineUnavailable, NameUnknown
-from k3dreg.oci.listing import LARGEST_PAGE, Names, in_order, page_of
+from k3dreg.oci.listing import LARGEST_PAGE, Names, in_order, page_limit
+from k3dreg.oci.manifest import LARGEST_MANIFEST
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.oci.routes import Query, ReferrersRoute
 from k3dreg.registry.content_discovery import Discovery, EngineLists
@@ -37,38 +38,36 @@ NAMES = st.lists(st.text("aAbB1._-", min_size=1, max_size=4), max_size=30)
 
 
 @given(NAMES, st.integers(1, 5))
-def test_pages_one_after_the_other_are_the_whole_list(names: list[str], size: int) -> None:
-    whole, found, last, more = in_order(names), list[str](), None, True
-    lists = [Names(names[::2]), Names(names[1::2])]
-    while more:
-        page = page_of(lists, str(size), last)
-        assert len(page.names) <= size
-        found += page.names
-        more = page.more
-        last = page.names[-1] if page.names else None
-    assert found == whole
+def test_parts_one_after_the_other_are_the_whole_list(names: list[str], size: int) -> None:
+    listed, found, last = Names(names), list[str](), None
+    while part := listed.after(last, size):
+        assert len(part) <= size
+        found += part
+        last = part[-1]
+    assert found == in_order(names)
 
 
 @given(NAMES, st.text("aAbB1._-", min_size=1, max_size=4))
 def test_after_last_comes_what_is_after_it_in_order_be_it_there_or_not(names: list[str], last: str) -> None:
     whole = in_order(names)
-    assert page_of([Names(names)], None, last).names == [n for n in whole if (n.lower(), n) > (last.lower(), last)]
+    assert Names(names).after(last, 100) == [n for n in whole if (n.lower(), n) > (last.lower(), last)]
 
 
 def test_the_order_is_that_of_the_alphabet_not_of_the_case() -> None:
     assert in_order(["b", "B", "a", "C", "1", "a"]) == ["1", "a", "B", "b", "C"]
 
 
-@pytest.mark.parametrize(("n", "limit"), [("0", 0), ("3", 3), ("99999", LARGEST_PAGE), ("9" * 5000, LARGEST_PAGE)])
-def test_how_many_are_asked_for(n: str, limit: int) -> None:
-    page = page_of([Names("ab")], n, None)
-    assert (page.limit, page.names, page.more) == (limit, ["a", "b"][:limit], False)
+@pytest.mark.parametrize(
+    ("n", "limit"), [(None, LARGEST_PAGE), ("0", 0), ("3", 3), ("99999", LARGEST_PAGE), ("9" * 5000, LARGEST_PAGE)]
+)
+def test_how_many_are_asked_for(n: str | None, limit: int) -> None:
+    assert page_limit(n) == limit
 
 
 @pytest.mark.parametrize("n", ["-1", "x", "1.5", "٣", "+1", " 1"])
 def test_what_is_no_number_is_refused(n: str) -> None:
     with pytest.raises(BadRequest):
-        page_of([Names("a")], n, None)
+        page_limit(n)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +114,11 @@ class DiscoveryTests(UploadsCase):
         self.discovery = Discovery(self.pushed, self.names, lists)
         self.push_blob(CONFIG)
 
-    def tags(self, repository: Repository) -> Sequence[str]:
-        return page_of(self.result(self.discovery.tags(repository)), None, None).names
+    def tags(self, repository: Repository, last: str | None = None, limit: int = 10) -> Sequence[str]:
+        return cast(Sequence[str], self.result(self.discovery.tags(repository, last, limit)))
 
-    def repositories(self, *, next_page: bool = False) -> Sequence[str]:
-        return page_of(self.result(self.discovery.repositories(next_page=next_page)), None, None).names
+    def repositories(self, last: str | None = None) -> Sequence[str]:
+        return cast(Sequence[str], self.result(self.discovery.repositories(last, 10)))
 
     def test_what_was_pushed_and_what_docker_has_under_the_same_names(self) -> None:
         self.push(image(), "pushed", "built")
@@ -130,9 +129,16 @@ class DiscoveryTests(UploadsCase):
         self.assertEqual(self.tags(Repository.parse("team/app", "docker.io")), ["y"])
         self.assertEqual(self.repositories(), ["app", "nginx", "team/app"])
 
+    def test_pages_of_what_was_pushed_and_of_what_docker_has_together(self) -> None:
+        self.push(image(), "pushed", "built", "x")
+        self.assertEqual(self.tags(APP, None, 2), ["built", "pushed"])
+        self.assertEqual(self.tags(APP, "pushed", 1), ["tagged"])
+        self.assertEqual(self.tags(APP, "tagged"), ["x"])
+        self.assertEqual(self.repositories("app"), ["nginx", "team/app"])
+
     def test_what_nobody_has_is_unknown(self) -> None:
         for repository in (Repository(None, "nothing"), Repository("ghcr.io", "nginx")):
-            self.failed(self.discovery.tags(repository), NameUnknown)
+            self.failed(self.discovery.tags(repository, None, 1), NameUnknown)
 
     def test_without_docker_what_was_pushed_is_listed(self) -> None:
         self.push(image(), "pushed")
@@ -148,27 +154,27 @@ class DiscoveryTests(UploadsCase):
     def test_requests_at_the_same_time_share_a_list_that_is_no_older_than_they_are(self) -> None:
         workers = ManualWorkers()
         discovery = Discovery(self.pushed, self.names, EngineLists(self.docker, workers, self.clock))
-        first = Deferred.fromCoroutine(discovery.repositories())
+        first = Deferred.fromCoroutine(discovery.repositories(None, 10))
         self.docker.texts = ("new:1",)
-        later = [Deferred.fromCoroutine(discovery.repositories()) for _ in range(10)]
+        later = [Deferred.fromCoroutine(discovery.repositories(None, 10)) for _ in range(10)]
         self.assertEqual((self.docker.asked, len(workers.waiting)), (1, 1))
         workers.work()
         workers.work()
         self.assertEqual((self.docker.asked, workers.waiting), (2, []))
-        self.assertIn("nginx", page_of(self.successResultOf(first), None, None).names)
+        self.assertIn("nginx", self.successResultOf(first))
         for each in later:
-            self.assertEqual(page_of(self.successResultOf(each), None, None).names, ["app", "new"])
+            self.assertEqual(self.successResultOf(each), ["app", "new"])
 
     def test_the_next_page_is_one_of_the_same_list_for_a_while(self) -> None:
         self.assertIn("nginx", self.repositories())
         self.docker.texts = ("new:1",)
         self.clock.advance(9)
-        self.assertIn("nginx", self.repositories(next_page=True))
+        self.assertIn("nginx", self.repositories("a"))
         self.assertEqual(self.docker.asked, 1)
         self.assertIn("new", self.repositories())
         self.docker.texts = ("newer:1",)
         self.clock.advance(11)
-        self.assertIn("newer", self.repositories(next_page=True))
+        self.assertIn("newer", self.repositories("a"))
 
     def test_names_that_differ_in_case_are_two(self) -> None:
         for tag in ("b", "B", "a"):
@@ -177,77 +183,27 @@ class DiscoveryTests(UploadsCase):
         self.assertEqual(self.tags(APP), ["a", "B", "b"])
 
 
-class Counted:
-    """Counts how many names the order is asked of."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.names = 0
-        order = listing._lexical
-
-        def lexical(name: str) -> tuple[str, str]:
-            self.names += 1
-            return order(name)
-
-        monkeypatch.setattr(listing, "_lexical", lexical)
-
-
-@pytest.mark.parametrize("n", [1, 100])
-def test_a_page_costs_as_much_as_the_page_and_not_as_the_list(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    lists = [Names(f"team/app-{number}" for number in range(10_000)), Names(["team/app-5"])]
-    counted = Counted(monkeypatch)
-    assert len(page_of(lists, str(n), "team/app-41").names) == n
-    assert counted.names < 60 + 3 * n
-    counted.names = 0
-    lists[0].add("team/new")
-    lists[0].discard("team/app-7")
-    assert counted.names < 60
-    assert len(lists[0]) == 10_000
-
-
-class CountingClock(Clock):
-    """Counts what is left to a later turn."""
-
-    turns = 0
-
-    def callLater(self, *args: Any, **kwargs: Any) -> Any:
-        self.turns += 1
-        return super().callLater(*args, **kwargs)
-
-
 class ManyReferrersTests(UploadsCase):
-    """Two thousand, which are looked at a few in each turn of the reactor."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.subject = Digest.of(b"subject")
-        for number in range(2000):
-            descriptor = Descriptor(media_types.OCI_MANIFEST, Digest.of(b"%d" % number), 5, artifact_type="a/b")
-            manifest = PushedManifest(descriptor, subject=self.subject)
-            self.result(self.pushed.add_manifest(APP, manifest, []))
-        self.counting = CountingClock()
-        discovery = Discovery(self.pushed, self.names)
-        self.table = DiscoveryHandlers(discovery, self.counting).table[ReferrersRoute]
-
-    def ask(self, query: str = "") -> Deferred[Answer]:
-        exchange = cast(Exchange, SimpleNamespace(query=Query.parse(query)))
-        asked = self.table["GET"](ReferrersRoute(APP, self.subject), exchange)
-        return Deferred.fromCoroutine(cast(Coroutine[Any, Any, Answer], asked))
-
-    def test_a_long_list_takes_turns(self) -> None:
-        for query in ("", "artifactType=a/b", "artifactType=x/y"):
-            self.counting.turns = 0
-            answer = self.ask(query)
-            self.assertFalse(answer.called)
-            self.counting.advance(0)
-            found = [each["digest"] for each in json.loads(self.successResultOf(answer).body)["manifests"]]
-            self.assertEqual(len(found), 0 if query.endswith("x/y") else 2000)
-            self.assertEqual(found, sorted(found))
-            self.assertEqual(self.counting.turns, 40)
-
-    def test_a_page_begins_behind_the_last(self) -> None:
-        last = str(self.pushed.referrers(APP, self.subject)[1990].digest)
-        found = json.loads(self.successResultOf(self.ask(f"last={last}")).body)["manifests"]
-        self.assertEqual(len(found), 9)
+    def test_pages_link_to_each_other(self) -> None:
+        subject = Digest.of(b"subject")
+        large = {"a": "x" * 1_500_000}
+        for number in range(5):
+            descriptor = Descriptor(
+                media_types.OCI_MANIFEST, Digest.of(b"%d" % number), 5, artifact_type="a/b", annotations=large
+            )
+            self.result(self.pushed.add_manifest(APP, PushedManifest(descriptor, subject=subject), []))
+        table = DiscoveryHandlers(Discovery(self.pushed, self.names)).table[ReferrersRoute]
+        query, found, sizes = "artifactType=a/b", list[str](), list[int]()
+        while query:
+            exchange = cast(Exchange, SimpleNamespace(query=Query.parse(query)))
+            answer: Answer = self.result(table["GET"](ReferrersRoute(APP, subject), exchange))
+            assert len(answer.body) <= LARGEST_MANIFEST
+            digests = [each["digest"] for each in json.loads(answer.body)["manifests"]]
+            found += digests
+            sizes.append(len(digests))
+            query = urlsplit(dict(answer.headers).get("Link", "").partition(">")[0].lstrip("<")).query
+        self.assertEqual(sizes, [2, 2, 1])
+        self.assertEqual(found, sorted(str(Digest.of(b"%d" % number)) for number in range(5)))
 
 
 class ListsOnTheWireTests(WireTestCase):

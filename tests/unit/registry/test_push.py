@@ -56,7 +56,7 @@ class SessionTests(UploadsCase):
         self.failed(self.uploads.mount(theirs, Digest.of(b""), Trace()), NotOurs)
         pushing = self.uploads.push_manifest(theirs, image(), OCI_MANIFEST, None, [Tag.parse("1")], Trace())
         self.failed(pushing, NotOurs)
-        self.assertEqual((self.staged(), self.pushed.repositories()), ([], []))
+        self.assertEqual((self.staged(), self.pushed.kept()), ([], {}))
 
     def test_the_blob_of_nothing(self) -> None:
         session = self.uploads.open(APP).session

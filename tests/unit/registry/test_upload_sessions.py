@@ -19,6 +19,7 @@ from k3dreg.oci.errors import DigestNotMatched, K3dregError, SizeNotMatched, Upl
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.upload_sessions import SESSION_IDLE
 from tests.fakes.body import FakeBody
+from tests.fakes.databases import blobs_in
 from tests.fakes.pushing import APP, OTHER, UploadsCase
 from tests.fakes.workers import InlineWorkers
 
@@ -183,7 +184,7 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def what_was_acknowledged_is_there_whole_and_nothing_else_is(self) -> None:
         case = self.case
-        assert set(case.pushed.blobs(APP)) == {digest for _, digest in self.blobs}
+        assert set(blobs_in(case.database, APP)) == {digest for _, digest in self.blobs}
         for (repository, digest), data in self.blobs.items():
             assert case.read(digest, repository) == data
         for digest in self.wrong - {digest for _, digest in self.blobs}:

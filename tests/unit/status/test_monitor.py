@@ -31,7 +31,7 @@ from k3dreg.status.monitor import Monitor, listed
 from k3dreg.status.overview import Listed, Saved, SourceState
 from k3dreg.status.recent_requests import Observers, RecentRequests
 from k3dreg.store.interfaces import PushedManifest
-from k3dreg.store.pushed import open_pushed
+from k3dreg.store.pushed import PushedContent
 from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine
 from tests.fakes.workers import InlineWorkers
@@ -184,7 +184,7 @@ class MonitorTests(SynchronousTestCase):
         directory.mkdir()
         database = open_database(directory)
         self.addCleanup(database.close)
-        self.pushed = self.done(open_pushed(database, workers, self.clock))
+        self.pushed = PushedContent(database, workers, self.clock)
         self.fake = FakeEngine(ImageStore.CONTAINERD)
         engine = self.fake.client(self.clock)
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import ContentError, ContentGone, DigestMismatch, StoreError
 from k3dreg.oci.manifest import LARGEST_CONFIG
-from k3dreg.store.blob_index import JUST_USED, SMALL
+from k3dreg.store.blob_index import JUST_USED, SMALL, BlobIndex, IndexEntry
 from k3dreg.store.blob_store import SETTLING, open_store
 from k3dreg.streaming.push_producer import ConsumerGone
 from tests.fakes.consumers import Reader
@@ -292,9 +292,15 @@ class EvictionTests(StoreTestCase):
     def test_what_is_pinned_stays(self) -> None:
         self.result(self.store.close())
         pinned = Digest.of(layer(0))
-        opening = open_store(
-            self.root, InlineWorkers(self.clock), LIMIT, self.clock, is_pinned=lambda digest: digest == pinned
-        )
+
+        class Pins:
+            def keeps(self, digest: Digest) -> bool:
+                return digest == pinned
+
+            def kept(self) -> dict[Digest, int]:
+                return {pinned: 0}
+
+        opening = open_store(self.root, InlineWorkers(self.clock), LIMIT, self.clock, Pins())
         self.store = self.result(opening)
         self.close_in_the_end(self.store)
         digests = [self.put(layer(number)) for number in range(7)]
@@ -344,3 +350,11 @@ class EvictionTests(StoreTestCase):
         self.assertFalse(self.store.has(digest))
         self.assertEqual(reader.read(0, 2 * SMALL), layer(0))
         reader.close()
+
+
+def test_a_blob_that_was_pinned_just_now_is_not_evicted() -> None:
+    pinned, other = Digest.of(b"pinned"), Digest.of(b"other")
+    index = BlobIndex(0, lambda digest: digest == pinned, lambda: 10.0)
+    for digest in (pinned, other):
+        index.add(digest, IndexEntry(100, verified=True, synced=True, stamped=0.0))
+    assert list(index.take_victims((), 200)) == [other]

@@ -44,7 +44,7 @@ from k3dreg.store.blob_index import BlobIndex
 from k3dreg.store.blob_files import BlobFiles
 from k3dreg.store.state_directory import StateDirectory
 from k3dreg.store.blob_writer import BlobWriter
-files = BlobFiles(StateDirectory(Path(sys.argv[1])), BlobIndex(20_000_000, lambda digest: False), {})
+files = BlobFiles(StateDirectory(Path(sys.argv[1])), BlobIndex(20_000_000, lambda digest: False), dict)
 files.start()
 while True:
     writer = BlobWriter(files, "sha256", False, lambda digest: files.index.release([digest]))

@@ -14,6 +14,7 @@ from k3dreg.oci.reference import Reference, Tag
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_store import SETTLING
 from k3dreg.store.collection import GRACE
+from tests.fakes.databases import manifests_in
 from tests.fakes.pushing import APP, CONFIG, NAMED, OTHER, UploadsCase, described, image, index
 from tests.fakes.registry import WholeBlob
 from tests.fakes.stores import layer
@@ -126,7 +127,7 @@ class CollectingTests(UploadsCase):
         self.push_blob(b"orphan")
         self.clock.advance(GRACE)
         self.workers = ManualWorkers(self.clock)
-        pushed, self.pushed._changes._workers = self.pushed._changes._workers, self.workers
+        pushed, self.pushed._commits._workers = self.pushed._commits._workers, self.workers
         collecting = Deferred.fromCoroutine(self.collector.collect())
         # The link is being removed from the list; the same blob is uploaded at this moment.
         writer = self.store.writer(durable=True)
@@ -135,41 +136,41 @@ class CollectingTests(UploadsCase):
         again = Deferred.fromCoroutine(self.pushed.add_blob(APP, digest, 1))
         self.workers.work()
         self.workers.work()
-        self.pushed._changes._workers = pushed
+        self.pushed._commits._workers = pushed
         self.successResultOf(again)
         self.successResultOf(collecting)
         self.assertEqual(self.read(digest), b"orphan")
 
-    def test_a_blob_that_a_client_was_told_of_during_a_collection_stays(self) -> None:
-        self.push_blob(b"orphan")
-        digest = self.push_blob(b"layer", OTHER)
+    def test_no_client_is_told_of_a_blob_that_is_being_collected(self) -> None:
+        digest = self.push_blob(b"orphan")
+        self.push_blob(b"orphan", OTHER)
+        self.push_blob(CONFIG, OTHER)
+        self.push(image(layers=[described(media_types.OCI_LAYER, b"orphan")]), "t", repository=OTHER)
         self.clock.advance(GRACE)
         self.workers = ManualWorkers(self.clock)
-        pushed, self.pushed._changes._workers = self.pushed._changes._workers, self.workers
+        pushed, self.pushed._commits._workers = self.pushed._commits._workers, self.workers
         collecting = Deferred.fromCoroutine(self.collector.collect())
-        # The orphan of one repository is being removed, the other repository's turn comes next.
-        self.assertFalse(self.pushed.has_blob(APP, Digest.of(b"orphan")))
+        self.assertFalse(self.pushed.has_blob(APP, digest))
         self.assertTrue(self.pushed.has_blob(OTHER, digest))
         self.workers.work()
-        self.pushed._changes._workers = pushed
+        self.pushed._commits._workers = pushed
         self.assertEqual(self.successResultOf(collecting).blobs, 1)
-        self.assertTrue(self.pushed.has_blob(OTHER, digest))
 
     def test_a_manifest_that_comes_while_its_blob_is_collected_is_refused_and_not_broken(self) -> None:
         for data in (CONFIG, b"layer"):
             self.push_blob(data)
         self.clock.advance(GRACE)
         self.workers = ManualWorkers(self.clock)
-        self.pushed._changes._workers, workers = self.workers, self.pushed._changes._workers
+        self.pushed._commits._workers, workers = self.workers, self.pushed._commits._workers
         collecting = Deferred.fromCoroutine(self.collector.collect())
         pushing = self.uploads.push_manifest(APP, image(b"layer"), media_types.OCI_MANIFEST, None, [Tag("t")], Trace())
         taking = Deferred.fromCoroutine(pushing)
         while self.workers.waiting:
             self.workers.work()
-        self.pushed._changes._workers = workers
+        self.pushed._commits._workers = workers
         self.successResultOf(collecting)
         self.failureResultOf(taking, ManifestBlobUnknown)
-        self.assertIsNone(self.pushed.tagged(APP, Tag("t")))
+        self.assertIsNone(self.pushed.find(Reference(APP, Tag("t"))))
 
     def test_after_a_deleted_manifest_its_parts_go_too(self) -> None:
         for data in (CONFIG, b"layer"):
@@ -178,7 +179,7 @@ class CollectingTests(UploadsCase):
         self.clock.advance(GRACE)
         self.assertEqual(self.collect(), (2, 0, 2))
         self.assertEqual(self.store.usage().count, 0)
-        self.assertEqual(self.pushed.repositories(), [])
+        self.assertFalse(self.pushed.has(APP))
 
     def test_manifests_that_no_tag_leads_to_go_only_when_asked(self) -> None:
         self.push_blob(CONFIG)
@@ -192,13 +193,13 @@ class CollectingTests(UploadsCase):
         self.assertEqual(self.collect(0), (0, 0, 0))
         self.clock.advance(SETTLING)
         self.assertEqual(self.collect(0, untagged=True), (0, 1, 1))
-        self.assertIsNone(self.pushed.manifest(APP, old))
-        self.assertEqual(len(self.pushed.manifests(APP)), 3)
+        self.assertIsNone(self.pushed.find(Reference(APP, old)))
+        self.assertEqual(len(manifests_in(self.database, APP)), 3)
 
     def test_a_cached_copy_of_what_was_deleted_is_docker_s(self) -> None:
         digest = self.push_blob(b"blob")
         self.engines.put(WholeBlob(b"blob"))
-        self.result(self.pushed.remove_blobs(APP, [digest]))
+        self.result(self.pushed.remove_blob(APP, digest))
         self.clock.advance(GRACE)
         self.assertEqual(self.collect(), (0, 0, 0))
         self.assertTrue(self.store.has(digest))

@@ -1,4 +1,4 @@
-"""Changes of what was pushed: written to the database first, and then made in memory."""
+"""Write changes to the database: those that wait at the same time in one transaction."""
 
 from __future__ import annotations
 
@@ -21,48 +21,44 @@ def _nothing() -> None:
 
 
 @frozen
-class Change:
-    """Statements for the database, and the change in memory that follows.
-
-    `apply` is called after the statements are on disk; `undo` if they cannot be written, for what the caller changed in
-    memory before.  `removing`: the change only removes, so it must be possible on a full disk.
-    """
-
+class _Change:
     statements: Sequence[Statement]
-    apply: Callable[[], None] = _nothing
-    undo: Callable[[], None] = _nothing
-    removing: bool = False
-    done: Outcome[None] = field(factory=Outcome)
+    removing: bool
+    ended: Callable[[], None]
+    done: Outcome[list[int]] = field(factory=Outcome)
 
 
-class PushedChanges:
-    """Makes changes in the order of the calls.  Changes that wait are written in one transaction."""
+class GroupCommit:
+    """Writes changes in the order of the calls.  Changes that are requested during a transaction share the next one."""
 
     def __init__(self, database: Database, workers: Workers) -> None:
         self._database = database
         self._workers = workers
-        self._waiting: list[Change] = []
+        self._waiting: list[_Change] = []
         self._writing = False
         self._idle: Outcome[None] | None = None
         self._closed = False
 
-    async def make(self, change: Change) -> None:
-        """Make a change; return when it would survive a power failure and is made in memory.
+    async def write(
+        self, statements: Sequence[Statement], *, removing: bool = False, ended: Callable[[], None] = _nothing
+    ) -> list[int]:
+        """Execute statements together, and return how many rows each of them has changed.
 
-        Raises `StoreFull` or `StoreError`; the change is then undone.  Cancelling does not cancel the change.
+        When this returns, the change would survive a power failure.  `removing`: the change only removes, so it must be
+        possible on a full disk.  `ended` is called when the change is written or has failed, before this returns.
+        Raises `StoreFull` or `StoreError`; then nothing has changed.  Cancelling does not cancel the change.
         """
         if self._closed:
-            change.undo()
+            ended()
             raise StoreError("k3dreg is stopping")
+        change = _Change(statements, removing, ended)
         self._waiting.append(change)
         if not self._writing:
             self._writing = True
             writing = Deferred.fromCoroutine(self._write())
-            writing.addErrback(
-                lambda failure: log.failure("writing the list of what was pushed failed", failure=failure)
-            )
+            writing.addErrback(lambda failure: log.failure("writing the database failed", failure=failure))
         # An Outcome, so that cancelling, when a client disconnects, does not cancel the writing.
-        await change.done.wait()
+        return await change.done.wait()
 
     async def close(self) -> None:
         """Refuse new changes, and wait for those under way."""
@@ -79,22 +75,22 @@ class PushedChanges:
             for change in changes if failed is not None else ():
                 its_own = failed if len(changes) == 1 else await self._write_together([change])
                 if its_own is not None:
-                    change.undo()
+                    change.ended()
                     change.done.fail(its_own)
         self._writing = False
         if self._idle is not None:
             self._idle.succeed(None)
 
-    async def _write_together(self, changes: Sequence[Change]) -> Exception | None:
+    async def _write_together(self, changes: Sequence[_Change]) -> Exception | None:
         """Make all changes in one transaction.  Return the error for which none of them was made, or None."""
         statements = [statement for change in changes for statement in change.statements]
         removing = all(change.removing for change in changes)
         try:
-            await self._workers.run(self._database.transact, statements, removing=removing)
+            counts = iter(await self._workers.run(self._database.transact, statements, removing=removing))
         except Exception as error:  # noqa: BLE001  (the callers that wait get it, whatever it is)
             return error
         for change in changes:
-            change.apply()
+            change.ended()
         for change in changes:
-            change.done.succeed(None)
+            change.done.succeed([next(counts) for _ in change.statements])
         return None

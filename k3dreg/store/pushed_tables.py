@@ -1,0 +1,108 @@
+"""The tables of pushed content, and the statements that change them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.reference import Repository
+from k3dreg.store.database import Statement, Tables, Values
+from k3dreg.store.interfaces import PushedManifest
+
+# `registry` is "" for this registry's own repositories.  `since`: the time of the push in seconds since the epoch, 0 if
+# unknown.  `size`: bytes; a blob's is 0 if unknown.  `parts`: a JSON list of digests.  `descriptor`: the manifest's
+# entry in a list of referrers as JSON.  It and `parts` may be megabytes: they come last, so that reading the columns
+# before them reads one page.
+_BLOB = """CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL, size INTEGER DEFAULT 0,
+    PRIMARY KEY (registry, path, digest)) WITHOUT ROWID"""
+_MANIFEST = """CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, media_type TEXT, size INTEGER, since REAL,
+    subject TEXT, artifact_type TEXT, parts TEXT, descriptor TEXT,
+    PRIMARY KEY (registry, path, digest)) WITHOUT ROWID"""
+_TAG = """CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT,
+    PRIMARY KEY (registry, path, name)) WITHOUT ROWID"""
+_INDEXES = (
+    "CREATE INDEX blob_by_digest ON blob (digest, size)",
+    "CREATE INDEX manifest_by_digest ON manifest (digest, size)",
+    "CREATE INDEX manifest_by_subject ON manifest (registry, path, subject, digest)",
+    "CREATE INDEX tag_by_digest ON tag (registry, path, digest)",
+    # "lexical (i.e. case-insensitive alphanumeric) order" (distribution-spec 1.1, "Listing Tags").
+    "CREATE INDEX tag_in_order ON tag (registry, path, name COLLATE NOCASE, name)",
+)
+
+PUSHED_TABLES = Tables(
+    "pushed",
+    4,
+    (_BLOB, _MANIFEST, _TAG, *_INDEXES),
+    {
+        1: ("ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0",),
+        2: ("ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0",),
+        3: (
+            "ALTER TABLE manifest RENAME TO old_manifest",
+            _MANIFEST,
+            # 255: `media_types.LONGEST_TYPE`.
+            """INSERT INTO manifest
+                SELECT registry, path, digest, coalesce(json_extract(descriptor, '$.mediaType'), ''),
+                       json_extract(descriptor, '$.size'), since, subject,
+                       substr(coalesce(json_extract(descriptor, '$.artifactType'), ''), 1, 255),
+                       parts, descriptor
+                FROM old_manifest""",
+            "DROP TABLE old_manifest",
+            *_INDEXES,
+        ),
+    },
+)
+
+
+def key_of(repository: Repository) -> tuple[str, str]:
+    """Return the columns `registry` and `path` of a repository."""
+    return (repository.registry or "", repository.path)
+
+
+def add_blob(repository: Repository, digest: Digest, size: int, since: float) -> Statement:
+    """Add a blob, or renew its time."""
+    return ("INSERT OR REPLACE INTO blob VALUES (?, ?, ?, ?, ?)", (*key_of(repository), str(digest), since, size))
+
+
+def remove_blob(repository: Repository, digest: Digest, unused_since: float = math.inf) -> Statement:
+    """Remove a blob that was not pushed after `unused_since`."""
+    return (
+        "DELETE FROM blob WHERE registry=? AND path=? AND digest=? AND since<=?",
+        (*key_of(repository), str(digest), unused_since),
+    )
+
+
+def add_manifest(repository: Repository, manifest: PushedManifest, since: float) -> Statement:
+    """Add a manifest, or renew its time."""
+    descriptor = manifest.descriptor
+    values: Values = (
+        *key_of(repository),
+        str(manifest.digest),
+        descriptor.media_type,
+        descriptor.size,
+        since,
+        None if manifest.subject is None else str(manifest.subject),
+        descriptor.artifact_type,
+        json.dumps(sorted(map(str, manifest.parts))),
+        json.dumps(descriptor.to_json()),
+    )
+    return ("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def remove_manifest(repository: Repository, digest: Digest) -> list[Statement]:
+    """Remove the tags that name a manifest, and the manifest itself."""
+    values = (*key_of(repository), str(digest))
+    return [
+        ("DELETE FROM tag WHERE registry=? AND path=? AND digest=?", values),
+        ("DELETE FROM manifest WHERE registry=? AND path=? AND digest=?", values),
+    ]
+
+
+def add_tag(repository: Repository, name: str, digest: Digest) -> Statement:
+    """Add a tag, or move it."""
+    return ("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key_of(repository), name, str(digest)))
+
+
+def remove_tag(repository: Repository, name: str) -> Statement:
+    """Remove a tag."""
+    return ("DELETE FROM tag WHERE registry=? AND path=? AND name=?", (*key_of(repository), name))
