@@ -50,7 +50,7 @@ class BlobFiles:
         """Fill the index from the directory, remove damaged files, and evict beyond the limit.  Raises `StoreError`."""
         with storage_errors("reading it"):
             found = self._without_damaged(self._scan())
-        unverified, unsynced = self._state.begin({digest: size for digest, size, _ in found})
+        unverified, unsynced = self._state.begin(digest for digest, _, _ in found)
         for digest, size, used in sorted(found, key=lambda blob: blob[2]):
             self.index.add(digest, IndexEntry(size, digest not in unverified, digest not in unsynced, used))
         self.evict()
@@ -72,7 +72,7 @@ class BlobFiles:
                     with contextlib.suppress(FileNotFoundError):
                         sync_file(path)
                 self._sync_directories({path.parent for path in paths})
-            self._state.end(self.index.matching(lambda entry: not entry.verified), self.index.sizes())
+            self._state.end(self.index.matching(lambda entry: not entry.verified))
 
     def place(self, staged: Path, digest: Digest, size: int, *, durable: bool) -> None:
         """Move a verified file from the staging directory to the path of its digest.
@@ -211,17 +211,15 @@ class BlobFiles:
             sync_directory(directory)
 
     def _without_damaged(self, found: list[tuple[Digest, int, float]]) -> list[tuple[Digest, int, float]]:
-        """Remove the files whose size differs from the recorded one; return the others."""
-        # A killed process did not record the sizes of blobs added since its start, except those of pushed content.
-        sizes, good = {**self._state.last_sizes(), **{each: size for each, size in self._kept().items() if size}}, []
+        """Remove the files of pushed content whose size differs from the recorded one; return the others."""
+        sizes, good = self._kept(), []
         for digest, size, used in found:
-            expected = sizes.get(digest, size)
+            expected = sizes.get(digest, 0) or size
             if size == expected:
                 good.append((digest, size, used))
                 continue
             log.error(
-                "{digest} has {size} bytes on the disk, not {expected}: it is damaged, and is removed; push it again "
-                "if it was pushed",
+                "{digest} has {size} bytes on the disk, not {expected}: it is damaged, and is removed; push it again",
                 digest=digest,
                 size=size,
                 expected=expected,

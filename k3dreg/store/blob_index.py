@@ -174,11 +174,6 @@ class BlobIndex:
                 self._evicted_bytes += entry.size
             return victims
 
-    def sizes(self) -> dict[Digest, int]:
-        """Return the size of each blob in bytes."""
-        with self._lock:
-            return {digest: entry.size for digest, entry in self._entries.items()}
-
     def matching(self, wanted: Callable[[IndexEntry], bool]) -> list[Digest]:
         """Return the digests of the entries for which `wanted` returns true."""
         with self._lock:

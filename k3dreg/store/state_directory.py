@@ -18,10 +18,10 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from attrs import Factory, frozen
+from attrs import frozen
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import InvalidDigest, StoreFull, UsageError
@@ -47,23 +47,15 @@ class Session:
       unverified at its start and did not hash.
     - If it did not, and the boot is the same, only the process died.  The same blobs are unverified as before.
     - If it did not, and the boot is another, every blob must be hashed before it is served.
-
-    `sizes`: the sizes in bytes of the blobs at the last record.  A file with another size is damaged.
     """
 
     boot: str
     clean: bool
     unverified: frozenset[Digest] = frozenset()
-    sizes: Mapping[Digest, int] = Factory(dict)
 
     def to_json(self) -> bytes:
         """Return the session as JSON."""
-        value = {
-            "boot": self.boot,
-            "clean": self.clean,
-            "unverified": sorted(map(str, self.unverified)),
-            "sizes": {str(digest): size for digest, size in self.sizes.items()},
-        }
+        value = {"boot": self.boot, "clean": self.clean, "unverified": sorted(map(str, self.unverified))}
         return json.dumps(value).encode("ascii")
 
     @classmethod
@@ -72,8 +64,7 @@ class Session:
         try:
             value = json.loads(data)
             unverified = frozenset(Digest.parse(text) for text in value["unverified"])
-            sizes = {Digest.parse(text): int(size) for text, size in value.get("sizes", {}).items()}
-            return cls(str(value["boot"]), value["clean"] is True, unverified, sizes)
+            return cls(str(value["boot"]), value["clean"] is True, unverified)
         except (ValueError, TypeError, KeyError, AttributeError, InvalidDigest):
             return None
 
@@ -111,13 +102,8 @@ class StateDirectory:
         except OSError:
             self._boot = ""  # not Linux: every unclean stop may have been a crash of the machine
 
-    def last_sizes(self) -> Mapping[Digest, int]:
-        """Return the sizes of blobs, in bytes, of the last record."""
-        last = self._last()
-        return {} if last is None else last.sizes
-
-    def begin(self, held: Mapping[Digest, int]) -> tuple[frozenset[Digest], frozenset[Digest]]:
-        """Record that the directory is in use and has the blobs `held`, each with its size in bytes.
+    def begin(self, held: Iterable[Digest]) -> tuple[frozenset[Digest], frozenset[Digest]]:
+        """Record that the directory is in use and has the blobs `held`.
 
         Returns the blobs that must be hashed before they are served, and the good blobs that may only be in the page
         cache.  Raises `StoreError`.
@@ -132,15 +118,15 @@ class StateDirectory:
                 "{count} blobs are verified at their next use: the machine stopped before they were synced to disk",
                 count=len(unverified),
             )
-        self._record(Session(self._boot, clean=False, unverified=unverified, sizes=held))
+        self._record(Session(self._boot, clean=False, unverified=unverified))
         return unverified, unsynced
 
-    def end(self, unverified: Iterable[Digest], sizes: Mapping[Digest, int]) -> None:
-        """Record a clean stop, with the sizes of all blobs in bytes.
+    def end(self, unverified: Iterable[Digest]) -> None:
+        """Record a clean stop.
 
         The caller must have synced all blobs but those in `unverified`.  Raises `StoreError`.
         """
-        self._record(Session(self._boot, clean=True, unverified=frozenset(unverified), sizes=sizes))
+        self._record(Session(self._boot, clean=True, unverified=frozenset(unverified)))
 
     def clear_staging(self) -> None:
         """Remove the unfinished files of an earlier daemon."""

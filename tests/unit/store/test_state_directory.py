@@ -179,10 +179,13 @@ class StopTests(StoreTestCase):
     def test_sessions_are_recorded_as_they_are(self) -> None:
         session = Session("boot", clean=True, unverified=frozenset({Digest.of(b"x")}))
         self.assertEqual(Session.from_json(session.to_json()), session)
+        # As 0.1.0 recorded it.
+        older = json.dumps({**json.loads(session.to_json()), "sizes": {str(Digest.of(b"x")): 1}}).encode()
+        self.assertEqual(Session.from_json(older), session)
 
     def test_without_a_boot_id_every_unclean_stop_counts_as_the_machines(self) -> None:
         self.kill(reboot=False)
-        for held in ({}, {self.digest: 7}):
+        for held in ((), (self.digest,)):
             state = StateDirectory(self.root, boot_id_file=self.root / "none")
             self.assertEqual(state.begin(held), (frozenset(held), frozenset()))
             state.close()
