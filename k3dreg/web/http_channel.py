@@ -19,6 +19,7 @@ from k3dreg.formats.sized_body import CountedDecoder
 from k3dreg.oci.errors import BadRequest
 from k3dreg.oci.request_target import resolve_target
 from k3dreg.reporting.logger import make_logger
+from k3dreg.streaming.byte_stream import BATCH
 from k3dreg.streaming.content import ISocketConsumer
 from k3dreg.web.error_answers import unexpected_answer
 from k3dreg.web.request_body import RequestBody
@@ -28,10 +29,9 @@ log = make_logger()
 # Seconds for which a closing connection is still read from.  Closing it with unread bytes resets it, and the client
 # could get the reset before it has read the response.  A client that has read `Connection: close` closes it earlier.
 LINGER = 5.0
-# Bytes that are read from a connection at once.  The smaller number is Twisted's; with it, reading takes half of the
-# time of a push.  A number above the larger one does not help, as the kernel seldom has more.
+# Bytes that are read from a connection at once, by Twisted's default.  A large body is read in pieces of a whole batch:
+# with the default, reading takes half of the time of a push.
 _SMALL_PIECE = 64 * 1024
-_LARGE_PIECE = 256 * 1024
 # Bytes of a request's head, and of one line of it.  1,024 ranges (k3dreg.oci.ranges) have at most 22 bytes each.
 _LARGEST_HEAD = 32 * 1024
 # Characters of a Content-Length: the largest number of 64 bits has 20.
@@ -187,7 +187,7 @@ class BodyChannel(HTTPChannel):
         """Read larger pieces at a time while a large body arrives, as the cost is per piece."""
         transport: Any = self.transport
         if hasattr(transport, "bufferSize"):
-            transport.bufferSize = _LARGE_PIECE if length is None or length > _LARGE_PIECE else _SMALL_PIECE
+            transport.bufferSize = BATCH if length is None or length > BATCH else _SMALL_PIECE
 
     def flow(self, on: bool) -> None:
         """Stop or start reading.  While reading is stopped the timeout is off, as the client may be sending."""

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from k3dreg.oci.errors import NotYet, TooLarge
-from k3dreg.streaming.byte_stream import HIGH_WATER, ByteStream
+from k3dreg.streaming.byte_stream import MOST_UNREAD, ByteStream
 
 # Bytes of a body that may arrive before it is read, while the request waits: for the check of a password, or for
 # another request to the same upload session.
@@ -85,7 +85,7 @@ class RequestBody(ByteStream):
         """Read as `ByteStream.read` does; the first call asks a client that waits for 100 (Continue) for the body."""
         if self._wanted is not None:
             wanted, self._wanted = self._wanted, None
-            self._most_unread = HIGH_WATER
+            self._most_unread = MOST_UNREAD
             if not self._ended and not self.received:
                 wanted()
         return await super().read(least)

@@ -17,6 +17,7 @@ from k3dreg.formats.upload_session import ContentRange
 from k3dreg.oci.errors import StoreFull
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.use_cases import UploadStatus
+from k3dreg.streaming.byte_stream import MOST_UNREAD
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.workers import Workers
 from k3dreg.web.site import make_site
@@ -29,8 +30,6 @@ reactor = cast(Any, _reactor)
 
 # More than sockets and streams hold, and not a multiple of anything.
 SIZE = 18_011_783
-# Bytes of a body that wait for their reader before the reading from the connection is stopped.
-MOST_UNREAD = 512 * 1024
 
 
 class WrittenUploads(FakeUploads):

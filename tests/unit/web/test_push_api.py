@@ -15,7 +15,7 @@ from k3dreg.oci.errors import DigestNotMatched, UploadUnknown
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.registry.use_cases import Pushed, UploadStatus
 from k3dreg.reporting.trace import Trace
-from k3dreg.streaming.byte_stream import BATCH, HIGH_WATER
+from k3dreg.streaming.byte_stream import BATCH, MOST_UNREAD
 from k3dreg.streaming.content import IByteStream
 from k3dreg.web.http_channel import LINGER
 from k3dreg.web.request_body import MOST_HELD, RequestBody
@@ -172,7 +172,7 @@ class BodiesTests(PushCase):
         wire = await self.wire()
         wire.transport.write(request("PATCH", SESSION, Content_Length=str(60 * MIB)) + bytes(60 * MIB))
         received = await self.still(lambda: self.uploads.bodies[0].received if self.uploads.bodies else 0)
-        self.assertLess(received, HIGH_WATER + MIB)
+        self.assertLess(received, MOST_UNREAD + MIB)
         self.clock.advance(IDLE_SECONDS * 3)  # that is not the client's silence
         unlock()
         self.assertEqual((await wire.response()).headers["range"], f"0-{60 * MIB - 1}")
@@ -350,15 +350,17 @@ class BodyTests(WireTestCase):
     async def test_it_stops_and_starts_the_connection_around_what_is_unread(self) -> None:
         flow: list[bool] = []
         body = RequestBody(None, flow.append, lambda: None)
-        for _ in range(3):
-            body.write(bytes(HIGH_WATER // 2))
+        body.write(b"x")
+        self.assertEqual(len(await body.read()), 1)
+        body.write(bytes(MOST_UNREAD - 1))
+        self.assertEqual(flow, [])
+        body.write(b"x")
         self.assertEqual(flow, [False])
-        self.assertEqual(len(await body.read()), HIGH_WATER // 2)
-        self.assertEqual(flow, [False])
-        await body.read()
+        self.assertEqual(len(await body.read()), MOST_UNREAD)
         self.assertEqual(flow, [False, True])
+        body.write(b"x")
         body.end()
-        self.assertEqual([len(await body.read()), await body.read()], [HIGH_WATER // 2, b""])
+        self.assertEqual([await body.read(), await body.read()], [b"x", b""])
 
     async def test_little_is_taken_before_the_first_byte_is_wanted(self) -> None:
         flow: list[bool] = []
