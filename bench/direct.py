@@ -178,25 +178,27 @@ class Bench:
             watch.took(len(data))
         return watch.result("docker save to nowhere")
 
-    def ways(self) -> list[tuple[str, Callable[[str], IEngineFiles]]]:
+    def ways(self) -> list[tuple[str, Callable[[str, Arrivals], IEngineFiles]]]:
         return [
             (
                 "reader containers",
-                lambda scratch: ReaderFiles(self.engine, self.workers, self.reactor, owner="bench", scratch=scratch),
+                lambda scratch, arrivals: ReaderFiles(
+                    self.engine, self.workers, self.reactor, arrivals, owner="bench", scratch=scratch
+                ),
             ),
             (
                 "files in place",
-                lambda _: files_here(self.engine, self.workers, docker_root=self.options.data_root),
+                lambda _, __: files_here(self.engine, self.workers, docker_root=self.options.data_root),
             ),
         ]
 
-    async def fetch(self, what: str, image: EngineImage, make_files: Callable[[str], IEngineFiles]) -> Result:
+    async def fetch(self, what: str, image: EngineImage, make_files: Callable[[str, Arrivals], IEngineFiles]) -> Result:
         info = await self.engine.info()
         with tempfile.TemporaryDirectory(dir=self.options.scratch) as scratch:
             store = await open_store(Path(scratch), self.workers, _LIMIT, self.reactor)
             arrivals = Arrivals(store, self.workers)
             catalogue = await open_catalogue(Path(scratch), self.workers)
-            files = make_files(scratch)
+            files = make_files(scratch, arrivals)
             source: ContentStoreSource | LayerStoreSource
             if info.store is ImageStore.CONTAINERD:
                 source = ContentStoreSource(self.engine, [files], catalogue)

@@ -92,9 +92,9 @@ class App:
         closing.add(store.close)
         self._names = names = OwnNames()
         catalogue = await open_catalogue(config.state_dir, self.workers)
-        files = await make_files(config, self.engine, self.workers, self._reactor, closing)
         arrivals = Arrivals(store, self.workers)
-        closing.add(arrivals.shutdown)
+        files = await make_files(config, self.engine, self.workers, arrivals, self._reactor, closing)
+        closing.add(arrivals.shutdown)  # before the files are closed from which blobs arrive
         monitor = make_monitor(config, self.engine, files, store, pushed, self._reactor)
         image_names = EngineImageNames(self.engine, self.workers)
         self._permitted = permitted = PermittedRegistries(

@@ -57,7 +57,7 @@ class ImageSources:
 
 
 async def make_files(
-    config: Config, engine: EngineClient, workers: Workers, reactor: Any, closing: Closing
+    config: Config, engine: EngineClient, workers: Workers, arrivals: Arrivals, reactor: Any, closing: Closing
 ) -> EngineFileAccess:
     """Return the ways to the engine's files that `--reader` allows, and remove what an earlier run left in the engine.
 
@@ -77,7 +77,7 @@ async def make_files(
         closing.add(directories.close)
         closing.add(_begin(directories.begin()))
     closing.add(_begin(clean_up(engine, owner, reactor)))
-    reader = ReaderFiles(engine, workers, reactor, owner=owner, scratch=scratch)
+    reader = ReaderFiles(engine, workers, reactor, arrivals, owner=owner, scratch=scratch)
     closing.add(reader.close)
     in_place = [files for files in (local, passed) if files is not None]
     return EngineFileAccess((*in_place, reader), local, passed)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 
-from k3dreg.engine_files.scratch_files import ScratchFile
 from k3dreg.formats.tar_split import path_of
 from k3dreg.formats.tar_stream import EntryContent, EntryKind, TarEntry, TarEvent, TarReader
 from k3dreg.oci.errors import ContentError, ContentGone, FileAbsent, K3dregError
+from k3dreg.store.durable_files import storage_errors
 from k3dreg.streaming.content import IByteStream, IContentSink
 
 # Bytes that are read after the wanted content.  A file's padding and the end of the archive are at most 511 + 1024
@@ -54,7 +56,6 @@ class ArchivedFile:
         self._stream = stream
         self._released: Callable[[], None] | None = released
         self._left = 0
-        self._ahead = b""
         self.size: int | None = None
 
     async def read(self, least: int = 1) -> bytes:
@@ -63,9 +64,6 @@ class ArchivedFile:
         Raises `FileAbsent` if the path is not a regular file.  Raises `ContentGone` if the archive ends inside the
         content: the engine ends it there when the file is removed or becomes shorter.  Cancelling closes the file.
         """
-        if self._ahead:
-            data, self._ahead = self._ahead, b""
-            return data
         if self.size is not None and not self._left:
             return b""  # `drain` owns the stream by now
         try:
@@ -79,12 +77,6 @@ class ArchivedFile:
         if not self._left:
             self._finish()
         return data
-
-    async def skip(self, count: int) -> None:
-        """Read and discard `count` bytes, because the archive API has no offsets.  Raises as `read` does."""
-        while count > 0 and (data := await self.read()):
-            self._ahead = data[count:]
-            count -= len(data)
 
     def close(self) -> None:
         """Close the connection without reading the rest.  The engine then stops reading from the container."""
@@ -143,7 +135,8 @@ class ArchivedTree:
         self._tar = TarReader()
         self._giving = False  # the arriving entry's content goes to the sink
         self._keeping = False  # the arriving entry's content goes to the temporary file
-        self._scratch: ScratchFile | None = None
+        self._scratch: int | None = None  # the descriptor of the temporary file
+        self._scratch_size = 0
         self._kept: dict[bytes, tuple[int, int]] = {}  # offset and size in the temporary file
         self._links: dict[bytes, bytes] = {}
 
@@ -172,7 +165,8 @@ class ArchivedTree:
         """Remove the temporary file."""
         with self._lock:
             if self._scratch is not None:
-                self._scratch.close()
+                os.close(self._scratch)
+                self._scratch = None
 
     def _take(self, event: TarEvent) -> None:
         if isinstance(event, EntryContent):
@@ -200,13 +194,18 @@ class ArchivedTree:
                 self._giving = True
             else:
                 # It may be wanted later, or never, or under the name of a hard link to it.
-                self._kept[name] = (self._scratch.written if self._scratch is not None else 0, entry.size)
+                self._kept[name] = (self._scratch_size, entry.size)
                 self._keeping = True
 
     def _keep(self, data: memoryview) -> None:
-        if self._scratch is None:
-            self._scratch = ScratchFile(self._directory)
-        self._scratch.write(data)
+        with storage_errors("writing a temporary file"):
+            if self._scratch is None:
+                with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+                    self._scratch = os.dup(file.fileno())
+            while data:
+                count = os.pwrite(self._scratch, data, self._scratch_size)
+                self._scratch_size += count
+                data = data[count:]
 
     def _give_kept(self) -> None:
         while (wanted := self._sink.wanted) is not None:
@@ -218,7 +217,8 @@ class ArchivedTree:
             self._check(size)
             stop = offset + size
             while offset < stop:
-                data = self._scratch.read(offset, min(_PIECE, stop - offset))
+                with storage_errors("reading a temporary file"):
+                    data = os.pread(self._scratch, min(_PIECE, stop - offset), offset)
                 if not data:
                     raise ContentError("a temporary file is shorter than it was")
                 offset += len(data)

@@ -6,20 +6,24 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IConsumer, IReactorTime
 
 from k3dreg.docker import container_files
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.engine_files.archive_reads import ArchivedFile, ArchivedTree, drain
-from k3dreg.engine_files.engine_files import FileStat
-from k3dreg.engine_files.file_blob import MAX_WAIT, ReaderBlob, Way
+from k3dreg.engine_files.engine_files import LARGEST_READ, FileStat, read_verified
 from k3dreg.engine_files.reader_containers import Reader
 from k3dreg.engine_files.reader_pool import SIZE, ReaderPool
-from k3dreg.engine_files.scratch_files import ScratchSpool
-from k3dreg.engine_files.shared_copies import SharedCopies
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import ContentError, EngineError, EngineUnavailable, FileAbsent, FilesUnreachable
+from k3dreg.oci.errors import (
+    ContentError,
+    ContentGone,
+    EngineError,
+    EngineUnavailable,
+    FileAbsent,
+    FilesUnreachable,
+)
+from k3dreg.store.arrivals import Arrival, Arrivals
 from k3dreg.streaming.content import IBlob, IByteStream, IContentSink
 from k3dreg.streaming.workers import Workers
 
@@ -29,12 +33,18 @@ _LEAST = 192 * 1024
 # Reader containers that one request tries.  `docker container prune` removes them one by one, and may remove each just
 # before the request gets it, and then each of the new ones.
 _TRIES = 4 * SIZE
+# Seconds after which the reading of a file that no client reads any more is given up.  The nodes of a cluster begin a
+# pull within some seconds of each other, and a client that reads a blob in parts asks for the next one.
+_UNREAD = 10.0
 
 T = TypeVar("T")
 
 
 class ReaderFiles:
     """Access to the engine's files through reader containers (`IEngineFiles`).
+
+    A blob is read once, whole, into the store, as the archive API reads a file from its beginning only.  Clients read
+    it meanwhile, each at its own pace, so that a slow one does not block a container for the others.
 
     It creates nothing in the engine before its first use.  The owner calls `close` in the end.
     """
@@ -44,25 +54,21 @@ class ReaderFiles:
         engine: IEngineRequests,
         workers: Workers,
         clock: IReactorTime,
+        arrivals: Arrivals,
         *,
         owner: str,
         scratch: str,
         size: int = SIZE,
-        max_wait: float = MAX_WAIT,
     ) -> None:
         """`scratch` is a directory for temporary files, and `size` the number of containers.
 
-        `owner`: see `ReaderContainers`.  `max_wait`, in seconds: see `ReaderBlob`.
+        `owner`: see `ReaderContainers`.
         """
         self._engine = engine
         self._workers = workers
         self._pool = ReaderPool(engine, clock, owner, size)
+        self._arrivals = arrivals
         self._scratch = scratch
-        self._max_wait = max_wait
-        self.clock = clock
-        # The sendings that come directly from the engine, by path, and the temporary copies that clients share.
-        self.sending: dict[str, Way] = {}
-        self.copies = SharedCopies(workers, clock, scratch)
 
     async def prepare(self) -> None:
         """Create the containers now, so that the first request need not wait some 100 ms for one.
@@ -95,15 +101,19 @@ class ReaderFiles:
         raise ContentError(f"a file of the engine's has more than {limit} bytes")
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
-        """Return the file as a blob, which asks the engine for the content when it is sent: see `IEngineFiles`."""
-        if size is not None and self.copies.holds(path, size):
-            return ReaderBlob(self, path, digest, size, self._max_wait)
+        """Return the file as a blob, which asks the engine for the content when it is sent: see `IEngineFiles`.
+
+        The blob is verified while it is sent, and kept in the store.
+        """
+        known = self._arrivals.find(digest)
+        if known is not None and size in (None, known.size):
+            return ReaderBlob(self, path, digest, known.size)
         found = await self.stat(path)
         if not found.is_file:
             raise FileAbsent("it is not a regular file")
         if size is not None and size != found.size:
             raise ContentError(f"{digest} has {found.size} bytes on the engine's disk, not {size}")
-        return ReaderBlob(self, path, digest, found.size, self._max_wait)
+        return ReaderBlob(self, path, digest, found.size)
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         """Pass files of the directory's archive to `sink`: see `IEngineFiles`.
@@ -134,8 +144,7 @@ class ReaderFiles:
         await self._workers.run(tree.finish)
 
     async def close(self) -> None:
-        """Remove the containers, and the temporary copies that no client uses."""
-        self.copies.close()
+        """Remove the containers."""
         await self._pool.close()
 
     # -- for ReaderBlob -----------------------------------------------------------------------------
@@ -148,19 +157,18 @@ class ReaderFiles:
         archive = partial(container_files.open_archive, self._engine, what="a file of the engine's")
         return ArchivedFile(*await self._request(archive, path, long=long))
 
-    def copy(self, path: str, start: int, size: int) -> ScratchSpool | None:
-        """Return the temporary copy of a file of `size` bytes that clients share, or None if the disk has no room.
+    async def arrive(self, path: str, digest: Digest, size: int) -> IBlob:
+        """Return a file of `size` bytes as a blob that is in the store, or arrives there.  Raises as `open`."""
 
-        `start` is the offset at which this client begins.  The caller must call the copy's `leave`.
-        """
-        found = self.copies.find(path, start)
-        if found is not None or not self.copies.have_room:
-            return found
-        return self.copies.make(path, start, size, Deferred.fromCoroutine(self.open(path, long=True)))
+        async def fill(arrival: Arrival) -> None:
+            file = await self.open(path, long=True)
+            try:
+                await _copy(file, size, arrival)
+            except BaseException:
+                file.close()
+                raise
 
-    def spool(self, start: int) -> ScratchSpool:
-        """Return a temporary file for the bytes from `start`, for one client.  The caller joins and fills it."""
-        return ScratchSpool(self._workers, self._scratch, start)
+        return await self._arrivals.open(digest, fill)
 
     # -- requests -----------------------------------------------------------------------------------
 
@@ -202,3 +210,38 @@ class ReaderFiles:
             if isinstance(error, FileAbsent):
                 raise
             raise FilesUnreachable(f"Docker does not let its files be read: {error}") from error
+
+
+async def _copy(file: ArchivedFile, size: int, arrival: Arrival) -> None:
+    """Write the file, which should have `size` bytes.  Give it up when no client has read it for `_UNREAD` seconds."""
+    while arrival.unread_for <= _UNREAD:
+        if arrival.blob is None:
+            await arrival.begin(size)
+        data = await file.read()
+        if not data:
+            return
+        await arrival.write(data)
+    raise ContentGone("no client reads it any more")
+
+
+class ReaderBlob:
+    """A file of the engine's host as a blob, which begins to arrive in the store when it is sent."""
+
+    def __init__(self, files: ReaderFiles, path: str, digest: Digest, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self._files = files
+        self._path = path
+
+    async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
+        """Send the bytes from `start` up to, not including, `stop` to `consumer`, as `IBlob` says.
+
+        Raises as `ReaderFiles.open` and `ArrivingBlob.send`.
+        """
+        if start < stop:
+            blob = await self._files.arrive(self._path, self.digest, self.size)
+            await blob.send(consumer, start, stop)
+
+    async def read(self) -> bytes:
+        """Return the whole content.  Raises as `read_verified`."""
+        return await read_verified(self.digest, self.size, lambda: self._files.read(self._path, LARGEST_READ))

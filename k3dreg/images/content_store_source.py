@@ -66,9 +66,9 @@ class _Held:
 class ContentStoreSource:
     """Serves blobs from the files of containerd's content store, without an export.  Implements `IImageSource`.
 
-    Manifests and configs are verified.  Other blobs are only checked for their size: containerd verified them when they
-    arrived, and the node verifies them again.  Hashing a GB takes 0.6 s of processor time, sending it from a file 0.2
-    to 0.3 s.
+    Manifests, configs, and what is read through reader containers are verified.  Files that k3dreg opens are only
+    checked for their size: containerd verified them when they arrived, and the node verifies them again.  Hashing a GB
+    takes 0.6 s of processor time, sending it from a file 0.2 to 0.3 s.
     """
 
     name = "content"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Hashable
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -61,8 +62,10 @@ class Arrival:
 
     @property
     def unread_for(self) -> float:
-        """Return for how many seconds no client has read the blob; 0 before `begin` and while one reads."""
-        return 0.0 if self.blob is None else self.blob.unread_for
+        """Return for how many seconds no client has read the blob; before `begin`, infinity if none waits for it."""
+        if self.blob is not None:
+            return self.blob.unread_for
+        return 0.0 if self.opened.waiting or self.whole.waiting else math.inf
 
     async def begin(self, size: int) -> None:
         """Let clients read the blob, which has `size` bytes.  Call it once, and only if the digest is known.
@@ -174,14 +177,14 @@ class Arrivals:
         Concurrent calls with the same `key` share one arrival, which cancelling a call does not stop.  `key` stands for
         the right to read the blob where it comes from.  Raises what `fill` raises before it calls `Arrival.begin`.
         """
-        return self._store.get(digest) or await self._join(digest, fill, key).opened.wait()
+        return self._store.get(digest) or await self._join(digest, fill, key, lambda arrival: arrival.opened)
 
     async def fetch(self, digest: Digest, fill: Fill, key: Hashable = None) -> IBlob:
         """Return the blob when it is verified and in the store; else as `open`.
 
         Raises what `fill` raises, `DigestMismatch`, and `StoreError` if it cannot be kept.
         """
-        return self._store.get(digest) or await self._join(digest, fill, key).whole.wait()
+        return self._store.get(digest) or await self._join(digest, fill, key, lambda arrival: arrival.whole)
 
     async def bring(self, digest: Digest | None, fill: Fill) -> IBlob:
         """Fill a new arrival, which `open` may join, and return the blob when it is verified and in the store.
@@ -199,17 +202,20 @@ class Arrivals:
             each.cancel()
         return DeferredList(running).addCallback(lambda _: None)
 
-    def _join(self, digest: Digest, fill: Fill, key: Hashable) -> Arrival:
+    def _join(
+        self, digest: Digest, fill: Fill, key: Hashable, outcome: Callable[[Arrival], Outcome[IBlob]]
+    ) -> Deferred[IBlob]:
         arrival = self._arriving.get((digest, key))
         if arrival is not None and arrival.has_beginning:
-            return arrival
+            return outcome(arrival).wait()
         if self._closed:
             raise EngineUnavailable("k3dreg is stopping")
         arrival = Arrival(self._workers, digest)
+        waiting = outcome(arrival).wait()
         running = Deferred.fromCoroutine(self._run(arrival, fill, key))
         self._running.add(running)
         running.addBoth(lambda _: self._running.discard(running))  # a failure was passed to the readers
-        return arrival
+        return waiting
 
     async def _run(self, arrival: Arrival, fill: Fill, key: Hashable) -> IBlob:
         at = (arrival.digest, key)

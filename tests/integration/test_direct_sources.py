@@ -181,7 +181,15 @@ class _Direct(TestCase):
     # -- ways to the files --------------------------------------------------------------------------
 
     def reader(self, **more: Any) -> ReaderFiles:
-        files = ReaderFiles(self.engine, self.workers, _reactor, owner=self.owner, scratch=self.directory.name, **more)
+        files = ReaderFiles(
+            self.engine,
+            self.workers,
+            _reactor,
+            self.arrivals,
+            owner=self.owner,
+            scratch=self.directory.name,
+            **more,
+        )
         self.addCleanup(lambda: Deferred.fromCoroutine(files.close()))
         return files
 
@@ -396,7 +404,9 @@ class _Direct(TestCase):
 
     async def test_a_bind_that_is_refused_costs_one_try(self) -> None:
         elsewhere = _Elsewhere(self.engine)
-        files = ReaderFiles(elsewhere, self.workers, _reactor, owner=self.owner, scratch=self.directory.name)
+        files = ReaderFiles(
+            elsewhere, self.workers, _reactor, self.arrivals, owner=self.owner, scratch=self.directory.name
+        )
         for _ in range(3):
             with self.assertRaises(FilesUnreachable):
                 await files.stat("/nonesuch/k3dreg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
@@ -56,8 +56,8 @@ def test_directories_that_docker_passed_are_closed_with_the_daemon(
     options.parseOptions(["--state-dir", str(state), "--docker", "unix:///nonexistent/docker.sock"])
     engine: Any = FakeArchiveApi({})
     engine.engine_info = evolve(INFO, root_dir=str(root))
-    closing = Closing()
-    Deferred.fromCoroutine(make_files(options.config, engine, InlineWorkers(), Clock(), closing))
+    closing, arrivals = Closing(), cast(Any, None)  # no image is read
+    Deferred.fromCoroutine(make_files(options.config, engine, InlineWorkers(), arrivals, Clock(), closing))
     assert open_below(root)
     Deferred.fromCoroutine(closing.close())
     assert open_below(root) == []

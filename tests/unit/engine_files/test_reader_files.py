@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -11,10 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.engine_files import shared_copies
 from k3dreg.engine_files.reader_files import ReaderFiles
 from k3dreg.engine_files.reader_pool import REFUSED_FOR
-from k3dreg.engine_files.scratch_files import ScratchFile
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
     ContentError,
@@ -23,21 +21,21 @@ from k3dreg.oci.errors import (
     EngineUnavailable,
     FileAbsent,
     FilesUnreachable,
-    StoreError,
 )
+from k3dreg.store.arrivals import READER_WAIT, Arrivals
+from k3dreg.store.blob_store import SETTLING, BlobStore, open_store
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.push_producer import ConsumerGone
 from tests.fakes.archive_api import CONTENT, ROOT, FakeArchiveApi
 from tests.fakes.consumers import Reader
+from tests.fakes.stores import fill_disk_after, refuse_writes
 from tests.fakes.workers import InlineWorkers
 
 DATA = os.urandom(1_000_000)
 DIGEST = Digest.of(DATA)
 PATH = f"{CONTENT}/blobs/sha256/{DIGEST.hex}"
 OTHER = f"{CONTENT}/blobs/sha256/other"
-MAX_WAIT = 5.0
-LINGER = 10.0
-NO_ROOM_FOR = 30.0
+UNREAD = 10.0
 
 
 class _Case(SynchronousTestCase):
@@ -46,15 +44,19 @@ class _Case(SynchronousTestCase):
         self.engine = FakeArchiveApi({PATH: DATA, OTHER: b"other", **{f"{OTHER}{n}": DATA for n in range(9)}})
         self.scratch = self.mktemp()
         os.mkdir(self.scratch)
+        workers = InlineWorkers(self.clock)
+        self.state = Path(self.mktemp())
+        self.store: BlobStore = self.result(open_store(self.state, workers, 1 << 30, self.clock))
+        self.addCleanup(lambda: self.result(self.store.close()))
+        self.arrivals = Arrivals(self.store, workers)
+        self.addCleanup(self.arrivals.shutdown)
         self.files = self.another()
 
     def another(self, owner: str = "owner", size: int = 4) -> ReaderFiles:
         workers = InlineWorkers(self.clock)
-        files = ReaderFiles(
-            self.engine, workers, self.clock, owner=owner, scratch=self.scratch, size=size, max_wait=MAX_WAIT
+        return ReaderFiles(
+            self.engine, workers, self.clock, self.arrivals, owner=owner, scratch=self.scratch, size=size
         )
-        self.addCleanup(files.copies.close)  # those that are kept for a while
-        return files
 
     def hold(self) -> ReaderFiles:
         """The engine gives no bytes of an archive until it is let go."""
@@ -80,8 +82,8 @@ class _Case(SynchronousTestCase):
         return self.begin(blob.send(reader, start, blob.size if stop is None else stop))
 
     def check_nothing_is_left(self) -> None:
-        self.clock.advance(LINGER)
-        self.assertEqual((len(self.files.copies), self.files.sending, self.clock.getDelayedCalls()), (0, {}, []))
+        self.clock.advance(SETTLING)
+        self.assertEqual((list((self.state / "staging").iterdir()), self.clock.getDelayedCalls()), ([], []))
 
     def archives(self) -> int:
         """How often a file was asked for."""
@@ -129,7 +131,6 @@ class ReadingTests(_Case):
         self.fails(waiting, ContentGone)
 
     def test_a_blob_is_sent_whole_and_in_parts(self) -> None:
-        self.files = self.another(size=2)  # of which one sends blobs: it has to come back each time
         for start, stop in [(0, len(DATA)), (0, 1), (len(DATA) - 1, len(DATA)), (300_000, 700_001), (5, 5)]:
             reader = Reader()
             self.successResultOf(self.send(reader, start=start, stop=stop))
@@ -157,40 +158,60 @@ class ReadingTests(_Case):
 
 
 class EndsTests(_Case):
-    def test_a_client_that_reads_slowly_holds_up_the_engine_and_not_k3dreg(self) -> None:
-        reader = Reader(100_000)
-        sending = self.send(reader)
-        self.assertLess(len(reader.received), 600_000)
-        self.assertLess(self.engine.streams[0].at, 900_000)
-        reader.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual(reader.received, DATA)
+    def test_a_client_that_reads_slowly_holds_up_neither_the_engine_nor_others(self) -> None:
+        readers = [Reader(100_000), Reader(1), Reader()]
+        sendings = [self.send(reader) for reader in readers]
+        self.assertTrue(self.engine.streams[0].at_end)
+        self.assertLess(len(readers[0].received), 600_000)
+        self.successResultOf(sendings[2])
+        for reader, sending in zip(readers, sendings, strict=True):
+            reader.eat(None)
+            self.successResultOf(sending)
+            self.assertEqual(reader.received, DATA)
+        self.assertEqual(self.archives(), 1)
 
-    def test_a_client_that_leaves_gives_the_reader_back_at_once(self) -> None:
-        self.files = self.another(size=2)
-        for _ in range(3):
-            reader = Reader(100_000)
-            sending = self.send(reader)
-            reader.leave()
-            self.fails(sending, ConsumerGone)
-        self.assertTrue(all(stream.closed for stream in self.engine.streams))
+    def test_a_file_of_which_no_client_reads_any_more_is_kept_if_it_soon_has_come(self) -> None:
+        sending, reader = self.send_held()
+        reader.leave()
+        self.fails(sending, ConsumerGone)
+        self.clock.advance(UNREAD)
+        self.assertFalse(self.engine.streams[0].closed)
+        self.engine.streams[0].let_go()
+        self.successResultOf(self.send(Reader()))
+        self.assertEqual(self.archives(), 1)
 
-    def test_cancelling_gives_the_reader_back_at_once(self) -> None:
-        self.files = self.another(size=2)
+    def test_a_file_that_no_client_reads_any_more_is_given_up_some_time_later(self) -> None:
+        self.files = self.another(size=2)  # of which one reads blobs: it has to come back each time
         for _ in range(3):
-            sending = self.send(Reader(100_000))
+            sending, _ = self.send_held()
             sending.cancel()
             self.failureResultOf(sending)
-        self.assertTrue(all(stream.closed for stream in self.engine.streams))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.clock.advance(UNREAD + 1)
+            self.engine.streams[-1].let_go()
+            self.assertTrue(self.engine.streams[-1].closed)
+            self.check_nothing_is_left()
+        self.engine.holds = False
+        self.successResultOf(self.send(Reader()))
+
+    def test_a_file_for_which_no_client_has_waited_until_its_turn_is_not_read(self) -> None:
+        self.files = self.another(size=1)
+        blob = self.blob()
+        reading = self.begin(self.hold().read(OTHER, 9))
+        waiting = self.begin(blob.send(Reader(), 0, blob.size))
+        waiting.cancel()
+        self.failureResultOf(waiting)
+        self.engine.holds = False
+        self.engine.streams[0].let_go()
+        self.successResultOf(reading)
+        self.assertEqual((self.engine.streams[1].closed, self.engine.streams[1].at), (True, 0))
 
     def test_a_file_that_goes_away_while_it_is_sent_is_never_sent_whole(self) -> None:
-        reader = Reader(100_000)
-        sending = self.send(reader)
+        sending, reader = self.send_held()
         self.engine.streams[0].data = self.engine.streams[0].data[:900_000]
-        reader.eat(None)
-        self.fails(sending, ContentGone)
+        self.engine.streams[0].let_go()
+        self.assertIn("broke off", str(self.fails(sending, ContentError)))
         self.assertLess(len(reader.received), len(DATA))
+        self.check_nothing_is_left()
 
     def test_a_file_that_has_changed_since_it_was_announced_is_not_sent(self) -> None:
         blob = self.blob()
@@ -199,313 +220,114 @@ class EndsTests(_Case):
         self.fails(self.begin(blob.send(reader, 0, blob.size)), ContentError)
         self.assertEqual(reader.received, b"")
 
+    def test_a_file_with_other_content_than_its_digest_says_is_never_sent_whole(self) -> None:
+        self.engine.host[PATH] = DATA[:-1] + bytes([DATA[-1] ^ 1])
+        reader = Reader()
+        self.fails(self.send(reader), ContentError)
+        self.assertLess(len(reader.received), len(DATA))
+        self.check_nothing_is_left()
+
     def test_an_engine_that_is_lost_in_the_middle_fails_the_sending(self) -> None:
-        reader = Reader(100_000)
-        sending = self.send(reader)
+        sending, _ = self.send_held()
         self.engine.streams[0].breaks_at = 700_000
-        reader.eat(None)
-        self.fails(sending, EngineUnavailable)
+        self.engine.streams[0].let_go()
+        self.assertIn("connection to the engine was lost", str(self.fails(sending, ContentError)))
+        self.check_nothing_is_left()
+        self.engine.holds = False
+        self.successResultOf(self.send(Reader()))
+
+    def test_a_stop_ends_what_is_read(self) -> None:
+        sending, _ = self.send_held()
+        self.successResultOf(self.arrivals.shutdown())
+        self.fails(sending, ContentError)
+        self.assertTrue(self.engine.streams[0].closed)
+        self.check_nothing_is_left()
+
+    def send_held(self) -> tuple[Deferred[Any], Reader]:
+        """A sending in the middle of which the engine gives no more bytes until its stream is let go."""
+        self.engine.holds, reader = True, Reader()
+        sending = self.send(reader)
+        self.engine.streams[-1].let_go(until=600_000)
+        self.assertGreater(len(reader.received), 0)
+        return sending, reader
 
 
 class SharingTests(_Case):
-    def test_a_client_that_has_used_up_the_engine_s_patience_gets_the_rest_from_a_copy(self) -> None:
-        reader = Reader(100_000)
-        sending = self.send(reader)
-        self.assertFalse(self.engine.streams[0].closed)
-        self.clock.advance(MAX_WAIT)
-        self.assertTrue(self.engine.streams[0].closed)
-        self.assertEqual(os.listdir(self.scratch), [])  # it has no name
-        reader.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual(reader.received, DATA)
-
-    def test_patience_is_for_the_whole_sending_and_not_for_each_piece(self) -> None:
-        reader = Reader(1)
-        sending = self.send(reader)
-        self.clock.advance(MAX_WAIT * 0.6)
-        reader.eat(1)
-        self.clock.advance(MAX_WAIT * 0.3)
-        self.assertFalse(self.engine.streams[0].closed)
-        self.clock.advance(MAX_WAIT * 0.1)
-        self.assertTrue(self.engine.streams[0].closed)
-        reader.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual(reader.received, DATA)
-
-    def test_stalled_clients_on_all_readers_do_not_starve_others(self) -> None:
-        stalled = [self.send(Reader(1), f"{OTHER}{number}") for number in range(4)]
-        # Small things have a reader of their own.
-        self.assertEqual(self.result(self.files.read(OTHER, 9)), b"other")
-        reader = Reader()
-        sending = self.send(reader)
-        self.assertNoResult(sending)
-        self.clock.advance(MAX_WAIT)
-        self.successResultOf(sending)
-        self.assertEqual(reader.received, DATA)
-        for waiting in stalled:
-            self.assertNoResult(waiting)
-            waiting.cancel()
-            self.failureResultOf(waiting)
-
     def test_many_who_ask_for_one_file_at_once_make_the_engine_read_it_once(self) -> None:
-        readers = [Reader(1) for _ in range(20)]
+        self.hold()
+        readers = [Reader() for _ in range(20)]
         sendings = [self.send(reader) for reader in readers]
-        # The first had begun to be read for one alone.
-        self.assertEqual([stream.closed for stream in self.engine.streams], [True, True])
+        self.engine.streams[0].let_go()
         for reader, sending in zip(readers, sendings, strict=True):
-            reader.eat(None)
             self.successResultOf(sending)
             self.assertEqual(reader.received, DATA)
+        self.assertEqual(self.archives(), 1)
         self.check_nothing_is_left()
 
     def test_those_who_share_may_leave_without_disturbing_the_rest(self) -> None:
-        readers = [Reader(1) for _ in range(4)]
+        self.hold()
+        readers = [Reader() for _ in range(4)]
         sendings = [self.send(reader, start=number) for number, reader in enumerate(readers)]
         for number in (0, 1):
             readers[number].leave()
             self.fails(sendings[number], ConsumerGone)
+        self.clock.advance(UNREAD + 1)
+        self.engine.streams[0].let_go()
         for number in (2, 3):
-            readers[number].eat(None)
             self.successResultOf(sendings[number])
             self.assertEqual(readers[number].received, DATA[number:])
-        self.check_nothing_is_left()
-
-    def test_when_all_who_share_have_left_the_engine_is_not_read_any_more(self) -> None:
-        readers = [Reader() for _ in range(3)]
-        self.hold()
-        sendings = [self.send(reader) for reader in readers]
-        self.assertEqual([stream.closed for stream in self.engine.streams], [True, False])
-        for reader, sending in zip(readers, sendings, strict=True):
-            self.assertFalse(self.engine.streams[1].closed)
-            reader.leave()
-            self.fails(sending, ConsumerGone)
-        self.assertTrue(self.engine.streams[1].closed)
-        self.check_nothing_is_left()
-
-    def test_one_who_has_most_of_it_goes_on_by_himself(self) -> None:
-        first, second = Reader(600_000), Reader()
-        sending = self.send(first)
-        self.assertFalse(self.engine.streams[0].closed)
-        self.successResultOf(self.send(second))
-        self.assertFalse(self.engine.streams[0].closed)
-        first.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual((first.received, second.received), (DATA, DATA))
-
-    def test_one_who_has_some_of_it_goes_on_with_the_others(self) -> None:
-        first, second = Reader(300_000), Reader(1)
-        sendings = [self.send(first), self.send(second)]
-        self.assertTrue(self.engine.streams[0].closed)
-        second.leave()
-        self.fails(sendings[1], ConsumerGone)
-        third = Reader()
-        self.successResultOf(self.send(third))  # the copy is there for as long as anybody has not got it all
-        self.assertEqual(self.archives(), 2)
-        first.eat(None)
-        self.successResultOf(sendings[0])
-        self.assertEqual((first.received, third.received), (DATA, DATA))
-
-    def test_a_copy_is_kept_for_those_who_come_a_little_later(self) -> None:
-        first = Reader(1)
-        self.send(first)
-        self.successResultOf(self.send(Reader()))
-        first.eat(None)
-        for _ in range(3):
-            self.clock.advance(LINGER - 1)
-            reader = Reader()
-            self.successResultOf(self.send(reader))
-            self.assertEqual((reader.received, self.archives()), (DATA, 2))
-        self.clock.advance(LINGER)
-        self.successResultOf(self.send(Reader()))
-        self.assertEqual(self.archives(), 3)
-        self.check_nothing_is_left()
-
-    def test_no_more_than_so_much_is_kept_of_what_nobody_uses(self) -> None:
-        self.patch(shared_copies, "_MOST", 2 * len(DATA))
-        paths = [f"{OTHER}{number}" for number in range(3)]
-        for path in paths:
-            first = Reader(1)
-            self.send(first, path)
-            self.successResultOf(self.send(Reader(), path))
-            first.eat(None)
-        asked = self.archives()
-        for path in reversed(paths):
-            self.successResultOf(self.send(Reader(), path))
-        self.assertEqual(self.archives(), asked + 1)
-        self.check_nothing_is_left()
-
-    def test_one_that_did_not_get_whole_is_no_use_to_anybody(self) -> None:
-        self.hold()
-        readers = [Reader() for _ in range(2)]
-        sendings = [self.send(reader) for reader in readers]
-        self.engine.streams[1].breaks_at = 600_000
-        self.engine.streams[1].let_go()
-        for sending in sendings:
-            self.fails(sending, ContentGone)
-        self.check_nothing_is_left()
-        self.engine.holds = False
-        self.successResultOf(self.send(Reader()))
-        self.assertEqual(self.archives(), 3)
+        self.assertEqual(self.archives(), 1)
 
     def test_one_part_after_another_makes_the_engine_read_the_file_once(self) -> None:
+        self.hold()
         for start in range(100_000, 900_000, 100_000):
-            reader = Reader(1)
+            reader = Reader()
             sending = self.send(reader, start=start)  # to the end, of which the client takes some bytes
-            if not sending.called:
-                reader.leave()
-                self.fails(sending, ConsumerGone)
+            self.engine.streams[0].let_go(until=start + 50_000)
+            reader.leave()
+            self.fails(sending, ConsumerGone)
             self.assertEqual(reader.received, DATA[start : start + len(reader.received)])
-            self.clock.advance(LINGER - 1)
+            self.clock.advance(UNREAD - 1)
+        self.engine.streams[0].let_go()
         asked = len(self.engine.asked)
         blob = self.result(self.files.blob(PATH, DIGEST, len(DATA)))
         earlier = Reader()
         self.successResultOf(self.begin(blob.send(earlier, 1, 9)))
-        self.assertEqual(len(self.engine.asked), asked)
+        self.assertEqual((earlier.received, len(self.engine.asked)), (DATA[1:9], asked))
         self.fails(self.files.blob(PATH, DIGEST, len(DATA) + 1), ContentError)
-        self.assertEqual((earlier.received, self.archives()), (DATA[1:9], 1))
-        self.check_nothing_is_left()
 
-    def test_a_copy_goes_on_arriving_for_those_who_ask_for_the_next_part(self) -> None:
-        self.hold()
-        reader = Reader()
-        sending = self.send(reader, start=10)
-        reader.leave()
-        self.fails(sending, ConsumerGone)
-        self.assertFalse(self.engine.streams[0].closed)
-        second = Reader()
-        sending = self.send(second, start=500_000, stop=500_010)
-        self.engine.streams[0].let_go()
-        self.successResultOf(sending)
-        self.assertEqual((second.received, self.archives()), (DATA[500_000:500_010], 1))
-        self.check_nothing_is_left()
-
-    def test_a_copy_does_not_go_on_arriving_for_longer_than_it_is_kept(self) -> None:
-        self.hold()
-        reader = Reader()
-        sending = self.send(reader, start=10)
-        reader.leave()
-        self.fails(sending, ConsumerGone)
-        self.clock.advance(LINGER)
-        self.assertTrue(self.engine.streams[0].closed)
-        self.check_nothing_is_left()
-
-    def test_a_copy_that_would_become_too_large_is_not_kept_until_it_is(self) -> None:
-        self.patch(shared_copies, "_MOST", len(DATA) - 1)
-        self.hold()
-        reader = Reader()
-        sending = self.send(reader, start=10)
-        reader.leave()
-        self.fails(sending, ConsumerGone)
-        self.assertTrue(self.engine.streams[0].closed)
-        self.check_nothing_is_left()
-
-    def test_a_stop_removes_what_is_kept(self) -> None:
-        first = Reader(1)
-        self.send(first)
+    def test_what_is_kept_is_given_without_the_engine(self) -> None:
         self.successResultOf(self.send(Reader()))
-        first.eat(None)
-        self.result(self.files.close())
-        self.assertEqual((len(self.files.copies), self.clock.getDelayedCalls()), (0, []))
+        self.engine.down = True
+        reader = Reader()
+        self.successResultOf(self.send(reader))
+        self.assertEqual(reader.received, DATA)
 
-    def test_one_for_whom_the_engine_is_only_just_asked_waits_with_the_others(self) -> None:
-        asked: Deferred[None] = Deferred()
-        open_file = self.files.open
-
-        async def open_late(path: str, *, long: bool) -> Any:
-            file = await open_file(path, long=long)
-            if not asked.called:
-                await asked
-            return file
-
-        self.patch(self.files, "open", open_late)
-        readers = [Reader() for _ in range(2)]
-        sendings = [self.send(reader) for reader in readers]
-        asked.callback(None)
-        for reader, sending in zip(readers, sendings, strict=True):
-            self.successResultOf(sending)
-            self.assertEqual(reader.received, DATA)
-        self.check_nothing_is_left()
-        self.assertTrue(all(stream.closed for stream in self.engine.streams))
-
-    def test_one_who_asks_for_a_later_part_shares_with_the_first(self) -> None:
-        first, second = Reader(100), Reader()
-        sending = self.send(first)
-        self.successResultOf(self.send(second, start=500_000))
-        self.assertEqual(([stream.closed for stream in self.engine.streams]), [True, True])
-        first.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual((first.received, second.received), (DATA, DATA[500_000:]))
-        self.check_nothing_is_left()
-
-    def test_where_no_copy_can_be_made_each_gets_the_file_by_himself(self) -> None:
-        first, others = Reader(1), [Reader() for _ in range(2)]
-        sending = self.send(first)
-        os.rmdir(self.scratch)
-        for other in others:
-            self.successResultOf(self.send(other))
-            self.assertEqual(other.received, DATA)
-        first.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual(first.received, DATA)
-        self.check_nothing_is_left()
-        os.mkdir(self.scratch)
-
-    def test_when_a_copy_has_no_more_room_each_gets_the_rest_by_himself(self) -> None:
-        readers = [Reader(1), Reader(1), Reader(), Reader()]
-        with self.room(600_000):
-            sendings = [self.send(reader, start=number) for number, reader in enumerate(readers)]
-            for reader in readers[:2]:
-                reader.eat(None)
+    def test_where_none_can_be_kept_clients_get_the_file_at_their_pace(self) -> None:
+        refuse_writes(self)
+        readers = [Reader(1), Reader(1), Reader()]
+        sendings = [self.send(reader, start=number) for number, reader in enumerate(readers)]
+        self.clock.advance(UNREAD + 1)
+        for reader in readers:
+            reader.eat(None)
         for number, (reader, sending) in enumerate(zip(readers, sendings, strict=True)):
             self.successResultOf(sending)
             self.assertEqual(reader.received, DATA[number:])
-        self.check_nothing_is_left()
-        self.assertTrue(all(stream.closed for stream in self.engine.streams))
+        self.assertFalse(self.store.has(DIGEST))
+        self.assertTrue(all(stream.closed or stream.at_end for stream in self.engine.streams))
 
-    def test_a_slow_one_for_whom_there_is_no_room_gets_the_rest_at_its_own_pace(self) -> None:
-        reader = Reader(1)
-        sending = self.send(reader)
-        with self.room(1_000):
-            self.clock.advance(MAX_WAIT)
-            self.assertTrue(self.engine.streams[0].closed)
-            reader.eat(300_000)
-            self.clock.advance(2 * MAX_WAIT)
-            self.assertNoResult(sending)
-            reader.eat(None)
-        self.successResultOf(sending)
-        self.assertEqual(reader.received, DATA)
-        self.check_nothing_is_left()
+    def test_a_part_is_given_where_none_can_be_kept(self) -> None:
+        fill_disk_after(self, 300_000)
+        for start, stop in ((700_000, 700_010), (5, 9), (0, len(DATA))):
+            reader = Reader()
+            self.successResultOf(self.send(reader, start=start, stop=stop))
+            self.assertEqual(reader.received, DATA[start:stop])
+            self.clock.advance(READER_WAIT)
+        self.assertFalse(self.store.has(DIGEST))
 
-    def test_none_is_begun_for_some_time_after_there_was_no_room(self) -> None:
-        def asked_by_two() -> int:
-            before, first = self.archives(), Reader(1)
-            sendings = [self.send(first), self.send(Reader())]
-            first.eat(None)
-            for sending in sendings:
-                self.successResultOf(sending)
-            return self.archives() - before
-
-        with self.room(1_000):
-            # The first straight, a copy that both were to have, and then each by himself.
-            self.assertEqual(asked_by_two(), 4)
-            self.assertEqual(asked_by_two(), 2)
-        self.clock.advance(NO_ROOM_FOR)
-        self.successResultOf(self.send(Reader()))
-        self.assertEqual((asked_by_two(), len(self.files.copies)), (2, 1))
-        self.check_nothing_is_left()
-
-    @contextmanager
-    def room(self, size: int) -> Iterator[None]:
-        """A disk with room for so many bytes of a temporary file."""
-        write = ScratchFile.write
-
-        def write_some(file: ScratchFile, data: bytes | memoryview) -> None:
-            if file.written + len(data) > size:
-                raise StoreError("a temporary file cannot be written: No space left on device")
-            write(file, data)
-
-        with mock.patch.object(ScratchFile, "write", write_some):
-            yield
+    def test_documents_are_read_where_none_can_be_kept(self) -> None:
+        refuse_writes(self)
+        self.assertEqual(self.result(self.blob().read()), DATA)
 
 
 class ContainersTests(_Case):
@@ -618,9 +440,10 @@ class ContainersTests(_Case):
 
     def test_those_who_wait_when_they_are_removed_are_served(self) -> None:
         self.files = self.another(size=1)
-        stalled = self.send(Reader(1), f"{OTHER}1")
+        stalled = self.begin(self.hold().read(f"{OTHER}1", len(DATA)))
         waiting = self.begin(self.files.read(OTHER, 9))
         self.assertNoResult(waiting)
+        self.engine.holds = False
         self.engine.containers.clear()
         stalled.cancel()
         self.failureResultOf(stalled)

@@ -15,11 +15,9 @@ from twisted.web.iweb import IAgent
 
 from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool
 from k3dreg.engine_files.archive_reads import ArchivedFile
-from k3dreg.engine_files.scratch_files import ScratchSpool
 from k3dreg.oci.errors import ContentGone, EngineSilent, EngineUnavailable
 from k3dreg.streaming.response_body import ResponseBody
 from k3dreg.streaming.workers import Workers
-from tests.fakes.consumers import Reader
 from tests.fakes.images import make_tar
 
 reactor = cast(Any, _reactor)
@@ -157,20 +155,3 @@ class FileTests(LargeCase):
         self.parts(make_tar([("x", self.data)])[: SIZE // 2])
         file = ArchivedFile(await self.body(), lambda: None)
         await self.assertFailure(Deferred.fromCoroutine(self.read_all(file)), ContentGone)
-
-    async def test_a_spool_has_all_of_it(self) -> None:
-        self.parts(make_tar([("x", self.data)]))
-        directory = self.mktemp()
-        os.mkdir(directory)
-        spool = ScratchSpool(self.workers, directory, 0).join()
-
-        async def opened() -> ArchivedFile:
-            return ArchivedFile(await self.body(), lambda: None)
-
-        spool.fill(cast(Any, Deferred.fromCoroutine(opened())))
-        reader = Reader()
-        await spool.send(reader, 0, SIZE)
-        self.read += reader.received
-        self.check()
-        self.assertTrue(spool.is_whole)
-        spool.leave()

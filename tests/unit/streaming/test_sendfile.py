@@ -19,7 +19,6 @@ from twisted.internet.task import Clock, deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from k3dreg.engine_files.local_files import LocalBlob
-from k3dreg.engine_files.scratch_files import ScratchSpool
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreFull
 from k3dreg.streaming.arriving_blob import ArrivingBlob
@@ -278,34 +277,6 @@ class GrowingTests(SocketCase):
         for wire in (waiting, lazy):
             await wire.closed()
             self.assertLess(len(wire.received), SIZE)
-
-    async def test_a_temporary_copy_is_sent_from_where_it_begins(self) -> None:
-        stream = Pieces([self.data[5_000:1_000_000], self.data[1_000_000:]])
-        spool = ScratchSpool(self.workers, str(Path(self.path).parent.absolute()), 5_000).join()
-        self.addCleanup(spool.leave)
-        spool.fill(succeed(stream))
-
-        class Spooled(WholeBlob):
-            async def send(self, consumer: IConsumer, start: int, stop: int) -> None:
-                await spool.send(consumer, start, stop)
-
-        wire = await self.connect(self.port)
-        path = f"/v2/x/blobs/{self.registry.put(Spooled(self.data))}"
-        answer = await wire.ask("GET", path, Range="bytes=6000-8999999")
-        self.assertTrue(answer.body == self.data[6_000:9_000_000])
-
-
-class Pieces:
-    """A stream of these pieces."""
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-
-    async def read(self, least: int = 1) -> bytes:
-        return self._pieces.pop(0) if self._pieces else b""
-
-    def close(self) -> None:
-        self._pieces = []
 
 
 class EndsTests(SocketCase):
