@@ -47,22 +47,25 @@ class ListedImage:
     size: int = 0
 
 
-async def listed(engine: IEngineRequests, *, label: str = "") -> Sequence[ListedImage]:
-    """Return the images, or those that have the label `label`, whatever its value.  Some may have no name.
+async def listed(engine: IEngineRequests, *, reference: str = "", label: str = "") -> Sequence[ListedImage]:
+    """Return the images, or those whose names match the pattern `reference`, or that have a label.
+
+    `label` is the label's name.  The engine reads every image to compare labels, those without a name, too.
 
     For short lists: a long one blocks the reactor while it is parsed.  See `parse_list`.
     """
-    return parse_list(await fetch_list(engine, label=label))
+    return parse_list(await fetch_list(engine, reference=reference, label=label))
 
 
-async def fetch_list(engine: IEngineRequests, *, label: str = "") -> bytes:
-    """Return the unparsed list of images, for `parse_list`.  `label`: see `listed`.
+async def fetch_list(engine: IEngineRequests, *, reference: str = "", label: str = "") -> bytes:
+    """Return the unparsed list of images, for `parse_list`.  `reference` and `label`: see `listed`.
 
     An engine with the containerd store reads the names first and their images then, and fails when an image is removed
     between (seen in 28.5: 404, `content digest sha256:…: not found`).  So this asks again at once: by then the name is
     removed, too.
     """
-    params = {"filters": json.dumps({"label": [label]})} if label else {}
+    filters = {name: [value] for name, value in (("reference", reference), ("label", label)) if value}
+    params = {"filters": json.dumps(filters)} if filters else {}
     tries = _TRIES
     while True:
         tries -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from twisted.internet.interfaces import IReactorTime
@@ -51,12 +51,20 @@ async def image_of_nothing(engine: IEngineRequests, repository: str, role: str, 
 async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
     """Remove empty images that were left in the engine because the engine or a k3dreg was killed.
 
+    `clean_up` removes those without a name, too, for which the engine takes longer.  Raises `EngineError`.
+    """
+    await _remove(engine, owner, await images.listed(engine, reference="k3dreg-*"))
+
+
+async def _remove(engine: IEngineRequests, owner: str, found: Iterable[images.ListedImage]) -> None:
+    """Remove those of `found` that are k3dreg's and were left behind.
+
     Images of other k3dregs are removed after an hour, because their k3dreg may never start again, and those without a
     name, too, because this process may be importing one.  An image that a running container uses stays until the next
     call.  Raises `EngineError`.
     """
     oldest = time.time() - _IN_USE
-    for image in await images.listed(engine, label=ROLE):
+    for image in found:
         is_ours = ROLE in image.labels and all(map(is_helper_image, image.names))
         is_owners = bool(image.names) and image.labels.get(OWNER) == owner
         is_left = is_owners or 0 < image.created < oldest
@@ -66,8 +74,12 @@ async def remove_left_behind(engine: IEngineRequests, owner: str) -> None:
 
 
 async def clean_up(engine: IEngineRequests, owner: str, clock: IReactorTime) -> None:
-    """Call `remove_left_behind` as soon as the engine can be reached.  Errors are logged.  Can be cancelled."""
+    """Remove what was left behind as soon as the engine can be reached.  Errors are logged.  Can be cancelled."""
+
+    async def remove() -> None:
+        await _remove(engine, owner, await images.listed(engine, label=ROLE))
+
     try:
-        await when_reachable(lambda: remove_left_behind(engine, owner), clock)
+        await when_reachable(remove, clock)
     except EngineError as error:
         log.debug("images that an earlier k3dreg left in Docker could not be removed: {error}", error=error)

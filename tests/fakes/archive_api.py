@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import io
 import json
 import tarfile
@@ -141,9 +142,13 @@ class FakeArchiveApi:
                 self.told[name] = {"Labels": dict(label.split("=") for label in labels)}
                 return _json({"status": identity})
             case "GET", ["images", "json"]:
-                (label,) = json.loads(params["filters"])["label"]
                 told = [{"Id": i, "RepoTags": [name], **self.told.get(name, {})} for name, i in self.images.items()]
-                return _json([image for image in told if label in (image.get("Labels") or {})])
+                filters = json.loads(params["filters"])
+                for label in filters.get("label", ()):
+                    told = [image for image in told if label in (image.get("Labels") or {})]
+                for pattern in filters.get("reference", ()):
+                    told = [image for image in told if fnmatch.filter(image["RepoTags"], pattern)]
+                return _json(told)
             case "DELETE", ["images", wanted]:
                 self.images = {name: other for name, other in self.images.items() if wanted not in (name, other)}
                 return _json([])

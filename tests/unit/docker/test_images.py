@@ -59,7 +59,9 @@ class ListTests(ImageCase):
         found = self.done(images.listed(self.engine([told, odd])))
         self.assertEqual(found, [ListedImage(ID, ("a:1",), {"l": "x"}, 7, 9), ListedImage()])
 
-    def test_those_with_a_label_are_asked_for_by_a_filter(self) -> None:
+    def test_those_of_a_name_or_with_a_label_are_asked_for_by_a_filter(self) -> None:
+        self.done(images.listed(self.engine([]), reference="k3dreg-*"))
+        self.assertEqual(self.requests.asked, [("GET /images/json", {"filters": '{"reference": ["k3dreg-*"]}'})])
         self.done(images.listed(self.engine([]), label="k3dreg.role"))
         self.assertEqual(self.requests.asked, [("GET /images/json", {"filters": '{"label": ["k3dreg.role"]}'})])
 
