@@ -35,7 +35,7 @@ from k3dreg.docker.image import EngineImage, ImageStore
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.local_files import files_here
 from k3dreg.engine_files.reader_files import ReaderFiles
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.content_store_source import ContentStoreSource
 from k3dreg.images.layer_store_source import LayerStoreSource
 from k3dreg.oci import media_types
@@ -48,6 +48,7 @@ from k3dreg.store.blob_store import open_store
 from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
+from tests.fakes.databases import open_database
 from tests.fakes.images import FakeLayer, make_image
 
 _NAME = "docker.io/library/k3dreg-bench-direct:1"
@@ -197,13 +198,16 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.options.scratch) as scratch:
             store = await open_store(Path(scratch), self.workers, _LIMIT, self.reactor)
             arrivals = Arrivals(store, self.workers)
-            catalogue = await open_catalogue(Path(scratch), self.workers)
+            database = open_database(Path(scratch))
+            content_map = ContentMap(database, self.workers)
             files = make_files(scratch, arrivals)
             source: ContentStoreSource | LayerStoreSource
             if info.store is ImageStore.CONTAINERD:
-                source = ContentStoreSource(self.engine, [files], catalogue)
+                source = ContentStoreSource(self.engine, [files], content_map)
             else:
-                source = LayerStoreSource(self.engine, [files], store, arrivals, catalogue, self.workers, self.reactor)
+                source = LayerStoreSource(
+                    self.engine, [files], store, arrivals, content_map, self.workers, self.reactor
+                )
             watch = Stopwatch()
             try:
                 await self.pull(source, image, watch)
@@ -214,6 +218,7 @@ class Bench:
             await files.close()
             await source.shutdown()
             await store.close()
+            database.close()
         return result
 
     async def pull(self, source: Any, image: EngineImage, watch: Stopwatch) -> None:

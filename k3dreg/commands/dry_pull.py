@@ -14,7 +14,7 @@ from k3dreg.config.settings import Config
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore, PullProgress
 from k3dreg.docker.interfaces import IEngine
 from k3dreg.formats.basic_auth import Credentials, registry_auth
-from k3dreg.images.catalogue import Catalogue
+from k3dreg.images.content_map import ContentMap, in_memory
 from k3dreg.images.repair import Repair, broken_children
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
@@ -72,10 +72,11 @@ def make_dry_pull(
     known = _ToldCredentials(credentials, tell)
     blobs = _Blobs(config.state_dir / "blobs")
     source = _Unread()
-    content = EngineContent([source], blobs, Catalogue(config.state_dir, config.state_dir, workers))
+    content_map = ContentMap(in_memory(), workers)
+    content = EngineContent([source], blobs, content_map)
     resolver = Resolver(told, clock, names, may_ask=permitted.check, is_known=permitted.is_known)
     for_pulls = PullCredentials(known)
-    lookup = PushedLookup(pushed, blobs, names, content.knows)
+    lookup = PushedLookup(pushed, blobs, names, content_map.knows)
     repairer = _Origin(told, "k3dreg repairs it, and then the node gets it")
     origin = _Origin(told, "k3dreg fetches it from there (--origin-fallback), and then the node gets it")
     return Pull(

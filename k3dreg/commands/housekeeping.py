@@ -15,7 +15,7 @@ from twisted.python import usage
 
 from k3dreg.config.usage import CommandLine, columns, complaint
 from k3dreg.config.values import default_state_dir
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import K3dregError, UsageError
 from k3dreg.reporting.logger import make_logger
@@ -155,8 +155,9 @@ async def _collect(reactor: Any, state_dir: Path, grace: float, untagged: bool) 
     workers.start()
     try:
         state = await workers.acquire(StateDirectory, StateDirectory.close, state_dir)
+        tables = (PUSHED_TABLES, CONTENT_TABLES)
         with contextlib.closing(state):
-            database = await workers.run(Database, state_dir / DATABASE_FILE, (PUSHED_TABLES,), state.reserve)
+            database = await workers.run(Database, state_dir / DATABASE_FILE, tables, state.reserve)
             with contextlib.closing(database):
                 print(told(await _collect_in(state, database, workers, reactor, grace, untagged)))  # noqa: T201
     except UsageError as error:
@@ -173,8 +174,7 @@ async def _collect_in(
     pushed = PushedContent(database, workers, reactor)
     store = await open_store_in(state, workers, _NO_LIMIT, reactor, pushed)
     try:
-        catalogue = await open_catalogue(state.root, workers)
-        collector = Collector(pushed, store, lambda digest: bool(catalogue.images_with(digest)), reactor)
+        collector = Collector(pushed, store, ContentMap(database, workers).knows, reactor)
         return await collector.collect(grace, untagged=untagged)
     finally:
         await store.close()

@@ -19,7 +19,7 @@ from k3dreg.daemon.listeners import Listeners
 from k3dreg.daemon.upstream_registries import make_upstream
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
 from k3dreg.registry.one_remote import OneRemote
@@ -83,7 +83,7 @@ class App:
         state = await self.workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
         closing.add(state.close)
         database = await self.workers.acquire(
-            Database, Database.close, config.state_dir / DATABASE_FILE, (PUSHED_TABLES,), state.reserve
+            Database, Database.close, config.state_dir / DATABASE_FILE, (PUSHED_TABLES, CONTENT_TABLES), state.reserve
         )
         closing.add(lambda: self.workers.run(database.close))
         pushed = PushedContent(database, self.workers, self._reactor)
@@ -91,7 +91,7 @@ class App:
         self._store = store = await open_store_in(state, self.workers, config.cache_size, self._reactor, pushed)
         closing.add(store.close)
         self._names = names = OwnNames()
-        catalogue = await open_catalogue(config.state_dir, self.workers)
+        content_map = ContentMap(database, self.workers)
         arrivals = Arrivals(store, self.workers)
         files = await make_files(config, self.engine, self.workers, arrivals, self._reactor, closing)
         closing.add(arrivals.shutdown)  # before the files are closed from which blobs arrive
@@ -103,7 +103,7 @@ class App:
         resolver = Resolver(self.engine, self._reactor, names, monitor.observer, permitted.check, permitted.is_known)
         closing.add(resolver.shutdown)
         made = make_sources(
-            files, self.engine, store, arrivals, catalogue, self.workers, self._reactor, closing, monitor.observer
+            files, self.engine, store, arrivals, content_map, self.workers, self._reactor, closing, monitor.observer
         )
         lookups = self._own_workers(2, "credentials")
         aws = self._own_workers(4, "aws")
@@ -119,13 +119,13 @@ class App:
             permitted.check,
             closing,
         )
-        content = EngineContent(made.sources, store, catalogue, self._reactor)
+        content = EngineContent(made.sources, store, content_map, self._reactor)
         for_pulls = PullCredentials(credentials)
         in_progress = PullInProgress(
             self.engine, made.loose, resolver.is_pulling, for_pulls.registry_auth, self._reactor
         )
         closing.add(in_progress.shutdown)
-        lookup = PushedLookup(pushed, store, names, content.knows)
+        lookup = PushedLookup(pushed, store, names, content_map.knows)
         self._pull = pull = Pull(
             lookup,
             names,
@@ -149,7 +149,7 @@ class App:
             most_sessions=min(MOST_SESSIONS, budget),
         )
         closing.add(self._uploads.shutdown)
-        collector = Collector(pushed, store, content.knows, self._reactor)
+        collector = Collector(pushed, store, content_map.knows, self._reactor)
         collector.start()
         closing.add(collector.stop)
         self._listeners = Listeners(self._own_workers(PASSWORD_THREADS, "passwords"))

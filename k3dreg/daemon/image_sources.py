@@ -22,10 +22,11 @@ from k3dreg.engine_files.local_files import LocalFiles, files_here
 from k3dreg.engine_files.own_container import find_own_container
 from k3dreg.engine_files.passed_directories import PassedDirectories
 from k3dreg.engine_files.reader_files import ReaderFiles
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.content_store_source import ContentStoreSource
 from k3dreg.images.export_source import ExportSource
 from k3dreg.images.layer_store_source import LayerStoreSource
-from k3dreg.images.source import ICatalogue, IImageSource, ILooseContent
+from k3dreg.images.source import IImageSource, ILooseContent
 from k3dreg.registry.prefetch import Prefetch
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.status.monitoring import IMonitoring
@@ -95,18 +96,18 @@ def make_sources(
     engine: EngineClient,
     store: IBlobStore,
     arrivals: Arrivals,
-    catalogue: ICatalogue,
+    content_map: ContentMap,
     workers: Workers,
     clock: IReactorTime,
     closing: Closing,
     observer: IObserver = NULL_OBSERVER,
 ) -> ImageSources:
     """Return the sources: those that read the engine's files, and last its exports.  `closing` closes them."""
-    content = ContentStoreSource(engine, files.ways, catalogue)
+    content = ContentStoreSource(engine, files.ways, content_map)
     closing.add(content.shutdown)
-    layers = LayerStoreSource(engine, files.ways, store, arrivals, catalogue, workers, clock)
+    layers = LayerStoreSource(engine, files.ways, store, arrivals, content_map, workers, clock)
     closing.add(layers.shutdown)
-    archive = ExportSource(engine, store, arrivals, catalogue, workers, clock, observer)
+    archive = ExportSource(engine, store, arrivals, content_map, workers, clock, observer)
     closing.add(archive.shutdown)
     return ImageSources((content, layers, archive), content)
 

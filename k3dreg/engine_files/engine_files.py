@@ -39,7 +39,7 @@ class IEngineFiles(Protocol):
         """Return the whole content of a small file.  Raises `ContentError` if it has more than `limit` bytes."""
 
     async def blob(self, path: str, digest: Digest, size: int | None = None) -> IBlob:
-        """Return the file as a blob, without verifying it against `digest`.
+        """Return the file as a blob.  Its `read` verifies the content against `digest`, its `send` does not.
 
         Raises `ContentError` if the file does not have `size` bytes.  If the file is removed or changes its size while
         it is sent, `send` of the blob fails before the last byte.

@@ -42,12 +42,12 @@ class Kept:
 class ExportContents:
     """The root of an exported image, and which of its parts the export contained.
 
-    `present` and `absent` together are the root and everything it refers to, directly or not.
+    `present` and `absent`, with their sizes in bytes, are the root and everything it refers to, directly or not.
     """
 
     root: Descriptor
-    present: frozenset[Digest]
-    absent: frozenset[Digest]
+    present: Mapping[Digest, int]
+    absent: Mapping[Digest, int]
 
 
 def check_complete(image: EngineImage) -> None:
@@ -82,7 +82,7 @@ async def _of_containerd_store(
     # An export by ID has one root, whose digest is the ID.  Docker 24 may export a reduced index of another digest.
     root = next((root for root in index.roots if root.digest == image.id), index.roots[0])
     came = {kept.digest for kept in members.values()}
-    present, absent = {root.digest}, set[Digest]()
+    present, absent = {root.digest: root.size}, dict[Digest, int]()
     whole = False
     manifest = await _read_manifest(root, store)
     # Docker's index.json has the media type that the registry sent, which may differ from the manifest's own.
@@ -93,16 +93,16 @@ async def _of_containerd_store(
         missing = False
         for child in manifest.children():
             if child.digest in came:
-                present.add(child.digest)
+                present[child.digest] = child.size
                 if manifest.is_index and child.media_type in media_types.MANIFESTS | media_types.INDEXES:
                     to_read.append(child)
             else:
-                absent.add(child.digest)
+                absent[child.digest] = child.size
                 missing = missing or media_types.is_distributable(child.media_type)
         whole = whole or (not manifest.is_index and not missing)
     if not whole:
         raise ImageIncomplete(f"Docker's export of {image.id} lacks layers", advice=MISSING_BLOBS_ADVICE)
-    return ExportContents(root, frozenset(present), frozenset(absent - present))
+    return ExportContents(root, present, {digest: size for digest, size in absent.items() if digest not in present})
 
 
 async def _read_manifest(described: Descriptor, store: IBlobStore) -> Manifest:
@@ -140,9 +140,7 @@ async def _made(
     await workers.run(_check_diff_ids, await blob.read(), layers)
     root, data = make_image_manifest(_plain(config), [_plain(layer) for layer in layers])
     await store.put(data)
-    return ExportContents(
-        root, frozenset({root.digest, config.digest, *(layer.digest for layer in layers)}), frozenset()
-    )
+    return ExportContents(root, {root.digest: root.size, **{kept.digest: kept.size for kept in (config, *layers)}}, {})
 
 
 def _plain(kept: Kept) -> Descriptor:

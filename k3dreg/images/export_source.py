@@ -7,9 +7,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage
 from k3dreg.docker.interfaces import IEngine
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.export_contents import check_complete
 from k3dreg.images.export_run import Export
-from k3dreg.images.source import ICatalogue
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, ImageNotInEngine, K3dregError, ManifestUnknown
@@ -35,8 +35,8 @@ _REFUSED_FOR = 3600.0
 class ExportSource:
     """Serves images by exporting them from the engine.  Implements `IImageSource`.
 
-    Simultaneous requests share one export per image.  Its blobs stay in the store, and its contents in the catalogue,
-    across restarts.
+    Simultaneous requests share one export per image.  Its blobs stay in the store, and its contents in the content
+    map, across restarts.
     """
 
     name = "export"
@@ -47,7 +47,7 @@ class ExportSource:
         engine: IEngine,
         store: IBlobStore,
         arrivals: Arrivals,
-        catalogue: ICatalogue,
+        content_map: ContentMap,
         workers: Workers,
         clock: IReactorTime,
         observer: IObserver = NULL_OBSERVER,
@@ -56,14 +56,11 @@ class ExportSource:
         self._engine = engine
         self._store = store
         self._arrivals = arrivals
-        self._catalogue = catalogue
+        self._map = content_map
         self._workers = workers
         self._clock = clock
         self._slots = DeferredSemaphore(_EXPORTS_AT_ONCE)
         self._exports: dict[Digest, Export] = {}
-        # By image ID, the fingerprint and the parts that its last export lacked.  Another export would lack them, too,
-        # as long as the fingerprint is the same.
-        self._absent: dict[Digest, tuple[str, frozenset[Digest]]] = {}
         # By an image's fingerprint and the engine's version, because another version may write another archive.
         self._refused: NegativeCache[tuple[str, str]] = NegativeCache(clock)
 
@@ -74,8 +71,10 @@ class ExportSource:
         the image, and what the export failed with.
         """
         check_complete(image)
-        known = self._catalogue.root_of(image) or image.descriptor
+        known = self._map.root_of(image) or image.descriptor
         if known is not None:
+            if self._map.root_of(image, self.name) is None:
+                await self._map.record(self.name, image, known, {known.digest: known.size})
             return known
         export = await self._join(image)
         contents = await export.contents()
@@ -97,7 +96,7 @@ class ExportSource:
                 # The image may have changed, or have been removed, since it was recorded.
                 image = await self._engine.inspect(str(image.id))
             except ImageNotInEngine:
-                await self._catalogue.forget(image.id)
+                await self._map.forget(image.id)
                 raise BlobUnknown(f"Docker no longer has the image of {digest}") from None
             if self._is_absent(image, digest):
                 raise BlobUnknown(f"Docker does not hold {digest}, which is part of an image it has")
@@ -113,8 +112,8 @@ class ExportSource:
     def _is_absent(self, image: EngineImage, digest: Digest) -> bool:
         if any(child.descriptor.digest == digest and not child.available for child in image.children):
             return True
-        fingerprint, absent = self._absent.get(image.id, ("", frozenset()))
-        return fingerprint == image.fingerprint and digest in absent
+        # Another export would lack it, too, as long as the fingerprint is the same.
+        return self._map.is_absent(image, digest)
 
     async def _join(self, image: EngineImage) -> Export:
         """Return the export of the image that is under way, or start one.
@@ -144,9 +143,8 @@ class ExportSource:
         """Run the export and record its contents, or cache its error."""
         try:
             contents = await export.run()
-            self._absent[export.image.id] = (export.image.fingerprint, contents.absent)
             # Recorded before the export is removed from `_exports`: a request in between would start a second export.
-            await self._catalogue.record(export.image, contents.root, contents.present)
+            await self._map.record(self.name, export.image, contents.root, contents.present, contents.absent)
         except ManifestUnknown as error:
             self._refused.remember(key, error, _REFUSED_FOR)
         except (K3dregError, CancelledError):

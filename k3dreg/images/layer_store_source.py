@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
-from attrs import field, frozen
-from cachetools import LRUCache, TTLCache
-from twisted.internet.defer import DeferredSemaphore
+from cachetools import TTLCache
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage
@@ -17,9 +17,9 @@ from k3dreg.docker.interfaces import IEngine
 from k3dreg.engine_files.engine_files import IEngineFiles
 from k3dreg.engine_files.layout import LayerPaths, chain_ids
 from k3dreg.formats.tar_split import tar_size, unzip_lines
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.layer_assembly import LARGEST_TAR_SPLIT
 from k3dreg.images.layer_build import Layer, LayerBuild
-from k3dreg.images.source import ICatalogue
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
@@ -29,7 +29,6 @@ from k3dreg.oci.errors import (
     EngineUnavailable,
     FileAbsent,
     FilesUnreachable,
-    InvalidDigest,
     K3dregError,
     ManifestUnknown,
     StoreError,
@@ -47,26 +46,15 @@ from k3dreg.streaming.workers import Workers
 
 log = make_logger()
 
-# Bytes of a config that is kept in memory.
-_LARGEST_REMEMBERED = 1024 * 1024
+T = TypeVar("T")
+
 # Tar-splits that are measured at once.  The limit is for memory: each may have `LARGEST_TAR_SPLIT` bytes.
 _MEASURED_AT_ONCE = 2
 # Layers that are assembled at once: a node asks for three at a time.  Two already use two processors fully.
 _LAYERS_AT_ONCE = 3
-_IMAGES_REMEMBERED = 256
-_SIZES_REMEMBERED = 10_000
 # Seconds for which a layer that could not be assembled is not tried again, so that the next source serves it.
 _BROKEN_FOR = 600.0
-
-
-@frozen
-class _Held:
-    """What is known of an image: the root of the made manifest, its documents, and its layers by their diffIDs."""
-
-    files: IEngineFiles
-    root: Descriptor
-    documents: dict[Digest, MemoryBlob] = field(repr=False)
-    layers: dict[Digest, Layer] = field(factory=dict)
+_BROKEN_REMEMBERED = 10_000
 
 
 class LayerStoreSource:
@@ -85,49 +73,44 @@ class LayerStoreSource:
         files: Sequence[IEngineFiles],
         store: IBlobStore,
         arrivals: Arrivals,
-        catalogue: ICatalogue,
+        content_map: ContentMap,
         workers: Workers,
         clock: IReactorTime,
     ) -> None:
-        """`files`: ways to the engine's files, the fastest first.  An image is read by the first that finds it."""
+        """`files`: ways to the engine's files, the fastest first.  Content is read by the first that finds it."""
         self._engine = engine
         self._files = files
         self._store = store
         self._arrivals = arrivals
-        self._catalogue = catalogue
+        self._map = content_map
         self._workers = workers
         self._clock = clock
         self._slots = DeferredSemaphore(_LAYERS_AT_ONCE)
         self._measuring = DeferredSemaphore(_MEASURED_AT_ONCE)
-        self._held: LRUCache[Digest, _Held] = LRUCache(_IMAGES_REMEMBERED)
-        self._sizes: LRUCache[Digest, int] = LRUCache(_SIZES_REMEMBERED)  # by chain ID
-        self._looking: SingleFlight[Digest, _Held] = SingleFlight()
-        self._broken: TTLCache[Digest, bool] = TTLCache(_SIZES_REMEMBERED, _BROKEN_FOR, clock.seconds)
+        self._looking: SingleFlight[Digest, Descriptor] = SingleFlight()
+        self._broken: TTLCache[Digest, bool] = TTLCache(_BROKEN_REMEMBERED, _BROKEN_FOR, clock.seconds)
 
     async def root(self, image: EngineImage, trace: Trace) -> Descriptor:
         """Return the descriptor of the manifest that k3dreg makes for the image, without reading any layer.
 
-        Raises `ManifestUnknown` when this source cannot serve the image.
+        An image is examined when it is not recorded, and again after a part of it could not be read.  Raises
+        `ManifestUnknown` when this source cannot serve the image.
         """
-        held = await self._look(image)
-        if not self._catalogue.is_recorded(image):
-            await self._catalogue.record(image, held.root, [*held.documents, *held.layers])
-        return held.root
+        return self._map.root_of(image, self.name) or await self._examine(image)
 
     async def open(self, image: EngineImage, digest: Digest, trace: Trace) -> IBlob:
         """Return the manifest, the config, or a layer: from the store, or while the layer is assembled.
 
         Raises `BlobUnknown` when it is no part of the image, or the layer cannot be assembled.
         """
-        held = await self._look_for_part(image)
-        document: IBlob | None = held.documents.get(digest)
-        if document is None and digest == image.id:
-            document = await self._large_config(held.files, image.id)
-        if document is not None:
-            trace.source = self.name
-            return document
-        layer = held.layers.get(digest)
-        if layer is None:
+        try:
+            root = await self.root(image, trace)
+            if digest in (root.digest, image.id):
+                trace.source = self.name
+                return await self._document(image, digest)
+        except ManifestUnknown as error:
+            raise BlobUnknown(str(error)) from error
+        if digest not in image.diff_ids:
             raise BlobUnknown(f"{digest} is not a part of the image {image.id}")
         if digest in self._broken:
             raise BlobUnknown(f"the layer {digest} could not be assembled from its files")
@@ -137,9 +120,9 @@ class LayerStoreSource:
             return kept
         trace.source = self.name
         try:
-            return await self._arrivals.open(digest, partial(self._assemble, held.files, layer))
-        except (FileAbsent, FilesUnreachable, ContentError) as error:
-            self._held.pop(image.id, None)
+            return await self._arrivals.open(digest, partial(self._assemble, image, digest))
+        except ManifestUnknown as error:
+            await self._map.expire(self.name, image)
             raise BlobUnknown(f"the layer {digest} cannot be assembled from its files: {error}") from error
 
     async def shutdown(self) -> None:
@@ -148,33 +131,17 @@ class LayerStoreSource:
 
     # -- looking at an image ------------------------------------------------------------------------
 
-    async def _look_for_part(self, image: EngineImage) -> _Held:
-        try:
-            return await self._look(image)
-        except ManifestUnknown as error:
-            raise BlobUnknown(str(error)) from error
-
-    async def _look(self, image: EngineImage) -> _Held:
-        """Examine the image, once: its ID is the digest of its config, so its contents never change."""
-        held = self._held.get(image.id)
-        if held is None:
-            held = await self._looking.join(image.id, lambda: self._examine(image))
-            self._held[image.id] = held
-        return held
-
-    async def _paths(self) -> LayerPaths:
+    async def _read(
+        self, image: EngineImage, read: Callable[[EngineImage, IEngineFiles, LayerPaths], Awaitable[T]]
+    ) -> T:
+        """Return what `read` returns for the first way that finds the files.  Raises `ManifestUnknown` if none does."""
         paths = LayerPaths.of(await self._engine.info())
         if paths is None:
             raise ManifestUnknown("the engine has no classic image store with the driver overlay2")
-        return paths
-
-    async def _examine(self, image: EngineImage) -> _Held:
-        """Read the image by the first way that finds it.  Raises `ManifestUnknown` when this source cannot serve it."""
-        paths = await self._paths()
         complaint = ""
         for files in self._files:
             try:
-                return await self._take(files, paths, image)
+                return await read(image, files, paths)
             except (FileAbsent, FilesUnreachable) as error:
                 complaint = str(error)
             except ContentError as error:
@@ -182,40 +149,45 @@ class LayerStoreSource:
                 log.warn("{image} cannot be read in Docker's layer store: {error}", image=image.id, error=error)
         raise ManifestUnknown(f"the layers of {image.id} cannot be read: {complaint}")
 
-    async def _take(self, files: IEngineFiles, paths: LayerPaths, image: EngineImage) -> _Held:
-        config = await files.read(paths.config(image.id), LARGEST_CONFIG)
-        diff_ids = await self._workers.run(_diff_ids, image.id, config)
-        chains = chain_ids(diff_ids)
-        sizes = await all_of(self._size(files, paths, chain) for chain in chains)
-        root, data = make_image_manifest(
-            Descriptor("", image.id, len(config)),
-            [Descriptor("", diff_id, size) for diff_id, size in zip(diff_ids, sizes, strict=True)],
-        )
-        # Put into the store as well, for a node that asks for them after a restart of k3dreg.
-        is_kept = False
-        with contextlib.suppress(StoreError):  # the store is a cache here: they are then served from memory
+    def _examine(self, image: EngineImage) -> Deferred[Descriptor]:
+        """Make the image's manifest, record its parts, and return its descriptor.  Raises `ManifestUnknown`."""
+        return self._looking.join(image.id, lambda: self._read(image, self._take))
+
+    async def _take(self, image: EngineImage, files: IEngineFiles, paths: LayerPaths) -> Descriptor:
+        config = await self._config(image, files, paths)
+        layers = zip(chain_ids(image.diff_ids), image.diff_ids, strict=True)
+        sizes = await all_of(self._size(files, paths, chain, diff_id) for chain, diff_id in layers)
+        root, data = _manifest(image, len(config), sizes)
+        parts = {root.digest: root.size, image.id: len(config), **dict(zip(image.diff_ids, sizes, strict=True))}
+        await self._map.record(self.name, image, root, parts)
+        # Put into the store as well, for a node that asks for them while Docker is away.
+        with contextlib.suppress(StoreError):  # the store is a cache here
             await self._store.put(config)
             await self._store.put(data)
-            is_kept = True
-        documents = [MemoryBlob(root.digest, data, root.media_type)]
-        if len(config) <= _LARGEST_REMEMBERED or not is_kept:
-            documents.append(MemoryBlob(image.id, config))
-        layers = map(Layer, chains, diff_ids, sizes)
-        return _Held(files, root, {blob.digest: blob for blob in documents}, {layer.diff_id: layer for layer in layers})
+        return root
 
-    async def _large_config(self, files: IEngineFiles, identity: Digest) -> IBlob:
-        """Return a config that is too large for memory from the store; put it there again if it was evicted."""
-        kept = self._store.get(identity)
-        if kept is None:
-            config = await files.read((await self._paths()).config(identity), LARGEST_CONFIG)
-            await self._workers.run(_diff_ids, identity, config)
-            await self._store.put(config)
-            kept = self._store.get(identity) or MemoryBlob(identity, config)
-        return kept
+    async def _document(self, image: EngineImage, digest: Digest) -> IBlob:
+        """Return the image's config or its manifest.  Raises `ManifestUnknown`."""
+        kept = self._store.get(digest)
+        if kept is not None:
+            return kept
+        data = await self._read(image, self._config)
+        if digest != image.id:
+            sizes = [self._map.size_in(image, diff_id) or 0 for diff_id in image.diff_ids]
+            _, data = _manifest(image, len(data), sizes)
+        with contextlib.suppress(StoreError):
+            await self._store.put(data)
+        return MemoryBlob(digest, data)
 
-    async def _size(self, files: IEngineFiles, paths: LayerPaths, chain: Digest) -> int:
+    async def _config(self, image: EngineImage, files: IEngineFiles, paths: LayerPaths) -> bytes:
+        """Return the image's config, verified."""
+        config = await files.read(paths.config(image.id), LARGEST_CONFIG)
+        await self._workers.run(_check_config, image, config)
+        return config
+
+    async def _size(self, files: IEngineFiles, paths: LayerPaths, chain: Digest, diff_id: Digest) -> int:
         """Return the size of a layer's tar in bytes, without reading any of its files."""
-        size = self._sizes.get(chain)
+        size = self._map.size_of(diff_id)
         if size is None:
             await self._measuring.acquire()
             try:
@@ -223,15 +195,20 @@ class LayerStoreSource:
                 size = await self._workers.run(_measure, tar_split)
             finally:
                 self._measuring.release()
-            self._sizes[chain] = size
         return size
 
     # -- assembling layers --------------------------------------------------------------------------
 
-    async def _assemble(self, files: IEngineFiles, layer: Layer, arrival: Arrival) -> None:
+    async def _assemble(self, image: EngineImage, digest: Digest, arrival: Arrival) -> None:
         """Assemble the layer, which clients may read as soon as its directory was found."""
-        build = LayerBuild(files, self._workers, self._slots, await self._paths(), layer)
-        directory = await build.directory()
+        chain = chain_ids(image.diff_ids)[image.diff_ids.index(digest)]
+        layer = Layer(chain, digest, self._map.size_in(image, digest) or 0)
+
+        async def find(_: EngineImage, files: IEngineFiles, paths: LayerPaths) -> tuple[LayerBuild, str]:
+            build = LayerBuild(files, self._workers, self._slots, paths, layer)
+            return build, await build.directory()
+
+        build, directory = await self._read(image, find)
         await arrival.begin(layer.size)
         started = self._clock.seconds()
         try:
@@ -253,14 +230,21 @@ def _measure(tar_split: bytes) -> int:
     return tar_size(unzip_lines(tar_split))
 
 
-def _diff_ids(identity: Digest, config: bytes) -> list[Digest]:
-    """Return `rootfs.diff_ids` of a config (image-spec 1.1, config.md).  Raises `ContentError`.
+def _manifest(image: EngineImage, config_size: int, sizes: Sequence[int]) -> tuple[Descriptor, bytes]:
+    layers = [Descriptor("", diff_id, size) for diff_id, size in zip(image.diff_ids, sizes, strict=True)]
+    return make_image_manifest(Descriptor("", image.id, config_size), layers)
+
+
+def _check_config(image: EngineImage, config: bytes) -> None:
+    """Raise `ContentError` unless a config is that of the image, with its layers (image-spec 1.1, config.md).
 
     Call it in a worker thread, because a large config takes long.
     """
-    if Digest.of(config, identity.algorithm) != identity:
-        raise DigestMismatch(f"the config {identity} does not hash to its digest on the engine's disk")
+    if Digest.of(config, image.id.algorithm) != image.id:
+        raise DigestMismatch(f"the config {image.id} does not hash to its digest on the engine's disk")
     try:
-        return [Digest.parse(text) for text in json.loads(config)["rootfs"]["diff_ids"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidDigest) as error:
+        diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ContentError("an image's config has no rootfs.diff_ids") from error
+    if diff_ids != list(map(str, image.diff_ids)):
+        raise ContentError("the layers that Docker tells of an image are not those of its config")

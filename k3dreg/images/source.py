@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from k3dreg.docker.image import EngineImage
@@ -12,25 +11,6 @@ from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Reference
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob
-
-
-class ICatalogue(Protocol):
-    """Records of which content belongs to which image, kept across restarts."""
-
-    def images_with(self, digest: Digest) -> Sequence[EngineImage]:
-        """Return the recorded images that `digest` is a part of, most recently seen first.  No I/O."""
-
-    def root_of(self, image: EngineImage) -> Descriptor | None:
-        """Return the root recorded for the image's ID, or None.  No I/O."""
-
-    def is_recorded(self, image: EngineImage) -> bool:
-        """Return whether an image of this ID and `fingerprint` is recorded.  No I/O."""
-
-    async def record(self, image: EngineImage, root: Descriptor, contents: Iterable[Digest]) -> None:
-        """Record the image's root and the digests of its parts.  The record is on disk when this returns."""
-
-    async def forget(self, image: Digest) -> None:
-        """Drop the record of an image that the engine does not hold any more."""
 
 
 class IImageSource(Protocol):

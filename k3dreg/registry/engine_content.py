@@ -1,18 +1,17 @@
 """Manifests and blobs of the images that the engine holds.
 
-This module uses the sources and the store by their interfaces only.
+This module uses the sources and the store by their interfaces only.  The content map tells which image has a digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from attrs import frozen
-from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage
-from k3dreg.images.source import ICatalogue, IImageSource
+from k3dreg.images.content_map import ContentMap
+from k3dreg.images.source import IImageSource
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
@@ -34,19 +33,8 @@ from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.streaming.pending_blob import PendingBlob
 from k3dreg.streaming.timeout import within
 
-# Entries that map content to its image, for images requested since the start.  An image has some tens of parts, so this
-# suffices for hundreds of images in a few MB.  For exported images the catalogue has this across restarts.
-_PARTS_REMEMBERED = 20_000
 # Seconds that a blob has to open before the head of its response is sent without it.
 _AT_ONCE = 5.0
-
-
-@frozen
-class _Part:
-    """A blob of an image that was served, and its size."""
-
-    image: EngineImage
-    size: int
 
 
 class EngineContent:
@@ -56,14 +44,13 @@ class EngineContent:
         self,
         sources: Sequence[IImageSource],
         store: IHeldBlobs,
-        catalogue: ICatalogue,
+        content_map: ContentMap,
         clock: IReactorTime | None = None,
     ) -> None:
         """`sources` are tried in this order.  Without a `clock`, `blob` waits for a blob however long it takes."""
         self._sources = sources
         self._store = store
-        self._catalogue = catalogue
-        self._parts: LRUCache[Digest, _Part] = LRUCache(_PARTS_REMEMBERED)
+        self._map = content_map
         self._clock = clock
 
     async def root(self, image: EngineImage, reference: Reference, trace: Trace) -> Descriptor:
@@ -76,9 +63,8 @@ class EngineContent:
                 failed = error
         raise failed or ManifestUnknown(f"no source gives {reference}")
 
-    def served(self, image: EngineImage, root: Descriptor, trace: Trace) -> ServedManifest:
-        """Return the root of an image as a manifest to serve, and record that it belongs to the image."""
-        self._parts[root.digest] = _Part(image, root.size)
+    def served(self, root: Descriptor, trace: Trace) -> ServedManifest:
+        """Return the root of an image as a manifest to serve."""
         return ServedManifest(root, lambda: self._open_manifest(root.digest, root.media_type, trace))
 
     async def manifest(self, digest: Digest, trace: Trace) -> ServedManifest | None:
@@ -95,21 +81,20 @@ class EngineContent:
         Raises `BlobUnknown` at once for a digest that no known image has.  A blob that takes more than `_AT_ONCE`
         seconds to open is returned before it is open, if its size is known.
         """
-        part = self._parts.get(digest)
-        if part is None or self._clock is None:
+        size = self._map.size_of(digest)
+        if size is None or self._clock is None:
             return await self._open(digest, trace)
         try:
             return await within(_AT_ONCE, self._clock, self._open(digest, trace), after=0)
         except NotYet:
             # It comes late in an export.  Its size is known, so the head of the response need not wait for it.
-            return PendingBlob(digest, part.size, lambda: self._open(digest, trace))
-
-    def knows(self, digest: Digest) -> bool:
-        """Return whether the digest is known to be a part of an image in the engine.  No I/O."""
-        return digest in self._parts or bool(self._catalogue.images_with(digest))
+            return PendingBlob(digest, size, lambda: self._open(digest, trace))
 
     async def _open_manifest(self, digest: Digest, media_type: str, trace: Trace) -> MemoryBlob:
-        """Return the verified bytes of a manifest, and record its children as parts of the same image."""
+        """Return the verified bytes of a manifest, and record its children as parts of its images.
+
+        Clients ask for them next, and of an image that is being exported they are not recorded yet.
+        """
         data = await (await self._open(digest, trace)).read()
         if Digest.of(data, digest.algorithm) != digest:
             raise DigestMismatch(f"{digest} does not hash to its digest")
@@ -117,10 +102,7 @@ class EngineContent:
             manifest = Manifest.parse(data, media_type)
         except InvalidManifest as error:
             raise ManifestUnknown(f"{digest} is no manifest: {error}") from error
-        part = self._parts.get(digest)
-        if part is not None:
-            for child in manifest.children():
-                self._parts[child.digest] = _Part(part.image, child.size)
+        await self._map.record_children(digest, manifest.children())
         return MemoryBlob(digest, data, manifest.media_type)
 
     async def _open(self, digest: Digest, trace: Trace) -> IBlob:
@@ -129,18 +111,10 @@ class EngineContent:
             trace.source = trace.source or "cache"
             return blob
         failed: K3dregError | None = None
-        for image in self._images_with(digest):
+        for image in self._map.images_with(digest):
             for source in self._sources:
                 try:
                     return await source.open(image, digest, trace)
                 except NotFound as error:
                     failed = failed or error
         raise failed or BlobUnknown(f"no image known here has {digest}")
-
-    def _images_with(self, digest: Digest) -> Iterator[EngineImage]:
-        recent = self._parts.get(digest)
-        if recent is not None:
-            yield recent.image
-        for image in self._catalogue.images_with(digest):
-            if recent is None or image.id != recent.image.id:
-                yield image

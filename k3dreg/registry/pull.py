@@ -211,31 +211,31 @@ class Pull:
         if reference.digest is not None and image.id != reference.digest:
             # The classic store and Podman hold the image, but not its registry's manifest.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))
-        image, root = await self._mended(image, reference, _shown(authorization), trace)
-        return self._content.served(image, root, trace)
+        root = await self._mended(image, reference, _shown(authorization), trace)
+        return self._content.served(root, trace)
 
     async def _mended(
         self, image: EngineImage, reference: Reference, shown: Credentials | None, trace: Trace
-    ) -> tuple[EngineImage, Descriptor]:
-        """Return the image and its root, after a repair if the engine has lost blobs of it.
+    ) -> Descriptor:
+        """Return the image's root, after a repair if the engine has lost blobs of it.
 
         Raises `ImageIncomplete` if it cannot be repaired.
         """
         if self._repair is None:
-            return image, await self._content.root(image, reference, trace)
+            return await self._content.root(image, reference, trace)
         image = await self._repair.ensure(image, reference, shown, trace)
         try:
-            return image, await self._content.root(image, reference, trace)
+            return await self._content.root(image, reference, trace)
         except ImageIncomplete:
             # Older engines do not report lost blobs, so reading the image is what shows them.
             image = await self._repair.mend(image, reference, shown, trace)
-            return image, await self._content.root(image, reference, trace)
+            return await self._content.root(image, reference, trace)
 
     async def _after_pull(self, part: Part, trace: Trace) -> IBlob:
         """Return a part of an image whose pull has ended.  Raises what the pull failed with.
 
-        This reads the manifests from the root down to the part, as a node does after a pull, so that `EngineContent`
-        records to which image the part belongs.
+        This reads the manifests from the root down to the part, as a node does after a pull, so that the content
+        map has the part.
         """
         served = await self._from_engine(part.reference, part.authorization, trace)
         for manifest in (served.descriptor.digest, *part.above):

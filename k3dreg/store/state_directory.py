@@ -1,12 +1,11 @@
 """The state directory: its lock, and which of its blobs must be verified after a crash.
 
     lock        locked (flock) by the daemon that uses the directory
-    pushed.db   what was pushed (k3dreg.store.database)
+    pushed.db   what was pushed, and the content of images (k3dreg.store.database)
     session     the last use of the directory (`Session`)
     reserve     reserved room for a full disk (k3dreg.store.disk_reserve)
     staging/    files that are being written; emptied at every start
     blobs/      content by digest (k3dreg.store.blob_store)
-    images/     the contents of images (k3dreg.images.catalogue)
 
 Everything here blocks: call it in worker threads.
 """
@@ -80,11 +79,10 @@ class StateDirectory:
         self.root = root
         self.staging = root / "staging"
         self.blobs = root / "blobs"
-        self.images = root / "images"
         self._session = root / "session"
         self.reserve = Reserve(root / "reserve")
         try:
-            for directory in (root, self.staging, self.blobs, self.images):
+            for directory in (root, self.staging, self.blobs):
                 make_directory(directory)
             self._lock = os.fdopen(os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
         except OSError as error:
@@ -97,6 +95,8 @@ class StateDirectory:
         # Both free room on a full disk, which the start needs; `BlobFiles.start` fills the reserve again.
         self.reserve.release()
         self.clear_staging()
+        # Records of images, until version 0.1.0; a cache.
+        shutil.rmtree(root / "images", ignore_errors=True)
         try:
             self._boot = boot_id_file.read_text("ascii").strip()
         except OSError:

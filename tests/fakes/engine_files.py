@@ -48,7 +48,7 @@ class FakeEngineFiles:
         data = await self.read(path, 1 << 40)
         if size not in (None, len(data)):
             raise ContentError(f"{digest} is not of that size")
-        return MemoryBlob(digest, data)
+        return _FileBlob(digest, data)
 
     async def fill(self, directory: str, sink: IContentSink, progress: Callable[[], Awaitable[None]]) -> None:
         self.fills += 1
@@ -74,6 +74,14 @@ class FakeEngineFiles:
         self.asked.append(path)
         if self.unreachable:
             raise FilesUnreachable("the engine's files cannot be read in this way")
+
+
+class _FileBlob(MemoryBlob):
+    async def read(self) -> bytes:
+        data = await super().read()
+        if Digest.of(data, self.digest.algorithm) != self.digest:
+            raise ContentError(f"{self.digest} does not hash to its digest")
+        return data
 
 
 class FakeInfo:

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.docker.image import ImageStore
 from k3dreg.formats.basic_auth import BasicAuth
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.export_source import ExportSource
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
@@ -34,6 +34,7 @@ from k3dreg.store.blob_store import BlobStore, open_store
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 from k3dreg.upstream.origin import ICredentialSource
+from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine
 from tests.fakes.workers import InlineWorkers
 
@@ -72,7 +73,7 @@ class Arrived:
 class InDocker:
     """Docker's part of a pull, played by a registry in memory: resolver, credentials, content and pulls under way.
 
-    An image is the manifest that the registry has; a request's credentials reach the registry as they are.
+    An image, and its root, is the manifest that the registry has; credentials reach the registry as they are.
     """
 
     def __init__(self, registry: IRegistry) -> None:
@@ -88,11 +89,11 @@ class InDocker:
         served = await self._registry.manifest(reference, await registry_auth(), trace)
         return _Image(served.descriptor.digest, served)
 
-    async def root(self, image: _Image, reference: Reference, trace: Trace) -> Descriptor:
-        return image.served.descriptor
-
-    def served(self, image: _Image, root: Descriptor, trace: Trace) -> ServedManifest:
+    async def root(self, image: _Image, reference: Reference, trace: Trace) -> ServedManifest:
         return image.served
+
+    def served(self, root: ServedManifest, trace: Trace) -> ServedManifest:
+        return root
 
     async def manifest(self, digest: Digest, trace: Trace) -> ServedManifest | None:
         return None
@@ -149,12 +150,14 @@ class PullCase(SynchronousTestCase):
         client = self.engine.client(self.clock)
         self.store: BlobStore = self.now(open_store(self.state, workers, limit, self.clock))
         self.addCleanup(lambda store: self.now(store.close()), self.store)
-        self.catalogue = catalogue = self.now(open_catalogue(self.state, workers))
+        self.database = open_database(self.state)
+        self.addCleanup(self.database.close)
+        self.content_map = ContentMap(self.database, workers)
         arrivals = Arrivals(self.store, workers)
-        self.source = ExportSource(client, self.store, arrivals, catalogue, workers, self.clock)
+        self.source = ExportSource(client, self.store, arrivals, self.content_map, workers, self.clock)
         self.resolver = Resolver(client, self.clock)
         self.arrived = Arrived()
-        self.content = EngineContent([self.source], self.store, catalogue)
+        self.content = EngineContent([self.source], self.store, self.content_map)
         self.use(None)
 
     def use(self, host: ICredentialSource | None) -> None:
@@ -172,6 +175,7 @@ class PullCase(SynchronousTestCase):
 
     def restart(self) -> None:
         self.now(self.store.close())
+        self.database.close()
         self.start()
 
     def now(self, work):  # type: ignore[no-untyped-def]

@@ -37,7 +37,7 @@ from k3dreg.engine_files.helper_objects import OWNER
 from k3dreg.engine_files.layout import LayerPaths, chain_ids, content_directories, content_path, engine_directories
 from k3dreg.engine_files.local_files import LocalFiles, files_here
 from k3dreg.engine_files.reader_files import ReaderFiles
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.content_store_source import ContentStoreSource
 from k3dreg.images.export_source import ExportSource
 from k3dreg.images.layer_store_source import LayerStoreSource
@@ -53,6 +53,7 @@ from k3dreg.streaming.response_body import read_whole
 from k3dreg.streaming.workers import Workers
 from tests.fakes.archives import build_archive, layout_of
 from tests.fakes.consumers import Reader
+from tests.fakes.databases import open_database
 from tests.fakes.images import FakeImage, FakeLayer, make_image, make_layer
 from tests.integration.support import rig
 from tests.integration.support.loading import load
@@ -136,7 +137,9 @@ class _Direct(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(self.store.close()))
         self.arrivals = Arrivals(self.store, self.workers)
         self.addCleanup(self.arrivals.shutdown)
-        self.catalogue = await open_catalogue(root, self.workers)
+        database = open_database(root)
+        self.addCleanup(database.close)
+        self.map = ContentMap(database, self.workers)
         self.info = await self.engine.info()
         self.owner = uuid.uuid4().hex[:12]
         self.before = await self.traces()
@@ -207,11 +210,9 @@ class _Direct(TestCase):
     def source(self, *files: IEngineFiles) -> ContentStoreSource | LayerStoreSource:
         source: ContentStoreSource | LayerStoreSource
         if self.info.store is ImageStore.CONTAINERD:
-            source = ContentStoreSource(self.engine, files, self.catalogue)
+            source = ContentStoreSource(self.engine, files, self.map)
         else:
-            source = LayerStoreSource(
-                self.engine, files, self.store, self.arrivals, self.catalogue, self.workers, _reactor
-            )
+            source = LayerStoreSource(self.engine, files, self.store, self.arrivals, self.map, self.workers, _reactor)
         self.addCleanup(lambda: Deferred.fromCoroutine(source.shutdown()))
         return source
 
@@ -244,10 +245,11 @@ class _Direct(TestCase):
         direct = await self.whole(self.source(files), image)
         with tempfile.TemporaryDirectory() as other:
             store = await open_store(Path(other), self.workers, 10**9, _reactor)
-            catalogue = await open_catalogue(Path(other), self.workers)
             arrivals = Arrivals(store, self.workers)
-            archive = ExportSource(self.engine, store, arrivals, catalogue, self.workers, _reactor)
-            saved = await self.whole(archive, image)
+            with contextlib.closing(open_database(Path(other))) as database:
+                content_map = ContentMap(database, self.workers)
+                archive = ExportSource(self.engine, store, arrivals, content_map, self.workers, _reactor)
+                saved = await self.whole(archive, image)
             await store.close()
         self.assertEqual(list(direct), list(saved))
         self.assertEqual(direct, saved)

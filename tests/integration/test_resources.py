@@ -97,7 +97,8 @@ def test_a_cache_that_cannot_be_written_fails_no_manifest(
             (state / "staging").rename(state / "elsewhere")
         answer = Puller(daemon.host, small_image.registry).manifest(small_image.repository, small_image.tag)
         assert answer.status == 200, answer
-        daemon.wait_for("could not save its records of images")
+        if trouble == "full":
+            daemon.wait_for("keeps its records of images in memory only")
 
 
 @pytest.mark.engines("docker29")

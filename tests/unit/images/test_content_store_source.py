@@ -10,13 +10,14 @@ from twisted.internet.defer import Deferred
 
 from k3dreg.docker.image import ChildManifest, EngineImage, EngineInfo, ImageStore
 from k3dreg.engine_files.layout import content_path
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.content_store_source import ContentStoreSource
 from k3dreg.oci import media_types
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, EngineUnavailable, ImageIncomplete, ManifestUnknown
 from k3dreg.reporting.trace import Trace
 from tests.fakes.consumers import Reader
+from tests.fakes.databases import open_database
 from tests.fakes.engine_files import FakeEngineFiles, FakeInfo
 from tests.fakes.images import FakeImage, lose, make_image, make_layer
 from tests.fakes.stores import StoreTestCase
@@ -33,11 +34,13 @@ class ContentStoreTests(StoreTestCase):
         super().setUp()
         self.files = FakeEngineFiles({})
         self.engine = FakeInfo(INFO)
-        self.catalogue = self.result(open_catalogue(Path(self.mktemp()), InlineWorkers(self.clock)))
+        database = open_database(Path(self.mktemp()))
+        self.addCleanup(database.close)
+        self.map = ContentMap(database, InlineWorkers(self.clock))
         self.source = self.make(self.files)
 
     def make(self, *files: FakeEngineFiles) -> ContentStoreSource:
-        return ContentStoreSource(self.engine, files, self.catalogue)
+        return ContentStoreSource(self.engine, files, self.map)
 
     def hold(self, fake: FakeImage, directory: str = OWN) -> EngineImage:
         self.files.host |= {content_path(directory, digest): data for digest, data in fake.contents.items()}
@@ -73,15 +76,17 @@ class ContentStoreTests(StoreTestCase):
         self.assertNotEqual(called.media_type, fake.root.media_type)
         self.assertEqual(self.root_of(evolve(self.hold(fake), descriptor=called)), fake.root)
 
-    def test_nothing_is_copied_and_blobs_are_not_looked_at_before_they_are_wanted(self) -> None:
+    def test_nothing_is_copied_and_an_image_is_examined_once_also_by_the_next_start(self) -> None:
         fake = make_image()
         image = self.hold(fake)
         self.root_of(image)
         self.assertEqual(self.store.usage().count, 0)
         self.files.asked.clear()
+        self.source = self.make(self.files)
         self.root_of(image)
-        self.fetch(image, fake.root.digest)
         self.assertEqual(self.files.asked, [])
+        self.fetch(image, fake.root.digest)
+        self.assertEqual(self.files.asked, [content_path(OWN, fake.root.digest)])
 
     def test_what_is_not_a_part_of_the_image_is_unknown_although_it_is_there(self) -> None:
         fake, other = make_image(), make_image(layers=[make_layer({"other": b"other"})])
@@ -150,8 +155,13 @@ class ContentStoreTests(StoreTestCase):
         for digest in (fake.root.digest, Digest.of(fake.best.config)):
             path, right = content_path(OWN, digest), fake.contents[digest]
             self.files.host[path] = right.replace(b"layers", b"leyers")
-            self.refuses(self.make(self.files).root, image, kind=ManifestUnknown)
-            self.refuses(self.make(self.files).open, image, digest, kind=BlobUnknown)
+            self.refuses(self.source.root, image, kind=ManifestUnknown)
+            self.refuses(self.source.open, image, digest, kind=BlobUnknown)
+            self.files.host[path] = right
+            self.root_of(image)
+            self.files.host[path] = right.replace(b"layers", b"leyers")
+            self.refuses(self.source.open, image, digest, kind=BlobUnknown)
+            self.refuses(self.source.root, image, kind=ManifestUnknown)
             self.files.host[path] = right
 
     def test_a_blob_that_the_engine_has_removed_is_unknown_and_found_when_it_is_back(self) -> None:
@@ -161,8 +171,10 @@ class ContentStoreTests(StoreTestCase):
         digest = self.layers(fake)[0]
         data = self.files.host.pop(content_path(OWN, digest))
         self.refuses(self.source.open, image, digest, kind=BlobUnknown)
+        self.refuses(self.source.root, image, kind=ImageIncomplete)
         self.files.host[content_path(OWN, digest)] = data
         self.assertEqual(self.fetch(image, digest), data)
+        self.assertEqual(self.root_of(image), fake.root)
 
     def test_the_content_may_be_that_of_the_system_s_containerd(self) -> None:
         fake = make_image()
@@ -170,9 +182,8 @@ class ContentStoreTests(StoreTestCase):
         self.assertEqual(self.root_of(image), fake.root)
         self.engine.told = evolve(INFO, containerd_address="/run/containerd/containerd.sock")
         self.files.asked.clear()
-        self.source = self.make(self.files)
-        self.root_of(image)
-        self.assertTrue(all(path.startswith(SYSTEM) for path in self.files.asked))
+        self.fetch(image, fake.root.digest)
+        self.assertEqual(self.files.asked, [content_path(SYSTEM, fake.root.digest)])
 
     def test_the_first_way_to_the_files_that_works_is_taken(self) -> None:
         fake = make_image()
@@ -181,10 +192,11 @@ class ContentStoreTests(StoreTestCase):
         unreachable.unreachable = True
         self.source = self.make(unreachable, empty, self.files)
         self.assertEqual(self.root_of(image), fake.root)
-        asked = len(unreachable.asked) + len(empty.asked)
         for digest, data in fake.contents.items():
             self.assertEqual(self.fetch(image, digest), data)
-        self.assertEqual(len(unreachable.asked) + len(empty.asked), asked)
+        self.files.unreachable, unreachable.unreachable = True, False
+        for digest, data in fake.contents.items():
+            self.assertEqual(self.fetch(image, digest), data)
 
     def test_it_does_not_serve_what_it_cannot_reach_or_does_not_know(self) -> None:
         fake = make_image()
@@ -209,5 +221,5 @@ class ContentStoreTests(StoreTestCase):
         image = self.hold(fake)
         self.root_of(image)
         for digest in fake.contents:
-            self.assertEqual([known.id for known in self.catalogue.images_with(digest)], [image.id])
-        self.assertEqual(self.catalogue.root_of(image), fake.root)
+            self.assertEqual([known.id for known in self.map.images_with(digest)], [image.id])
+        self.assertEqual(self.map.root_of(image), fake.root)

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
 from k3dreg.engine_files.layout import LayerPaths, chain_ids
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.layer_store_source import LayerStoreSource
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
@@ -21,6 +21,7 @@ from k3dreg.reporting.trace import Trace
 from k3dreg.store.arrivals import READER_WAIT, WINDOW, Arrivals
 from k3dreg.streaming.push_producer import ConsumerGone
 from tests.fakes.consumers import Reader
+from tests.fakes.databases import open_database
 from tests.fakes.engine_files import FakeEngineFiles, FakeInfo
 from tests.fakes.images import FakeImage, make_image, make_layer
 from tests.fakes.stores import StoreTestCase, fill_disk_after, refuse_writes
@@ -46,15 +47,17 @@ class LayerStoreTests(StoreTestCase):
         super().setUp()
         self.files = FakeEngineFiles({})
         self.engine = FakeInfo(INFO)
-        self.catalogue = self.result(open_catalogue(Path(self.mktemp()), InlineWorkers(self.clock)))
         self.arrivals = Arrivals(self.store, InlineWorkers(self.clock))
+        database = open_database(Path(self.mktemp()))
+        self.addCleanup(database.close)
+        self.map = ContentMap(database, InlineWorkers(self.clock))
         self.source = self.make(self.files)
         self.fake = make_image(layers=[make_layer({"a/b": b"one" * 100, "c": b"two"}), make_layer({"d": b"three"})])
         self.image = self.hold(self.fake)
 
     def make(self, *files: FakeEngineFiles) -> LayerStoreSource:
         workers = InlineWorkers(self.clock)
-        return LayerStoreSource(self.engine, files, self.store, self.arrivals, self.catalogue, workers, self.clock)
+        return LayerStoreSource(self.engine, files, self.store, self.arrivals, self.map, workers, self.clock)
 
     def hold(self, fake: FakeImage) -> EngineImage:
         config, paths = fake.best.config, PATHS
@@ -250,10 +253,14 @@ class LayerStoreTests(StoreTestCase):
         self.failureResultOf(again[0], BlobUnknown)
 
     def test_a_layer_whose_directory_is_gone_is_unknown_before_a_byte_is_sent(self) -> None:
+        assert PATHS is not None
         self.root_of()
         for path in [path for path in self.files.host if path.startswith(self.about(""))]:
             del self.files.host[path]
         self.refuses(self.source.open, self.image, self.fake.best.layers[0].diff_id, kind=BlobUnknown)
+        # The image may be gone, so it is examined again.
+        del self.files.host[PATHS.config(self.image.id)]
+        self.refuses(self.source.root, self.image, kind=ManifestUnknown)
 
     def test_a_cache_id_never_leads_elsewhere(self) -> None:
         for name in (b"../../etc", b"..", b".", b"", b"a/b", b"a\0"):
@@ -313,7 +320,7 @@ class LayerStoreTests(StoreTestCase):
     def test_what_belongs_to_the_image_is_remembered_across_restarts(self) -> None:
         root = self.root_of()
         for digest in (root.digest, *self.parts(self.fake)):
-            self.assertEqual([known.id for known in self.catalogue.images_with(digest)], [self.image.id])
-        self.assertEqual(self.catalogue.root_of(self.image), root)
+            self.assertEqual([known.id for known in self.map.images_with(digest)], [self.image.id])
+        self.assertEqual(self.map.root_of(self.image), root)
         self.assertTrue(self.store.has(root.digest))
         self.assertTrue(self.store.has(self.image.id))

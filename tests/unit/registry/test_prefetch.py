@@ -11,7 +11,7 @@ from zope.interface import provider
 
 from k3dreg.docker.image import EngineImage, ImageStore
 from k3dreg.docker.image_events import name_in
-from k3dreg.images.catalogue import open_catalogue
+from k3dreg.images.content_map import ContentMap
 from k3dreg.images.export_source import ExportSource
 from k3dreg.images.source import IImageSource
 from k3dreg.oci.descriptor import Descriptor
@@ -22,6 +22,7 @@ from k3dreg.registry.prefetch import Prefetch, matches
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.arrivals import Arrivals
 from k3dreg.streaming.content import IBlob
+from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine, SaveFault
 from tests.fakes.images import FakeImage, make_image
 from tests.fakes.stores import StoreTestCase
@@ -116,9 +117,10 @@ class WarmingTests(StoreTestCase):
 
     def archive(self) -> ExportSource:
         workers = InlineWorkers(self.clock)
-        catalogue = self.result(open_catalogue(Path(self.mktemp()), workers))
-        arrivals = Arrivals(self.store, workers)
-        return ExportSource(self.engine, self.store, arrivals, catalogue, workers, self.clock)
+        database = open_database(Path(self.mktemp()))
+        self.addCleanup(database.close)
+        arrivals, content_map = Arrivals(self.store, workers), ContentMap(database, workers)
+        return ExportSource(self.engine, self.store, arrivals, content_map, workers, self.clock)
 
     def warm(self, *patterns: str, sources: Sequence[IImageSource] | None = None) -> Prefetch:
         names, chosen = EngineImageNames(self.engine, InlineWorkers()), [self.archive()] if sources is None else sources

@@ -60,6 +60,12 @@ class LockTests(StoreTestCase):
         opening = Deferred.fromCoroutine(open_store(file / "state", InlineWorkers(), LIMIT, Clock()))
         self.failureResultOf(opening, UsageError)
 
+    def test_the_records_of_images_of_an_earlier_version_are_removed(self) -> None:
+        (self.root / "images").mkdir()
+        (self.root / "images" / "record.json").touch()
+        self.reopen()
+        self.assertFalse((self.root / "images").exists())
+
 
 class StopTests(StoreTestCase):
     """`session` in the state directory is what tells the stops apart."""
