@@ -163,13 +163,16 @@ class PullCase(SynchronousTestCase):
     def use(self, host: ICredentialSource | None) -> None:
         """Let pulls have the credentials of `host`."""
         client, credentials, names = self.engine.client(self.clock), PullCredentials(host), OwnNames()
+        self.in_progress = PullInProgress(
+            client, self.arrived, self.resolver.is_pulling, credentials.registry_auth, self.clock
+        )
         self.registry = Pull(
             cast(PushedLookup, NothingPushed()),
             names,
             OneRemote(None, names),
             self.resolver,
             credentials,
-            PullInProgress(client, self.arrived, self.resolver.is_pulling, credentials.registry_auth, self.clock),
+            self.in_progress,
             self.content,
         )
 

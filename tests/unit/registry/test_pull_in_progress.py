@@ -1,6 +1,6 @@
 """While the engine pulls for long, nodes are told what it will bring, and given what has come."""
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.docker.image import ImageStore
 from k3dreg.formats.basic_auth import BasicAuth, registry_auth
@@ -149,6 +149,17 @@ class SlowPullTests(SlowPullCase):
         self.failureResultOf(reading)
         self.assertEqual([call for call in self.clock.getDelayedCalls() if call.getTime() < EARLY + 2], [])
         self.assertEqual(self.engine.abandoned, [])
+
+    def test_a_stop_ends_the_question_to_the_registry(self) -> None:
+        self.image()
+        self.engine.silent.add(str(HELLO))
+        asked = self.ask()
+        self.pass_time(EARLY + 0.1)
+        self.assertEqual((len(self.engine.distributions), self.engine.abandoned), (1, []))
+        self.in_progress.shutdown()
+        self.engine.flush()
+        self.assertEqual(len(self.engine.abandoned), 1)
+        self.failureResultOf(asked, CancelledError)
 
 
 class SlowClassicPullTests(SlowPullCase):

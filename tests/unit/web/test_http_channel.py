@@ -9,6 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import Request
 
 from k3dreg.oci.errors import ContentGone, DigestMismatch
 from k3dreg.oci.media_types import OCI_INDEX
@@ -16,7 +18,7 @@ from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.push_producer import STALL, ConsumerGone
 from k3dreg.web.responder import CLOSE_SECONDS
-from k3dreg.web.site import IDLE_SECONDS, make_site
+from k3dreg.web.site import IDLE_SECONDS, RegistrySite, make_site
 from tests.fakes.registry import EndlessBlob, FakeRegistry, GivingUpBlob, PacedBlob, ShortBlob, WholeBlob
 from tests.fakes.wire import Wire, WireTestCase, request
 
@@ -118,6 +120,20 @@ class BrokenBodyTests(EndsCase):
         wire = await self.asked(blob)
         blob.fail(ZeroDivisionError())
         await wire.closed()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_a_page_that_fails_in_the_middle_of_its_answer_ends_the_connection(self) -> None:
+        class Failing(Resource):
+            isLeaf = True  # noqa: N815  (Twisted names it)
+
+            def render(self, request: Request) -> int:
+                request.responseHeaders.setRawHeaders("Content-Length", ["2"])
+                request.write(b"x")
+                raise ZeroDivisionError
+
+        wire = await self.connect(self.listen(RegistrySite(Failing(), reactor=self.clock)))
+        wire.transport.write(request("GET", "/"))
+        self.assertFalse((await wire.closed()).check(ConnectionDone))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 

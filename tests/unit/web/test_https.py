@@ -30,7 +30,7 @@ class TlsTests(WireTestCase):
         self.registry = FakeRegistry()
         self.uploads = FakeUploads()
         access = Access(OneUser(), anonymous_pull=True)
-        site = make_site(self.registry, self.clock, uploads=self.uploads, access=access)
+        self.site = site = make_site(self.registry, self.clock, uploads=self.uploads, access=access)
         description = "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
         listening = self.successResultOf(serverFromString(TlsReactor(reactor), description).listen(site))
         self.addCleanup(listening.stopListening)
@@ -46,12 +46,16 @@ class TlsTests(WireTestCase):
             if wire.lost is None:
                 wire.transport.abortConnection()
                 await wire.closed()
-            # The server's side is closed when it has heard of that.
-            while self.factory.protocols:
-                await self.turn()
+            await self.closed_by_the_site()
 
         self.addCleanup(lambda: Deferred.fromCoroutine(close()))
         return wire
+
+    async def closed_by_the_site(self) -> None:
+        """Wait until the server's side is closed, too, and see that nothing will abort it later: that would raise."""
+        while self.factory.protocols:
+            await self.turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_blobs_arrive_whole(self) -> None:
         data = b"0123456789" * 200_000
@@ -76,6 +80,14 @@ class TlsTests(WireTestCase):
         self.assertIn(b"UNAUTHORIZED", answer.body)
         # TLS was closed as it should be, or it might look cut off (RFC 8446, 6.1).
         (await wire.closed()).trap(ConnectionDone)
+        await self.closed_by_the_site()
+
+    async def test_an_idle_connection_is_closed_when_k3dreg_stops(self) -> None:
+        wire = await self.connect_tls()
+        self.assertEqual((await wire.ask("GET", "/v2/", Authorization=OURS)).status, 200)
+        await self.site.connections.shutdown()
+        (await wire.closed()).trap(ConnectionDone)
+        await self.closed_by_the_site()
 
     async def test_a_reader_that_stops_holds_up_what_is_sent(self) -> None:
         blob = PacedBlob(bytes(10_000_000))

@@ -60,3 +60,10 @@ class StoppingTests(WireTestCase):
         await wire.closed()
         await stopping
         self.assertEqual(wire.received, b"")
+
+    async def test_an_idle_connection_is_closed_at_once(self) -> None:
+        site = make_site(FakeRegistry(), Clock())
+        wire = await self.connect(self.listen(site))
+        self.assertEqual((await wire.ask("GET", "/v2/")).status, 200)
+        await site.connections.shutdown()
+        await wire.closed()
