@@ -9,6 +9,9 @@ from k3dreg.formats.image_archive import ArchiveEvent, ArchiveIndex, ArchiveRead
 from k3dreg.streaming.content import IByteStream
 from k3dreg.streaming.workers import Workers
 
+# Bytes that one read waits for.  Each costs two calls in worker threads, and the engine sends chunks of 32 KiB.
+_LEAST = 256 * 1024
+
 
 class ExportArchive:
     """Parses the archive that `stream` brings.  Call `next` until it returns None, and then `finish`."""
@@ -47,7 +50,7 @@ class ExportArchive:
 
     async def _event(self) -> ArchiveEvent | None:
         while not self._events:
-            data = await self._stream.read()
+            data = await self._stream.read(_LEAST)
             if not data:
                 return None
             self._received(len(data))
