@@ -31,6 +31,7 @@ setup(
         "txaio>=23.1",
         "zope.interface>=6.0",
     ],
+    extras_require={"link": ["grpcio>=1.60"]},  # asks containerd, for --link-layers
     entry_points={"console_scripts": ["k3dreg = k3dreg.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -1,1 +1,5 @@
-"""Make the files that point a cluster at k3dreg: texts from checked values, without I/O."""
+"""Clusters on this machine: the files that point one at k3dreg, and layers that are linked into nodes.
+
+The files are texts from checked values, without I/O.  Linking blocks and belongs into worker threads.  Nothing here
+uses Twisted.
+"""

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from k3dreg.docker.documents import ask
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.docker.members import items, mapping, text, texts
+from k3dreg.docker.members import items, mapping, number, text, texts
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 
 # Seconds.  A request here takes the engine some ten milliseconds; starting a container takes some hundred.
@@ -27,8 +27,9 @@ _GOING = ("removing", "dead")
 class Container:
     """A container as the engine describes it.
 
-    `tcp_ports` are pairs of a port in the container and the host's port that leads to it; `aliases` are the names
-    that the container has in its networks.
+    `pid` is its first process, by its number on the engine's host; 0 if it does not run.  `mounts` are pairs of a path
+    on the engine's host and the path at which the container has it.  `tcp_ports` are pairs of a port in the container
+    and the host's port that leads to it; `aliases` are the names that the container has in its networks.
     """
 
     name: str = ""
@@ -37,6 +38,8 @@ class Container:
     labels: Mapping[str, str] = {}
     tcp_ports: tuple[tuple[str, str], ...] = ()
     aliases: tuple[str, ...] = ()
+    pid: int = 0
+    mounts: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_going(self) -> bool:
@@ -46,11 +49,12 @@ class Container:
 
 @frozen
 class ListedContainer:
-    """A container in the engine's list."""
+    """A container in the engine's list.  `addresses` are its IP addresses in the engine's networks."""
 
     id: str
     state: str = ""
     labels: Mapping[str, str] = {}
+    addresses: tuple[str, ...] = ()
 
 
 async def inspect(engine: IEngineRequests, name: str) -> Container | None:
@@ -72,10 +76,28 @@ async def description(engine: IEngineRequests, name: str) -> Mapping[str, Any]:
 async def with_labels(engine: IEngineRequests, labels: Mapping[str, str]) -> Sequence[ListedContainer]:
     """Return the containers that have all of these labels, running or not."""
     filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
-    params = {"all": "1", "filters": filters}
+    return await _listed(engine, {"all": "1", "filters": filters})
+
+
+async def running(engine: IEngineRequests) -> Sequence[ListedContainer]:
+    """Return all containers that run."""
+    return await _listed(engine, {})
+
+
+async def _listed(engine: IEngineRequests, params: Mapping[str, str]) -> Sequence[ListedContainer]:
     found = await ask(engine, "GET", "/containers/json", "the list of containers", params=params, max_wait=_MAX_WAIT)
     return [
-        ListedContainer(container["Id"], text(container.get("State")), texts(container.get("Labels")))
+        ListedContainer(
+            container["Id"],
+            text(container.get("State")),
+            texts(container.get("Labels")),
+            tuple(
+                address
+                for network in mapping(mapping(container.get("NetworkSettings")).get("Networks")).values()
+                for name in ("IPAddress", "GlobalIPv6Address")
+                if (address := text(mapping(network).get(name)))
+            ),
+        )
         for container in items(found)
         if isinstance(container, dict) and text(container.get("Id"))
     ]
@@ -131,11 +153,11 @@ def bind_mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
         {
             "Type": "bind",
             "Source": directory,
-            "Target": f"/{number}",
+            "Target": f"/{place}",
             "ReadOnly": True,
             "BindOptions": {"NonRecursive": True},
         }
-        for number, directory in enumerate(directories)
+        for place, directory in enumerate(directories)
     ]
 
 
@@ -174,6 +196,12 @@ def parse_container(told: object) -> Container:
             for joined in mapping(network.get("Networks")).values()
             if isinstance(aliases := mapping(joined).get("Aliases"), list)
             for alias in aliases
+        ),
+        pid=number(mapping(described.get("State")).get("Pid")),
+        mounts=tuple(
+            (text(each.get("Source")), text(each.get("Destination")))
+            for each in items(described.get("Mounts"))
+            if isinstance(each, dict)
         ),
     )
 

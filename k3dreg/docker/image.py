@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 
 from attrs import frozen
 
@@ -34,7 +35,8 @@ class EngineInfo:
 
     `id` is the engine's own ID (`/info`), "" if it has no lasting one.  `root_dir` is a path on the *engine's* host.
     `insecure_registries` are the hosts, with ports, that its settings name as insecure.  `mirrors` are the URLs of its
-    registry mirrors.
+    registry mirrors.  `driver_status` is what it tells of its storage driver, and `security_options` of what confines
+    containers, as `docker info` prints them.
     """
 
     id: str
@@ -48,6 +50,9 @@ class EngineInfo:
     platform: Platform | None = None
     insecure_registries: frozenset[str] = frozenset()
     mirrors: tuple[str, ...] = ()
+    containerd_namespace: str = ""
+    driver_status: Mapping[str, str] = {}
+    security_options: tuple[str, ...] = ()
 
 
 @frozen

@@ -114,7 +114,16 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
         insecure_registries=_insecure_registries(info.get("RegistryConfig")),
         mirrors=_mirrors(info.get("RegistryConfig")),
         containerd_address=text(mapping(info.get("Containerd")).get("Address")),
+        containerd_namespace=text(mapping(mapping(info.get("Containerd")).get("Namespaces")).get("Containers")),
+        driver_status=_pairs(info.get("DriverStatus")),
+        security_options=tuple(each for each in items(info.get("SecurityOptions")) if isinstance(each, str)),
     )
+
+
+def _pairs(value: object) -> Mapping[str, str]:
+    """Return a list of pairs of texts as a mapping."""
+    pairs = (each for each in items(value) if isinstance(each, list) and len(each) == 2)
+    return {name: told for name, told in pairs if isinstance(name, str) and isinstance(told, str)}
 
 
 def _insecure_registries(settings: object) -> frozenset[str]:
