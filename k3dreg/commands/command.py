@@ -1,4 +1,4 @@
-"""Runs `doctor`, `why` and `warm`."""
+"""Runs `doctor`, `why`, `warm` and `link`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from k3dreg.commands.checks import as_json, as_text, status_of
 from k3dreg.commands.checks_ports import port_of
 from k3dreg.commands.checks_reachability import own_names
 from k3dreg.commands.doctor import examine
+from k3dreg.commands.link import link
 from k3dreg.commands.options_help import OPTIONS
 from k3dreg.commands.warm import Warmer, make_printer
 from k3dreg.commands.why import explain, parse_image
@@ -38,7 +39,7 @@ Write = Callable[[str], object]
 
 
 def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    """Run `doctor`, `why` or `warm`, and exit: with status 0 if all is well, 1 if not, 2 for wrong options."""
+    """Run `doctor`, `why`, `warm` or `link`, and exit: with status 0 if all is well, 1 if not, 2 for wrong options."""
     options: Any = OPTIONS[command](environment)
     try:
         options.parseOptions(list(arguments))
@@ -59,6 +60,8 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
             work = doctor(options.config, reactor, surroundings, say, as_object=bool(options["json"]))
         elif command == "why":
             work = why(options.config, reactor, surroundings, references[0], say)
+        elif command == "link":
+            work = link_layers(options.config, reactor, references[0], options.nodes, say)
         else:
             work = warm(reactor, options["server"], surroundings, references, say)
         status = await work
@@ -106,6 +109,17 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
     finally:
         await workers.stop()
     return 0 if answer else 1
+
+
+async def link_layers(config: Config, reactor: Any, reference: Reference, nodes: Sequence[str], say: Write) -> int:
+    """Link an image into nodes, print with `say` what that saved, and return the exit status."""
+    workers = Workers(reactor, 1)
+    workers.start()
+    try:
+        engine, names = _engine(config, reactor), OwnNames(config.aliases)
+        return await link(engine, config.docker.socket, workers, names, reference, nodes, say)
+    finally:
+        await workers.stop()
 
 
 async def warm(

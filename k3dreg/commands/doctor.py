@@ -8,6 +8,7 @@ from typing import Any
 
 from k3dreg.commands.checks import OK, Check
 from k3dreg.commands.checks_engine import engine_checks
+from k3dreg.commands.checks_linking import linking_checks
 from k3dreg.commands.checks_machine import credential_helpers, socket_file, state_directory
 from k3dreg.commands.checks_ports import ListeningPort, try_endpoint
 from k3dreg.commands.checks_reachability import reach_checks
@@ -33,6 +34,8 @@ async def examine(
             ports = [port.port for port in listening if port.port]
             answers = any(port.answers for port in listening)
             checks += await reach_checks(engine, config.aliases, socket.gethostname(), ports, answers=answers)
+            if config.link_layers:
+                checks += await linking_checks(engine, config.docker.socket, workers)
     finally:
         for port in listening:
             if port.close is not None:

@@ -1,4 +1,4 @@
-"""The command lines of `doctor`, `why` and `warm`, which take the daemon's options and a few others."""
+"""The command lines of `doctor`, `why`, `warm` and `link`, which take the daemon's options and a few others."""
 
 from __future__ import annotations
 
@@ -69,6 +69,16 @@ class _Warm(CommandLine):
     optParameters = [["server", None, "http://127.0.0.1:5000", "URL of the running k3dreg"]]  # noqa: RUF012
 
 
+class _Link(CommandLine):
+    synopsis = "Usage: k3dreg link [OPTION]... IMAGE [NODE]..."
+    about = (
+        "Link the layers that Docker has unpacked of IMAGE into the named nodes, by default all nodes of k3d and kind. "
+        "A pull by such a node then takes no time, and no further disk. Run it as root on Docker's machine. The exit "
+        "status is 1 if a node lacks a layer."
+    )
+    examples: tuple[str, ...] = ("k3dreg link my-app:1", "k3dreg link my-app:1 k3d-k3s-default-agent-0")
+
+
 class DoctorOptions(_Doctor, _Tool):
     """The command line of `k3dreg doctor`."""
 
@@ -105,4 +115,23 @@ class WarmOptions(_Warm, _Tool):
             raise usage.UsageError("warm takes one image or more")
 
 
-OPTIONS: Mapping[str, type[_Tool]] = {"doctor": DoctorOptions, "why": WhyOptions, "warm": WarmOptions}
+class LinkOptions(_Link, _Tool):
+    """The command line of `k3dreg link`.  `nodes` are the arguments NODE."""
+
+    own = _Link
+    nodes: tuple[str, ...] = ()
+
+    def parseArgs(self, *images: str) -> None:
+        """Take the arguments IMAGE and NODE.  Raises `usage.UsageError` if there are none."""
+        super().parseArgs(*images)
+        if not images:
+            raise usage.UsageError("link takes an image")
+        self.images, self.nodes = images[:1], images[1:]
+
+
+OPTIONS: Mapping[str, type[_Tool]] = {
+    "doctor": DoctorOptions,
+    "why": WhyOptions,
+    "warm": WarmOptions,
+    "link": LinkOptions,
+}

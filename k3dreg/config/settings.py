@@ -120,6 +120,16 @@ class Config:
         default="off",
         reloadable=True,
     )
+    link_layers: bool = setting(
+        "link-layers",
+        parse_switch,
+        "Link the layers that Docker has unpacked into the node that pulls an image, which then starts at once: "
+        "`on` or `off`",
+        more="For a k3dreg that runs as root on Docker's machine; see [linking.md](linking.md)",
+        value="on|off",
+        default="off",
+        reloadable=True,
+    )
     proxy_remote: str | None = setting(  # the registry's host, "docker.io" for Docker Hub; None for every registry
         "proxy-remote-url",
         parse_remote,

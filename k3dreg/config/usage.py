@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Check the engine, the port, the disk and more, and say what to do",
     "why": "Show step by step how k3dreg answers a request for an image",
     "warm": "Prepare images before a node asks for them",
+    "link": "Link an image's layers into the nodes that will pull it",
     "config": "Print the files that point a cluster at k3dreg",
     "ls": "List the images that were pushed",
     "gc": "Remove pushed content that nothing refers to",

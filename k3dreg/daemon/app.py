@@ -10,11 +10,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 
 from k3dreg import __version__
+from k3dreg.clusters.linker import Linker
 from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
 from k3dreg.daemon.closing import Closing
 from k3dreg.daemon.engine_watch import make_monitor
-from k3dreg.daemon.image_sources import make_files, make_sources, make_warming
+from k3dreg.daemon.image_sources import identity, make_files, make_sources, make_warming
 from k3dreg.daemon.listeners import Listeners
 from k3dreg.daemon.upstream_registries import make_upstream
 from k3dreg.docker.client import EngineClient
@@ -22,6 +23,7 @@ from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
+from k3dreg.registry.layer_linking import LayerLinking
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
 from k3dreg.registry.own_names import OwnNames
@@ -50,6 +52,9 @@ from k3dreg.web.passwords import THREADS as PASSWORD_THREADS
 from k3dreg.web.site import make_site
 
 log = make_logger()
+
+# Linkings of layers at once.  Each uses a processor half of its time, and the disk's journal the rest.
+_LINKINGS = 2
 
 
 class App:
@@ -126,6 +131,14 @@ class App:
         )
         closing.add(in_progress.shutdown)
         lookup = PushedLookup(pushed, store, names, content_map.knows)
+        # Not abandoned at a stop: what is linked halfway is removed first.
+        link_workers = Workers(self._reactor, _LINKINGS, name="k3dreg-link")
+        link_workers.start()
+        closing.add(link_workers.stop)
+        owner = await self.workers.run(identity, config.state_dir)
+        linker = Linker(config.docker.socket, owner)
+        self._linking = LayerLinking(self.engine, linker, link_workers, self._reactor, monitor.observer)
+        closing.add(self._linking.shutdown)
         self._pull = pull = Pull(
             lookup,
             names,
@@ -136,6 +149,7 @@ class App:
             content,
             upstream.repair,
             upstream.fallback,
+            linking=self._linking,
         )
         budget = connection_budget()
         self._uploads = Uploads(
@@ -194,6 +208,7 @@ class App:
         self._names.tell(config.aliases)
         self._permitted.change(config.allow_registries)
         self._pull.enable_origin_fallback(config.origin_fallback)
+        self._linking.enable(config.link_layers)
         self._uploads.allow_deleting(config.deleting)
         self._operations.show_page(config.status_page)
         self._warming.change(config.warm)

@@ -28,6 +28,7 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry import one_remote
 from k3dreg.registry.engine_content import EngineContent
+from k3dreg.registry.layer_linking import LayerLinking
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pull_credentials import PullCredentials
@@ -55,7 +56,7 @@ class Pull:
 
     Implements `IRegistry`.  Each method reads from top to bottom as the policy, and each step calls one collaborator.
     `repair` restores blobs that the engine has lost; without it such images are refused.  `fallback` is asked only
-    after `enable_origin_fallback(True)`.
+    after `enable_origin_fallback(True)`.  `linking` links an image's layers into the node that pulls it.
     """
 
     _pushed: PushedLookup
@@ -68,6 +69,7 @@ class Pull:
     _repair: IRepair | None = None
     _fallback: IFallback | None = None
     _origin_fallback: bool = False
+    _linking: LayerLinking | None = None
 
     def enable_origin_fallback(self, wanted: bool) -> None:
         """Set whether images' own registries are asked for what Docker cannot give, from the next request on."""
@@ -78,6 +80,13 @@ class Pull:
 
         Raises as `IRegistry.manifest` does.
         """
+        served = await self._manifest(reference, authorization, trace)
+        # Docker has not unpacked the layers of an image that it still pulls.
+        if self._linking is not None and self._in_progress.part(served.descriptor.digest) is None:
+            await self._linking.before_answer(served, reference.repository, self.blob, trace)
+        return served
+
+    async def _manifest(self, reference: Reference, authorization: BasicAuth | None, trace: Trace) -> ServedManifest:
         pushed = self._pushed.manifest(reference)
         if pushed is not None:
             trace.source = "pushed"

@@ -41,7 +41,7 @@ class Activity:
     request_id: str = ""
 
 
-KINDS = ("pull", "export", "transfer")
+KINDS = ("pull", "export", "transfer", "link")
 
 
 @frozen

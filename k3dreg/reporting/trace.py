@@ -18,6 +18,9 @@ class Trace:
     `circular`: the client is an engine that pulls because this daemon requested the pull.  `may_decide_a_push`: the
     client may be a push tool that checks whether a manifest exists, and pushes none if it does.  `manifest` is the
     manifest in the answer.
+
+    `node_waits_until` is set for a request that a node's pull makes just before it needs the image's layers: the time,
+    by the reactor's clock, at which the answer must have begun.  `client` is the client's address.
     """
 
     source: str = ""
@@ -26,6 +29,8 @@ class Trace:
     circular: bool = False
     may_decide_a_push: bool = False
     manifest: Descriptor | None = None
+    client: str = ""
+    node_waits_until: float | None = None
 
     def step(self, text: str) -> None:
         """Add a step, unless it was added already."""

@@ -99,7 +99,7 @@ class Metrics:
         self._aborted = Counter("k3dreg_aborted_answers_total", "Answers whose body broke off", registry=registry)
         self._work = Counter(
             "k3dreg_work_total",
-            "Pulls by the engine, exports out of it, and bodies sent, that have ended",
+            "Pulls by the engine, exports out of it, bodies sent, and linkings into nodes, that have ended",
             ["kind", "outcome"],
             registry=registry,
         )

@@ -16,7 +16,7 @@ _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 # Characters of a digest, its algorithm included: as many as Docker's client shows.
 _DIGEST = 19
 
-_VERBS = {"pull": "Docker pulls", "export": "Docker exports", "transfer": "sending"}
+_VERBS = {"pull": "Docker pulls", "export": "Docker exports", "transfer": "sending", "link": "linking"}
 
 
 async def flatten(tag: Tag) -> bytes:

@@ -108,7 +108,10 @@ class RegistryApi(Resource):
 
         # A manifest or blob may take as long as Docker's pull of the image.
         is_pull = reading and isinstance(route, ManifestRoute | BlobRoute)
-        return render(request, self._clock, record, answer, deadline_of(user_agent) if is_pull else None)
+        seconds = deadline_of(user_agent)
+        if isinstance(route, ManifestRoute) and method == "GET":
+            record.trace.client, record.trace.node_waits_until = record.client, self._clock.seconds() + seconds
+        return render(request, self._clock, record, answer, seconds if is_pull else None)
 
     async def _base(self, route: Base, exchange: Exchange) -> Answer:
         """end-1: clients check whether this is a registry, and whether they have to log in."""

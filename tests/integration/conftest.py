@@ -71,6 +71,8 @@ def _group(item: pytest.Item) -> str:
     """
     if item.path.stem in APART:
         return item.path.stem
+    if item.path.stem == "test_linking" and "cluster" in getattr(item, "fixturenames", ()):
+        return "test_k3d"
     engine = getattr(item, "callspec", None) and item.callspec.params.get("engine")  # type: ignore[attr-defined]
     url = engine.url if engine else getattr(getattr(item, "cls", None), "url", "")
     return next((engine.name for engine in rig.engines() if engine.url == url), "rig")

@@ -9,17 +9,18 @@ import pytest
 from k3dreg import __version__
 from k3dreg.cli import main
 
-COMMANDS = ("doctor", "why", "warm", "config", "ls", "gc")
+COMMANDS = ("doctor", "why", "warm", "link", "config", "ls", "gc")
 # Options of their own, and one that another command has.
 OPTIONS = {
     "doctor": ({"json"}, "server"),
     "why": (set(), "json"),
     "warm": ({"server"}, "json"),
+    "link": (set(), "json"),
     "config": ({"mode", "name", "port", "host-port", "image", "socket", "ca", "offline", "auth", "configmap"}, "json"),
     "ls": ({"state-dir"}, "grace"),
     "gc": ({"state-dir", "grace", "untagged"}, "json"),
 }
-TAKES_THE_DAEMONS = ("doctor", "why", "warm")
+TAKES_THE_DAEMONS = ("doctor", "why", "warm", "link")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,34 @@
+"""Find the nodes of clusters among the engine's containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from k3dreg.clusters.nodes import Node, NodeMount, socket_by_labels
+from k3dreg.docker import containers
+from k3dreg.docker.containers import ListedContainer
+from k3dreg.docker.interfaces import IEngineRequests
+
+
+async def cluster_nodes(engine: IEngineRequests) -> Sequence[Node]:
+    """Return the nodes that run.  Raises `EngineError`."""
+    return await _nodes(engine, lambda container: True)
+
+
+async def node_at(engine: IEngineRequests, address: str) -> Node | None:
+    """Return the node that has this IP address now; None if it belongs to no node.  Raises `EngineError`."""
+    found = await _nodes(engine, lambda container: address in container.addresses)
+    return found[0] if len(found) == 1 else None
+
+
+async def _nodes(engine: IEngineRequests, wanted: Callable[[ListedContainer], bool]) -> Sequence[Node]:
+    nodes = []
+    for listed in await containers.running(engine):
+        socket = socket_by_labels(listed.labels)
+        if not socket or not wanted(listed):
+            continue
+        container = await containers.inspect(engine, listed.id)
+        if container is not None and container.pid:
+            mounts = tuple(NodeMount(source, destination) for source, destination in container.mounts)
+            nodes.append(Node(listed.id, container.name, container.pid, socket, mounts))
+    return nodes

@@ -1,0 +1,199 @@
+"""Link an image's layers into the node that pulls it, before it gets the manifest by which it would ask for them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
+from twisted.internet.interfaces import IReactorTime
+
+from k3dreg.clusters.linker import Linker, Linking
+from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.clusters.nodes import Node
+from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.docker.system import when_reachable
+from k3dreg.engine_files.layout import chain_ids
+from k3dreg.oci import media_types
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import InvalidDigest, K3dregError
+from k3dreg.oci.manifest import LARGEST_CONFIG, Manifest
+from k3dreg.oci.reference import Repository
+from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
+from k3dreg.reporting.activity import Activity, Progress
+from k3dreg.reporting.logger import make_logger
+from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
+from k3dreg.reporting.trace import Trace
+from k3dreg.streaming.content import IBlob, ServedManifest
+from k3dreg.streaming.single_flight import SingleFlight
+from k3dreg.streaming.workers import Workers
+
+log = make_logger()
+
+# Seconds before the client's time is over, for what remains to be done when linking stops: a layer that is being
+# committed, and the answer itself.
+_MARGIN = 2.0
+
+ReadBlob = Callable[[Repository, Digest, Trace], Awaitable[IBlob]]
+
+
+class LayerLinking:
+    """Links the layers that Docker has unpacked into nodes.  It does nothing before `enable(True)`.
+
+    An image is linked into a node once at a time, for all requests that want it.  Call `shutdown` at the end, and stop
+    the `workers` after it: they run as many linkings at once as they have threads.
+    """
+
+    def __init__(
+        self,
+        engine: IEngineRequests,
+        linker: Linker,
+        workers: Workers,
+        clock: IReactorTime,
+        observer: IObserver = NULL_OBSERVER,
+    ) -> None:
+        self._engine = engine
+        self._linker = linker
+        self._workers = workers
+        self._clock = clock
+        self._observer = observer
+        self._enabled = False
+        self._stopping = False
+        self._cleaning: Deferred[None] | None = None
+        self._flights: SingleFlight[tuple[str, Digest], Linking] = SingleFlight()
+
+    def enable(self, wanted: bool) -> None:
+        """Set whether layers are linked, from the next request on.
+
+        The first time, what an earlier run left incomplete in the nodes is removed in the background.
+        """
+        self._enabled = wanted
+        if wanted and self._cleaning is None:
+            self._cleaning = Deferred.fromCoroutine(self._clean_up())
+            self._cleaning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    async def before_answer(
+        self, served: ServedManifest, repository: Repository, read_blob: ReadBlob, trace: Trace
+    ) -> None:
+        """Link the layers of a manifest that is about to be served to a node; add a step to `trace`.
+
+        It returns before the node's time is over, whether all is linked or not: see `Trace.node_waits_until`.  A
+        failure is logged and not raised, as the node pulls what was not linked.
+        """
+        until = trace.node_waits_until
+        if not self._enabled or until is None or served.descriptor.media_type not in media_types.MANIFESTS:
+            return
+        seconds = until - _MARGIN - self._clock.seconds()
+        if seconds <= 0:
+            return
+        subject = f"{repository} for {trace.client}"
+        work = Deferred.fromCoroutine(self._before_answer(served, repository, read_blob, trace, seconds))
+        try:
+            await work.addTimeout(seconds, self._clock)
+        except TimedOut:
+            log.info("{subject}: linking takes longer than the node waits: it pulls", subject=subject)
+        except (CannotLink, K3dregError) as error:
+            log.info("{subject}: no layers are linked: {error}", subject=subject, error=error)
+        except CancelledError:
+            raise
+        except Exception:  # noqa: BLE001  (the node pulls)
+            log.failure("{subject}: linking failed", subject=subject)
+
+    async def link(self, node: Node, repository: str, diff_ids: Sequence[Digest], seconds: float) -> Linking:
+        """Link the layers of these diffIDs into a node, and stop after `seconds`.  Raises `CannotLink`, `EngineError`.
+
+        Cancelling does not stop the work, which another caller may wait for, too.
+        """
+        chain = chain_ids(diff_ids)
+        if not chain:
+            return Linking()
+        return await self._flights.join((node.id, chain[-1]), lambda: self._run(node, repository, chain, seconds))
+
+    async def shutdown(self) -> None:
+        """Let all work stop soon, and link nothing more."""
+        self._stopping = True
+        self._enabled = False
+        if self._cleaning is not None:
+            self._cleaning.cancel()
+        await self._flights.shutdown()
+
+    async def _before_answer(
+        self, served: ServedManifest, repository: Repository, read_blob: ReadBlob, trace: Trace, seconds: float
+    ) -> None:
+        began = self._clock.seconds()
+        node = await node_at(self._engine, trace.client)
+        if node is None:
+            return
+        diff_ids = await self._diff_ids(served, repository, read_blob)
+        done = await self.link(node, str(repository), diff_ids, seconds - (self._clock.seconds() - began))
+        if done.layers:
+            trace.step(told(done, node))
+        if done.missing:
+            log.info(
+                "{repository} for {node}: {count} layers are not linked: Docker has not unpacked them",
+                repository=repository,
+                node=node.name,
+                count=done.missing,
+            )
+
+    async def _diff_ids(self, served: ServedManifest, repository: Repository, read_blob: ReadBlob) -> Sequence[Digest]:
+        """Return the diffIDs of an image's layers, none if it is no image for a node."""
+        descriptor = served.descriptor
+        manifest = Manifest.parse(await (await served.open()).read(), descriptor.media_type)
+        config = manifest.config
+        if config is None or config.media_type not in _CONFIGS or config.size > LARGEST_CONFIG:
+            return ()
+        # With a trace of its own: the request's is about the manifest.
+        data = await (await read_blob(repository, config.digest, Trace())).read()
+        found = await self._workers.run(_parse_diff_ids, data)
+        return found if len(found) == len(manifest.layers) else ()
+
+    async def _run(self, node: Node, repository: str, chain: Sequence[Digest], seconds: float) -> Linking:
+        end = time.monotonic() + seconds
+
+        def proceed() -> None:
+            # Called in the worker thread.
+            if self._stopping:
+                raise CannotLink("k3dreg is stopping")
+            if time.monotonic() > end:
+                raise CannotLink("it takes longer than the node waits")
+
+        done = Linking()
+        activity = Activity(
+            "link", f"{repository} into {node.name}", self._clock.seconds(), progress=lambda: Progress(done.saved)
+        )
+        with observed(self._observer, activity, self._clock):
+            info = await self._engine.info()
+            done = await self._workers.run(self._linker.link, info, node, repository, chain, proceed)
+        return done
+
+    async def _clean_up(self) -> None:
+        try:
+            nodes = await when_reachable(lambda: cluster_nodes(self._engine), self._clock)
+        except K3dregError as error:
+            log.info("the nodes are not known in which an earlier run may have left layers: {error}", error=error)
+            return
+        for node in nodes:
+            try:
+                await self._workers.run(self._linker.clean_up, node)
+            except (CannotLink, K3dregError) as error:
+                log.debug("{node} was not cleaned up: {error}", node=node.name, error=error)
+
+
+_CONFIGS = frozenset({media_types.OCI_CONFIG, media_types.DOCKER_CONFIG})
+
+
+def told(done: Linking, node: Node) -> str:
+    """Return what was linked as text: `linked 6 layers, 26,390 files, 1.4 s, k3d-k3s-default-agent-0`."""
+    layers = f"{done.layers} layer{'' if done.layers == 1 else 's'}"
+    return f"linked {layers}, {done.files:,} files, {done.seconds:.1f} s, {node.name}"
+
+
+def _parse_diff_ids(config: bytes) -> Sequence[Digest]:
+    """Return `rootfs.diff_ids` of a config (image-spec 1.1, config.md); none if it has none."""
+    try:
+        return [Digest.parse(text) for text in json.loads(config)["rootfs"]["diff_ids"]]
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidDigest):
+        return []

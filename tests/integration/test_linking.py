@@ -1,0 +1,299 @@
+"""Layers linked into real nodes: clusters of a real k3d, and a node as kind makes it, for Docker's two image stores."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.support import image, rig
+from tests.integration.support.clusters import HERE, MORE, NODE_IMAGE, ClusterNode, Clusters
+from tests.integration.support.daemon import Daemon, program, running
+from tests.integration.support.docker_api import Docker, build_context
+from tests.integration.support.node import Node
+
+# Prints all that a container sees of its files, but what differs from container to container: links, and what Docker
+# and containerd put there.
+LISTING = """
+import hashlib, json, os, stat
+for top, directories, files in os.walk("/"):
+    if top == "/":
+        directories[:] = sorted(set(directories) - {"proc", "sys", "dev", "run"})
+        files = []
+    for name in sorted([".", *directories, *files]):
+        path = os.path.join(top, name)
+        if path in ("/.", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/."):
+            continue
+        found = os.lstat(path)
+        if stat.S_ISDIR(found.st_mode) and name != ".":
+            continue
+        attributes = {each: os.getxattr(path, each, follow_symlinks=False).hex()
+                      for each in os.listxattr(path, follow_symlinks=False)}
+        size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+        link = os.readlink(path) if stat.S_ISLNK(found.st_mode) else ""
+        content = ""
+        if stat.S_ISREG(found.st_mode) and found.st_size < 100000:
+            with open(path, "rb") as file:
+                content = hashlib.md5(file.read()).hexdigest()
+        print(json.dumps([path, found.st_mode, found.st_uid, found.st_gid, size, int(found.st_mtime), found.st_rdev,
+                          attributes, link, content]))
+"""
+# Every kind of file that layers have, in layers that hide those below: on the packages of Debian that nodes have.
+DOCKERFILE = f"""
+FROM {NODE_IMAGE}
+COPY listing.py /listing.py
+RUN mkdir -p /t/opaque/old /t/kept && touch /t/opaque/old/a /t/opaque/b /t/deleted /t/kept/a /t/kept/b \\
+ && ln /t/kept/a /t/kept/same && mkfifo /t/fifo && mknod /t/device c 1 3 && ln -s kept/a /t/link \\
+ && ln -s /nowhere /t/dangling && chown 1000:1001 /t/kept && chmod 2775 /t/kept && chmod 4755 /t/kept/b \\
+ && python3 -c "import os; os.setxattr('/t/kept/a', 'user.note', b'1')" || true
+RUN rm /t/deleted /t/kept/a && rm -r /t/opaque && mkdir /t/opaque && touch /t/opaque/new && rm -r /usr/share/doc
+RUN python3 -c "import os, struct; os.setxattr('/t/kept/b', 'security.capability', \\
+ struct.pack('<IIIII', 0x02000001, 1 << 13, 0, 0, 0))" && mkdir -p /etc/cron.d && echo x > /etc/cron.d/job
+ENV EMPTY=layer
+RUN true
+ENTRYPOINT []
+CMD ["python3", "/listing.py"]
+"""
+HOSTS = 'server = "http://127.0.0.1:1"\n[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
+
+
+def build(engine: rig.EngineAddress, name: str, dockerfile: str, **files: bytes) -> None:
+    """Build with BuildKit and the host's network."""
+    context = build_context({"Dockerfile": dockerfile.encode(), **files})
+    image.client(engine, "build", "--network", "host", "--tag", name, "-", stdin=context)
+
+
+@contextlib.contextmanager
+def rich_image(engine: rig.EngineAddress) -> Iterator[str]:
+    """An image with all kinds of files."""
+    name = f"k3dreg-test-rich-{uuid.uuid4().hex[:8]}"
+    build(engine, name, DOCKERFILE, **{"listing.py": LISTING.encode()})
+    yield name
+    Docker(engine.socket).remove(name)
+
+
+def link_command(engine: rig.EngineAddress, *words: str) -> tuple[int, str]:
+    """Run `k3dreg link`; return its status and what it prints."""
+    command = [*program(), "link", "--docker", engine.url, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    print(done.stdout + done.stderr)
+    return done.returncode, done.stdout + done.stderr
+
+
+def snapshots(node: Node) -> dict[str, str]:
+    """Return the kinds of the node's snapshots by their names."""
+    lines = [line.split() for line in node.ctr("snapshots", "ls").splitlines()[1:]]
+    return {words[0]: words[-1] for words in lines}
+
+
+def leases(node: Node) -> list[str]:
+    return [line.split()[0] for line in node.ctr("leases", "ls").splitlines()[1:] if line.startswith("k3dreg-link")]
+
+
+def blobs_sent(log: str) -> list[str]:
+    return re.findall(r"GET \S+ blob sha256:\w+ 200 \S+, (\d+) bytes", log)
+
+
+class Cluster:
+    """A cluster of k3d with a server and an agent, and k3dreg as root on Docker's machine."""
+
+    def __init__(self, machine: Clusters) -> None:
+        self.machine = machine
+        self.server, self.agent = sorted(machine.nodes("linking").values(), key=lambda node: "agent" in node.name)
+        network = machine.docker.ask("GET", "/networks/k3d-linking")
+        self.gateway = network["IPAM"]["Config"][0]["Gateway"]
+
+    @contextlib.contextmanager
+    def daemon(self, directory: Path, *options: str) -> Iterator[Daemon]:
+        """k3dreg where the nodes reach it, in their mirrors' files."""
+        directory.mkdir()
+        before = ["nsenter", f"--target={self.machine.pid}", "--net"]
+        listen = ("--listen", f"tcp:0:interface={self.gateway}", "--reader", "off")
+        with running(self.machine.engine, directory, *listen, *options, before=before) as daemon:
+            found = daemon.wait_for(rf"listening on ({re.escape(self.gateway)}:\d+)")
+            for node in (self.server, self.agent):
+                file = node.address.chroot / "var/lib/rancher/k3s/agent/etc/containerd/certs.d/_default/hosts.toml"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(HOSTS.format(host=found[1]))
+            yield daemon
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    rig.program("k3d")
+    engine, pid = rig.bridged()
+    machine = Clusters(engine, pid, tmp_path_factory.mktemp("k3d"))
+    machine.prepare()
+    machine.clear()
+    machine.k3d("cluster", "create", "linking", *MORE, "--agents", "1")
+    try:
+        yield Cluster(machine)
+    finally:
+        machine.clear()
+
+
+def listing_of(node: Node, name: str) -> list[str]:
+    lines = node.run(f"docker.io/library/{name}:latest").splitlines()
+    assert len(lines) > 1000
+    return lines
+
+
+def test_a_k3d_node_gets_an_images_layers_as_links(cluster: Cluster, tmp_path: Path) -> None:
+    machine = cluster.machine
+    with rich_image(machine.engine) as name:
+        with cluster.daemon(tmp_path / "off") as daemon:
+            seconds = cluster.server.pull(name)
+            print(f"ordinary pull: {seconds:.2f} s")
+            assert "linked" not in daemon.log()
+            expected = listing_of(cluster.server, name)
+        with cluster.daemon(tmp_path / "on", "--link-layers", "on") as daemon:
+            seconds = cluster.agent.pull(name)
+            found = daemon.wait_for(r"after: linked (\d+) layers?, ([\d,]+) files, ([\d.]+) s, (\S+),")
+            print(f"pull with linking: {seconds:.2f} s; {found[0]}")
+            assert found[4] == cluster.agent.name
+            assert len(blobs_sent(daemon.log())) == 1  # the config
+            assert listing_of(cluster.agent, name) == expected
+            assert len(leases(cluster.agent)) == 1
+            assert "Active" not in snapshots(cluster.agent).values()
+            # Nothing is left to link for another tag of the image.
+            machine.docker.tag(name, name, "other")
+            before = len(daemon.log())
+            cluster.agent.pull(f"{name}:other")
+            assert "linked" not in daemon.log()[before:]
+            machine.docker.remove(f"{name}:other")
+    # Docker's image is gone, the node's is not.
+    assert listing_of(cluster.agent, name) == expected
+    for node in (cluster.server, cluster.agent):
+        node.clean()
+
+
+def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, tmp_path: Path) -> None:
+    engine = cluster.machine.engine
+    with rich_image(engine) as name, cluster.daemon(tmp_path / "on"):
+        status, said = link_command(engine, name, cluster.agent.name)
+        assert status == 0, said
+        assert re.search(
+            rf"linked \d+ layers, [\d,]+ files, [\d.]+ s, {cluster.agent.name}; [\d.]+ MB are neither", said
+        )
+        linked = {each for each, kind in snapshots(cluster.agent).items() if kind == "Committed"}
+        cluster.agent.ctr("content", "prune", "references")
+        assert linked <= set(snapshots(cluster.agent))
+        assert link_command(engine, name, cluster.agent.name)[1].startswith(f"{cluster.agent.name}: nothing to link")
+        seconds = cluster.agent.pull(name)
+        print(f"pull after linking in advance: {seconds:.2f} s")
+        # Without the lease and the image, all of it is collected.
+        for lease in leases(cluster.agent):
+            cluster.agent.ctr("leases", "rm", "--sync", lease)
+        assert linked <= set(snapshots(cluster.agent))
+        cluster.agent.clean()
+        end = time.monotonic() + 20
+        while linked & set(snapshots(cluster.agent)):
+            assert time.monotonic() < end
+            cluster.agent.ctr("content", "prune", "references")
+            time.sleep(0.5)
+
+
+def test_docker_keeps_its_image_as_it_was(cluster: Cluster, tmp_path: Path) -> None:
+    docker = cluster.machine.docker
+    with rich_image(cluster.machine.engine) as name:
+        before = docker.inspect(name)
+        links = docker.ask("GET", "/images/json")
+        assert link_command(cluster.machine.engine, name)[0] == 0
+        assert docker.inspect(name) == before
+        assert docker.ask("GET", "/images/json") == links
+    for node in (cluster.server, cluster.agent):
+        node.clean()
+
+
+# -- a node as kind makes it, for the classic store -------------------------------------------------------------------
+
+KIND = """
+set -e
+mkdir -p /etc/containerd/certs.d/_default /var/lib/containerd
+cat > /etc/containerd/config.toml <<END
+version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = "/etc/containerd/certs.d"
+END
+exec containerd
+"""
+
+
+@contextlib.contextmanager
+def kind_node(engine: rig.EngineAddress) -> Iterator[ClusterNode]:
+    """A container with kind's labels and volume, in the machine's network, which is the only one of this engine."""
+    docker, name = Docker(engine.socket), f"k3dreg-test-kind-{uuid.uuid4().hex[:8]}"
+    body = {
+        "Image": NODE_IMAGE,
+        "Entrypoint": ["sh", "-c", KIND],
+        "Labels": {"io.x-k8s.kind.cluster": "kind", "io.x-k8s.kind.role": "worker"},
+        "Volumes": {"/var": {}},
+        "HostConfig": {"Privileged": True, "NetworkMode": "host", "Tmpfs": {"/run": "", "/tmp": ""}},
+    }
+    made = docker.ask("POST", "/containers/create", body, name=name)["Id"]
+    try:
+        docker.ask("POST", f"/containers/{made}/start")
+        node = KindNode(name, docker.ask("GET", f"/containers/{made}/json")["State"]["Pid"])
+        end = time.monotonic() + 30
+        while not node.address.socket.exists():
+            assert time.monotonic() < end, docker.call("GET", f"/containers/{made}/logs", query={"stderr": "1"})
+            time.sleep(0.1)
+        yield node
+    finally:
+        docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
+
+
+class KindNode(ClusterNode):
+    def __init__(self, name: str, pid: int) -> None:
+        super().__init__(name, pid)
+        root = Path(f"/proc/{pid}/root")
+        self.address = rig.NodeAddress(name, root / "run/containerd/containerd.sock", root)
+
+    def use_mirror(self, *hosts: str, scheme: str = "http", more: str = "") -> None:
+        file = self.address.chroot / "etc/containerd/certs.d/_default/hosts.toml"
+        file.write_text(HOSTS.format(host=hosts[0]))
+
+
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
+def test_a_kind_node_gets_an_images_layers_as_links(engine: rig.EngineAddress, tmp_path: Path) -> None:
+    prepare_kind(engine)
+    options = ("--reader", "off", "--docker-root", str(engine.directory / "data"))
+    with rich_image(engine) as name, running(engine, tmp_path, *options) as daemon:
+        with kind_node(engine) as node:
+            node.use_mirror(daemon.host)
+            print(f"ordinary pull: {node.pull(name):.2f} s")
+            expected = listing_of(node, name)
+        with kind_node(engine) as node:
+            node.use_mirror(daemon.host)
+            status, said = link_command(engine, name, node.name)
+            assert status == 0, said
+            begun = len(daemon.log())
+            print(f"pull after linking: {node.pull(name):.2f} s")
+            assert len(blobs_sent(daemon.log()[begun:])) == 1
+            assert listing_of(node, name) == expected
+
+
+def prepare_kind(engine: rig.EngineAddress) -> None:
+    """Build the nodes' image with the engine, unless it has it."""
+    docker = Docker(engine.socket)
+    if docker.inspect(NODE_IMAGE) is not None:
+        return
+    if docker.inspect(image.BASE) is None:
+        with Path(rig.setting("K3DREG_TEST_BASE")).open("rb") as file:
+            query = {"fromSrc": "-", "repo": image.BASE.partition(":")[0], "tag": "latest"}
+            docker.progress("POST", "/images/create", body=file, query=query, content_type="application/x-tar")
+    files = {file.name: file.read_bytes() for file in HERE.iterdir() if file.is_file()}
+    for command in ("containerd", "containerd-shim-runc-v2", "ctr"):
+        files[command] = rig.program(command).read_bytes()
+    dockerfile = files.pop("Dockerfile").decode().replace("${BASE}", image.BASE)
+    build(engine, NODE_IMAGE, dockerfile, **files)
