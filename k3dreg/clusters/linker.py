@@ -18,15 +18,13 @@ from k3dreg.clusters.engine_host import EngineHost, find_engine_host, open_below
 from k3dreg.clusters.link_tree import Linked, link_tree
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import NAMESPACE, Node, on_host
-from k3dreg.clusters.snapshots import SNAPSHOTTER, AlreadyExists, Containerd, SnapshotMount, SnapshotUnknown, leased
+from k3dreg.clusters.snapshots import SNAPSHOTTER, AlreadyExists, Containerd, SnapshotMount, SnapshotUnknown
 from k3dreg.clusters.unpacked_layers import UnpackedLayers, check_engine, unpacked_layers
 from k3dreg.docker.image import EngineInfo
 from k3dreg.oci.digest import Digest
 
 # Seconds for which what was linked is kept in a node that does not pull it.
 _KEPT = 24 * 3600.0
-# Seconds after which the node's containerd may collect what a killed linking left.
-_WORK = 900.0
 _BEGINNING = "k3dreg-link"
 
 
@@ -57,6 +55,7 @@ class Linker:
     engine: str
     owner: str
     run: str = field(factory=lambda: secrets.token_hex(4))
+    _busy: set[str] = field(factory=set, init=False, eq=False)  # the leases of linkings under way
 
     def link(
         self,
@@ -78,7 +77,7 @@ class Linker:
         try:
             with (
                 self._connect(node) as containerd,
-                unpacked_layers(host, info, chain, self._new_lease(self._work)) as layers,
+                unpacked_layers(host, info, chain, self._new_lease("docker")) as layers,
             ):
                 _check_snapshotter(containerd)
                 done = self._into(containerd, _Work(host, node, chain, layers, proceed), repository)
@@ -107,9 +106,11 @@ class Linker:
         Raises `CannotLink`.  Blocks.
         """
         with self._connect(node) as containerd:
-            for lease in containerd.leases(f"{_BEGINNING}-{self.owner}-work-"):
-                if not lease.startswith(f"{self._work}-"):
-                    containerd.delete_lease(lease, wait=True)
+            for lease in containerd.leases(f"{_BEGINNING}-{self.owner}-"):
+                for name in containerd.leased(lease):
+                    # An active snapshot has the name of its lease in its own.
+                    if name.startswith(lease) and f"-{self.run}-" not in lease:
+                        containerd.remove(name)
 
     def _host(self, info: EngineInfo) -> EngineHost:
         check_engine(info)
@@ -117,36 +118,31 @@ class Linker:
             raise CannotLink("k3dreg does not run as root on Docker's machine")
         return find_engine_host(self.engine)
 
-    @property
-    def _work(self) -> str:
-        return f"{_BEGINNING}-{self.owner}-work-{self.run}"
-
-    def _new_lease(self, beginning: str) -> str:
-        return f"{beginning}-{secrets.token_hex(8)}"
+    def _new_lease(self, subject: str) -> str:
+        return f"{_BEGINNING}-{self.owner}-{subject}-{self.run}-{secrets.token_hex(4)}"
 
     def _connect(self, node: Node) -> Containerd:
         return Containerd(_node_socket(node), NAMESPACE, f"the containerd of {node.name}")
 
     def _into(self, containerd: Containerd, work: _Work, repository: str) -> Linking:
-        """Link all layers, under a lease for what is not complete yet and one for what is."""
+        """Link all layers, in a lease that replaces those of images of the repository that were linked before."""
         done = Linking()
-        beginning = f"{_BEGINNING}-{self.owner}-{Digest.of(repository.encode()).short}"
-        kept = self._new_lease(beginning)
-        containerd.create_lease(kept, _KEPT)
+        subject = Digest.of(repository.encode()).short
+        lease = self._new_lease(subject)
+        self._busy.add(lease)
         try:
-            with leased(containerd, self._new_lease(self._work), _WORK) as lease:
-                for number, name in enumerate(map(str, work.chain)):
-                    work.proceed()
-                    if not _layer(containerd, work, number, lease, done):
-                        done.missing = len(work.chain) - number
-                        break
-                    containerd.keep(kept, name)
+            containerd.create_lease(lease, _KEPT)
+            for number in range(len(work.chain)):
+                work.proceed()
+                if not _layer(containerd, work, number, lease, done):
+                    done.missing = len(work.chain) - number
+                    break
         finally:
-            # Without a layer, this one is worth nothing; else it replaces those of the repository's other images.
+            obsolete = [lease]
             if done.layers or done.there:
-                obsolete = [each for each in containerd.leases(f"{beginning}-") if each != kept]
-            else:
-                obsolete = [kept]
+                known = containerd.leases(f"{_BEGINNING}-{self.owner}-{subject}-")
+                obsolete = [each for each in known if each not in self._busy]
+            self._busy.discard(lease)
             for each in obsolete:
                 containerd.delete_lease(each)
         return done
@@ -172,18 +168,20 @@ def _layer(containerd: Containerd, work: _Work, number: int, lease: str, done: L
     except AlreadyExists:
         done.there += 1
         return True
-    if number >= len(layers.directories):
-        containerd.remove(key)
-        return False
-    linked = _fill(work, mount, layers.directories[number])
-    if not layers.is_whole(number):
-        raise CannotLink("Docker removes the image")
     try:
+        if number >= len(layers.directories):
+            return False
+        linked = _fill(work, mount, layers.directories[number])
+        if not layers.is_whole(number):
+            raise CannotLink("Docker removes the image")
         containerd.commit(key, name, lease)
+        key = ""
     except AlreadyExists:  # the node's own pull was faster
-        containerd.remove(key)
         done.there += 1
         return True
+    finally:
+        if key:
+            containerd.remove(key)
     done.layers += 1
     done.files += linked.files
     done.copied += linked.copied

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
 
 from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.formats.protobuf import Message, field, integer_field, map_field
+from k3dreg.formats.protobuf import Message, field, map_field
 
 SNAPSHOTTER = "overlayfs"
 # The label by which a client says which snapshot it is about to make (containerd, core/snapshots/snapshotter.go).
@@ -101,12 +101,12 @@ class Containerd:
     def prepare(self, key: str, parent: str, name: str, lease: str) -> SnapshotMount:
         """Make an active snapshot, in a lease, that shall become the snapshot `name`.
 
-        Raises `AlreadyExists` if `name` exists, and `SnapshotUnknown` for an unknown parent.
+        Raises `AlreadyExists` if `name` exists, which then is in the lease, and `SnapshotUnknown` without the parent.
         """
         return self._mount("Prepare", key, parent, {_REFERENCE: name}, lease)
 
     def commit(self, key: str, name: str, lease: str) -> None:
-        """Make the active snapshot `key` the snapshot `name`.  Raises `AlreadyExists`."""
+        """Make the active snapshot `key` the snapshot `name`, in the same lease.  Raises `AlreadyExists`."""
         message = field(1, SNAPSHOTTER) + field(2, name) + field(3, key) + map_field(4, {_REFERENCE: name})
         self._snapshots("Commit", message, lease, _MAX_WAIT_FOR_COMMIT)
 
@@ -141,19 +141,19 @@ class Containerd:
         found = (lease.text(1) for lease in self._leases("List", b"").messages(1))
         return [lease for lease in found if lease.startswith(beginning)]
 
-    def keep(self, lease: str, name: str) -> None:
-        """Put a snapshot into a lease."""
-        resource = field(1, name) + field(2, f"snapshots/{SNAPSHOTTER}")
-        self._leases("AddResource", field(1, lease) + field(2, resource))
-
-    def delete_lease(self, lease: str, *, wait: bool = False) -> None:
-        """Delete a lease.  What nothing else refers to is collected: with `wait`, before this returns."""
-        seconds = _MAX_WAIT_FOR_COMMIT if wait else _MAX_WAIT
+    def leased(self, lease: str) -> list[str]:
+        """Return the names of what a lease keeps; none for an unknown lease."""
         with contextlib.suppress(SnapshotUnknown):
-            self._leases("Delete", field(1, lease) + integer_field(2, wait), seconds)
+            return [each.text(1) for each in self._leases("ListResources", field(1, lease)).messages(1)]
+        return []
 
-    def _leases(self, method: str, message: bytes, seconds: float = _MAX_WAIT) -> Message:
-        return self._call(f"/containerd.services.leases.v1.Leases/{method}", message, "", seconds)
+    def delete_lease(self, lease: str) -> None:
+        """Delete a lease.  What nothing else refers to is then collected."""
+        with contextlib.suppress(SnapshotUnknown):
+            self._leases("Delete", field(1, lease))
+
+    def _leases(self, method: str, message: bytes) -> Message:
+        return self._call(f"/containerd.services.leases.v1.Leases/{method}", message, "", _MAX_WAIT)
 
     # -- CRI ----------------------------------------------------------------------------------------
 
@@ -177,18 +177,3 @@ class Containerd:
             raise CannotLink(f"{self._where} does not {method}: {error.details()}") from error
         except ValueError as error:
             raise CannotLink(f"{self._where} gives an answer that does not parse: {error}") from error
-
-
-@contextlib.contextmanager
-def leased(containerd: Containerd, lease: str, seconds: float) -> Iterator[str]:
-    """Create a lease that expires after `seconds` at the latest, and delete it at the end.
-
-    After an exception, what was made in it is collected before this returns: see `delete_lease`.
-    """
-    containerd.create_lease(lease, seconds)
-    try:
-        yield lease
-    except BaseException:
-        containerd.delete_lease(lease, wait=True)
-        raise
-    containerd.delete_lease(lease)

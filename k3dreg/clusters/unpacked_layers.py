@@ -14,7 +14,7 @@ from typing import Protocol
 
 from k3dreg.clusters.engine_host import EngineHost
 from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.snapshots import SNAPSHOTTER, Containerd, SnapshotUnknown, leased
+from k3dreg.clusters.snapshots import SNAPSHOTTER, Containerd, SnapshotUnknown
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.engine_files.layout import LayerPaths
 from k3dreg.oci.digest import Digest
@@ -91,7 +91,8 @@ def in_containerd_store(containerd: Containerd, chain: Sequence[Digest], lease: 
 
     `lease` is an unused name.  Raises `CannotLink`.
     """
-    with leased(containerd, lease, _LEASE):
+    containerd.create_lease(lease, _LEASE)
+    try:
         for count in range(len(chain), 0, -1):
             try:
                 mount = containerd.view(f"{lease}-{count}", str(chain[count - 1]), lease)
@@ -108,6 +109,8 @@ def in_containerd_store(containerd: Containerd, chain: Sequence[Digest], lease: 
                 containerd.remove(f"{lease}-{count}")
             return
         yield _Held(())
+    finally:
+        containerd.delete_lease(lease)
 
 
 class _Held:

@@ -127,6 +127,7 @@ class FakeContainerd(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore
             raise Refusal("ALREADY_EXISTS", f"snapshot {name}: already exists")
         snapshot = self.snapshots[name] = self.snapshots.pop(key)
         snapshot.kind = "committed"
+        self._release(key)
         self._hold(lease, name)
         return b""
 
@@ -134,6 +135,7 @@ class FakeContainerd(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore
         name = message.text(2)
         shutil.rmtree(self._find(name).directory.parent)
         del self.snapshots[name]
+        self._release(name)
         return b""
 
     def _Snapshots_Usage(self, message: Message, lease: str) -> bytes:
@@ -155,12 +157,11 @@ class FakeContainerd(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore
     def _Leases_List(self, message: Message, lease: str) -> bytes:
         return b"".join(encode(1, encode(1, name) + map_field(3, each.labels)) for name, each in self.leases.items())
 
-    def _Leases_AddResource(self, message: Message, lease: str) -> bytes:
-        resource = message.message(2)
-        if resource.text(2) != "snapshots/overlayfs" or resource.text(1) not in self.snapshots:
-            raise Refusal("NOT_FOUND", f"resource {resource.text(2)}: not found")
-        self._hold(message.text(1), resource.text(1))
-        return b""
+    def _Leases_ListResources(self, message: Message, lease: str) -> bytes:
+        if message.text(1) not in self.leases:
+            raise Refusal("NOT_FOUND", "lease: not found")
+        held = self.leases[message.text(1)].snapshots
+        return b"".join(encode(1, encode(1, name) + encode(2, "snapshots/overlayfs")) for name in held)
 
     def _ImageService_ImageFsInfo(self, message: Message, lease: str) -> bytes:
         return encode(1, encode(2, encode(1, f"{self.root}/io.containerd.snapshotter.v1.{self.snapshotter}")))
@@ -192,6 +193,10 @@ class FakeContainerd(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore
         if found is None:
             raise Refusal("NOT_FOUND", f"snapshot {name}: not found")
         return found
+
+    def _release(self, name: str) -> None:
+        for lease in self.leases.values():
+            lease.snapshots.discard(name)
 
     def _hold(self, lease: str, name: str) -> None:
         if lease:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,7 +244,7 @@ def test_wherever_it_is_stopped_complete_layers_stay_and_nothing_else(rig: Rig, 
     assert (done.layers, done.there) == (4 - had, had)
 
 
-@pytest.mark.parametrize("method", ["Prepare", "Commit", "AddResource", "Usage"])
+@pytest.mark.parametrize("method", ["Prepare", "Commit", "Usage"])
 def test_a_refusal_of_the_node_is_told(rig: Rig, method: str) -> None:
     def refuse(message: Message) -> None:
         raise Refusal("UNAVAILABLE", "disk full")
@@ -256,28 +257,49 @@ def test_a_refusal_of_the_node_is_told(rig: Rig, method: str) -> None:
 
 
 def test_what_a_killed_run_left_is_removed_at_the_next_start(rig: Rig) -> None:
-    rig.node.leases.clear()
+    def fail(message: Message) -> None:
+        raise Refusal("UNAVAILABLE", "k3dreg was killed")
+
+    for name in ("Commit", "Remove", "Delete"):
+        rig.node.before[name] = fail
     killed = Linker(rig.linker.engine, "me")
-
-    class Killed(BaseException):
-        pass
-
-    rig.node.before["Delete"] = lambda message: (_ for _ in ()).throw(Refusal("UNAVAILABLE", "killed"))
-
-    def kill() -> None:
-        if rig.node.of_kind("active"):
-            raise Killed
-
-    with pytest.raises((Killed, CannotLink)):
-        killed.link(rig.info, rig.there, "app", CHAIN, kill)
-    del rig.node.before["Delete"]
-    assert rig.node.of_kind("active")
-    other = Linker(rig.linker.engine, "another")
-    other.clean_up(rig.there)
-    killed.clean_up(rig.there)
-    assert rig.node.of_kind("active")
+    with pytest.raises(CannotLink, match="killed"):
+        killed.link(rig.info, rig.there, "app", CHAIN)
+    rig.node.before.clear()
+    assert len(rig.node.of_kind("active")) == 1
+    for other in (killed, Linker(rig.linker.engine, "another")):
+        other.clean_up(rig.there)
+        assert len(rig.node.of_kind("active")) == 1
     rig.linker.clean_up(rig.there)
-    assert rig.node.of_kind("active") == []
+    assert not rig.node.snapshots
+
+
+def test_what_was_complete_before_a_kill_stays(rig: Rig) -> None:
+    rig.link()
+    Linker(rig.linker.engine, "me").clean_up(rig.there)
+    assert len(rig.node.snapshots) == 4
+    assert len(rig.node.leases) == 1
+
+
+def test_another_image_of_the_repository_meanwhile_keeps_its_lease(rig: Rig) -> None:
+    inner: list[Linking] = []
+
+    def link_other(message: Message) -> None:
+        del rig.node.before["Usage"]
+        # In a thread of its own, as the node answers one request after the other.
+        other = threading.Thread(target=lambda: inner.append(rig.linker.link(rig.info, rig.there, "app", CHAIN[:1])))
+        other.start()
+        threads.append(other)
+
+    threads: list[threading.Thread] = []
+    rig.node.before["Usage"] = link_other
+    assert rig.link().layers == 4
+    threads[0].join()
+    assert inner[0].there == 1
+    kept = set().union(*(lease.snapshots for lease in rig.node.leases.values()))
+    assert kept >= {str(CHAIN[0])}
+    assert rig.link().there == 4
+    assert len(rig.node.leases) == 1
 
 
 def test_another_snapshotter_in_the_node(rig: Rig) -> None:
