@@ -64,9 +64,13 @@ HOSTS = 'server = "http://127.0.0.1:1"\n[host."http://{host}"]\n  capabilities =
 
 
 def build(engine: rig.EngineAddress, name: str, dockerfile: str, **files: bytes) -> None:
-    """Build with BuildKit and the host's network."""
+    """Build with the host's network: with BuildKit, or with an old engine's own builder."""
     context = build_context({"Dockerfile": dockerfile.encode(), **files})
-    image.client(engine, "build", "--network", "host", "--tag", name, "-", stdin=context)
+    if engine.name == "docker20":
+        query = {"t": name, "networkmode": "host"}
+        Docker(engine.socket).progress("POST", "/build", body=context, query=query, content_type="application/x-tar")
+    else:
+        image.client(engine, "build", "--network", "host", "--tag", name, "-", stdin=context)
 
 
 @contextlib.contextmanager
@@ -259,6 +263,10 @@ class KindNode(ClusterNode):
         root = Path(f"/proc/{pid}/root")
         self.address = rig.NodeAddress(name, root / "run/containerd/containerd.sock", root)
 
+    def _enter(self) -> list[str]:
+        # Below a plain chroot, the root directory of the container's mount namespace is this machine's.
+        return [*super()._enter(), "--root"]
+
     def use_mirror(self, *hosts: str, scheme: str = "http", more: str = "") -> None:
         file = self.address.chroot / "etc/containerd/certs.d/_default/hosts.toml"
         file.write_text(HOSTS.format(host=hosts[0]))
@@ -280,7 +288,11 @@ def test_a_kind_node_gets_an_images_layers_as_links(engine: rig.EngineAddress, t
             begun = len(daemon.log())
             print(f"pull after linking: {node.pull(name):.2f} s")
             assert len(blobs_sent(daemon.log()[begun:])) == 1
-            assert listing_of(node, name) == expected
+            linked = listing_of(node, name)
+            if not engine.containerd_store:
+                # Docker's classic store leaves these out of a layer's tar, and has them in its own containers.
+                linked = [re.sub(r'"user.note": "31"', "", line) for line in linked]
+            assert linked == expected
 
 
 def prepare_kind(engine: rig.EngineAddress) -> None:
