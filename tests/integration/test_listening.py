@@ -17,6 +17,7 @@ from tests.fakes.certificates import Authority
 from tests.integration.conftest import Push, PushedImage
 from tests.integration.support import images, rig
 from tests.integration.support.clients import around
+from tests.integration.support.clients import run as run_tool
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import VERDICT
@@ -24,7 +25,6 @@ from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.one_file import archive, content_of, from_registry
 from tests.integration.support.registry_client import RegistryClient
 from tests.integration.test_push_clients import NOBODY
-from tests.integration.test_push_clients import run as run_tool
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import rig
-from tests.integration.support.clients import around
+from tests.integration.support.clients import around, build_with_ko, run
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
@@ -103,13 +103,6 @@ def test_docker_push_then_a_node_pulls_by_every_name(engine: EngineAddress, regi
     registry.check_log()
 
 
-def run(tools: list[str], command: str, stdin: bytes = b"") -> str:
-    """A shell command beside Debian's clients."""
-    done = subprocess.run([*tools, "sh", "-ec", command], input=stdin, capture_output=True, timeout=120, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout.decode()}{done.stderr.decode()}"
-    return done.stdout.decode()
-
-
 # The image comes as the tar of an OCI layout, so everything has to be sent.
 _UNPACKED = 'd=$(mktemp -d); trap "rm -r $d" EXIT; tar -xC $d;'
 PUSHES = {
@@ -165,17 +158,7 @@ def test_ko_builds_and_pushes(registry: Daemon, tools: list[str], tmp_path: Path
     """From Go's source, on a base that is in the registry."""
     base, _ = pushed_by(registry, tools, "crane-current")
     repository, message = f"ko/{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
-    (tmp_path / "go.mod").write_text("module k3dreg.invalid/app\n\ngo 1.24\n")
-    source = f'package main\n\nimport "os"\n\nfunc main() {{ os.Stdout.WriteString("{message}") }}\n'
-    (tmp_path / "main.go").write_text(source)
-    settings = {
-        "KO_DOCKER_REPO": f"{registry.host}/{repository}",
-        "KO_DEFAULTBASEIMAGE": f"{registry.host}/{base}:t",
-        "GOTOOLCHAIN": "local",
-    }
-    words = [*around(tools, "ko-current"), *(f"{name}={value}" for name, value in settings.items())]
-    build = "ko build --bare --insecure-registry --platform linux/amd64 --sbom none --tags t ."
-    run(words, f"cd {shlex.quote(str(tmp_path))} && {build}")
+    build_with_ko(tmp_path, f"{registry.host}/{repository}", f"{registry.host}/{base}:t", message)
     if not rig.nodes():
         rig.unavailable("K3DREG_TEST_NODES is not set:")
     node, image = Node(rig.nodes()[0]), f"{registry.host}/{repository}:t"

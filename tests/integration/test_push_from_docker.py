@@ -19,6 +19,7 @@ import pytest
 from attrs import frozen
 
 from tests.integration.support import rig
+from tests.integration.support.clients import build_with_ko
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
@@ -194,6 +195,35 @@ def test_podman_pushes_from_the_engine(engine: EngineAddress, daemon: Daemon, to
         done = subprocess.run([*tools, *command], capture_output=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr.decode()
         check_kept(engine, daemon, image)
+
+
+@pytest.mark.engines("docker29")
+def test_ko_pushes_what_docker_holds(engine: EngineAddress, daemon: Daemon, tmp_path: Path) -> None:
+    """On a base that Docker alone holds; then the same image under a name by which Docker alone holds it."""
+    docker, message = Docker(engine.socket), uuid.uuid4().hex
+    pushed, held_too = (f"ko/{uuid.uuid4().hex[:12]}" for _ in range(2))
+    with held(engine, daemon) as base:
+        host, base_name = base.names[0].partition("/")[0], base.names[0]
+        try:
+            build_with_ko(tmp_path, f"{host}/{pushed}", base_name, message)
+            docker.pull(f"{host}/{pushed}", "t")
+            docker.tag(f"{host}/{pushed}:t", f"{host}/{held_too}", "t")
+            build_with_ko(tmp_path, f"{host}/{held_too}", base_name, message)
+        finally:
+            for repository in (pushed, held_too):
+                docker.remove(f"{host}/{repository}:t")
+    daemon.stop()
+    daemon.start()  # and Docker holds neither the base nor what was pushed
+    for repository in (pushed, held_too):
+        name = f"{daemon.host}/{repository}"
+        docker.pull(name, "t")
+        docker.remove(f"{name}:t")
+    if not rig.nodes():
+        rig.unavailable("K3DREG_TEST_NODES is not set:")
+    node = Node(rig.nodes()[0])
+    for repository in (pushed, held_too):
+        with pulled(node, f"{daemon.host}/{repository}:t"):
+            assert node.run(f"{daemon.host}/{repository}:t") == message
 
 
 def test_a_manifest_is_pushed_by_digest(engine: EngineAddress, daemon: Daemon) -> None:

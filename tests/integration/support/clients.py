@@ -6,6 +6,7 @@ A name like `crane` is Debian's, `crane-current` the current one.  The same comm
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,3 +28,24 @@ def around(tools: Sequence[str], client: str) -> list[str]:
     if subprocess.run([*tools, "which", client], capture_output=True, check=False).returncode != 0:
         rig.unavailable(f"{client} is not installed:")
     return list(tools)
+
+
+def run(words: Sequence[str], command: str, stdin: bytes = b"") -> str:
+    """Run a shell command after the words that `around` returned, and return what it prints."""
+    done = subprocess.run([*words, "sh", "-ec", command], input=stdin, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout.decode()}{done.stderr.decode()}"
+    return done.stdout.decode()
+
+
+def build_with_ko(directory: Path, target: str, base: str, message: str) -> None:
+    """Build a Go program that prints `message`, on the image `base`, and push it as `target`, tagged `t`.
+
+    `directory` is for the source.  The same message on the same base makes the same image.
+    """
+    (directory / "go.mod").write_text("module k3dreg.invalid/app\n\ngo 1.24\n")
+    source = f'package main\n\nimport "os"\n\nfunc main() {{ os.Stdout.WriteString("{message}") }}\n'
+    (directory / "main.go").write_text(source)
+    settings = {"KO_DOCKER_REPO": target, "KO_DEFAULTBASEIMAGE": base, "GOTOOLCHAIN": "local"}
+    words = [*around((), "ko-current"), *(f"{name}={value}" for name, value in settings.items())]
+    build = "ko build --bare --insecure-registry --platform linux/amd64 --sbom none --tags t ."
+    run(words, f"cd {shlex.quote(str(directory))} && {build}")
