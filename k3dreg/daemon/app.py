@@ -21,6 +21,7 @@ from k3dreg.daemon.upstream_registries import make_upstream
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
+from k3dreg.registry.advance_linking import AdvanceLinking
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
 from k3dreg.registry.layer_linking import LayerLinking
@@ -31,6 +32,7 @@ from k3dreg.registry.permitted import PermittedRegistries
 from k3dreg.registry.pull import Pull
 from k3dreg.registry.pull_credentials import PullCredentials
 from k3dreg.registry.pull_in_progress import PullInProgress
+from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.registry.push import Uploads
 from k3dreg.registry.pushed_lookup import PushedLookup
 from k3dreg.registry.resolver import Resolver
@@ -137,8 +139,11 @@ class App:
         closing.add(link_workers.stop)
         owner = await self.workers.run(identity, config.state_dir)
         linker = Linker(config.docker.socket, owner)
-        self._linking = LayerLinking(self.engine, linker, link_workers, self._reactor, monitor.observer)
+        pulled = PulledRepositories(names)
+        self._linking = LayerLinking(self.engine, linker, link_workers, self._reactor, pulled, monitor.observer)
         closing.add(self._linking.shutdown)
+        self._advance_linking = AdvanceLinking(self.engine, image_names, pulled, self._linking, self._reactor)
+        closing.add(self._advance_linking.stop)
         self._pull = pull = Pull(
             lookup,
             names,
@@ -209,6 +214,7 @@ class App:
         self._permitted.change(config.allow_registries)
         self._pull.enable_origin_fallback(config.origin_fallback)
         self._linking.enable(config.link_layers)
+        self._advance_linking.enable(config.link_layers)
         self._uploads.allow_deleting(config.deleting)
         self._operations.show_page(config.status_page)
         self._warming.change(config.warm)

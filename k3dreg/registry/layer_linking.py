@@ -22,6 +22,7 @@ from k3dreg.oci.errors import InvalidDigest, K3dregError
 from k3dreg.oci.manifest import LARGEST_CONFIG, Manifest
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
+from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.reporting.activity import Activity, Progress
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
@@ -52,12 +53,15 @@ class LayerLinking:
         linker: Linker,
         workers: Workers,
         clock: IReactorTime,
+        pulled: PulledRepositories,
         observer: IObserver = NULL_OBSERVER,
     ) -> None:
+        """`pulled` is told from which repositories nodes pull."""
         self._engine = engine
         self._linker = linker
         self._workers = workers
         self._clock = clock
+        self._pulled = pulled
         self._observer = observer
         self._enabled = False
         self._stopping = False
@@ -126,6 +130,7 @@ class LayerLinking:
         node = await node_at(self._engine, trace.client)
         if node is None:
             return
+        self._pulled.add(node, repository)
         diff_ids = await self._diff_ids(served, repository, read_blob)
         done = await self.link(node, str(repository), diff_ids, seconds - (self._clock.seconds() - began))
         if done.layers:

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from k3dreg.docker.image import EngineImage
-from k3dreg.docker.image_events import follow_events
 from k3dreg.docker.interfaces import IEngine, IImageNames
 from k3dreg.images.source import IImageSource
 from k3dreg.oci import media_types
@@ -34,16 +32,13 @@ from k3dreg.oci.errors import (
 )
 from k3dreg.oci.manifest import Manifest
 from k3dreg.oci.reference import split_host
+from k3dreg.registry.new_names import NewNames
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.interfaces import IBlobStore
 
 log = make_logger()
 
-# Seconds until k3dreg asks again for the events of an engine that does not answer.
-_AGAIN = 2.0
-# Seconds until k3dreg asks again for the events of an engine that refuses them; its list of images is read as often.
-_REFUSED = 60.0
 # Seconds between two checks for requests under way.
 _LOOK_EVERY = 1.0
 
@@ -70,34 +65,22 @@ class Prefetch:
         """
         self._patterns = patterns
         self._engine = engine
-        self._names = names
+        self._new = NewNames(engine, names, self._is_wanted, self._warm, clock)
         self._sources = sources
         self._store = store
         self._is_busy = is_busy
         self._clock = clock
-        self._look_at_all = False
-        self._named: dict[str, None] = {}  # names to prepare, in the order of their events
         # Fingerprints by image ID, of images that were prepared or could not be: these are not tried again.
         self._done: dict[Digest, str] = {}
-        self._woken: Deferred[None] | None = None
-        self._running: list[Deferred[None]] = []
 
     def start(self) -> None:
         """Follow the engine's events and prepare matching images; do nothing if there are no patterns."""
-        if not self._patterns:
-            return
-        for work in (self._listen(), self._work()):
-            running = Deferred.fromCoroutine(work)
-            running.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            running.addErrback(lambda failure: log.failure("preparing images (--warm) has stopped", failure=failure))
-            self._running.append(running)
+        if self._patterns:
+            self._new.start()
 
     def stop(self) -> None:
         """Prepare no more images.  An export or a layer under way goes on until its source stops it."""
-        for running in self._running:
-            running.cancel()
-        self._running.clear()
-        self._woken = None
+        self._new.stop()
 
     def change(self, patterns: Sequence[str]) -> None:
         """Use other patterns from now on, or none.  The image that is being prepared may be started again."""
@@ -106,58 +89,8 @@ class Prefetch:
             self._patterns = patterns
             self.start()
 
-    # -- events of images ---------------------------------------------------------------------------
-
-    async def _listen(self) -> None:
-        complaint = ""
-        while True:
-            after = _AGAIN
-            try:
-                await follow_events(self._engine, self._heard)
-                complaint = ""
-            except EngineUnavailable:
-                pass  # `engine_watch` logs it
-            except EngineError as error:
-                after = _REFUSED
-                self._heard("")
-                if str(error) != complaint:
-                    complaint = str(error)
-                    log.warn("Docker does not report changes of its images: {error}", error=error)
-            await deferLater(self._clock, after)
-
-    def _heard(self, name: str) -> None:
-        if not name:
-            self._look_at_all = True
-        elif matches(name, self._patterns):
-            self._named[name] = None
-        else:
-            return
-        woken, self._woken = self._woken, None
-        if woken is not None:
-            woken.callback(None)
-
-    async def _work(self) -> None:
-        while True:
-            if self._look_at_all:
-                self._look_at_all = False
-                await self._look()
-            elif self._named:
-                name = next(iter(self._named))
-                del self._named[name]
-                await self._warm(name)
-            else:
-                self._woken = Deferred()
-                await self._woken
-
-    async def _look(self) -> None:
-        """Queue every matching image that Docker has."""
-        try:
-            for repository, tag in await self._names.names():
-                self._heard(f"{repository}:{tag}")
-        except EngineError as error:
-            log.debug("Docker's images cannot be listed: {error}", error=error)
-
-    # -- preparing an image -------------------------------------------------------------------------
+    def _is_wanted(self, name: str) -> bool:
+        return matches(name, self._patterns)
 
     async def _warm(self, name: str) -> None:
         try:

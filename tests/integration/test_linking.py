@@ -171,6 +171,17 @@ def test_a_k3d_node_gets_an_images_layers_as_links(cluster: Cluster, tmp_path: P
             cluster.agent.pull(f"{name}:other")
             assert "linked" not in daemon.log()[before:]
             machine.docker.remove(f"{name}:other")
+            # A build in the repository is linked before a pod asks for it, into the node that has pulled from it.
+            before = len(daemon.log())
+            build(machine.engine, f"{name}:built", f"FROM {name}\nRUN echo {name} > /built\n")
+            found = daemon.wait_for(
+                rf"{name}:built, before a pod asks for it: linked 1 layer, \d+ files, [\d.]+ s, (\S+)", since=before
+            )
+            assert found[1] == cluster.agent.name
+            before = len(daemon.log())
+            print(f"pull of what was linked in advance: {cluster.agent.pull(f'{name}:built'):.2f} s")
+            assert len(blobs_sent(daemon.log()[before:])) == 1
+            machine.docker.remove(f"{name}:built")
     # Docker's image is gone, the node's is not.
     assert listing_of(cluster.agent, name) == expected
     for node in (cluster.server, cluster.agent):

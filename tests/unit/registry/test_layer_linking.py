@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from attrs import evolve
@@ -13,8 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.clusters.linker import Linker, Linking
 from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.nodes import Node
-from k3dreg.docker.image import EngineInfo
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
@@ -23,12 +20,15 @@ from k3dreg.oci.errors import BlobUnknown, EngineUnavailable
 from k3dreg.oci.manifest import make_image_manifest
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.layer_linking import LayerLinking
+from k3dreg.registry.own_names import OwnNames
+from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.reporting.activity import Activity
 from k3dreg.reporting.observer import NullObserver
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 from tests.fakes.documents import Requests
+from tests.fakes.linking import FakeLinker
 from tests.fakes.logs import heard
 from tests.fakes.workers import ManualWorkers
 
@@ -38,28 +38,6 @@ ADDRESS = "172.18.0.3"
 REPOSITORY = Repository.parse("app", "docker.io")
 LISTED = {"Id": "2", "Labels": {"k3d.role": "agent"}, "NetworkSettings": {"Networks": {"n": {"IPAddress": ADDRESS}}}}
 AGENT = {"Name": "/agent-0", "State": {"Pid": 42}}
-
-
-class FakeLinker:
-    """Links what it is told, and calls `proceed` once before."""
-
-    def __init__(self) -> None:
-        self.linked: list[tuple[str, str, Sequence[Digest]]] = []
-        self.cleaned: list[str] = []
-        self.done = Linking(layers=2, files=26390, seconds=1.43, saved=1000)
-        self.error: Exception | None = None
-
-    def link(
-        self, info: EngineInfo, node: Node, repository: str, chain: Sequence[Digest], proceed: Callable[[], None]
-    ) -> Linking:
-        proceed()
-        self.linked.append((node.name, repository, chain))
-        if self.error is not None:
-            raise self.error
-        return self.done
-
-    def clean_up(self, node: Node) -> None:
-        self.cleaned.append(node.name)
 
 
 class Observer(NullObserver):
@@ -77,8 +55,9 @@ class LayerLinkingTests(SynchronousTestCase):
         self.linker = FakeLinker()
         self.observer = Observer()
         self.engine = Requests([LISTED], AGENT)
+        self.pulled = PulledRepositories(OwnNames())
         self.linking = LayerLinking(
-            self.engine, cast(Linker, self.linker), self.workers, cast(Any, self.clock), self.observer
+            self.engine, cast(Linker, self.linker), self.workers, cast(Any, self.clock), self.pulled, self.observer
         )
         self.linking.enable(True)
         self.workers.work_all()
@@ -111,6 +90,7 @@ class LayerLinkingTests(SynchronousTestCase):
         self.successResultOf(answer)
         self.assertEqual(self.linker.linked, [("agent-0", "docker.io/library/app", chain_ids(DIFF_IDS))])
         self.assertEqual(self.trace.steps, ["linked 2 layers, 26,390 files, 1.4 s, agent-0"])
+        self.assertEqual(self.pulled.nodes_of("app:other"), {"2": "docker.io/library/app"})
         self.assertEqual(self.observer.ends, [("link", "docker.io/library/app into agent-0", 1000, "")])
 
     def test_one_layer_is_no_layers(self) -> None:

@@ -106,7 +106,7 @@ class WarmingTests(StoreTestCase):
 
         @provider(ILogObserver)
         def observe(event: LogEvent) -> None:
-            if event.get("log_namespace", "").startswith("k3dreg.registry.prefetch"):
+            if event.get("log_namespace", "") in ("k3dreg.registry.prefetch", "k3dreg.registry.new_names"):
                 self.lines.append(f"{event['log_level'].name} {formatEvent(event)}")
 
         globalLogPublisher.addObserver(observe)
