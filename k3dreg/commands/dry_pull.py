@@ -63,7 +63,9 @@ def make_dry_pull(
     clock: IReactorTime,
     tell: Tell,
 ) -> Pull:
-    """Return the `Pull` of a daemon with these settings, as it is after a start.
+    """Return the `Pull` of a daemon with these settings, as it is after a start without its content map.
+
+    So a digest that only an image of the classic store has is unknown to it until that image was asked for by a tag.
 
     Its `manifest` raises `WouldServe` if a node would get an image of the engine's or of a registry.  The engine asks
     registries, but pulls, builds and loads nothing.  `tell` is called with each thing that the `Pull` finds out.

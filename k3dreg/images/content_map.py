@@ -1,7 +1,7 @@
 """Which of the engine's images has which content: tables of the state directory's database.
 
-Sources record the images that they have examined or exported.  The map survives a restart, so that a node gets the
-blobs of a manifest that it got before.
+Sources record the images that they have examined or exported, and `EngineContent` the parts of the manifests that it
+serves.  The map survives a restart, so that a node gets the blobs of a manifest that it got before.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class Pull:
             if coming is not None and self._in_progress.is_coming(coming):
                 return self._in_progress.manifest(coming, self._after_pull, trace)
             return await self._from_engine(reference, authorization, trace)
-        soon = await self._in_progress.ended_early(self._from_engine(reference, authorization, trace))
+        soon = await self._in_progress.answered_early(self._from_engine(reference, authorization, trace))
         if soon is not None:
             return soon
         coming = await self._in_progress.announced(reference, authorization)

@@ -92,7 +92,7 @@ class PullInProgress:
         self._told: dict[tuple[Reference, str], Descriptor] = {}
         self._expected: LRUCache[Digest, Part] = LRUCache(_EXPECTED_REMEMBERED)
 
-    async def ended_early(self, answer: Coroutine[Deferred[Any], Any, T]) -> T | None:
+    async def answered_early(self, answer: Coroutine[Deferred[Any], Any, T]) -> T | None:
         """Return the result of `answer` if it comes within `early` seconds; else cancel it and return None.
 
         The pull itself goes on, as cancelling `answer` only stops waiting for it.

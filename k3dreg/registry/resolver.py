@@ -65,8 +65,8 @@ class Resolver:
         """`names` are this registry's own; `observer` is told of pulls.
 
         `may_ask` is called before a pull, and raises if the registry may not be asked.  `is_known` returns whether the
-        user is known to use a registry; None counts as all.  Errors of any other registry are only logged, or a client
-        could find out what listens at any address.
+        user is known to use a registry; None counts as all.  Why any other registry does not give an image
+        is only logged, or a client could find out what listens at any address.
         """
         self._observer = observer
         self._names = OwnNames() if names is None else names

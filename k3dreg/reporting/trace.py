@@ -19,8 +19,8 @@ class Trace:
     client may be a push tool that checks whether a manifest exists, and pushes none if it does.  `manifest` is the
     manifest in the answer.
 
-    `node_waits_until` is set for a request that a node's pull makes just before it needs the image's layers: the time,
-    by the reactor's clock, at which the answer must have begun.  `client` is the client's address.
+    `node_waits_until` is set for a GET of a manifest, which a node sends just before it asks for the image's layers:
+    the time, by the reactor's clock, at which the answer must have begun.  `client` is the client's address.
     """
 
     source: str = ""

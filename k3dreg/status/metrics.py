@@ -105,14 +105,14 @@ class Metrics:
         )
         self._work_seconds = Histogram(
             "k3dreg_work_duration_seconds",
-            "Seconds that pulls, exports and sent bodies took",
+            "Seconds that pulls, exports, sent bodies and linkings took",
             ["kind"],
             buckets=_SLOW,
             registry=registry,
         )
         self._work_bytes = Counter(
             "k3dreg_work_bytes_total",
-            "Bytes that pulls, exports and sent bodies moved, as far as k3dreg knows",
+            "Bytes that pulls, exports and sent bodies moved, and linkings saved, as far as k3dreg knows",
             ["kind"],
             registry=registry,
         )
@@ -212,7 +212,7 @@ class _Read(Collector):
         if up is not None:
             yield GaugeMetricFamily("k3dreg_engine_up", "1 while the engine answers", value=int(up))
         active = GaugeMetricFamily(
-            "k3dreg_work_in_progress", "Pulls, exports and sent bodies under way", labels=["kind"]
+            "k3dreg_work_in_progress", "Pulls, exports, sent bodies and linkings under way", labels=["kind"]
         )
         waiters = GaugeMetricFamily("k3dreg_work_waiters", "Requests that wait for work under way", labels=["kind"])
         for kind, (count, waiting) in self._under_way().items():

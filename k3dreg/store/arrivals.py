@@ -166,7 +166,7 @@ class Arrivals:
         self._closed = False
 
     def find(self, digest: Digest) -> IBlob | None:
-        """Return the blob from the store, or one that arrives and can be read; else None.  No I/O."""
+        """Return the blob from the store, or one that arrives without a `key` and can be read; else None.  No I/O."""
         kept = self._store.get(digest)
         arrival = self._arriving.get((digest, None))
         return arrival.blob if kept is None and arrival is not None and arrival.has_beginning else kept

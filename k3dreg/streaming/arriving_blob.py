@@ -17,7 +17,8 @@ from k3dreg.streaming.workers import Workers
 
 
 class ArrivingBlob:
-    """A blob of known digest and size that can be sent while a writer is still appending it to a staging file.
+    """A blob of known digest and size that can be sent while a writer is still appending it to a staging file, or
+    to memory if the disk cannot be written.
 
     The writer calls `advance` after each write, and `finish` or `fail` at the end, all in the reactor's thread.  Each
     sender reads the file from its own offset at the pace of its consumer, and waits for the writer when it has caught

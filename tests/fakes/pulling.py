@@ -101,7 +101,7 @@ class InDocker:
     async def blob(self, digest: Digest, trace: Trace) -> IBlob:
         return await self._registry.blob(HELLO.repository, digest, trace)
 
-    async def ended_early(self, answer: Awaitable[ServedManifest]) -> ServedManifest:
+    async def answered_early(self, answer: Awaitable[ServedManifest]) -> ServedManifest:
         return await answer
 
     def part(self, digest: Digest) -> None:
