@@ -78,6 +78,11 @@ class ReaderContainers:
             for _ in range(count - 1):
                 made(await self._make_one(name, (first.directories,)))
 
+    async def remove_all(self) -> None:
+        """Remove all containers of this k3dreg, of earlier runs, too."""
+        for container in await containers.with_labels(self._engine, {ROLE: "reader", OWNER: self._owner}):
+            await self.remove(container.id)
+
     async def remove(self, container: str) -> None:
         """Remove a container.  It is no error if it does not exist, or if its removal is in progress."""
         await containers.remove(self._engine, container)

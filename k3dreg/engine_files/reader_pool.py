@@ -6,6 +6,7 @@ from collections import deque
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.interfaces import IEngineRequests
@@ -26,6 +27,8 @@ SIZE = 4
 REFUSED_FOR = 300.0
 # Seconds between attempts to create the readers that are missing from the pool.
 _AGAIN = 60.0
+# Seconds that k3dreg's stop waits for the engine to name and remove containers of an earlier run.
+_MAX_WAIT = 3.0
 
 
 @define(eq=False)
@@ -114,7 +117,9 @@ class ReaderPool:
     async def close(self) -> None:
         """Remove the containers.  Waiting callers of `acquire` get `FilesUnreachable`.  Failures are logged."""
         self._closed = True
-        if self._making is not None:
+        if self._making is None:
+            await self._remove_left_behind()
+        else:
             await self._making
         for asker in list(self._queue):
             self._wake_one(asker)
@@ -124,6 +129,14 @@ class ReaderPool:
                 await self._containers.remove(reader.id)
             except K3dregError as error:
                 log.warn("the reader container {id} could not be removed: {error}", id=reader.id[:12], error=error)
+
+    async def _remove_left_behind(self) -> None:
+        """Remove the containers of an earlier run that was killed, if this one has not used them."""
+        removing = Deferred.fromCoroutine(self._containers.remove_all())
+        try:
+            await removing.addTimeout(_MAX_WAIT, self._clock)
+        except (EngineError, TimedOut) as error:
+            log.debug("containers that an earlier k3dreg left in Docker could not be removed: {error}", error=error)
 
     def _may_take(self, long: bool) -> bool:
         return bool(self._free) and not (long and self._long >= max(1, len(self._readers) - 1))

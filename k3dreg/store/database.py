@@ -132,6 +132,8 @@ class Database:
                 with _transaction(writer):
                     _upgrade(writer, tables)
             self._reader = DatabaseConnection(_connect(file, read_only=True))
+            # SQLite opens the log at the first reading.  Later ones then need no descriptor: there may be none left.
+            self._reader.row("SELECT 1 FROM sqlite_master")
             self._writer = DatabaseConnection(writer)
             opened.pop_all()
 

@@ -64,13 +64,9 @@ HOSTS = 'server = "http://127.0.0.1:1"\n[host."http://{host}"]\n  capabilities =
 
 
 def build(engine: rig.EngineAddress, name: str, dockerfile: str, **files: bytes) -> None:
-    """Build with the host's network: with BuildKit, or with an old engine's own builder."""
+    """Build with the host's network."""
     context = build_context({"Dockerfile": dockerfile.encode(), **files})
-    if engine.name == "docker20":
-        query = {"t": name, "networkmode": "host"}
-        Docker(engine.socket).progress("POST", "/build", body=context, query=query, content_type="application/x-tar")
-    else:
-        image.client(engine, "build", "--network", "host", "--tag", name, "-", stdin=context)
+    image.client(engine, "build", "--network", "host", "--tag", name, "-", stdin=context)
 
 
 @contextlib.contextmanager
@@ -283,7 +279,7 @@ class KindNode(ClusterNode):
         file.write_text(HOSTS.format(host=hosts[0]))
 
 
-@pytest.mark.engines("docker29", "docker29-classic", "docker20")
+@pytest.mark.engines("docker29", "docker29-classic")
 def test_a_kind_node_gets_an_images_layers_as_links(engine: rig.EngineAddress, tmp_path: Path) -> None:
     prepare_kind(engine)
     options = ("--reader", "off", "--docker-root", str(engine.directory / "data"))
