@@ -42,11 +42,6 @@ class Linked:
     files: int = 0
     copied: int = 0
 
-    def add(self, other: Linked) -> None:
-        """Add the numbers of `other`."""
-        self.files += other.files
-        self.copied += other.copied
-
 
 def link_tree(source: int, target: int, proceed: Callable[[], None] = lambda: None) -> Linked:
     """Fill `target` with hard links to the files below `source`, both open directories, and return what was made.
@@ -63,7 +58,7 @@ def link_tree(source: int, target: int, proceed: Callable[[], None] = lambda: No
     return linked
 
 
-def mount_of(directory: int) -> str:
+def _mount_of(directory: int) -> str:
     """Return the ID of the mount through which an open file was reached; "" where the kernel does not tell."""
     with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{directory}") as file:
         for line in file:
@@ -75,7 +70,7 @@ def mount_of(directory: int) -> str:
 def _check(source: int, target: int) -> None:
     if os.fstat(source).st_dev != os.fstat(target).st_dev:
         raise CannotLink("Docker's layers and the node's snapshots are on different file systems")
-    if mount_of(source) != mount_of(target):
+    if _mount_of(source) != _mount_of(target):
         raise CannotLink("Docker's layers and the node's snapshots are reached through different mounts")
     with os.scandir(target) as entries:
         if next(entries, None) is not None:

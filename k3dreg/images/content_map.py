@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -20,7 +19,7 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.database import Database, DatabaseConnection, Statement, Tables, Values
+from k3dreg.store.database import Database, DatabaseConnection, Statement, Tables, Values, open_in_memory
 from k3dreg.streaming.workers import Workers
 
 log = make_logger()
@@ -59,6 +58,11 @@ _OLDEST = "SELECT id FROM engine_image ORDER BY seen DESC, id DESC LIMIT -1 OFFS
 _DROP_OLDEST = (
     f"DELETE FROM engine_part WHERE image IN ({_OLDEST})",  # noqa: S608
     f"DELETE FROM engine_image WHERE id IN ({_OLDEST})",  # noqa: S608
+)
+# Statements that insert what a query reads from the same table of another database.
+_COPY = (
+    ("INSERT INTO engine_image VALUES (?,?,?,?,?,?)", "SELECT * FROM engine_image"),
+    ("INSERT INTO engine_part VALUES (?,?,?,?)", "SELECT * FROM engine_part"),
 )
 _NEXT_IMAGE = """
     SELECT seen, id, engine_image.image FROM engine_part JOIN engine_image ON id = engine_part.image
@@ -217,13 +221,9 @@ class ContentMap:
 
 def in_memory(source: Database | DatabaseConnection | None = None) -> DatabaseConnection:
     """Return a database in memory with what can be read of the tables of `source`; if it is given, this blocks."""
-    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    for statement in CONTENT_TABLES.create:
-        memory.execute(statement)
+    memory = open_in_memory((CONTENT_TABLES,))
     if source is not None:
         with contextlib.suppress(StoreError):
-            memory.executemany(
-                "INSERT INTO engine_image VALUES (?,?,?,?,?,?)", source.rows("SELECT * FROM engine_image")
-            )
-            memory.executemany("INSERT INTO engine_part VALUES (?,?,?,?)", source.rows("SELECT * FROM engine_part"))
-    return DatabaseConnection(memory)
+            for insert, query in _COPY:
+                memory.transact([(insert, row) for row in source.rows(query)])
+    return memory
