@@ -16,10 +16,11 @@ from k3dreg.config.settings_file import DEFAULT_FILE
 from k3dreg.config.values import (
     choice_of,
     parse_aliases,
+    parse_boolean,
     parse_cache_size,
-    parse_deleting,
     parse_docker,
     parse_htpasswd,
+    parse_index_platforms,
     parse_listen,
     parse_patterns,
     parse_registries,
@@ -198,10 +199,30 @@ class Config:
     )
     deleting: bool = setting(
         "REGISTRY_STORAGE_DELETE_ENABLED",
-        parse_deleting,
+        parse_boolean,
         "Let clients delete what was pushed",
         more="`true` or `false`",
         default="true",
+        reloadable=True,
+        option=False,
+        key=False,
+    )
+    sparse: bool = setting(
+        "REGISTRY_VALIDATION_DISABLED",
+        parse_boolean,
+        "Accept pushed manifests and indexes of which parts are missing",
+        more="`true` or `false`",
+        default="false",
+        reloadable=True,
+        option=False,
+        key=False,
+    )
+    whole_indexes: bool = setting(
+        "REGISTRY_VALIDATION_MANIFESTS_INDEXES_PLATFORMS",
+        parse_index_platforms,
+        "With `none`, accept pushed indexes of which manifests are missing",
+        more="`all` or `none`",
+        default="all",
         reloadable=True,
         option=False,
         key=False,

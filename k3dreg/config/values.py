@@ -218,12 +218,19 @@ def parse_remote(given: Given) -> str | None:
     return registry
 
 
-def parse_deleting(given: Given) -> bool:
-    """Return whether clients may delete, from the variable that k3d and ctlptl set for the official registry image."""
+def parse_boolean(given: Given) -> bool:
+    """Return whether a variable of the official registry image, such as k3d and ctlptl set, is true."""
     text = given.text.strip().lower()
     if text not in ("", "true", "false", "1", "0", "t", "f"):
         raise usage.UsageError(f"{given.name}={given.text!r} is neither true nor false")
     return text not in ("false", "0", "f")
+
+
+def parse_index_platforms(given: Given) -> bool:
+    """Return whether an index needs all of its manifests, from the variable of the official registry image."""
+    if given.text not in ("all", "none"):
+        raise usage.UsageError(f"{given.name}={given.text!r}: k3dreg supports all and none")
+    return given.text == "all"
 
 
 def parse_state_dir(given: Given) -> Path:

@@ -216,6 +216,7 @@ class App:
         self._linking.enable(config.link_layers)
         self._advance_linking.enable(config.link_layers)
         self._uploads.allow_deleting(config.deleting)
+        self._uploads.allow_sparse(manifests=config.sparse, indexes=config.sparse or not config.whole_indexes)
         self._operations.show_page(config.status_page)
         self._warming.change(config.warm)
         self._listeners.admit(config.htpasswd, anonymous_pull=config.anonymous_pull)

@@ -33,6 +33,16 @@ class Adopter:
         self._pushed = pushed
         self._registry = registry
         self._workers = workers
+        self._sparse_manifests = False
+        self._sparse_indexes = False
+
+    def allow_sparse(self, *, manifests: bool, indexes: bool) -> None:
+        """Accept or refuse manifests, and indexes, of which parts are missing.  They are refused at first.
+
+        A sparse index may also have manifests that are here and lack parts; these are not added.
+        """
+        self._sparse_manifests = manifests
+        self._sparse_indexes = indexes
 
     async def adopt_here(self, repository: Repository, digest: Digest) -> bool:
         """Add a blob that is in the store to the repository, durably.  Return False if the store does not have it."""
@@ -53,7 +63,7 @@ class Adopter:
 
         Layers that may not be distributed are left out, as nodes fetch them from elsewhere (image-spec 1.1,
         "Non-Distributable Layers").  So is the subject, which may be pushed later, or never.
-        Raises `ManifestBlobUnknown` for a part that neither k3dreg nor Docker has.
+        Raises `ManifestBlobUnknown` for a part that neither k3dreg nor Docker has, unless `allow_sparse` permits that.
         """
         await self._adopt_parts(repository, manifest, trace, 0)
 
@@ -61,10 +71,14 @@ class Adopter:
         if depth > _DEEPEST:
             raise ManifestBlobUnknown(f"an index refers to indexes, {depth} deep")
         for part in manifest.children():
-            if part.media_type in media_types.INDEXES | media_types.MANIFESTS and manifest.is_index:
-                await self._adopt_manifest(repository, part, trace, depth)
-            elif media_types.is_distributable(part.media_type):
-                await self._adopt_blob(repository, part, trace)
+            try:
+                if part.media_type in media_types.INDEXES | media_types.MANIFESTS and manifest.is_index:
+                    await self._adopt_manifest(repository, part, trace, depth)
+                elif media_types.is_distributable(part.media_type):
+                    await self._adopt_blob(repository, part, trace)
+            except ManifestBlobUnknown:
+                if not (self._sparse_indexes if manifest.is_index else self._sparse_manifests):
+                    raise
 
     async def _adopt_blob(self, repository: Repository, part: Descriptor, trace: Trace) -> None:
         if await self.adopt_here(repository, part.digest):

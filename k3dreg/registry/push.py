@@ -65,6 +65,10 @@ class Uploads:
         """Allow or refuse deleting from the next request on.  It is allowed at first."""
         self._deleting = allowed
 
+    def allow_sparse(self, *, manifests: bool, indexes: bool) -> None:
+        """Accept or refuse manifests, and indexes, of which parts are missing.  They are refused at first."""
+        self._adopter.allow_sparse(manifests=manifests, indexes=indexes)
+
     # -- blobs ----------------------------------------------------------------------------------
 
     def open(self, repository: Repository, algorithm: str = DEFAULT_ALGORITHM) -> UploadStatus:

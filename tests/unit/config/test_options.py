@@ -158,6 +158,15 @@ def htpasswd(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_pushes_are_checked_unless_the_official_images_variables_turn_that_off() -> None:
+    assert (parse().sparse, parse().whole_indexes) == (False, True)
+    assert parse(REGISTRY_VALIDATION_DISABLED="true").sparse
+    assert not parse(REGISTRY_VALIDATION_MANIFESTS_INDEXES_PLATFORMS="none").whole_indexes
+    for variable in ("REGISTRY_VALIDATION_DISABLED", "REGISTRY_VALIDATION_MANIFESTS_INDEXES_PLATFORMS"):
+        with pytest.raises(usage.UsageError, match=variable):
+            parse(**{variable: "list"})
+
+
 def test_a_password_file_is_given_as_ours_or_as_the_official_images(htpasswd: str) -> None:
     assert parse().htpasswd is None
     for config in (

@@ -19,6 +19,7 @@ from k3dreg.oci.errors import (
 )
 from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.reporting.trace import Trace
+from k3dreg.store.collection import GRACE
 from tests.fakes.databases import blobs_in, manifests_in, tags_in
 from tests.fakes.pushing import APP, CONFIG, NAMED, OTHER, UploadsCase, described, image, index
 from tests.fakes.registry import WholeBlob
@@ -96,6 +97,28 @@ class ManifestTests(UploadsCase):
         self.assertEqual(self.served("t"), whole)
         self.push(index(), "empty")
         self.push(index(whole), "nested")
+
+    def test_parts_may_be_missing_if_the_settings_say_so_and_come_later(self) -> None:
+        sparse, other = image(b"layer", b"missing"), image(b"missing too")
+        refused = [(sparse, media_types.OCI_MANIFEST), (index(sparse, other), media_types.OCI_INDEX)]
+        for data, media_type in refused:
+            push = self.uploads.push_manifest(APP, data, media_type, None, [Tag("t")], Trace())
+            self.failed(push, ManifestBlobUnknown)
+        self.uploads.allow_sparse(manifests=False, indexes=True)
+        self.push(index(self.image, other), "index")
+        self.assertEqual(list(manifests_in(self.database, APP)), [Digest.of(index(self.image, other))])
+        push = self.uploads.push_manifest(APP, sparse, media_types.OCI_MANIFEST, None, [Tag("t")], Trace())
+        self.failed(push, ManifestBlobUnknown)
+        self.uploads.allow_sparse(manifests=True, indexes=True)
+        self.push(sparse, "t")
+        self.push(index(sparse, other), "index")
+        self.assertEqual(self.served("t"), sparse)
+        self.failed(self.registry.blob(APP, Digest.of(b"missing"), Trace()), BlobUnknown)
+        self.failed(self.registry.manifest(Reference(APP, Digest.of(other)), None, Trace()), ManifestUnknown)
+        self.push_blob(b"missing")
+        self.clock.advance(2 * GRACE)
+        self.result(self.collector.collect())
+        self.assertEqual(self.read(Digest.of(b"missing")), b"missing")
 
     def test_layers_that_may_not_be_distributed_are_not_looked_for(self) -> None:
         foreign = described("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", b"elsewhere")
