@@ -6,7 +6,7 @@ from attrs import evolve
 
 from k3dreg.clusters.containerd import registries_yaml
 from k3dreg.clusters.place import DEFAULT_PORT, Place
-from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
+from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, about_proxy, about_volume, comment
 from k3dreg.oci.errors import UsageError
 
 CLUSTER = "k3d-cluster.yaml"
@@ -27,10 +27,9 @@ def with_cluster(place: Place) -> tuple[File, ...]:
         f"{'    enforcePortMatch: true # k3d 5.9 or later' + chr(10) if matched else ''}"
         f'    image: {place.image}\n    proxy:\n      remoteURL: "*"\n    volumes:\n'
         f"      - {place.socket}:/var/run/docker.sock\n"
+        f"      - {place.name}:/var/lib/k3dreg\n"
         "      # Docker's files, for a k3dreg that may not start a helper container to read them in place.\n"
         "      # - /var/lib/docker:/var/lib/docker:ro\n"
-        "      # A volume for pushed and cached content, which outlives the cluster.\n"
-        "      # - k3dreg:/var/lib/k3dreg\n"
         "      # Settings that k3d has no field for, and the credentials of `docker login`.\n"
         "      # - /etc/k3dreg/k3dreg.toml:/etc/k3dreg/k3dreg.toml:ro\n"
         "      # - /root/.docker:/root/.docker:ro\n"
@@ -46,10 +45,11 @@ def with_cluster(place: Place) -> tuple[File, ...]:
     )
     text = comment(
         f"k3d cluster create --config {CLUSTER}",
-        "k3dreg is created with the cluster, and deleted with it.",
+        f"k3dreg is created with the cluster, and deleted with it. {about_volume(place)}",
         race,
         *about_images(place),
         about_offline(place),
+        about_proxy(place),
     )
     return (File(CLUSTER, text + _HEAD + "registries:\n" + create + _options(place)),)
 
@@ -63,16 +63,19 @@ def with_separate(place: Place) -> tuple[File, ...]:
     place = evolve(place, name=f"k3d-{short}")
     command = (
         f"k3d registry create {short} --image {place.image} --port 127.0.0.1:{place.host_port}"
-        f"{' --enforce-port-match' if matched else ''} \\\n    --volume {place.socket}:/var/run/docker.sock --no-help"
+        f"{' --enforce-port-match' if matched else ''} \\\n    --volume {place.socket}:/var/run/docker.sock \\\n"
+        f"    --volume {place.name}:/var/lib/k3dreg --no-help"
     )
     text = comment(
         f"{command}\nk3d cluster create --config {CLUSTER}",
         "k3dreg runs before the cluster, so it serves even the cluster's first images. It outlives the cluster, and "
         "other clusters may use it.",
-        "With --volume k3dreg:/var/lib/k3dreg pushed and cached content outlives the registry. If k3dreg may not start "
-        "a helper container, --volume /var/lib/docker:/var/lib/docker:ro lets it read Docker's files in place.",
+        about_volume(place),
+        "If k3dreg may not start a helper container, --volume /var/lib/docker:/var/lib/docker:ro lets it read Docker's "
+        "files in place.",
         *about_images(place),
         about_offline(place),
+        about_proxy(place),
     )
     use = f"registries:\n  use:\n    - {place.name}:{place.host_port}\n"
     return (File(CLUSTER, text + _HEAD + use + _config(place) + _options(place)),)
@@ -89,6 +92,7 @@ def with_host(place: Place) -> tuple[File, ...]:
         else "",
         *about_images(place),
         about_offline(place),
+        about_proxy(place),
         about_hosting(),
     )
     return (File(CLUSTER, text + _HEAD + "registries:\n" + _config(place) + _mounted(place) + _options(place)),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from k3dreg.clusters.containerd import registries_yaml
 from k3dreg.clusters.place import Place
-from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
+from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, about_proxy, comment
 
 
 def on_node(place: Place) -> tuple[File, ...]:
@@ -15,6 +15,7 @@ def on_node(place: Place) -> tuple[File, ...]:
         if not place.name.startswith("127.")
         else "For k3s on the machine where k3dreg runs; other nodes need --name.",
         *about_images(place),
+        about_proxy(place),
         about_offline(place, ", if /etc/rancher/k3s/config.yaml says disable-default-registry-endpoint: true"),
         about_hosting(),
     )

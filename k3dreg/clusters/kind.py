@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from k3dreg.clusters.containerd import LOGIN, hosts_toml
 from k3dreg.clusters.place import Place
-from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
+from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, about_proxy, about_volume, comment
 
 CLUSTER = "kind-cluster.yaml"
 HOSTS = "certs.d/_default/hosts.toml"
@@ -15,11 +15,12 @@ def with_separate(place: Place) -> tuple[File, ...]:
     port = f" -e REGISTRY_HTTP_ADDR=:{place.port}" if place.port != 5000 else ""
     steps = (
         f"docker run -d --restart unless-stopped --name {place.name}{port} \\\n"
-        f"    -p 127.0.0.1:{place.host_port}:{place.port} -v {place.socket}:/var/run/docker.sock {place.image}\n"
+        f"    -p 127.0.0.1:{place.host_port}:{place.port} -v {place.socket}:/var/run/docker.sock \\\n"
+        f"    -v {place.name}:/var/lib/k3dreg {place.image}\n"
         f"kind create cluster --config {CLUSTER}     # with {HOSTS} beside it\n"
         f"docker network connect kind {place.name}"
     )
-    return _files(place, steps)
+    return _files(place, steps, about_volume(place))
 
 
 def with_host(place: Place) -> tuple[File, ...]:
@@ -38,6 +39,7 @@ def _files(place: Place, *steps: str) -> tuple[File, ...]:
         *steps,
         *about_images(place),
         about_offline(place),
+        about_proxy(place),
         about_hosting(),
     )
     cluster += (

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from k3dreg.clusters.kind import hosts_file
 from k3dreg.clusters.place import Place
-from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, comment
+from k3dreg.clusters.text import File, about_hosting, about_images, about_offline, about_proxy, comment
 
 HOSTS = "etc/containerd/certs.d/_default/hosts.toml"
 
@@ -21,6 +21,7 @@ def with_host(place: Place) -> tuple[File, ...]:
         "k3dreg runs on this machine, on an address that minikube's node reaches, such as `tcp:5000`.",
         *about_images(place),
         about_offline(place),
+        about_proxy(place),
         about_hosting(),
     )
     return (evolve(made, text=text + "#\n" + made.text),)

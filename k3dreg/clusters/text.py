@@ -63,6 +63,22 @@ def about_offline(place: Place, how: str = "") -> str:
     )
 
 
+def about_volume(place: Place) -> str:
+    """Return a paragraph about the volume of a k3dreg in a container."""
+    return (
+        f"Pushed and cached content is kept in the volume {place.name}, which outlives the container: the next one "
+        f"with this volume has all of it. To remove the content, run docker volume rm {place.name}."
+    )
+
+
+def about_proxy(place: Place) -> str:
+    """Return a paragraph about nodes that use a proxy; "" if they never do for this address."""
+    # Go's HTTP client, which containerd uses, never sends requests to loopback addresses through a proxy.
+    if place.name == "localhost" or place.name.startswith("127."):
+        return ""
+    return f"If the nodes have a proxy (HTTP_PROXY), their NO_PROXY must list {place.name}."
+
+
 def about_hosting() -> str:
     """Return a paragraph about Tilt and Skaffold."""
     return (

@@ -136,6 +136,42 @@ def check_pushed(docker: Docker, node: Node, port: int, names: list[str], image:
     assert RegistryClient(f"127.0.0.1:{port}").get(f"/v2/{repository}/tags/list").json["tags"] == ["pushed"]
 
 
+def test_a_newer_container_with_the_same_volume_has_what_was_pushed(
+    engine: EngineAddress,
+    docker: Docker,
+    k3dreg_image: str,
+    one_node: Node,
+    cluster: str,
+    port: int,
+    small_image: PushedImage,
+) -> None:
+    """The older one is removed with its anonymous volumes, as `k3d registry delete` does."""
+    name = f"k3d-{uuid.uuid4().hex[:8]}.localhost"
+    volumes = [f"{engine.inner_socket}:{SOCKET}", f"{name}:/var/lib/k3dreg"]
+    body = registry(k3dreg_image, name, cluster, volumes, port=port)
+    held = small_image.pull_into(engine)
+    local = f"localhost:{port}/app"
+    try:
+        with container(docker, name, body) as made:
+            made.start()
+            held.tag(small_image.name, local, "1")
+            held.push(local, "1")
+            held.remove(f"{local}:1")
+        held.remove(small_image.name)
+        with container(docker, name, {**body, "Labels": {**body["Labels"], "k3d.version": "v5.9.1"}}) as newer:
+            newer.start()
+            one_node.clean()
+            one_node.use_mirror(f"{newer.address(cluster)}:5000")
+            assert RegistryClient(f"127.0.0.1:{port}").get("/v2/app/tags/list").json["tags"] == ["1"]
+            one_node.pull(f"{name}:5000/app:1")
+            assert one_node.run(f"{name}:5000/app:1").split("\n")[:2] == [small_image.message, VERDICT]
+            newer.check_log()
+    finally:
+        docker.call("DELETE", f"/volumes/{name}", query={"force": "1"})
+        held.remove(small_image.name)
+        one_node.clean()
+
+
 def careful(image: str, engine: EngineAddress, port: int, **more: Any) -> dict[str, Any]:
     """Not root, nothing to write to but its volume, no capabilities, and the first process of its container."""
     group = Path(engine.socket).stat().st_gid

@@ -19,6 +19,8 @@ from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node, PullFailed
 
 NODE_IMAGE = "k3dreg-test-k3s:v1.36.2-k3s1"
+# The volume of the registry of the README and the examples.
+VOLUME = "k3d-registry.localhost"
 HERE = Path(__file__).parent / "k3s"
 # The stand-in has no load balancer's image.  k3d's tools container may be any that waits.
 MORE = ("--no-lb", "--image", NODE_IMAGE, "--timeout", "120s")
@@ -102,9 +104,10 @@ class Clusters:
         return found
 
     def clear(self) -> None:
-        """Delete all clusters and registries of k3d."""
+        """Delete all clusters and registries of k3d, and what was pushed."""
         self.k3d("cluster", "delete", "--all")
         self.k3d("registry", "delete", "--all")
+        self.docker.call("DELETE", f"/volumes/{VOLUME}", query={"force": "1"})
 
 
 def pull_as_kubelet_does(node: Node, name: str, seconds: float = 60) -> None:

@@ -51,7 +51,7 @@ def test_k3d_creates_the_registry_with_the_socket_and_for_every_image() -> None:
             "hostPort": "5007",
             "image": "registry.example/k3dreg:1",
             "proxy": {"remoteURL": "*"},
-            "volumes": ["/run/user/1000/docker.sock:/var/run/docker.sock"],
+            "volumes": ["/run/user/1000/docker.sock:/var/run/docker.sock", "my-reg:/var/lib/k3dreg"],
         }
     }
     assert "options" not in config
@@ -71,6 +71,34 @@ def test_a_registry_of_its_own_is_used_under_the_name_that_k3d_gives_it() -> Non
     assert registries["use"] == ["k3d-reg.localhost:5005"]
     # k3d forgets what a registry is a proxy for when it is used again, so the mirror is told.
     assert mirrors(registries["config"]) == {"*": {"endpoint": ["http://k3d-reg.localhost:5000"]}}
+
+
+@pytest.mark.parametrize(
+    ("command", "volume"),
+    [
+        ("k3d --mode separate --name reg", "--volume k3d-reg:/var/lib/k3dreg"),
+        ("kind --name reg", "-v reg:/var/lib/k3dreg"),
+    ],
+)
+def test_what_is_pushed_outlives_the_container(command: str, volume: str) -> None:
+    text = text_of(command.split())
+    assert volume in text
+    assert f"docker volume rm {volume.split()[1].partition(':')[0]}." in " ".join(text.split("\n# "))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("k3d", "k3d-registry.localhost"),
+        ("k3d --mode host", "host.k3d.internal"),
+        ("kind", "k3dreg"),
+        ("minikube", "host.minikube.internal"),
+        ("k3s --name 10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_nodes_with_a_proxy_must_not_use_it_for_k3dreg(command: str, name: str) -> None:
+    assert f"# If the nodes have a proxy (HTTP_PROXY), their NO_PROXY must list {name}.\n" in text_of(command.split())
+    assert "NO_PROXY" not in text_of(["k3s"])
 
 
 def test_the_race_is_explained_where_there_is_one() -> None:
