@@ -62,6 +62,10 @@ def _run_command(command: str, arguments: Sequence[str]) -> None:
         from k3dreg.commands import housekeeping
 
         housekeeping.main(command, arguments, dict(os.environ))
+    elif command == "rm":
+        from k3dreg.commands import removal
+
+        removal.main(arguments, dict(os.environ))
     elif command == "config":
         from k3dreg.commands import config_files
 

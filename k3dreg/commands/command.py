@@ -20,6 +20,7 @@ from k3dreg.commands.checks_reachability import own_names
 from k3dreg.commands.doctor import examine
 from k3dreg.commands.link import link
 from k3dreg.commands.options_help import OPTIONS
+from k3dreg.commands.running_server import RunningServer
 from k3dreg.commands.warm import Warmer, make_printer
 from k3dreg.commands.why import explain, parse_image
 from k3dreg.config.settings import Config
@@ -132,18 +133,18 @@ async def warm(
         logins = make_docker_logins(reactor, workers, environment)
         is_terminal = sys.stdout.isatty()
         progress = make_printer(sys.stdout, is_terminal=is_terminal)
-        warmer = Warmer(Agent(reactor), reactor, server, progress, logins.credentials)
-        return await _warm_all(warmer, references, say, is_terminal=is_terminal)
+        running = RunningServer(Agent(reactor), server, logins.credentials)
+        try:
+            await running.log_in()
+        except K3dregError as error:
+            say(f"{error}. {error.advice}")
+            return 1
+        return await _warm_all(Warmer(running, reactor, progress), references, say, is_terminal=is_terminal)
     finally:
         await workers.stop()
 
 
 async def _warm_all(warmer: Warmer, references: Sequence[Reference], say: Write, *, is_terminal: bool) -> int:
-    try:
-        await warmer.log_in()
-    except K3dregError as error:
-        say(f"{error}. {error.advice}")
-        return 1
     status = 0
     for reference in references:
         end = "\n" if is_terminal else ""

@@ -11,6 +11,7 @@ from twisted.python import usage
 from k3dreg.config.docker_context import DEFAULT_SOCKET
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.remote import Remote
+from k3dreg.config.retention import RetainRule
 from k3dreg.config.setting import Setting, setting, settings_of
 from k3dreg.config.settings_file import DEFAULT_FILE
 from k3dreg.config.values import (
@@ -25,6 +26,7 @@ from k3dreg.config.values import (
     parse_patterns,
     parse_registries,
     parse_remote,
+    parse_retain,
     parse_state_dir,
     parse_switch,
     parse_text,
@@ -206,6 +208,17 @@ class Config:
         reloadable=True,
         option=False,
         key=False,
+    )
+    retain: tuple[RetainRule, ...] = setting(
+        "retain",
+        parse_retain,
+        "Of matching pushed tags, keep only the newest of each repository, as in `'tilt-*=20'`, or those that were "
+        "pushed or pulled lately, as in `'*-dev=14d'`",
+        more="For each tag the first rule that fits counts ([more](pushing.md#what-is-not-kept-for-ever))",
+        value="PATTERN=RULE",
+        default_words="everything is kept",
+        repeated=True,
+        reloadable=True,
     )
     sparse: bool = setting(
         "REGISTRY_VALIDATION_DISABLED",

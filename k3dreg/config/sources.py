@@ -8,6 +8,7 @@ file's `[environment]`, the default.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from attrs import frozen
 
@@ -38,13 +39,12 @@ class Sources:
 
     def config(self) -> Config:
         """Return the settings, checked.  Raises `usage.UsageError`, which names the setting."""
-        environment = {**self.added_environment, **self.environment}
-        return Config(
-            **{
-                field: each.parse(each.given(self._values(each), environment, self.sockets))
-                for field, each in SETTINGS.items()
-            }
-        )
+        return Config(**{field: self.value(field) for field in SETTINGS})
+
+    def value(self, field: str) -> Any:
+        """Return the value of the setting in this field of `Config`.  Raises `usage.UsageError`, which names it."""
+        setting, environment = SETTINGS[field], {**self.added_environment, **self.environment}
+        return setting.parse(setting.given(self._values(setting), environment, self.sockets))
 
     def _values(self, setting: Setting) -> tuple[str, ...]:
         """Return the values from the first source that has the setting; none if the default counts."""

@@ -19,7 +19,8 @@ COMMANDS: Mapping[str, str] = {
     "link": "Link an image's layers into the nodes that will pull it",
     "config": "Print the files that point a cluster at k3dreg",
     "ls": "List the images that were pushed",
-    "gc": "Remove pushed content that nothing refers to",
+    "rm": "Remove pushed tags or manifests",
+    "gc": "Remove unreferenced pushed content, and tags that rules do not keep",
 }
 
 # Columns of the help.  Fewer leave no room beside the options' names; longer lines are hard to read.

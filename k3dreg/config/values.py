@@ -16,6 +16,7 @@ from twisted.python import usage
 from k3dreg.config.docker_context import locate_engine
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.password_file import read_password_file
+from k3dreg.config.retention import RetainRule, parse_rule
 from k3dreg.config.setting import Given
 from k3dreg.oci.errors import InvalidName, UsageError
 from k3dreg.oci.reference import Repository, registry_host
@@ -144,6 +145,11 @@ def parse_patterns(given: Given) -> tuple[str, ...]:
         if not pattern or any(character.isspace() for character in pattern):
             raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
     return tuple(dict.fromkeys(given.values))
+
+
+def parse_retain(given: Given) -> tuple[RetainRule, ...]:
+    """Return rules for pushed tags, in their order."""
+    return tuple(map(parse_rule, given.values))
 
 
 def parse_registries(given: Given) -> tuple[str, ...]:

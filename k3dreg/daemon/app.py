@@ -22,9 +22,11 @@ from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.registry.advance_linking import AdvanceLinking
+from k3dreg.registry.cluster_nodes import existing_containers
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
 from k3dreg.registry.layer_linking import LayerLinking
+from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
 from k3dreg.registry.own_names import OwnNames
@@ -144,6 +146,8 @@ class App:
         closing.add(self._linking.shutdown)
         self._advance_linking = AdvanceLinking(self.engine, image_names, pulled, self._linking, self._reactor)
         closing.add(self._advance_linking.stop)
+        node_pulls = NodePulls(self.engine, pushed, names, self._reactor)
+        closing.add(node_pulls.stop)
         self._pull = pull = Pull(
             lookup,
             names,
@@ -155,6 +159,7 @@ class App:
             upstream.repair,
             upstream.fallback,
             linking=self._linking,
+            node_pulls=node_pulls,
         )
         budget = connection_budget()
         self._uploads = Uploads(
@@ -168,9 +173,11 @@ class App:
             most_sessions=min(MOST_SESSIONS, budget),
         )
         closing.add(self._uploads.shutdown)
-        collector = Collector(pushed, store, content_map.knows, self._reactor)
-        collector.start()
-        closing.add(collector.stop)
+        self._collector = Collector(
+            pushed, store, content_map.knows, self._reactor, lambda: existing_containers(self.engine)
+        )
+        self._collector.start()
+        closing.add(self._collector.stop)
         self._listeners = Listeners(self._own_workers(PASSWORD_THREADS, "passwords"))
         closing.add(self._listeners.shutdown)
         lists = EngineLists(image_names, self.workers, self._reactor)
@@ -215,6 +222,7 @@ class App:
         self._pull.enable_origin_fallback(config.origin_fallback)
         self._linking.enable(config.link_layers)
         self._advance_linking.enable(config.link_layers)
+        self._collector.retain(config.retain)
         self._uploads.allow_deleting(config.deleting)
         self._uploads.allow_sparse(manifests=config.sparse, indexes=config.sparse or not config.whole_indexes)
         self._operations.show_page(config.status_page)

@@ -74,7 +74,7 @@ async def description(engine: IEngineRequests, name: str) -> Mapping[str, Any]:
 
 
 async def with_labels(engine: IEngineRequests, labels: Mapping[str, str]) -> Sequence[ListedContainer]:
-    """Return the containers that have all of these labels, running or not."""
+    """Return the containers that have all of these labels, running or not; without labels, all containers."""
     filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
     return await _listed(engine, {"all": "1", "filters": filters})
 

@@ -291,3 +291,7 @@ class TooManyViewers(K3dregError):
 
 class UsageError(K3dregError):
     """A setting, or a file that it names, cannot be used."""
+
+
+class StateInUse(UsageError):
+    """Another process uses the state directory."""

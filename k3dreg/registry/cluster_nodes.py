@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from k3dreg.clusters.nodes import Node, NodeMount, socket_by_labels
 from k3dreg.docker import containers
 from k3dreg.docker.containers import ListedContainer
 from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.oci.errors import EngineError
 
 
 async def cluster_nodes(engine: IEngineRequests) -> Sequence[Node]:
@@ -19,6 +20,24 @@ async def node_at(engine: IEngineRequests, address: str) -> Node | None:
     """Return the node that has this IP address now; None if it belongs to no node.  Raises `EngineError`."""
     found = await _nodes(engine, lambda container: address in container.addresses)
     return found[0] if len(found) == 1 else None
+
+
+async def nodes_by_address(engine: IEngineRequests) -> Mapping[str, str]:
+    """Return the IDs of the nodes that run, by their IP addresses.  Raises `EngineError`."""
+    return {
+        address: container.id
+        for container in await containers.running(engine)
+        if socket_by_labels(container.labels)
+        for address in container.addresses
+    }
+
+
+async def existing_containers(engine: IEngineRequests) -> Collection[str] | None:
+    """Return the IDs of all containers, running or not; None if the engine does not answer."""
+    try:
+        return {container.id for container in await containers.with_labels(engine, {})}
+    except EngineError:
+        return None
 
 
 async def _nodes(engine: IEngineRequests, wanted: Callable[[ListedContainer], bool]) -> Sequence[Node]:

@@ -149,9 +149,10 @@ class Uploads:
 
     # -- deleting -------------------------------------------------------------------------------
 
-    async def delete_tag(self, repository: Repository, tag: Tag) -> None:
+    async def delete_tag(self, repository: Repository, tag: Tag, *, with_manifests: bool = False) -> None:
         self._check_deleting()
-        if not await self._pushed.remove_tag(self._names.own(repository), tag):
+        remove = self._pushed.remove_tag_and_manifests if with_manifests else self._pushed.remove_tag
+        if not await remove(self._names.own(repository), tag):
             raise ManifestUnknown(f"no tag {tag} was pushed to {repository}")
 
     async def delete_manifest(self, repository: Repository, digest: Digest) -> None:

@@ -157,8 +157,11 @@ class IUploads(Protocol):
         to is not available.
         """
 
-    async def delete_tag(self, repository: Repository, tag: Tag) -> None:
-        """Delete a tag.  Raises `ManifestUnknown`, or `UnsupportedOperation` when deleting is turned off."""
+    async def delete_tag(self, repository: Repository, tag: Tag, *, with_manifests: bool = False) -> None:
+        """Delete a tag, and if wanted the manifests to which nothing else leads.
+
+        Raises `ManifestUnknown`, or `UnsupportedOperation` when deleting is turned off.
+        """
 
     async def delete_manifest(self, repository: Repository, digest: Digest) -> None:
         """Delete a manifest and every tag that names it.  Raises as `delete_tag` does."""

@@ -20,7 +20,8 @@ class Trace:
     manifest in the answer.
 
     `node_waits_until` is set for a GET of a manifest, which a node sends just before it asks for the image's layers:
-    the time, by the reactor's clock, at which the answer must have begun.  `client` is the client's address.
+    the time, by the reactor's clock, at which the answer must have begun.  `client` is the address of the client that
+    requests a manifest.
     """
 
     source: str = ""

@@ -82,10 +82,11 @@ class DatabaseConnection:
                 return cursor.fetchall()
             return list(itertools.takewhile(lambda row: not until(row), cursor))
 
-    def transact(self, statements: Iterable[Statement]) -> list[int]:
+    def transact(self, statements: Iterable[Statement], *, removing: bool = False) -> list[int]:
         """Execute statements in one transaction, and return how many rows each of them has changed.
 
-        Raises `StoreFull` or `StoreError`; then nothing has changed.
+        `removing` means nothing here: only a `Database` has a reserve.  Raises `StoreFull` or `StoreError`; then
+        nothing has changed.
         """
         with self._lock, _database_errors("writing the database"), _transaction(self._connection):
             return [self._connection.execute(sql, parameters).rowcount for sql, parameters in statements]
@@ -203,6 +204,18 @@ def open_in_memory(tables: Sequence[Tables], original: sqlite3.Connection | None
         _upgrade(made, tables)
         opened.pop_all()
         return DatabaseConnection(made)
+
+
+def open_copy(file: Path, tables: Sequence[Tables]) -> DatabaseConnection:
+    """Return a copy in memory of a database that another process may be using, with `tables`.
+
+    The caller closes it.  Raises `StoreError`.
+    """
+    with _database_errors("opening the database"):
+        with storage_errors("opening the database"):
+            _check_not_empty(file)
+        with contextlib.closing(_connect(file, read_only=True)) as original:
+            return open_in_memory(tables, original)
 
 
 def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:

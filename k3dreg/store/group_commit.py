@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from k3dreg.oci.errors import StoreError
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.database import Database, Statement
+from k3dreg.store.database import Database, DatabaseConnection, Statement
 from k3dreg.streaming.outcome import Outcome
 from k3dreg.streaming.workers import Workers
 
@@ -31,7 +31,7 @@ class _Change:
 class GroupCommit:
     """Writes changes in the order of the calls.  Changes that are requested during a transaction share the next one."""
 
-    def __init__(self, database: Database, workers: Workers) -> None:
+    def __init__(self, database: Database | DatabaseConnection, workers: Workers) -> None:
         self._database = database
         self._workers = workers
         self._waiting: list[_Change] = []

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from k3dreg.config.retention import RetainRule
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError
@@ -135,8 +136,9 @@ class PushedManifest:
 class PushedImage:
     """A manifest that was pushed, as lists of images show it.
 
-    `tag`: one of its tags, None if it has none.  `since`: the time of the push in seconds since the epoch; 0 if
-    unknown.  `contents`: the digests of the manifest and its parts, and of the parts of an index's manifests.
+    `tag`: one of its tags, None if it has none.  `since`: the time of the push, and `pulled` that of the last request
+    for the tag's manifest, in seconds since the epoch; 0 if unknown.  `contents`: the digests of the manifest and its
+    parts, and of the parts of an index's manifests.
     """
 
     repository: Repository
@@ -144,6 +146,28 @@ class PushedImage:
     digest: Digest
     since: float
     contents: frozenset[Digest]
+    pulled: float = 0.0
+
+
+@frozen
+class ExpiredTag:
+    """A pushed tag that a rule does not keep.  `manifests` are its manifest and, if that is an index, its parts."""
+
+    repository: Repository
+    name: str
+    rule: RetainRule
+    manifests: frozenset[Digest] = frozenset()
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.name}"
+
+
+@frozen
+class Retired:
+    """What rules have removed: tags, and the number of manifests to which nothing else leads."""
+
+    tags: tuple[ExpiredTag, ...] = ()
+    manifests: int = 0
 
 
 @frozen
@@ -177,7 +201,10 @@ class IPushedReader(Protocol):
     """
 
     def find(self, reference: Reference) -> Descriptor | None:
-        """Return the media type, digest and size of the manifest that was pushed under `reference`, or None."""
+        """Return the media type, digest and size of the manifest that was pushed under `reference`, or None.
+
+        A daemon counts this as a pull.
+        """
 
     def has(self, repository: Repository) -> bool:
         """Return whether the repository has a blob or manifest."""
@@ -229,6 +256,23 @@ class IPushed(IPushedReader, IPins, Protocol):
 
     async def remove_tag(self, repository: Repository, tag: Tag) -> bool:
         """Remove a tag; return whether it existed."""
+
+    async def remove_tag_and_manifests(self, repository: Repository, tag: Tag) -> bool:
+        """Remove a tag, and the manifests to which nothing else leads; return whether the tag existed."""
+
+    async def retire(self, rules: Sequence[RetainRule], unused_since: float) -> Retired:
+        """Remove the tags that the rules do not keep, and the manifests to which nothing else leads.
+
+        Tags that were pulled within the last day stay, and what each node has pulled last of a repository.  So do tags
+        of whose manifests a client was told after `unused_since`, in seconds since the epoch: it does not push them.
+        A tag is removed together with its manifests, so a process that dies leaves only whole images.
+        """
+
+    async def record_node_pulls(self, pulls: Mapping[tuple[Repository, str], Digest]) -> None:
+        """Record the manifests that nodes, by the IDs of their containers, have requested last of repositories."""
+
+    async def keep_nodes(self, nodes: Collection[str]) -> None:
+        """Forget what all other nodes have requested."""
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
         """Remove a manifest and all tags that name it; return whether it existed."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from k3dreg.oci.descriptor import Descriptor
@@ -42,10 +43,10 @@ _REFERRERS = """
     SELECT digest, descriptor FROM manifest INDEXED BY manifest_by_subject
     WHERE registry=?1 AND path=?2 AND subject=?3 AND digest>?4 AND (?5 IS NULL OR artifact_type=?5) ORDER BY digest"""
 _TAGGED_IMAGES = """
-    SELECT registry, path, name, digest, since FROM tag JOIN manifest USING (registry, path, digest)
+    SELECT registry, path, name, digest, pushed, pulled FROM tag JOIN manifest USING (registry, path, digest)
     ORDER BY registry, path, name COLLATE NOCASE, name LIMIT ?"""
 _UNTAGGED_IMAGES = """
-    SELECT registry, path, NULL, digest, since FROM manifest WHERE NOT EXISTS (
+    SELECT registry, path, NULL, digest, since, 0 FROM manifest WHERE NOT EXISTS (
         SELECT 1 FROM tag
         WHERE tag.registry=manifest.registry AND tag.path=manifest.path AND tag.digest=manifest.digest)"""
 # A manifest and its parts, and the parts of an index's manifests.
@@ -56,6 +57,28 @@ _CONTENTS = """
         SELECT value FROM content CROSS JOIN manifest, json_each(parts)
         WHERE manifest.registry=?1 AND manifest.path=?2 AND manifest.digest=content.digest)
     SELECT digest FROM content"""
+# The manifests of a repository to which tags lead (?3, a JSON list), and neither other tags nor other manifests.
+_ONLY_REACHED_BY = """
+    WITH RECURSIVE going (digest) AS (
+        SELECT digest FROM tag WHERE registry=?1 AND path=?2 AND name IN (SELECT value FROM json_each(?3))
+        UNION
+        SELECT value FROM going CROSS JOIN manifest, json_each(parts)
+        WHERE manifest.registry=?1 AND manifest.path=?2 AND manifest.digest=going.digest
+        UNION
+        SELECT manifest.digest FROM going CROSS JOIN manifest
+        WHERE manifest.registry=?1 AND manifest.path=?2 AND subject=going.digest),
+    staying (digest) AS (
+        SELECT digest FROM tag WHERE registry=?1 AND path=?2 AND name NOT IN (SELECT value FROM json_each(?3))
+        UNION
+        SELECT digest FROM manifest WHERE registry=?1 AND path=?2 AND digest NOT IN (SELECT digest FROM going)
+        UNION
+        SELECT value FROM staying CROSS JOIN manifest, json_each(parts)
+        WHERE manifest.registry=?1 AND manifest.path=?2 AND manifest.digest=staying.digest
+        UNION
+        SELECT manifest.digest FROM staying CROSS JOIN manifest
+        WHERE manifest.registry=?1 AND manifest.path=?2 AND subject=staying.digest)
+    SELECT digest FROM manifest WHERE registry=?1 AND path=?2
+    AND digest IN (SELECT digest FROM going) AND digest NOT IN (SELECT digest FROM staying)"""
 _UNREFERENCED = """
     SELECT registry, path, digest FROM blob WHERE since<=?
     EXCEPT SELECT registry, manifest.path, value FROM manifest, json_each(parts)"""
@@ -99,7 +122,7 @@ class PushedReader:
         row = self._row(query, (*key_of(reference.repository), value))
         if row is None:
             return None
-        with _only_known_values():
+        with only_known_values():
             digest, media_type, size = row
             return Descriptor(str(media_type), Digest.parse(digest), int(size))
 
@@ -122,7 +145,7 @@ class PushedReader:
 
 def all_sizes(database: IRows) -> Mapping[Digest, int]:
     """Return all blobs and manifests, each with its size in bytes, 0 if unknown."""
-    with _only_known_values():
+    with only_known_values():
         return {Digest.parse(digest): int(size) for digest, size in database.rows(_KEPT)}
 
 
@@ -150,7 +173,7 @@ def referrers(
 
     parameters = (*key_of(repository), str(subject), last or "", artifact_type)
     found = database.rows(_REFERRERS, parameters, until=is_full)
-    with _only_known_values():
+    with only_known_values():
         return ReferrersPage(
             {Digest.parse(digest): descriptor.encode("ascii") for digest, descriptor in found}, count > len(found)
         )
@@ -172,6 +195,17 @@ def count_tags(database: IRows) -> int:
     return int(count)
 
 
+def only_reached_by(database: IRows, repository: Repository, tags: Iterable[str]) -> list[Digest]:
+    """Return the manifests of a repository that would be garbage without these tags.
+
+    These are the tags' manifests, the parts of their indexes, and their referrers, except those to which another tag
+    leads, or a manifest to which no tag leads.
+    """
+    rows = database.rows(_ONLY_REACHED_BY, (*key_of(repository), json.dumps(list(tags))))
+    with only_known_values():
+        return [Digest.parse(digest) for (digest,) in rows]
+
+
 def unreferenced_blobs(database: IRows, unused_since: float) -> list[tuple[Repository, Digest]]:
     """Return the blobs that no manifest of their repository refers to, and that were not pushed after `unused_since`.
 
@@ -186,31 +220,32 @@ def unreached_manifests(database: IRows) -> list[tuple[Repository, Digest]]:
 
 
 def _images(database: IRows, query: str, parameters: Values) -> list[PushedImage]:
-    with _only_known_values():
+    with only_known_values():
         return [
             PushedImage(
-                _repository(registry, path),
+                repository_of(registry, path),
                 name,
                 Digest.parse(digest),
                 since,
                 frozenset(Digest.parse(part) for (part,) in database.rows(_CONTENTS, (registry, path, digest))),
+                pulled,
             )
-            for registry, path, name, digest, since in database.rows(query, parameters)
+            for registry, path, name, digest, since, pulled in database.rows(query, parameters)
         ]
 
 
 def _contents(rows: list[Values]) -> list[tuple[Repository, Digest]]:
-    with _only_known_values():
-        return [(_repository(registry, path), Digest.parse(digest)) for registry, path, digest in rows]
+    with only_known_values():
+        return [(repository_of(registry, path), Digest.parse(digest)) for registry, path, digest in rows]
 
 
-def _repository(registry: str, path: str) -> Repository:
+def repository_of(registry: str, path: str) -> Repository:
     return Repository.parse(path, registry or None)
 
 
 @contextlib.contextmanager
-def _only_known_values() -> Iterator[None]:
-    """Raise `StoreError` for values that cannot be parsed."""
+def only_known_values() -> Iterator[None]:
+    """Raise `StoreError` for values of the database that cannot be parsed."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, InvalidDigest, InvalidName) as error:

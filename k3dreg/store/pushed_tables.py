@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
@@ -13,14 +14,18 @@ from k3dreg.store.interfaces import PushedManifest
 # `registry` is "" for this registry's own repositories.  `since`: the time of the push in seconds since the epoch, 0 if
 # unknown.  `size`: bytes; a blob's is 0 if unknown.  `parts`: a JSON list of digests.  `descriptor`: the manifest's
 # entry in a list of referrers as JSON.  It and `parts` may be megabytes: they come last, so that reading the columns
-# before them reads one page.
+# before them reads one page.  `pushed`: the time of the tag's push.  `pulled`: the time of the last request for its
+# manifest, which may be `PULL_RECORDED_EVERY` seconds late; 0 for never.  `node_pull`: the manifest that a node, by the
+# ID of its container, has requested last of a repository.
 _BLOB = """CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL, size INTEGER DEFAULT 0,
     PRIMARY KEY (registry, path, digest)) WITHOUT ROWID"""
 _MANIFEST = """CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, media_type TEXT, size INTEGER, since REAL,
     subject TEXT, artifact_type TEXT, parts TEXT, descriptor TEXT,
     PRIMARY KEY (registry, path, digest)) WITHOUT ROWID"""
-_TAG = """CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT,
+_TAG = """CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, pushed REAL, pulled REAL,
     PRIMARY KEY (registry, path, name)) WITHOUT ROWID"""
+_NODE_PULL = """CREATE TABLE node_pull (registry TEXT, path TEXT, node TEXT, digest TEXT,
+    PRIMARY KEY (registry, path, node)) WITHOUT ROWID"""
 _INDEXES = (
     "CREATE INDEX blob_by_digest ON blob (digest, size)",
     "CREATE INDEX manifest_by_digest ON manifest (digest, size)",
@@ -32,8 +37,8 @@ _INDEXES = (
 
 PUSHED_TABLES = Tables(
     "pushed",
-    4,
-    (_BLOB, _MANIFEST, _TAG, *_INDEXES),
+    5,
+    (_BLOB, _MANIFEST, _TAG, _NODE_PULL, *_INDEXES),
     {
         1: ("ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0",),
         2: ("ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0",),
@@ -50,8 +55,21 @@ PUSHED_TABLES = Tables(
             "DROP TABLE old_manifest",
             *_INDEXES,
         ),
+        4: (
+            "ALTER TABLE tag ADD COLUMN pushed REAL",
+            "ALTER TABLE tag ADD COLUMN pulled REAL",
+            # Pulls were not recorded.  A node may have pulled any tag a moment ago.
+            """UPDATE tag SET pulled=CAST(strftime('%s', 'now') AS REAL), pushed=coalesce(
+                (SELECT nullif(since, 0) FROM manifest
+                 WHERE (manifest.registry, manifest.path, manifest.digest)=(tag.registry, tag.path, tag.digest)),
+                CAST(strftime('%s', 'now') AS REAL))""",
+            _NODE_PULL,
+        ),
     },
 )
+
+# Seconds after which a pull of a manifest is recorded again.  Without a limit, each HEAD would write to the disk.
+PULL_RECORDED_EVERY = 3600.0
 
 
 def key_of(repository: Repository) -> tuple[str, str]:
@@ -98,11 +116,46 @@ def remove_manifest(repository: Repository, digest: Digest) -> list[Statement]:
     ]
 
 
-def add_tag(repository: Repository, name: str, digest: Digest) -> Statement:
-    """Add a tag, or move it."""
-    return ("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key_of(repository), name, str(digest)))
+def remove_untagged(repository: Repository, digest: Digest, pushed_until: float) -> Statement:
+    """Remove a manifest, unless a tag names it or it was pushed after `pushed_until`."""
+    return (
+        """DELETE FROM manifest WHERE registry=?1 AND path=?2 AND digest=?3 AND since<=?4
+            AND NOT EXISTS (SELECT 1 FROM tag WHERE registry=?1 AND path=?2 AND digest=?3)""",
+        (*key_of(repository), str(digest), pushed_until),
+    )
 
 
-def remove_tag(repository: Repository, name: str) -> Statement:
-    """Remove a tag."""
-    return ("DELETE FROM tag WHERE registry=? AND path=? AND name=?", (*key_of(repository), name))
+def add_tag(repository: Repository, name: str, digest: Digest, pushed: float) -> Statement:
+    """Add a tag, or move it, or renew its time."""
+    return (
+        """INSERT INTO tag VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (registry, path, name) DO UPDATE SET
+            pushed=excluded.pushed, digest=excluded.digest,
+            pulled=CASE digest WHEN excluded.digest THEN pulled ELSE 0 END""",
+        (*key_of(repository), name, str(digest), pushed),
+    )
+
+
+def remove_tag(repository: Repository, name: str, pushed_until: float = math.inf) -> Statement:
+    """Remove a tag, unless it was pushed after `pushed_until`."""
+    return (
+        "DELETE FROM tag WHERE registry=? AND path=? AND name=? AND pushed<=?",
+        (*key_of(repository), name, pushed_until),
+    )
+
+
+def record_pull(repository: Repository, digest: Digest, pulled: float) -> Statement:
+    """Record for all tags that name a manifest that it was requested."""
+    return (
+        "UPDATE tag SET pulled=? WHERE registry=? AND path=? AND digest=?",
+        (pulled, *key_of(repository), str(digest)),
+    )
+
+
+def record_node_pull(repository: Repository, node: str, digest: Digest) -> Statement:
+    """Record the manifest that a node has requested last of a repository."""
+    return ("INSERT OR REPLACE INTO node_pull VALUES (?, ?, ?, ?)", (*key_of(repository), node, str(digest)))
+
+
+def keep_nodes(nodes: Iterable[str]) -> Statement:
+    """Remove what is recorded of all other nodes."""
+    return ("DELETE FROM node_pull WHERE node NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(nodes)),))

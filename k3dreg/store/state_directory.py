@@ -23,7 +23,7 @@ from pathlib import Path
 from attrs import frozen
 
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import InvalidDigest, StoreFull, UsageError
+from k3dreg.oci.errors import InvalidDigest, StateInUse, StoreFull, UsageError
 from k3dreg.reporting.logger import make_logger
 from k3dreg.store.disk_reserve import Reserve
 from k3dreg.store.durable_files import make_directory, storage_errors, sync_directory, write_whole
@@ -74,7 +74,7 @@ class StateDirectory:
     def __init__(self, root: Path, boot_id_file: Path = _BOOT_ID) -> None:
         """Create the directory and its subdirectories if needed, lock it, and empty its staging directory.
 
-        Raises `UsageError` when another daemon uses it or it cannot be created.
+        Raises `StateInUse` when another process uses it, and `UsageError` if it cannot be created.
         """
         self.root = root
         self.staging = root / "staging"
@@ -91,7 +91,7 @@ class StateDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise UsageError(f"the state directory {root} is used by another k3dreg; give this one its own") from error
+            raise StateInUse(f"the state directory {root} is used by another k3dreg; give this one its own") from error
         # Both free room on a full disk, which the start needs; `BlobFiles.start` fills the reserve again.
         self.reserve.release()
         self.clear_staging()

@@ -86,6 +86,7 @@ class RegistryApi(Resource):
         user_agent = _joined(request, "User-Agent")
         record.trace.circular = is_on_our_behalf(user_agent)
         if isinstance(route, ManifestRoute):
+            record.trace.client = record.client
             record.trace.may_decide_a_push = may_decide_a_push(method, _joined(request, "Accept"))
         methods = self._methods(route)
         handler = methods.get(method)
@@ -110,7 +111,7 @@ class RegistryApi(Resource):
         is_pull = reading and isinstance(route, ManifestRoute | BlobRoute)
         seconds = deadline_of(user_agent)
         if isinstance(route, ManifestRoute) and method == "GET":
-            record.trace.client, record.trace.node_waits_until = record.client, self._clock.seconds() + seconds
+            record.trace.node_waits_until = self._clock.seconds() + seconds
         return render(request, self._clock, record, answer, seconds if is_pull else None)
 
     async def _base(self, route: Base, exchange: Exchange) -> Answer:

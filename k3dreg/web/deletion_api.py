@@ -27,10 +27,14 @@ class ManagementHandlers:
         return {ManifestRoute: {"DELETE": self.delete_manifest}, BlobRoute: {"DELETE": self.delete_blob}}
 
     async def delete_manifest(self, route: ManifestRoute, exchange: Exchange) -> Answer:
-        """end-9: delete a tag, or by digest the manifest with all its tags."""
+        """end-9: delete a tag, or by digest the manifest with all its tags.
+
+        `?with=manifest`, which `k3dreg rm` sends, deletes with a tag the manifests to which nothing else leads.
+        """
         target = route.reference.target
         if isinstance(target, Tag):
-            await self._uploads.delete_tag(route.repository, target)
+            with_manifests = exchange.query.one("with") == "manifest"
+            await self._uploads.delete_tag(route.repository, target, with_manifests=with_manifests)
         else:
             await self._uploads.delete_manifest(route.repository, target)
         return _DELETED

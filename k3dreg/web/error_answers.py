@@ -85,6 +85,7 @@ TABLE: Mapping[type[errors.K3dregError], tuple[int, str]] = {
     errors.NotYet: (503, "UNAVAILABLE"),
     errors.TooManyViewers: (503, "UNAVAILABLE"),
     errors.UsageError: (500, "UNKNOWN"),
+    errors.StateInUse: (500, "UNKNOWN"),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from k3dreg import __version__
 from k3dreg.cli import main
 
-COMMANDS = ("doctor", "why", "warm", "link", "config", "ls", "gc")
+COMMANDS = ("doctor", "why", "warm", "link", "config", "ls", "rm", "gc")
 # Options of their own, and one that another command has.
 OPTIONS = {
     "doctor": ({"json"}, "server"),
@@ -18,7 +18,8 @@ OPTIONS = {
     "link": (set(), "json"),
     "config": ({"mode", "name", "port", "host-port", "image", "socket", "ca", "offline", "auth", "configmap"}, "json"),
     "ls": ({"state-dir"}, "grace"),
-    "gc": ({"state-dir", "grace", "untagged"}, "json"),
+    "rm": ({"state-dir", "server"}, "json"),
+    "gc": ({"state-dir", "retain", "grace", "untagged", "dry-run"}, "json"),
 }
 TAKES_THE_DAEMONS = ("doctor", "why", "warm", "link")
 

@@ -1,4 +1,4 @@
-"""`k3dreg ls` and `k3dreg gc`, as processes, on what a daemon left."""
+"""`k3dreg ls`, `k3dreg gc` and `k3dreg rm`, as processes, on what a daemon left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from k3dreg.commands.housekeeping import listing
 from k3dreg.oci import media_types
@@ -23,14 +24,14 @@ from tests.fakes.databases import open_database
 APP = Repository(None, "app")
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
+def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-c", "from k3dreg.cli import main; main()", *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -54,7 +55,7 @@ def state(tmp_path: Path) -> Path:
             *(pushed_tables.add_blob(APP, Digest.of(data), len(data), 0.0) for data in kept[:2]),
             *(pushed_tables.add_manifest(APP, manifest(data, b"layer"), 0.0) for data in kept[2:]),
             *(
-                pushed_tables.add_tag(APP, tag, Digest.of(data))
+                pushed_tables.add_tag(APP, tag, Digest.of(data), 0.0)
                 for tag, data in (("b", b"one"), ("a", b"one"), ("c", b"two"))
             ),
         ]
@@ -99,9 +100,51 @@ def test_gc_leaves_a_directory_alone_that_a_daemon_uses(state: Path) -> None:
     assert b"orphan" in held(state)
 
 
+def test_gc_applies_rules_and_tells_before_what_it_would_do_also_while_a_daemon_runs(state: Path) -> None:
+    dry = ["gc", "--state-dir", str(state), "--retain", "c=1", "--retain", "app=1", "--dry-run"]
+    directory = StateDirectory(state)
+    status, output, _ = run(*dry)
+    directory.close()
+    lines = [
+        "would remove app:a: --retain app=1",
+        "would remove 1 tag, 1 blob and 0 manifests: 1 file, 0.0 MB",
+    ]
+    assert (status, output.splitlines()) == (0, lines)
+    assert held(state) == {b"layer", b"orphan", b"one", b"two", b"untagged"}
+    assert run(*dry[:-1]) == (0, output.replace("would remove", "removed"), "")
+    assert held(state) == {b"layer", b"one", b"two", b"untagged"}
+    # The daemon's rules, from the environment.
+    rules = {"K3DREG_RETAIN": "nothing=1 ?=1"}
+    assert run("gc", "--state-dir", str(state), **rules)[1].splitlines() == [
+        "removed app:b: --retain ?=1",
+        "removed 1 tag, 0 blobs and 1 manifest: 1 file, 0.0 MB",
+    ]
+    assert held(state) == {b"layer", b"two", b"untagged"}
+
+
+def test_rm_removes_tags_with_what_only_they_lead_to_and_manifests_with_their_tags(state: Path) -> None:
+    status, output, _ = run("rm", "--state-dir", str(state), "app:a", "localhost:5005/app:c", "app:nothing")
+    assert status == 1
+    assert output.splitlines() == [
+        "removed app:a",
+        "removed localhost:5005/app:c",
+        "app:nothing was not pushed",
+        "removed 1 blob and 0 manifests: 2 files, 0.0 MB",
+    ]
+    assert held(state) == {b"layer", b"one", b"untagged"}
+    assert run("rm", "--state-dir", str(state), f"app@{Digest.of(b'one')}")[0] == 0
+    assert [line.split()[0] for line in run("ls", "--state-dir", str(state))[1].splitlines()] == ["NAME", "app:<none>"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
+        (["rm"], 2),
+        (["rm", "app"], 2),
+        (["rm", "APP:1"], 2),
+        (["rm", "--state-dir", "/nonexistent", "app:1"], 1),
+        (["rm", "--server", "http://127.0.0.1:1", "app:1"], 1),
+        (["gc", "--retain", "app"], 2),
         (["gc", "--nonsense"], 2),
         (["gc", "--grace", "soon"], 2),
         (["gc", "--grace", "-1"], 2),
@@ -121,13 +164,16 @@ def test_a_size_is_that_of_all_parts_and_a_time_is_told_where_it_is_known() -> N
     sizes = {Digest.of(b"layer"): 1_500_000, Digest.of(b"image"): 400_000, Digest.of(b"index"): 100_000}
     image = frozenset([Digest.of(b"image"), Digest.of(b"layer")])
     images = [
-        PushedImage(APP, "one", Digest.of(b"image"), 1_700_000_000.0, image),
+        PushedImage(APP, "one", Digest.of(b"image"), 1_700_000_000.0, image, 1_700_100_000.0),
         PushedImage(APP, "all", Digest.of(b"index"), 0.0, image | {Digest.of(b"index")}),
     ]
     titles, everything, one = listing(images, lambda digest: sizes[digest])
-    assert titles.split() == ["NAME", "DIGEST", "SIZE", "PUSHED"]
-    assert everything.split() == ["app:all", str(Digest.of(b"index")), "2.0", "MB", "-"]
-    assert one.split()[2:5] == ["1.9", "MB", time.strftime("%Y-%m-%d", time.localtime(1_700_000_000.0))]
+    assert titles.split() == ["NAME", "DIGEST", "SIZE", "PUSHED", "PULLED"]
+    assert everything.split() == ["app:all", str(Digest.of(b"index")), "2.0", "MB", "-", "-"]
+    days = [time.strftime("%Y-%m-%d", time.localtime(at)) for at in (1_700_000_000.0, 1_700_100_000.0)]
+    assert (one.split()[2:4], one.split()[4::2]) == (["1.9", "MB"], days)
+    _, _, one = listing(images, lambda digest: sizes[digest], 80, 1_700_200_000.0)
+    assert one.split("MB")[1].split() == ["2", "d", "1", "d"]
     assert listing([], lambda digest: 0) == ["nothing was pushed"]
 
 
@@ -146,6 +192,7 @@ def test_one_long_name_moves_no_other_line() -> None:
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_a_line_fits_a_terminal_unless_its_name_is_long(width: int) -> None:
-    lines = listing(images_of("app", "team/" + "x" * 150, "group/project"), lambda digest: 10**9, width)
+    images = [evolve(image, since=1.0, pulled=1.0) for image in images_of("app", "team/" + "x" * 150, "group/prj")]
+    lines = listing(images, lambda digest: 10**9, width, 59 * 60.0)
     assert [len(line) <= width for line in lines] == [True, True, True, False]
     assert lines[1].split()[1] == str(Digest.of(b"image"))[:19]

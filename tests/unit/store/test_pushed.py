@@ -82,6 +82,28 @@ PRAGMA user_version=1;
 SECOND_VERSION = "ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0; PRAGMA user_version=2;"
 THIRD_VERSION = "ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0; UPDATE blob SET size=7; PRAGMA user_version=3;"
 
+# Manifests have their columns of today; each module's tables have a version.
+FOURTH_VERSION = f"""
+DROP TABLE manifest;
+CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, media_type TEXT, size INTEGER, since REAL,
+    subject TEXT, artifact_type TEXT, parts TEXT, descriptor TEXT, PRIMARY KEY (registry, path, digest)) WITHOUT ROWID;
+INSERT INTO manifest VALUES ('', 'app', '{digest(1)}', '{served(1).media_type}', 1, 0, '{digest(3)}', 'application/x',
+    '["{digest(2)}"]', '{json.dumps(manifest(1).descriptor.to_json())}');
+INSERT INTO manifest VALUES ('docker.io', 'library/app', '{digest(4)}', '', 4, 0, NULL, '', '[]', '{{}}');
+CREATE INDEX blob_by_digest ON blob (digest, size);
+CREATE INDEX manifest_by_digest ON manifest (digest, size);
+CREATE INDEX manifest_by_subject ON manifest (registry, path, subject, digest);
+CREATE INDEX tag_by_digest ON tag (registry, path, digest);
+CREATE INDEX tag_in_order ON tag (registry, path, name COLLATE NOCASE, name);
+CREATE TABLE tables (name TEXT PRIMARY KEY, version INTEGER) WITHOUT ROWID;
+INSERT INTO tables VALUES ('pushed', 4);
+PRAGMA user_version=4;
+"""
+
+
+def without_times(images: Sequence[PushedImage]) -> list[PushedImage]:
+    return [evolve(image, since=0.0, pulled=0.0) for image in images]
+
 
 class PushedCase(SynchronousTestCase):
     def setUp(self) -> None:
@@ -280,10 +302,10 @@ class UpgradeTests(PushedCase):
         before = (self.directory / DATABASE_FILE).read_bytes()
         with contextlib.closing(open_read_only(self.directory / DATABASE_FILE, (PUSHED_TABLES,))) as reader:
             self.assertEqual(PushedReader(reader).find(tag("t")), served(1))
-            images = pushed_queries.all_images(reader)
+            images = without_times(pushed_queries.all_images(reader))
         self.assertEqual((self.directory / DATABASE_FILE).read_bytes(), before)
         self.open()
-        self.assertEqual(pushed_queries.all_images(self.database), images)
+        self.assertEqual(without_times(pushed_queries.all_images(self.database)), images)
         for _ in range(2):
             self.assertEqual(self.pushed.find(tag("t")), served(1))
             self.assertEqual(self.pushed.find(Reference(HUBS, digest(4))), Descriptor("", digest(4), 4))
@@ -306,6 +328,20 @@ class UpgradeTests(PushedCase):
 
     def test_the_third_version_that_of_0_1_0(self) -> None:
         self.check(FIRST_VERSION, SECOND_VERSION, THIRD_VERSION, size=7)
+
+    def test_the_fourth_version(self) -> None:
+        self.check(FIRST_VERSION, SECOND_VERSION, THIRD_VERSION, FOURTH_VERSION, size=7)
+
+    def test_tags_have_the_time_of_their_manifest_and_count_as_pulled_at_the_upgrade(self) -> None:
+        old, known = self.directory / "old.db", "UPDATE manifest SET since=5 WHERE path='app';"
+        for tag_time, script in ((None, ""), (5.0, known)):
+            with contextlib.closing(sqlite3.connect(old)) as made:
+                made.executescript(FIRST_VERSION + SECOND_VERSION + THIRD_VERSION + FOURTH_VERSION + script)
+            with contextlib.closing(Database(old, (PUSHED_TABLES,))) as database:
+                [image] = pushed_queries.tagged_images(database, 10)
+            self.assertGreater(image.pulled, 1.7e9)
+            self.assertEqual(image.since, tag_time or image.pulled)
+            old.unlink()
 
     def test_a_file_whose_descriptors_are_no_json_is_an_error_and_stays_as_it_is(self) -> None:
         self.database.close()
@@ -498,7 +534,7 @@ class CollectingTests(PushedCase):
 def test_what_k3dreg_never_wrote_is_an_error(tmp_path: Path, change: str) -> None:
     with contextlib.closing(open_database(tmp_path)) as database:
         database.transact(
-            [pushed_tables.add_manifest(APP, manifest(1), 0.0), pushed_tables.add_tag(APP, "t", digest(1))]
+            [pushed_tables.add_manifest(APP, manifest(1), 0.0), pushed_tables.add_tag(APP, "t", digest(1), 0.0)]
         )
         database.transact([(f"UPDATE {table} SET {change}", ()) for table in ("manifest", "tag")])
         pushed = PushedContent(database, InlineWorkers(), Clock())

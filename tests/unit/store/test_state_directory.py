@@ -37,7 +37,7 @@ class LockTests(StoreTestCase):
         command = [sys.executable, "-c", code, str(self.root.resolve())]
         environment = {**os.environ, "PYTHONPATH": str(Path(k3dreg.__file__).parent.parent)}
         refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        self.assertIn("UsageError", refused.stderr)
+        self.assertIn("StateInUse", refused.stderr)
         self.result(self.store.close())
         self.assertEqual(subprocess.run(command, env=environment, check=False).returncode, 0)
 

@@ -90,7 +90,7 @@ class FakeUploads:
         self.manifests.append((data, media_type))
         return Pushed(Digest.of(data), None, tuple(tags))
 
-    async def delete_tag(self, repository: Repository, tag: Tag) -> None:
+    async def delete_tag(self, repository: Repository, tag: Tag, *, with_manifests: bool = False) -> None:
         raise NotImplementedError
 
     async def delete_manifest(self, repository: Repository, digest: Digest) -> None:
