@@ -24,6 +24,15 @@ _GOING = ("removing", "dead")
 
 
 @frozen
+class Membership:
+    """A network that a container is in, the container's names there, and the address of the engine's host there."""
+
+    network: str
+    aliases: tuple[str, ...] = ()
+    gateway: str = ""
+
+
+@frozen
 class Container:
     """A container as the engine describes it.
 
@@ -37,9 +46,14 @@ class Container:
     hostname: str = ""
     labels: Mapping[str, str] = {}
     tcp_ports: tuple[tuple[str, str], ...] = ()
-    aliases: tuple[str, ...] = ()
+    networks: tuple[Membership, ...] = ()
     pid: int = 0
     mounts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names that the container has in its networks, beside its own."""
+        return tuple(alias for joined in self.networks for alias in joined.aliases)
 
     @property
     def is_going(self) -> bool:
@@ -49,12 +63,19 @@ class Container:
 
 @frozen
 class ListedContainer:
-    """A container in the engine's list.  `addresses` are its IP addresses in the engine's networks."""
+    """A container in the engine's list.
+
+    `addresses` are its IP addresses in the engine's `networks`.  `image` and `command` are what it was made from.
+    """
 
     id: str
     state: str = ""
     labels: Mapping[str, str] = {}
     addresses: tuple[str, ...] = ()
+    name: str = ""
+    networks: tuple[str, ...] = ()
+    image: str = ""
+    command: str = ""
 
 
 async def inspect(engine: IEngineRequests, name: str) -> Container | None:
@@ -79,6 +100,11 @@ async def with_labels(engine: IEngineRequests, labels: Mapping[str, str]) -> Seq
     return await _listed(engine, {"all": "1", "filters": filters})
 
 
+async def listed(engine: IEngineRequests) -> Sequence[ListedContainer]:
+    """Return all containers, running or not."""
+    return await _listed(engine, {"all": "1"})
+
+
 async def running(engine: IEngineRequests) -> Sequence[ListedContainer]:
     """Return all containers that run."""
     return await _listed(engine, {})
@@ -97,6 +123,10 @@ async def _listed(engine: IEngineRequests, params: Mapping[str, str]) -> Sequenc
                 for name in ("IPAddress", "GlobalIPv6Address")
                 if (address := text(mapping(network).get(name)))
             ),
+            next((text(name).lstrip("/") for name in items(container.get("Names"))), ""),
+            tuple(mapping(mapping(container.get("NetworkSettings")).get("Networks"))),
+            text(container.get("Image")),
+            text(container.get("Command")),
         )
         for container in items(found)
         if isinstance(container, dict) and text(container.get("Id"))
@@ -191,11 +221,11 @@ def parse_container(told: object) -> Container:
         hostname=text(config.get("Hostname")),
         labels=texts(config.get("Labels")),
         tcp_ports=(*_tcp_ports(mapping(network.get("Ports"))), *_tcp_ports(bindings)),
-        aliases=tuple(
-            str(alias)
-            for joined in mapping(network.get("Networks")).values()
-            if isinstance(aliases := mapping(joined).get("Aliases"), list)
-            for alias in aliases
+        networks=tuple(
+            Membership(
+                name, tuple(map(str, items(mapping(joined).get("Aliases")))), text(mapping(joined).get("Gateway"))
+            )
+            for name, joined in mapping(network.get("Networks")).items()
         ),
         pid=number(mapping(described.get("State")).get("Pid")),
         mounts=tuple(

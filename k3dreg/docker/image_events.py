@@ -1,19 +1,16 @@
-"""The engine's events about its images: `GET /events`.
+"""The engine's events about its images.
 
 They are hints only.  An event of `load` has no tags, and no `tag` event follows it.  Podman spells names otherwise than
-Docker.  Events while k3dreg is not connected are lost.
+Docker.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 
+from k3dreg.docker.events import follow
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.formats.json_stream import JsonObjects
 
-# Seconds without an event after which k3dreg asks again, because a connection over a network may be lost silently.
-QUIET = 600.0
 # Actions that give an image a name, which is in the event.
 _NAMING = ("tag", "pull")
 # Actions that bring images, whose names are not in the event.  `loadfromarchive` and `build` are Podman's.
@@ -26,22 +23,15 @@ async def follow_events(engine: IEngineRequests, heard: Callable[[str], None]) -
     `heard` is called with "" when any image may have got a name, which is for an event without a name.  It is called
     with "" at the beginning, too, as soon as the engine is sure to report later events.
 
-    Raises `EngineUnavailable` when the connection is lost or silent for long, and `EngineError` when the engine
-    refuses.  Cancelling closes the connection.
+    Raises as `follow` does.
     """
-    params = {"filters": json.dumps({"type": ["image"]})}
-    response = await engine.request("GET", "/events", params=params)
-    stream = engine.body(response, "the engine's events", silence=QUIET)
-    try:
-        heard("")
-        objects = JsonObjects()
-        while data := await stream.read():
-            for event in objects.feed(data):
-                name = name_in(event)
-                if name is not None:
-                    heard(name)
-    finally:
-        stream.close()
+
+    def hear(event: Mapping[str, object]) -> None:
+        name = name_in(event)
+        if name is not None:
+            heard(name)
+
+    await follow(engine, "image", lambda: heard(""), hear)
 
 
 def name_in(event: Mapping[str, object]) -> str | None:

@@ -1,9 +1,11 @@
-"""Requests about what the engine can reach: the networks of its containers, and registries."""
+"""Requests about networks: those of containers, and what the engine reaches in registries."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from k3dreg.docker.documents import ask
 from k3dreg.docker.interfaces import IEngineRequests
@@ -26,6 +28,25 @@ async def gateways(engine: IEngineRequests) -> Sequence[tuple[str, str]]:
             addresses = [str(each["Gateway"]) for each in ranges if isinstance(each, dict) and each.get("Gateway")]
             found += [(str(network.get("Name")), address) for address in addresses if ":" not in address][:1]
     return sorted(found)
+
+
+async def connect(engine: IEngineRequests, network: str, container: str, alias: str) -> None:
+    """Put a container into a network, where it also has the name `alias`.  Raises `EngineError`."""
+    await _change(engine, network, "connect", {"Container": container, "EndpointConfig": {"Aliases": [alias]}})
+
+
+async def disconnect(engine: IEngineRequests, network: str, container: str) -> None:
+    """Take a container out of a network.  It is no error if one of them is gone.  Raises `EngineError`."""
+    try:
+        await _change(engine, network, "disconnect", {"Container": container, "Force": True})
+    except EngineError as error:
+        if error.status != 404:
+            raise
+
+
+async def _change(engine: IEngineRequests, network: str, how: str, body: dict[str, Any]) -> None:
+    path, data = f"/networks/{quote(network, safe='')}/{how}", json.dumps(body).encode()
+    await ask(engine, "POST", path, data=data, headers={"Content-Type": "application/json"}, max_wait=_MAX_WAIT)
 
 
 async def connection_failure(engine: IEngineRequests, host: str) -> str:

@@ -9,11 +9,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
 from k3dreg.oci.errors import EngineError, EngineSilent, EngineUnavailable
 from k3dreg.streaming.byte_stream import ByteStream
 from k3dreg.streaming.content import IByteStream
+
+# Types of a command's output, which the engine ends by closing the connection (Engine API, "Start an exec instance").
+_OUTPUTS = ("application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream")
 
 
 class ResponseBody(ByteStream):
@@ -42,7 +46,8 @@ class ResponseBody(ByteStream):
         self._broke = broke
         self._waiting_since = 0.0
         self._timer: IDelayedCall | None = None
-        self._receiver = _Receiver(self, what)
+        kind = (response.headers.getRawHeaders("Content-Type") or [""])[0]
+        self._receiver = _Receiver(self, what, ends_with_connection=kind in _OUTPUTS)
         response.deliverBody(self._receiver)
 
     async def read(self, least: int = 1) -> bytes:
@@ -105,9 +110,10 @@ class ResponseBody(ByteStream):
 class _Receiver(Protocol):
     """Passes the bytes that Twisted delivers to a stream."""
 
-    def __init__(self, stream: ByteStream, what: str) -> None:
+    def __init__(self, stream: ByteStream, what: str, *, ends_with_connection: bool) -> None:
         self._stream = stream
         self._what = what
+        self._ends_with_connection = ends_with_connection
 
     def dataReceived(self, data: bytes) -> None:
         self._stream.write(data)
@@ -116,10 +122,10 @@ class _Receiver(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the stream: complete for `ResponseDone`, else broken.
 
-        `PotentialDataLoss`, for a body with neither a length nor chunks, counts as broken: it may have been truncated,
-        and engines do not send bodies in this form.
+        `PotentialDataLoss`, for a body with neither a length nor chunks, counts as broken: it may have been truncated.
+        Engines send only the output of commands in this form.
         """
-        if reason.check(ResponseDone):
+        if reason.check(ResponseDone) or (reason.check(PotentialDataLoss) and self._ends_with_connection):
             self._stream.end()
         else:
             self._stream.end(EngineUnavailable(f"the connection to the engine was lost in the middle of {self._what}"))

@@ -14,7 +14,7 @@ with on a real socket.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from attrs import Factory, define, evolve, frozen
@@ -31,6 +31,7 @@ from k3dreg.docker.client import SILENCE, EngineClient
 from k3dreg.docker.image import ImageStore
 from k3dreg.oci.digest import Digest
 from tests.fakes.archives import Layout, build_archive, layout_of
+from tests.fakes.containers import FakeContainer, FakeContainers, event_of
 from tests.fakes.engine_api import EngineResource
 from tests.fakes.images import FakeImage, familiar
 
@@ -126,6 +127,7 @@ class FakeEngine:
     stall: Gate = Factory(lambda self: Gate(self.flush), takes_self=True)
 
     listeners: list[Request] = Factory(list)  # of events
+    containers: FakeContainers = Factory(FakeContainers)
 
     _tags: dict[str, FakeImage] = Factory(dict)
     _pulled: dict[str, FakeImage] = Factory(dict)  # name@digest of what was pulled
@@ -154,9 +156,17 @@ class FakeEngine:
 
     def tell(self, action: str, actor: str, name: str) -> None:
         """Those who listen to events hear of one."""
-        event = {"Type": "image", "Action": action, "Actor": {"ID": actor, "Attributes": {"name": name}}}
+        self._tell({"Type": "image", "Action": action, "Actor": {"ID": actor, "Attributes": {"name": name}}})
+
+    def tell_of(self, container: FakeContainer, action: str) -> None:
+        """Those who listen to events hear of a container's."""
+        self._tell(event_of(container, action))
+
+    def _tell(self, event: Mapping[str, object]) -> None:
         for listener in self.listeners[:]:
-            listener.write(json.dumps(event).encode() + b"\n")
+            kinds = json.loads((listener.args or {}).get(b"filters", [b"{}"])[0]).get("type", [event["Type"]])
+            if event["Type"] in kinds:
+                listener.write(json.dumps(event).encode() + b"\n")
         self.flush()
 
     def replace(self, image: FakeImage) -> None:

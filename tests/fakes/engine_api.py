@@ -17,6 +17,7 @@ from zope.interface import implementer
 from k3dreg.docker.image import ImageStore
 from k3dreg.oci.digest import Digest
 from tests.fakes.archives import Layout
+from tests.fakes.containers import Archive, Output, Refused
 from tests.fakes.images import FakeImage, FakeVariant, familiar
 
 if TYPE_CHECKING:
@@ -84,7 +85,28 @@ class EngineResource(Resource):
             return self._distribution(request, one[1])
         if request.method == b"GET" and path in engine.others:
             return _answer(request, 200, engine.others[path])
+        if path.startswith(("/containers/", "/exec/", "/networks/")):
+            return self._answer_of_containers(request, path, asked)
         return _answer(request, 404, {"message": "page not found"})
+
+    def _answer_of_containers(self, request: Request, path: str, asked: Mapping[str, str]) -> int:
+        words = path.strip("/").split("/")
+        assert request.content is not None
+        try:
+            told = self._engine.containers.answer(request.method.decode(), words, asked, request.content.read())
+        except Refused as refused:
+            return _answer(request, refused.status, {"message": str(refused)})
+        if isinstance(told, Archive):
+            request.setHeader("Content-Type", "application/x-tar")
+            request.setHeader("X-Docker-Container-Path-Stat", told.stat)
+            request.write(b"" if request.method == b"HEAD" else told.data)
+        elif isinstance(told, Output):
+            request.setHeader("Content-Type", "application/vnd.docker.raw-stream")
+            request.write(told.data)
+        else:
+            return _answer(request, 200, told)
+        request.finish()
+        return NOT_DONE_YET
 
     def _listen(self, request: Request) -> int:
         engine = self._engine

@@ -17,7 +17,7 @@ import os
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,11 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from k3dreg.docker import images
+from k3dreg.docker import containers, images
 from k3dreg.docker.client import EngineClient
+from k3dreg.docker.container_commands import Ended, run
+from k3dreg.docker.container_events import follow_containers
+from k3dreg.docker.container_files import SmallFile, read_file, write_file
 from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
 from k3dreg.docker.image import ImageStore
 from k3dreg.docker.image_events import follow_events
@@ -43,6 +46,7 @@ from k3dreg.oci.errors import (
     Denied,
     EngineError,
     EngineUnavailable,
+    FileAbsent,
     ImageNotInEngine,
     K3dregError,
     ManifestUnknown,
@@ -52,12 +56,14 @@ from k3dreg.oci.errors import (
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.streaming.response_body import read_whole
 from tests.fakes.archives import build_archive, layout_of
+from tests.fakes.containers import FakeContainer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.images import FakeImage, familiar, make_image, make_layer
 from tests.fakes.moody_registry import Answer, MoodyRegistry
 from tests.fakes.tunnel import Tunnel
 from tests.fakes.workers import InlineWorkers
 from tests.integration.support import rig
+from tests.integration.support.docker_api import Docker
 from tests.integration.support.loading import load
 
 _LIMIT = 100_000_000
@@ -73,6 +79,10 @@ class EngineContract:
 
     async def hold(self, image: FakeImage) -> FakeImage:
         """Let the engine hold the image."""
+        raise NotImplementedError
+
+    async def start_container(self) -> str:
+        """Start a container with the label `k3d.cluster=contract`, whose name begins with `k3dreg-contract-`."""
         raise NotImplementedError
 
     def an_image(self, **labels: str) -> FakeImage:
@@ -213,6 +223,50 @@ class EngineContract:
         await self.fails(stream.read(), CancelledError)
         self.case.assertEqual((await self.engine.inspect(image.name)).id, image.id(info.store))
 
+    async def test_a_file_of_a_container_is_written_and_read_with_its_owner(self) -> None:
+        container = await self.start_container()
+        await write_file(self.engine, container, "/etc", "k3dreg-contract", SmallFile(bytes(50_000)))
+        await self.fails(read_file(self.engine, container, "/etc/k3dreg-contract", 4000), EngineError)
+        for file in (SmallFile(b"old\n" * 1000, 0o600), SmallFile(b"new\n", 0o640, 7, 8)):
+            await write_file(self.engine, container, "/etc", "k3dreg-contract", file)
+            if (await self.engine.info()).store is ImageStore.PODMAN:
+                file = evolve(file, user=0, group=0)
+            self.case.assertEqual(await read_file(self.engine, container, "/etc/k3dreg-contract", 4000), file)
+        self.case.assertIsNone(await read_file(self.engine, container, "/etc/k3dreg-none", 4000))
+        await self.fails(read_file(self.engine, container, "/etc", 4000), EngineError)
+        await self.fails(write_file(self.engine, container, "/none", "x", SmallFile(b"")), FileAbsent)
+
+    async def test_a_command_in_a_container_tells_its_status_and_what_it_printed(self) -> None:
+        container = await self.start_container()
+        ended = await run(self.engine, container, "sh", "-c", "echo out; echo error >&2; exit 3")
+        self.case.assertEqual((ended.status, sorted(ended.output.split())), (3, ["error", "out"]))
+        self.case.assertEqual(await run(self.engine, container, "sh", "-c", ":"), Ended(0, ""))
+
+    async def test_a_container_is_listed_and_its_start_is_told_with_its_labels(self) -> None:
+        heard: list[Mapping[str, str]] = []
+        waiting: list[Deferred[None]] = []
+
+        def hear(labels: Mapping[str, str]) -> None:
+            heard.append(labels)
+            if waiting:
+                _reactor.callLater(0, waiting.pop().callback, None)
+
+        async def told(label: str) -> None:
+            while not any(labels.get("k3d.cluster", "") == label for labels in heard):
+                waiting.append(Deferred())
+                await waiting[-1]
+
+        following = Deferred.fromCoroutine(follow_containers(self.engine, hear))
+        following.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        await told("")
+        container = await self.start_container()
+        await told("contract")
+        following.cancel()
+        await following
+        (listed,) = [each for each in await containers.listed(self.engine) if each.id == container]
+        self.case.assertEqual((listed.state, listed.labels["k3d.cluster"]), ("running", "contract"))
+        self.case.assertTrue(listed.name.startswith("k3dreg-contract-"))
+
     async def test_names_that_images_are_given_are_told(self) -> None:
         heard: list[str] = []
         waiting: list[Deferred[None]] = []
@@ -279,6 +333,16 @@ class _FakeContract(_Contract):
     async def hold(self, image: FakeImage) -> FakeImage:
         return self.fake.add(image)
 
+    async def start_container(self) -> str:
+        def does(words: Sequence[str]) -> tuple[int, str, str]:
+            return (3, "out\n", "error\n") if "exit 3" in words[-1] else (0, "", "")
+
+        labels = {"k3d.cluster": "contract"}
+        made = FakeContainer(f"k3dreg-contract-{uuid.uuid4().hex[:12]}", labels, directories={"/etc"}, does=does)
+        self.fake.containers.add(made)
+        self.fake.tell_of(made, "start")
+        return made.id
+
     async def connect_fake(self, fake: FakeEngine) -> None:
         self.fake = fake
         await self.connect(await self.listen(fake.site, "engine"))
@@ -323,6 +387,23 @@ class _RealContract(_Contract):
         await load(self.engine, archive)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.remove(str(image.id(info.store)))))
         return image
+
+    async def start_container(self) -> str:
+        return self.start_busybox()
+
+    def start_busybox(self) -> str:
+        docker, name = Docker(parse_engine_url(self.url).path), f"k3dreg-contract-{uuid.uuid4().hex[:12]}"
+        busybox = Path(rig.setting("K3DREG_TEST_BUSYBOX")).read_bytes()
+        dockerfile = b'FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /etc/busybox\nCMD ["/bin/sh", "-c", "read x"]\n'
+        docker.build(name, {"Dockerfile": dockerfile, "busybox": busybox})
+        self.addCleanup(docker.remove, name)
+        body = {"Image": name, "OpenStdin": True, "Tty": True, "Labels": {"k3d.cluster": "contract"}}
+        made: str = docker.ask(
+            "POST", "/containers/create", {**body, "HostConfig": {"NetworkMode": "none"}}, name=name
+        )["Id"]
+        self.addCleanup(docker.ask, "DELETE", f"/containers/{made}", force="1", v="1")
+        docker.ask("POST", f"/containers/{made}/start")
+        return made
 
     async def remove(self, name: str) -> None:
         try:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.docker import containers
-from k3dreg.docker.containers import Container, ListedContainer, bind_mounts, parse_container
+from k3dreg.docker.containers import Container, ListedContainer, Membership, bind_mounts, parse_container
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from tests.fakes.documents import Requests
 
@@ -93,8 +93,15 @@ def test_ports_of_other_protocols_and_ports_that_are_not_chosen_are_left_out() -
     assert parse_container(told).tcp_ports == (("5000", "5005"), ("7000", "7007"))
 
 
+def test_a_containers_networks_are_told_with_its_names_and_the_hosts_address_there() -> None:
+    networks = {"k3d-dev": {"Aliases": ["k3dreg", 5], "Gateway": "172.18.0.1"}, "none": None}
+    container = parse_container({"NetworkSettings": {"Networks": networks}})
+    assert container.networks == (Membership("k3d-dev", ("k3dreg", "5"), "172.18.0.1"), Membership("none"))
+    assert container.aliases == ("k3dreg", "5")
+
+
 @pytest.mark.parametrize(
-    "told", [None, [], {}, {"Config": None, "NetworkSettings": []}, {"NetworkSettings": {"Networks": {"a": None}}}]
+    "told", [None, [], {}, {"Config": None, "NetworkSettings": []}, {"NetworkSettings": {"Networks": [None]}}]
 )
 def test_an_odd_description_is_an_empty_container(told: object) -> None:
     assert parse_container(told) == Container()

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
@@ -51,6 +52,7 @@ class _Response:
     """The end of an HTTP response that a body is read from; `early` is what came with the head."""
 
     def __init__(self, early: list[bytes]) -> None:
+        self.headers = Headers()
         self.transport = _Transport()
         self.protocol: Any = None
         self._early = early
@@ -79,8 +81,10 @@ class _BodyCase(SynchronousTestCase):
         self.clock = Clock()
         self.broken = 0
 
-    def body(self, *early: bytes) -> tuple[_Response, ResponseBody]:
+    def body(self, *early: bytes, kind: str = "") -> tuple[_Response, ResponseBody]:
         response = _Response(list(early))
+        if kind:
+            response.headers.setRawHeaders("Content-Type", [kind])
         body = ResponseBody(
             response,  # type: ignore[arg-type]
             self.clock,
@@ -253,6 +257,12 @@ class Ends(_BodyCase):
         response, body = self.body()
         response.end(PotentialDataLoss())
         self.failureResultOf(self.read(body), EngineUnavailable)
+
+    def test_the_output_of_a_command_ends_with_its_connection(self) -> None:
+        for kind in ("application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream"):
+            response, body = self.body(kind=kind)
+            response.end(PotentialDataLoss())
+            self.assertEqual(self.successResultOf(self.read(body)), b"")
 
     def test_a_whole_body_does_not_count_as_broken(self) -> None:
         response, _body = self.body()
