@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,18 +15,17 @@ from twisted.web.client import Agent
 from twisted.web.resource import Resource
 
 from k3dreg.commands.checks import FAIL, OK, WARN, Check
+from k3dreg.config.endpoints import tcp_endpoint
 from k3dreg.web.site import RegistrySite
 
 # Seconds for the program that uses the port to answer.
 _MAX_WAIT = 5.0
-# Twisted's endpoint strings for TCP (twisted.internet.endpoints, serverFromString).
-_TCP = re.compile(r"(?P<kind>tcp6?|ssl):(?:port=)?(?P<port>\d+)(?:.*?:interface=(?P<host>[^:]*))?(:.*)?")
 
 
 def port_of(endpoint: str) -> int:
     """Return the port of an endpoint string; 0 if that is not for TCP."""
-    match = _TCP.fullmatch(endpoint)
-    return int(match["port"]) if match else 0
+    found = tcp_endpoint(endpoint)
+    return found[1] if found else 0
 
 
 @frozen
@@ -63,16 +61,14 @@ def _stand_in(reactor: Any) -> IProtocolFactory:
 async def try_endpoint(endpoint: str, reactor: Any) -> ListeningPort:
     """Check the port of an endpoint string by listening there; if it is in use, by a request for its server."""
     name = f"port: {endpoint}"
-    match = _TCP.fullmatch(endpoint)
-    port = port_of(endpoint)
+    kind, port, interface = tcp_endpoint(endpoint) or ("", 0, "")
     try:
         listening = await serverFromString(reactor, endpoint).listen(_stand_in(reactor))
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
         if getattr(error.socketError, "errno", None) != errno.EADDRINUSE:
             return ListeningPort(Check(name, FAIL, reason, "choose another address: --listen ENDPOINT"))
-        host = (match["host"] if match else "") or "127.0.0.1"
-        told = await _server(f"http://{host}:{port}/healthz", reactor) if match and match["kind"] == "tcp" else None
+        told = await _server(f"http://{interface or '127.0.0.1'}:{port}/healthz", reactor) if kind == "tcp" else None
         if told is None:
             return ListeningPort(
                 Check(

@@ -1,4 +1,4 @@
-"""Runs `doctor`, `why`, `warm` and `link`."""
+"""Runs `doctor`, `why`, `warm`, `link`, `attach` and `detach`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from twisted.internet.task import react
 from twisted.python import usage
 from twisted.web.client import Agent
 
+from k3dreg.commands.attach import attach_clusters, detach_clusters, follow
 from k3dreg.commands.checks import as_json, as_text, status_of
 from k3dreg.commands.checks_ports import port_of
 from k3dreg.commands.checks_reachability import own_names
@@ -23,6 +24,7 @@ from k3dreg.commands.options_help import OPTIONS
 from k3dreg.commands.running_server import RunningServer
 from k3dreg.commands.warm import Warmer, make_printer
 from k3dreg.commands.why import explain, parse_image
+from k3dreg.config.endpoints import ONLY_LOOPBACK, is_only_loopback, plain_ports
 from k3dreg.config.settings import Config
 from k3dreg.config.usage import complaint
 from k3dreg.credentials.chain import make_chain, make_docker_logins
@@ -30,6 +32,7 @@ from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent
 from k3dreg.oci.errors import EngineError, K3dregError
 from k3dreg.oci.reference import Reference
+from k3dreg.registry.addresses_for_nodes import Addresses
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
@@ -40,7 +43,10 @@ Write = Callable[[str], object]
 
 
 def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    """Run `doctor`, `why`, `warm` or `link`, and exit: with status 0 if all is well, 1 if not, 2 for wrong options."""
+    """Run one of the commands that ask the engine.
+
+    Exits with status 0 if all is well, 1 if not, and 2 for wrong options.
+    """
     options: Any = OPTIONS[command](environment)
     try:
         options.parseOptions(list(arguments))
@@ -63,6 +69,8 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
             work = why(options.config, reactor, surroundings, references[0], say)
         elif command == "link":
             work = link_layers(options.config, reactor, references[0], options.nodes, say)
+        elif command in ("attach", "detach"):
+            work = change_clusters(command, options, reactor, say)
         else:
             work = warm(reactor, options["server"], surroundings, references, say)
         status = await work
@@ -121,6 +129,20 @@ async def link_layers(config: Config, reactor: Any, reference: Reference, nodes:
         return await link(engine, config.docker.socket, workers, names, reference, nodes, say)
     finally:
         await workers.stop()
+
+
+async def change_clusters(command: str, options: Any, reactor: Any, say: Write) -> int:
+    """Attach, list or detach clusters, print with `say` what that did, and return the exit status."""
+    config, names = options.config, options.clusters
+    engine = _engine(config, reactor)
+    trouble = ONLY_LOOPBACK if is_only_loopback(config.listen) else ""
+    addresses = Addresses(engine, socket.gethostname(), plain_ports(config.listen), trouble, searches=True)
+    if command == "detach":
+        return await detach_clusters(engine, addresses, names, say, every=bool(options["all"]))
+    if options["follow"]:
+        await follow(engine, addresses, names, say, reactor)
+        return 0
+    return await attach_clusters(engine, addresses, names, say, every=bool(options["all"]))
 
 
 async def warm(

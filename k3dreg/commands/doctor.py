@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from k3dreg.commands.checks import OK, Check
+from k3dreg.commands.checks_clusters import cluster_checks
 from k3dreg.commands.checks_engine import engine_checks
 from k3dreg.commands.checks_linking import linking_checks
 from k3dreg.commands.checks_machine import credential_helpers, socket_file, state_directory
@@ -34,6 +35,7 @@ async def examine(
             ports = [port.port for port in listening if port.port]
             answers = any(port.answers for port in listening)
             checks += await reach_checks(engine, config.aliases, socket.gethostname(), ports, answers=answers)
+            checks += await cluster_checks(engine)
             if config.link_layers:
                 checks += await linking_checks(engine, config.docker.socket, workers)
     finally:

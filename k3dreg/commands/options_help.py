@@ -1,4 +1,4 @@
-"""The command lines of `doctor`, `why`, `warm` and `link`, which take the daemon's options and a few others."""
+"""The command lines of the commands that take the daemon's options and a few others, such as `doctor`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _THE_DAEMONS = (
 class _Tool(Options):
     """The daemon's options, so that the command uses the daemon's engine, port and state.
 
-    `own` is the command line that the help shows.  `images` are the arguments IMAGE.
+    `own` is the command line that the help shows.  `images` are the arguments IMAGE.  `takes` says what arguments are.
     """
 
     own: type[CommandLine]
+    takes = "images"
     images: tuple[str, ...] = ()
 
     def parseArgs(self, *images: str) -> None:
         """Take the arguments IMAGE.  Raises `usage.UsageError` for an option after an image."""
         late = next((image for image in images if image.startswith("-")), None)
         if late is not None:
-            raise usage.UsageError(f"{late[:100]!r}: options come before images")
+            raise usage.UsageError(f"{late[:100]!r}: options come before {self.takes}")
         self.images = images
 
     def sections(self) -> list[str]:
@@ -77,6 +78,30 @@ class _Link(CommandLine):
         "status is 1 if a node lacks a layer."
     )
     examples: tuple[str, ...] = ("k3dreg link my-app:1", "k3dreg link my-app:1 k3d-k3s-default-agent-0")
+
+
+class _Attach(CommandLine):
+    synopsis = "Usage: k3dreg attach [OPTION]... [CLUSTER]..."
+    about = (
+        "Point the nodes of running clusters of k3d, kind or minikube at k3dreg, without creating them anew. Each node "
+        "tries first whether it reaches k3dreg. What a node had before is kept: k3dreg detach puts it back. Without a "
+        "name, list the clusters. The exit status is 1 if a node is not attached."
+    )
+    examples: tuple[str, ...] = ("k3dreg attach", "k3dreg attach dev", "k3dreg attach --all --follow")
+    optFlags = [  # noqa: RUF012
+        ["all", None, "Attach all clusters"],
+        ["follow", None, "Go on, and attach nodes and clusters that start later"],
+    ]
+
+
+class _Detach(CommandLine):
+    synopsis = "Usage: k3dreg detach [OPTION]... CLUSTER..."
+    about = (
+        "Remove from the nodes of running clusters what k3dreg attach wrote, and leave the networks that it joined. "
+        "The exit status is 1 if a node is not detached."
+    )
+    examples: tuple[str, ...] = ("k3dreg detach dev", "k3dreg detach --all")
+    optFlags = [["all", None, "Detach all clusters"]]  # noqa: RUF012
 
 
 class DoctorOptions(_Doctor, _Tool):
@@ -129,9 +154,53 @@ class LinkOptions(_Link, _Tool):
         self.images, self.nodes = images[:1], images[1:]
 
 
+class _OfClusters(_Tool):
+    """A command for clusters, which are the arguments CLUSTER, or all of them with `--all`."""
+
+    takes = "clusters"
+    clusters: tuple[str, ...] = ()
+
+    def parseArgs(self, *clusters: str) -> None:
+        """Take the arguments CLUSTER.  Raises `usage.UsageError` for names beside `--all`, and options after one."""
+        super().parseArgs(*clusters)
+        if clusters and self["all"]:
+            raise usage.UsageError("name clusters, or say --all, not both")
+        self.images, self.clusters = (), clusters
+
+    def need_clusters(self, why: str = "") -> None:
+        """Raise `usage.UsageError` if there is neither a name nor `--all`."""
+        if not self.clusters and not self["all"]:
+            raise usage.UsageError(f"{why}name a cluster, or say --all")
+
+
+class AttachOptions(_Attach, _OfClusters):
+    """The command line of `k3dreg attach`."""
+
+    own = _Attach
+
+    def parseArgs(self, *clusters: str) -> None:
+        """Take the arguments CLUSTER.  Raises `usage.UsageError` for `--follow` without one and without `--all`."""
+        super().parseArgs(*clusters)
+        if self["follow"]:
+            self.need_clusters("--follow: ")
+
+
+class DetachOptions(_Detach, _OfClusters):
+    """The command line of `k3dreg detach`."""
+
+    own = _Detach
+
+    def parseArgs(self, *clusters: str) -> None:
+        """Take the arguments CLUSTER.  Raises `usage.UsageError` without one and without `--all`."""
+        super().parseArgs(*clusters)
+        self.need_clusters()
+
+
 OPTIONS: Mapping[str, type[_Tool]] = {
     "doctor": DoctorOptions,
     "why": WhyOptions,
     "warm": WarmOptions,
     "link": LinkOptions,
+    "attach": AttachOptions,
+    "detach": DetachOptions,
 }

@@ -19,6 +19,7 @@ from k3dreg.config.values import (
     parse_aliases,
     parse_boolean,
     parse_cache_size,
+    parse_clusters,
     parse_docker,
     parse_htpasswd,
     parse_index_platforms,
@@ -131,6 +132,17 @@ class Config:
         more="For a k3dreg that runs as root on Docker's machine; see [linking.md](linking.md)",
         value="on|off",
         default="off",
+        reloadable=True,
+    )
+    attach: tuple[str, ...] = setting(
+        "attach",
+        parse_clusters,
+        "Point each cluster of a matching name, such as `'dev*'`, at k3dreg as soon as it starts",
+        more="For clusters of k3d, kind and minikube in this Docker. It writes into their nodes; see "
+        "[attach.md](attach.md)",
+        value="PATTERN",
+        default_words="none",
+        repeated=True,
         reloadable=True,
     )
     proxy_remote: str | None = setting(  # the registry's host, "docker.io" for Docker Hub; None for every registry

@@ -17,6 +17,8 @@ COMMANDS: Mapping[str, str] = {
     "why": "Show step by step how k3dreg answers a request for an image",
     "warm": "Prepare images before a node asks for them",
     "link": "Link an image's layers into the nodes that will pull it",
+    "attach": "Point a cluster that exists at k3dreg; without a name, list clusters",
+    "detach": "Put back what a cluster had before it was attached",
     "config": "Print the files that point a cluster at k3dreg",
     "ls": "List the images that were pushed",
     "rm": "Remove pushed tags or manifests",

@@ -25,6 +25,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 # A host with an optional port, in which `*` matches any text and `?` any character.
 _REGISTRIES = re.compile(r"[A-Za-z0-9.:*?\[\]_-]{1,255}")
+_CLUSTERS = re.compile(r"[A-Za-z0-9.*?\[\]_-]{1,255}")
 # Bytes.  A smaller cache could not keep a single image, so k3dreg would export the image again at every pull.
 _SMALLEST_CACHE = 64 * 1024 * 1024
 
@@ -150,6 +151,16 @@ def parse_patterns(given: Given) -> tuple[str, ...]:
 def parse_retain(given: Given) -> tuple[RetainRule, ...]:
     """Return rules for pushed tags, in their order."""
     return tuple(map(parse_rule, given.values))
+
+
+def parse_clusters(given: Given) -> tuple[str, ...]:
+    """Return patterns of the names of clusters, without duplicates."""
+    for pattern in given.values:
+        if not _CLUSTERS.fullmatch(pattern):
+            raise usage.UsageError(
+                f"--attach {pattern!r} is not a pattern of names of clusters, such as dev or 'team-*'"
+            )
+    return tuple(dict.fromkeys(given.values))
 
 
 def parse_registries(given: Given) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IListeningPort
 
 from k3dreg import __version__
 from k3dreg.clusters.linker import Linker
+from k3dreg.config.endpoints import ONLY_LOOPBACK, is_only_loopback, tls_ports
 from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
 from k3dreg.daemon.closing import Closing
@@ -21,8 +22,10 @@ from k3dreg.daemon.upstream_registries import make_upstream
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
+from k3dreg.registry.addresses_for_nodes import Addresses
 from k3dreg.registry.advance_linking import AdvanceLinking
 from k3dreg.registry.cluster_nodes import existing_containers
+from k3dreg.registry.cluster_watch import ClusterWatch
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
 from k3dreg.registry.layer_linking import LayerLinking
@@ -196,6 +199,11 @@ class App:
         )
         self._warming = make_warming(self.engine, image_names, made.sources, store, monitor, self._reactor)
         closing.add(self._warming.stop)
+        ports: list[int] = []
+        trouble = ONLY_LOOPBACK if is_only_loopback(config.listen) else ""
+        addresses = Addresses(self.engine, socket.gethostname(), ports, trouble)
+        self._clusters = ClusterWatch(self.engine, addresses, lambda said: log.info("{said}", said=said), self._reactor)
+        closing.add(self._clusters.stop)
         self.configure(config)
         await self._listeners.start()
         closing.add(site.connections.shutdown)
@@ -205,10 +213,14 @@ class App:
             closing.add(port.stopListening)
             site.connections.admit_at(port)
 
-        ports = await self._listeners.listen(config.listen, site, names, self._reactor, opened)
-        learning = Deferred.fromCoroutine(learn_names(names, self.engine, socket.gethostname(), ports, self._reactor))
+        listening = await self._listeners.listen(config.listen, site, names, self._reactor, opened)
+        learning = Deferred.fromCoroutine(
+            learn_names(names, self.engine, socket.gethostname(), listening, self._reactor)
+        )
         learning.addErrback(lambda failure: failure.trap(CancelledError) and None)
         closing.add(learning.cancel)
+        ports += [port for port in listening if port not in tls_ports(config.listen)]
+        self._clusters.start()
 
     def configure(self, config: Config) -> None:
         """Apply all `reloadable` settings, at the start and after each reload.
@@ -227,6 +239,7 @@ class App:
         self._uploads.allow_sparse(manifests=config.sparse, indexes=config.sparse or not config.whole_indexes)
         self._operations.show_page(config.status_page)
         self._warming.change(config.warm)
+        self._clusters.change(config.attach)
         self._listeners.admit(config.htpasswd, anonymous_pull=config.anonymous_pull)
 
     async def stop(self) -> None:

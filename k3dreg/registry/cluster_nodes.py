@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from k3dreg.clusters.nodes import Node, NodeMount, socket_by_labels
+from attrs import frozen
+
+from k3dreg.clusters.nodes import Node, NodeKind, NodeMount, cluster_by_labels, kind_by_labels, socket_by_labels
 from k3dreg.docker import containers
 from k3dreg.docker.containers import ListedContainer
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
+
+
+@frozen
+class ClusterNode:
+    """A node, running or not: its container's ID, name and networks, and the cluster that it belongs to."""
+
+    id: str
+    name: str
+    kind: NodeKind
+    cluster: str
+    runs: bool
+    networks: tuple[str, ...] = ()
+
+
+async def all_nodes(engine: IEngineRequests) -> Sequence[ClusterNode]:
+    """Return the nodes of all clusters, running or not, in the order of their clusters.  Raises `EngineError`."""
+    found = [
+        ClusterNode(each.id, each.name, kind, cluster_by_labels(each.labels), each.state == "running", each.networks)
+        for each in await containers.listed(engine)
+        if (kind := kind_by_labels(each.labels)) is not None
+    ]
+    return sorted(found, key=lambda node: (node.cluster, node.kind.name, node.name))
 
 
 async def cluster_nodes(engine: IEngineRequests) -> Sequence[Node]:
@@ -35,7 +59,7 @@ async def nodes_by_address(engine: IEngineRequests) -> Mapping[str, str]:
 async def existing_containers(engine: IEngineRequests) -> Collection[str] | None:
     """Return the IDs of all containers, running or not; None if the engine does not answer."""
     try:
-        return {container.id for container in await containers.with_labels(engine, {})}
+        return {container.id for container in await containers.listed(engine)}
     except EngineError:
         return None
 

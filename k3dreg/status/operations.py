@@ -83,8 +83,11 @@ class Operations:
         return True
 
     async def _healthz(self, request: Request) -> Answer:
-        """Answer 200, which shows that the reactor runs: an unreachable engine is no reason to restart k3dreg."""
-        return _json(200, {"status": "ok"})
+        """Answer 200, which shows that the reactor runs: an unreachable engine is no reason to restart k3dreg.
+
+        A node that is to be attached recognizes k3dreg by the answer (`registry/addresses_for_nodes`).
+        """
+        return _json(200, {"status": "ok", "registry": "k3dreg"})
 
     async def _readyz(self, request: Request) -> Answer:
         """Answer 200 if the engine answers, else 503."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import image, rig
-from tests.integration.support.clusters import HERE, MORE, NODE_IMAGE, ClusterNode, Clusters
+from tests.integration.support.clusters import HERE, MORE, NODE_IMAGE, Clusters, KindNode, running_kind_node
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
@@ -227,51 +227,17 @@ def test_docker_keeps_its_image_as_it_was(cluster: Cluster, tmp_path: Path) -> N
 
 # -- a node as kind makes it, for the classic store -------------------------------------------------------------------
 
-KIND = """
-set -e
-mkdir -p /etc/containerd/certs.d/_default /var/lib/containerd
-cat > /etc/containerd/config.toml <<END
-version = 3
-root = "/var/lib/containerd"
-state = "/run/containerd"
-[grpc]
-  address = "/run/containerd/containerd.sock"
-[plugins.'io.containerd.cri.v1.images'.registry]
-  config_path = "/etc/containerd/certs.d"
-END
-exec containerd
-"""
-
 
 @contextlib.contextmanager
-def kind_node(engine: rig.EngineAddress) -> Iterator[ClusterNode]:
-    """A container with kind's labels and volume, in the machine's network, which is the only one of this engine."""
-    docker, name = Docker(engine.socket), f"k3dreg-test-kind-{uuid.uuid4().hex[:8]}"
-    body = {
-        "Image": NODE_IMAGE,
-        "Entrypoint": ["sh", "-c", KIND],
-        "Labels": {"io.x-k8s.kind.cluster": "kind", "io.x-k8s.kind.role": "worker"},
-        "Volumes": {"/var": {}},
-        "HostConfig": {"Privileged": True, "NetworkMode": "host", "Tmpfs": {"/run": "", "/tmp": ""}},
-    }
-    made = docker.ask("POST", "/containers/create", body, name=name)["Id"]
-    try:
-        docker.ask("POST", f"/containers/{made}/start")
-        node = KindNode(name, docker.ask("GET", f"/containers/{made}/json")["State"]["Pid"])
-        end = time.monotonic() + 30
-        while not node.address.socket.exists():
-            assert time.monotonic() < end, docker.call("GET", f"/containers/{made}/logs", query={"stderr": "1"})
-            time.sleep(0.1)
-        yield node
-    finally:
-        docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
+def kind_node(engine: rig.EngineAddress) -> Iterator[Mirrored]:
+    """A node of kind in the machine's network, which is the only one of this engine."""
+    with running_kind_node(Docker(engine.socket), "host") as node:
+        yield Mirrored(node)
 
 
-class KindNode(ClusterNode):
-    def __init__(self, name: str, pid: int) -> None:
-        super().__init__(name, pid)
-        root = Path(f"/proc/{pid}/root")
-        self.address = rig.NodeAddress(name, root / "run/containerd/containerd.sock", root)
+class Mirrored(KindNode):
+    def __init__(self, node: KindNode) -> None:
+        super().__init__(node.name, node.pid)
 
     def _enter(self) -> list[str]:
         # Below a plain chroot, the root directory of the container's mount namespace is this machine's.
@@ -279,6 +245,7 @@ class KindNode(ClusterNode):
 
     def use_mirror(self, *hosts: str, scheme: str = "http", more: str = "") -> None:
         file = self.address.chroot / "etc/containerd/certs.d/_default/hosts.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(HOSTS.format(host=hosts[0]))
 
 

@@ -9,19 +9,21 @@ import pytest
 from k3dreg import __version__
 from k3dreg.cli import main
 
-COMMANDS = ("doctor", "why", "warm", "link", "config", "ls", "rm", "gc")
+COMMANDS = ("doctor", "why", "warm", "link", "attach", "detach", "config", "ls", "rm", "gc")
 # Options of their own, and one that another command has.
 OPTIONS = {
     "doctor": ({"json"}, "server"),
     "why": (set(), "json"),
     "warm": ({"server"}, "json"),
     "link": (set(), "json"),
+    "attach": ({"all", "follow"}, "json"),
+    "detach": ({"all"}, "follow"),
     "config": ({"mode", "name", "port", "host-port", "image", "socket", "ca", "offline", "auth", "configmap"}, "json"),
     "ls": ({"state-dir"}, "grace"),
     "rm": ({"state-dir", "server"}, "json"),
     "gc": ({"state-dir", "retain", "grace", "untagged", "dry-run"}, "json"),
 }
-TAKES_THE_DAEMONS = ("doctor", "why", "warm", "link")
+TAKES_THE_DAEMONS = ("doctor", "why", "warm", "link", "attach", "detach")
 
 
 @pytest.fixture(autouse=True)

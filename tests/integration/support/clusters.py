@@ -5,11 +5,14 @@ Only the nodes' image is a stand-in (`k3s/`): rancher/k3s comes from a registry 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from attrs import frozen
@@ -40,10 +43,63 @@ class ClusterNode(Node):
     def __init__(self, name: str, pid: int) -> None:
         root = Path(f"/proc/{pid}/root")
         super().__init__(rig.NodeAddress(name, root / "run/k3s/containerd/containerd.sock", root))
-        self._pid = pid
+        self.pid = pid
 
     def _enter(self) -> list[str]:
-        return ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--net"]
+        return ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net"]
+
+
+# What the first process of a node of kind does.
+KIND = """
+set -e
+mkdir -p /etc/containerd /var/lib/containerd
+cat > /etc/containerd/config.toml <<END
+version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins.'io.containerd.cri.v1.images'.registry]
+  $CONFIG_PATH
+END
+exec containerd
+"""
+
+
+class KindNode(ClusterNode):
+    """A node as kind makes it."""
+
+    def __init__(self, name: str, pid: int) -> None:
+        super().__init__(name, pid)
+        root = Path(f"/proc/{pid}/root")
+        self.address = rig.NodeAddress(name, root / "run/containerd/containerd.sock", root)
+
+
+@contextlib.contextmanager
+def running_kind_node(
+    docker: Docker, network: str, config_path: str = 'config_path = "/etc/containerd/certs.d"'
+) -> Iterator[KindNode]:
+    """A container with kind's labels and volume, in this network."""
+    name = f"k3dreg-test-kind-{uuid.uuid4().hex[:8]}"
+    body = {
+        "Image": NODE_IMAGE,
+        "Entrypoint": ["sh", "-c", KIND],
+        "Env": [f"CONFIG_PATH={config_path}"],
+        "Labels": {"io.x-k8s.kind.cluster": "kind", "io.x-k8s.kind.role": "worker"},
+        "Volumes": {"/var": {}},
+        "HostConfig": {"Privileged": True, "NetworkMode": network, "Tmpfs": {"/run": "", "/tmp": ""}},
+    }
+    made = docker.ask("POST", "/containers/create", body, name=name)["Id"]
+    try:
+        docker.ask("POST", f"/containers/{made}/start")
+        node = KindNode(name, docker.ask("GET", f"/containers/{made}/json")["State"]["Pid"])
+        end = time.monotonic() + 30
+        while not node.address.socket.exists():
+            assert time.monotonic() < end, docker.call("GET", f"/containers/{made}/logs", query={"stderr": "1"})
+            time.sleep(0.1)
+        yield node
+    finally:
+        docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
 
 
 @frozen
