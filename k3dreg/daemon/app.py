@@ -108,6 +108,7 @@ class App:
         files = await make_files(config, self.engine, self.workers, arrivals, self._reactor, closing)
         closing.add(arrivals.shutdown)  # before the files are closed from which blobs arrive
         monitor = make_monitor(config, self.engine, files, store, pushed, self._reactor)
+        closing.add(monitor.shutdown)
         image_names = EngineImageNames(self.engine, self.workers)
         self._permitted = permitted = PermittedRegistries(
             (), self.engine, image_names, make_resolve(self._reactor), remote=config.remote.only

@@ -7,6 +7,9 @@ For a request that has ended, `event` is "request", and the object also has `req
 `subject`, `status`, `source`, `steps` (a list), `bytes`, `seconds`, `head_seconds`, `reason`, `refusal` (a class name
 of `k3dreg.oci.errors`, "Cancelled", "Unexpected", or ""), `aborted` and `trace_id`.
 
+For a pull that is over, `event` is "pull", and the object also has `image`, `client`, `node`, `way`, `layers_linked`,
+`layers_sent`, `layers_there`, `bytes`, `seconds`, `status`, `reason`, `not_linked` and `request_ids` (a list).
+
 Versions of k3dreg may add fields; these keep their names and meanings.
 """
 
@@ -22,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from k3dreg.reporting.activity import RequestReport
+from k3dreg.status.overview import SeenPull
 
 
 @implementer(ILogObserver)
@@ -73,6 +77,24 @@ def fields_of(event: LogEvent) -> dict[str, Any]:
             "refusal": report.refusal,
             "aborted": report.aborted,
             "trace_id": report.trace_id,
+        }
+    pull = event.get("pull")
+    if isinstance(pull, SeenPull):
+        fields |= {
+            "event": "pull",
+            "image": pull.image,
+            "client": pull.client,
+            "node": pull.node,
+            "way": pull.way,
+            "layers_linked": pull.linked,
+            "layers_sent": pull.sent,
+            "layers_there": pull.there,
+            "bytes": pull.sent_bytes,
+            "seconds": round(pull.seconds, 6),
+            "status": pull.status,
+            "reason": pull.reason,
+            "not_linked": pull.not_linked,
+            "request_ids": [each.id for each in pull.requests],
         }
     failure = event.get("log_failure")
     if isinstance(failure, Failure):

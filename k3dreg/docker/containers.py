@@ -123,7 +123,8 @@ async def _listed(engine: IEngineRequests, params: Mapping[str, str]) -> Sequenc
                 for name in ("IPAddress", "GlobalIPv6Address")
                 if (address := text(mapping(network).get(name)))
             ),
-            next((text(name).lstrip("/") for name in items(container.get("Names"))), ""),
+            # A container that another one links to has names with two slashes, too.
+            next((name[1:] for each in items(container.get("Names")) if "/" not in (name := text(each))[1:]), ""),
             tuple(mapping(mapping(container.get("NetworkSettings")).get("Networks"))),
             text(container.get("Image")),
             text(container.get("Command")),

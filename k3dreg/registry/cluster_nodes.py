@@ -46,14 +46,18 @@ async def node_at(engine: IEngineRequests, address: str) -> Node | None:
     return found[0] if len(found) == 1 else None
 
 
-async def nodes_by_address(engine: IEngineRequests) -> Mapping[str, str]:
-    """Return the IDs of the nodes that run, by their IP addresses.  Raises `EngineError`."""
-    return {
-        address: container.id
-        for container in await containers.running(engine)
-        if socket_by_labels(container.labels)
-        for address in container.addresses
-    }
+async def nodes_by_address(engine: IEngineRequests) -> Mapping[str, ListedContainer]:
+    """Return the nodes that run by their IP addresses, without addresses that two nodes have.
+
+    Raises `EngineError`.
+    """
+    nodes: dict[str, ListedContainer] = {}
+    several: set[str] = set()
+    for container in await containers.running(engine):
+        if socket_by_labels(container.labels):
+            several.update(address for address in container.addresses if address in nodes)
+            nodes.update(dict.fromkeys(container.addresses, container))
+    return {address: node for address, node in nodes.items() if address not in several}
 
 
 async def existing_containers(engine: IEngineRequests) -> Collection[str] | None:

@@ -23,7 +23,7 @@ from k3dreg.oci.manifest import LARGEST_CONFIG, Manifest
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
 from k3dreg.registry.pulled_repositories import PulledRepositories
-from k3dreg.reporting.activity import Activity, Progress
+from k3dreg.reporting.activity import Activity, LinkedLayers, Progress
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
 from k3dreg.reporting.trace import Trace
@@ -97,12 +97,15 @@ class LayerLinking:
         try:
             await work.addTimeout(seconds, self._clock)
         except TimedOut:
+            trace.not_linked = "it takes longer than the node waits"
             log.info("{subject}: linking takes longer than the node waits: it pulls", subject=subject)
         except (CannotLink, K3dregError) as error:
+            trace.not_linked = str(error)
             log.info("{subject}: no layers are linked: {error}", subject=subject, error=error)
         except CancelledError:
             raise
         except Exception:  # noqa: BLE001  (the node pulls)
+            trace.not_linked = "an error in k3dreg"
             log.failure("{subject}: linking failed", subject=subject)
 
     async def link(self, node: Node, repository: str, diff_ids: Sequence[Digest], seconds: float) -> Linking:
@@ -129,13 +132,17 @@ class LayerLinking:
         began = self._clock.seconds()
         node = await node_at(self._engine, trace.client)
         if node is None:
+            trace.not_linked = f"no node of this Docker has the address {trace.client}"
             return
         self._pulled.add(node, repository)
         diff_ids = await self._diff_ids(served, repository, read_blob)
         done = await self.link(node, str(repository), diff_ids, seconds - (self._clock.seconds() - began))
+        trace.linked = _seen(done, node)
         if done.layers:
             trace.step(told(done, node))
         if done.missing:
+            layers = f"{done.missing} layer{'' if done.missing == 1 else 's'}"
+            trace.not_linked = f"Docker has not unpacked {layers}"
             log.info(
                 "{repository} for {node}: {count} layers are not linked: Docker has not unpacked them",
                 repository=repository,
@@ -172,6 +179,7 @@ class LayerLinking:
         with observed(self._observer, activity, self._clock):
             info = await self._engine.info()
             done = await self._workers.run(self._linker.link, info, node, repository, chain, proceed)
+            activity.linked = _seen(done, node)
         return done
 
     async def _clean_up(self) -> None:
@@ -188,6 +196,10 @@ class LayerLinking:
 
 
 _CONFIGS = frozenset({media_types.OCI_CONFIG, media_types.DOCKER_CONFIG})
+
+
+def _seen(done: Linking, node: Node) -> LinkedLayers:
+    return LinkedLayers(node.name, done.layers, done.there, done.saved)
 
 
 def told(done: Linking, node: Node) -> str:

@@ -75,7 +75,7 @@ class NodePulls:
         try:
             nodes = await nodes_by_address(self._engine)
             pulls = {
-                (repository, nodes[client]): digest
+                (repository, nodes[client].id): digest
                 for (client, repository), digest in waiting.items()
                 if client in nodes
             }

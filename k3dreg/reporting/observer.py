@@ -9,7 +9,7 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.reporting.activity import Activity, RequestReport
+from k3dreg.reporting.activity import Activity, ContentRequest, RequestReport
 
 
 class IObserver(Protocol):
@@ -27,6 +27,9 @@ class IObserver(Protocol):
         `refusal` is the class name of the error that it failed with, `CANCELLED`, or "" if it succeeded.
         """
 
+    def asked(self, request: ContentRequest) -> None:
+        """Note that a request for content begins.  `answered` is called when it has ended."""
+
     def answered(self, report: RequestReport) -> None:
         """Note that a request has ended, whether it succeeded or not."""
 
@@ -42,6 +45,9 @@ class NullObserver:
         """Do nothing."""
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
+        """Do nothing."""
+
+    def asked(self, request: ContentRequest) -> None:
         """Do nothing."""
 
     def answered(self, report: RequestReport) -> None:

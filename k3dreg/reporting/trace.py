@@ -5,6 +5,8 @@ from __future__ import annotations
 from attrs import define, field
 
 from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.manifest import Manifest
+from k3dreg.reporting.activity import LinkedLayers
 
 
 @define
@@ -17,7 +19,9 @@ class Trace:
 
     `circular`: the client is an engine that pulls because this daemon requested the pull.  `may_decide_a_push`: the
     client may be a push tool that checks whether a manifest exists, and pushes none if it does.  `manifest` is the
-    manifest in the answer.
+    manifest in the answer, and `contents` is what that lists.
+
+    `linked` is what linking did for the request.  `not_linked` is why the node gets no layers as links, in a sentence.
 
     `node_waits_until` is set for a GET of a manifest, which a node sends just before it asks for the image's layers:
     the time, by the reactor's clock, at which the answer must have begun.  `client` is the address of the client that
@@ -30,6 +34,9 @@ class Trace:
     circular: bool = False
     may_decide_a_push: bool = False
     manifest: Descriptor | None = None
+    contents: Manifest | None = None
+    linked: LinkedLayers | None = None
+    not_linked: str = ""
     client: str = ""
     node_waits_until: float | None = None
 

@@ -1,12 +1,13 @@
 """Metrics in Prometheus' text format.  The only module that uses prometheus-client.
 
-The values of every label are from a fixed list, and any other value counts as "other", so that clients cannot create
-time series.  Units are seconds and bytes.  Names end as Prometheus' conventions require.
+The values of every label but `node` are from a fixed list, and any other value counts as "other", so that clients
+cannot create time series.  `node` is the name of a node that runs in the engine; few are counted at a time.  Units are
+seconds and bytes.  Names end as Prometheus' conventions require.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import frozen
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -15,8 +16,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from k3dreg.oci import errors
-from k3dreg.reporting.activity import KINDS, Activity, RequestReport
+from k3dreg.reporting.activity import KINDS, Activity, ContentRequest, RequestReport
 from k3dreg.reporting.observer import CANCELLED
+from k3dreg.status.overview import WAYS, NodeCounts
 
 # The text format 0.0.4, which every version of Prometheus accepts.
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,7 +62,13 @@ class Metrics:
     The caller of `text` sets `engine_up` before; while it is None, the metric is left out.
     """
 
-    def __init__(self, version: str, readings: Callable[[], Readings]) -> None:
+    def __init__(
+        self,
+        version: str,
+        readings: Callable[[], Readings],
+        nodes: Callable[[], Sequence[NodeCounts]] = lambda: (),
+    ) -> None:
+        """`readings` returns the use of the store, and `nodes` what each node got since the start."""
         # Otherwise each counter has a second time series with the time at which it was created.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self._registry = CollectorRegistry()
@@ -124,7 +132,7 @@ class Metrics:
             self._work.labels(kind, "failed")
             self._work_seconds.labels(kind)
             self._work_bytes.labels(kind)
-        registry.register(_Read(version, readings, lambda: self.engine_up, self._under_way))
+        registry.register(_Read(version, readings, nodes, lambda: self.engine_up, self._under_way))
         ProcessCollector(registry=registry)
 
     def text(self) -> bytes:
@@ -143,6 +151,9 @@ class Metrics:
         self._work.labels(kind, outcome).inc()
         self._work_seconds.labels(kind).observe(max(0.0, seconds))
         self._work_bytes.labels(kind).inc(max(0, activity.progress().done))
+
+    def asked(self, request: ContentRequest) -> None:
+        """Do nothing: requests are counted at their end."""
 
     def answered(self, report: RequestReport) -> None:
         """Count a request that has ended."""
@@ -183,12 +194,14 @@ class _Read(Collector):
         self,
         version: str,
         readings: Callable[[], Readings],
+        nodes: Callable[[], Sequence[NodeCounts]],
         engine_up: Callable[[], bool | None],
         under_way: Callable[[], dict[str, tuple[int, int]]],
     ) -> None:
         self._engine_up = engine_up
         self._version = version
         self._readings = readings
+        self._nodes = nodes
         self._under_way = under_way
 
     def collect(self) -> Iterator[Metric]:
@@ -220,3 +233,21 @@ class _Read(Collector):
             waiters.add_metric([kind], waiting)
         yield active
         yield waiters
+        yield from self._of_nodes()
+
+    def _of_nodes(self) -> Iterator[Metric]:
+        pulls = CounterMetricFamily(
+            "k3dreg_pulls", "Pulls of images by a node, by how it came to the layers", labels=["node", "way"]
+        )
+        linked = CounterMetricFamily("k3dreg_linked_layers", "Layers linked into a node", labels=["node"])
+        saved = CounterMetricFamily(
+            "k3dreg_linked_bytes", "Bytes of the layers linked into a node, which were not sent", labels=["node"]
+        )
+        for node in self._nodes():
+            for way in WAYS:
+                pulls.add_metric([node.name, way], node.pulls.get(way, 0))
+            linked.add_metric([node.name], node.linked)
+            saved.add_metric([node.name], node.saved)
+        yield pulls
+        yield linked
+        yield saved

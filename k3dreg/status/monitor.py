@@ -13,10 +13,11 @@ from k3dreg.docker.interfaces import IEngine
 from k3dreg.docker.system import ping
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError
+from k3dreg.registry.node_names import NodeNames
 from k3dreg.reporting.observer import IObserver
+from k3dreg.status.board import Board, Observers
 from k3dreg.status.metrics import MEDIA_TYPE, Metrics, Readings
 from k3dreg.status.overview import Listed, Live, Overview, SourceState
-from k3dreg.status.recent_requests import Observers, RecentRequests
 from k3dreg.store.interfaces import IPushed
 from k3dreg.streaming.single_flight import SingleFlight
 
@@ -30,7 +31,10 @@ Sources = Callable[[EngineInfo], Awaitable[Sequence[SourceState]]]
 
 
 class Monitor:
-    """Gives the pages what they show.  Implements `IMonitoring`.  The other packages report to `observer`."""
+    """Gives the pages what they show.  Implements `IMonitoring`.  The other packages report to `observer`.
+
+    Call `shutdown` at the end.
+    """
 
     observer: IObserver
 
@@ -59,8 +63,9 @@ class Monitor:
         self._pushed = pushed
         self._size_of = size_of
         self._sources = sources
-        self._board = RecentRequests(clock)
-        self._metrics = Metrics(version, cache)
+        self._node_names = NodeNames(engine, clock)
+        self._board = Board(clock, self._node_names.at)
+        self._metrics = Metrics(version, cache, self._board.nodes)
         self._looks: SingleFlight[str, str] = SingleFlight()
         self._looked: tuple[float, str] | None = None
         self.observer = Observers([self._board, self._metrics])
@@ -78,8 +83,13 @@ class Monitor:
         return MEDIA_TYPE, self._metrics.text()
 
     def live(self) -> Live:
-        """Return the work under way and the requests that have ended last."""
+        """Return the work under way, and the pulls and requests that have ended last."""
         return self._board.live()
+
+    async def shutdown(self) -> None:
+        """End all pulls that are under way."""
+        self._board.shutdown()
+        await self._node_names.shutdown()
 
     async def overview(self) -> Overview:
         """Return the state of engine and store; if the engine does not answer, with the reason in `trouble`."""

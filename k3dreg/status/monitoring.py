@@ -17,7 +17,7 @@ class IMonitoring(Protocol):
         """Return the media type and the text of all metrics."""
 
     def live(self) -> Live:
-        """Return the work under way and the requests that have ended last.  No I/O."""
+        """Return the work under way, and the pulls and requests that have ended last.  No I/O."""
 
     async def overview(self) -> Overview:
         """Return the state of engine and store.

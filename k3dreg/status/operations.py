@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,7 +12,8 @@ from twisted.web.server import Request
 from k3dreg.status.cluster_snippets import Address
 from k3dreg.status.event_stream import Events
 from k3dreg.status.monitoring import IMonitoring
-from k3dreg.status.status_page import document, flatten, recent, running, saved
+from k3dreg.status.overview import SeenPull
+from k3dreg.status.status_page import document, flatten, nodes, others, pulls, saved, under_way
 from k3dreg.web.answers import Answer, Headers
 from k3dreg.web.error_answers import error_answer
 from k3dreg.web.pages import Page
@@ -48,6 +49,7 @@ class Operations:
         self._monitoring = monitoring
         self._clock = clock
         self._parts: tuple[float, dict[str, bytes]] | None = None
+        self._ended: tuple[Sequence[SeenPull], bytes] | None = None
         self._has_page = True
         self.events = Events(self._moving_parts, clock)
         self._always: dict[bytes, Page] = {
@@ -114,8 +116,17 @@ class Operations:
         now = self._clock.seconds()
         if self._parts is None or not 0 <= now - self._parts[0] < _PARTS_ARE_GOOD_FOR:
             live = self._monitoring.live()
-            trees = {"saved": saved(live.saved), "running": running(live.running), "recent": recent(live.recent)}
-            self._parts = now, {name: await flatten(tree) for name, tree in trees.items()}
+            # Pulls that have ended have many requests, and seldom change.
+            if self._ended is None or self._ended[0] != live.pulls:
+                self._ended = live.pulls, await flatten(pulls(live.pulls))
+            trees = {
+                "saved": saved(live.saved),
+                "running": under_way(live),
+                "nodes": nodes(live.nodes),
+                "others": others(live.others),
+            }
+            parts = {name: await flatten(tree) for name, tree in trees.items()}
+            self._parts = now, {**parts, "pulls": self._ended[1]}
         return self._parts[1]
 
 

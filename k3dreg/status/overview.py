@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Mapping
+
+from attrs import field, frozen
 
 from k3dreg.reporting.activity import Progress, RequestReport
 
@@ -32,11 +34,91 @@ class Saved:
 
 
 @frozen
-class Live:
-    """What changes all the time.  `running` begins with the oldest work, `recent` with the last request."""
+class SeenPull:
+    """A pull of an image by one client, as it is or was.
 
+    `image` is what the client asked for first, and `node` the name of the node that the client is, "" if it is none.
+    `linked`, `sent` and `there` are numbers of the image's layers: those that were linked for this pull, those that
+    were sent, and those that the client did not need.  `whole` is False if the layers are not known; then `sent` is the
+    number of blobs.  `sent_bytes` is the size of what was sent.  `saved` is the size in bytes of what was linked.
+
+    `status` is that of the answer by which the pull failed, 0 if it did not, and `reason` says why it failed.  A status
+    below 400 is that of an answer whose body broke off.
+    `not_linked` is why no layers were linked, "" if there is no such reason.  `requests` are those that have ended, the
+    oldest first, and `more_requests` the number of those that are left out.  `waiting` are the requests under way.
+    """
+
+    number: int
+    image: str
+    client: str
+    at: float
+    node: str = ""
+    seconds: float = 0.0
+    linked: int = 0
+    sent: int = 0
+    there: int = 0
+    whole: bool = True
+    sent_bytes: int = 0
+    saved: int = 0
+    progress: Progress = field(factory=Progress)
+    status: int = 0
+    reason: str = ""
+    not_linked: str = ""
+    requests: tuple[RequestReport, ...] = ()
+    more_requests: int = 0
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """The node's name; the client's address if it is no node."""
+        return self.node or self.client
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether the pull failed by an answer whose body broke off."""
+        return 0 < self.status < 400
+
+    @property
+    def way(self) -> str:
+        """How the client came to the image's layers, one of `WAYS`."""
+        if self.status:
+            return "failed"
+        if self.linked:
+            return "linked and sent" if self.sent else "linked"
+        return "sent" if self.sent else "there"
+
+
+WAYS = ("linked", "linked and sent", "sent", "there", "failed")
+
+
+@frozen
+class NodeCounts:
+    """What one node got since the start: numbers of pulls by `WAYS`, and layers that were linked.
+
+    `sent_bytes` and `saved` are sums of those of `SeenPull`; linking in advance counts, too.  `name` is "other" for all
+    clients that are no nodes.
+    """
+
+    name: str
+    pulls: Mapping[str, int] = {}
+    linked: int = 0
+    saved: int = 0
+    sent_bytes: int = 0
+
+
+@frozen
+class Live:
+    """What changes all the time.
+
+    `pulling` are the pulls under way and `running` the work that belongs to none of them, both with the oldest first.
+    `pulls` have ended, and `others` are requests that belong to no pull, both with the last one first.
+    """
+
+    pulling: tuple[SeenPull, ...] = ()
     running: tuple[Running, ...] = ()
-    recent: tuple[RequestReport, ...] = ()
+    pulls: tuple[SeenPull, ...] = ()
+    others: tuple[RequestReport, ...] = ()
+    nodes: tuple[NodeCounts, ...] = ()
     saved: Saved = Saved()
 
 

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 from cachetools import LRUCache
 
-from k3dreg.oci.media_types import INDEXES
 from k3dreg.oci.reference import split_name
 from k3dreg.reporting.activity import Activity, RequestReport
 from k3dreg.status.overview import Saved
 
-# Repositories, digests and clients that are remembered: far more than occur in pulls at about the same time.
+# Repositories that are remembered: far more than are pulled at about the same time.
 _MOST = 1000
 
 
 class Tally:
     """Counts the images that clients pull, and the bytes that they get.
 
-    A pull is several requests: HEAD of the tag, GET of the index by digest, and GET of the platform's manifest, which
-    the index lists.  The GET of the first manifest is what counts.  A pull by Docker is subtracted: the first client
-    that gets an image of the repository afterwards does not count.
+    A pull by Docker is subtracted: the first client that gets an image of the repository afterwards does not count.
     """
 
     def __init__(self, most: int = _MOST) -> None:
-        """`most` is how many entries of each kind are remembered."""
+        """`most` is how many repositories are remembered."""
         self._bytes = 0
         self._pulls = 0
         self._fetched = 0
         # By repository, the number of Docker's pulls whose image no client has got yet.
         self._pulled: LRUCache[str, int] = LRUCache(most)
-        # Digests that clients learned by HEAD.  Clients send no HEAD for a manifest that an index lists.
-        self._named: LRUCache[str, None] = LRUCache(most)
-        # Clients that got an index, with the repository of the index.
-        self._given_index: LRUCache[tuple[str, str], None] = LRUCache(most)
 
     def saved(self) -> Saved:
         """Return the sums since the start."""
@@ -52,32 +45,18 @@ class Tally:
             self._take_pull(_repository_of(activity.subject))
 
     def answered(self, report: RequestReport) -> None:
-        """Count a request that has ended."""
-        self._note_head(report)
+        """Count the bytes of a request that has ended."""
         if report.method != "GET" or report.status not in (200, 206):
             return
         if report.source == "registry":
             self._fetched += report.sent
-            return
-        self._bytes += report.sent
-        if report.manifest is None or report.aborted or not self._is_first(report):
-            return
-        if not self._take_pull(_repository_of(report.subject)):
+        else:
+            self._bytes += report.sent
+
+    def given(self, repository: str) -> None:
+        """Count an image of the repository that a client gets, unless Docker has pulled one for it."""
+        if not self._take_pull(repository):
             self._pulls += 1
-
-    def _note_head(self, report: RequestReport) -> None:
-        if report.method == "HEAD" and report.manifest is not None and report.status == 200:
-            self._named[str(report.manifest.digest)] = None
-
-    def _is_first(self, report: RequestReport) -> bool:
-        """Return whether the manifest is the root of the client's pull, and not one that an index lists."""
-        assert report.manifest is not None
-        client = report.client, _repository_of(report.subject)
-        if report.manifest.media_type in INDEXES:
-            self._given_index[client] = None
-            return True
-        by_tag = "@" not in report.subject
-        return by_tag or str(report.manifest.digest) in self._named or client not in self._given_index
 
     def _take_pull(self, repository: str) -> bool:
         """Subtract a pull of Docker of the repository.  Return False when there is none."""

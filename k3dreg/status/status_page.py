@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from twisted.web.template import Tag, flattenString, tags
 
-from k3dreg.reporting.activity import RequestReport
+from k3dreg.reporting.activity import Progress, RequestReport
 from k3dreg.status.cluster_snippets import Address, snippets
-from k3dreg.status.overview import Listed, Live, Overview, Running, Saved
+from k3dreg.status.nodes import OTHER
+from k3dreg.status.overview import Listed, Live, NodeCounts, Overview, Running, Saved, SeenPull
+from k3dreg.status.words import MEGABYTE, age, clock, layers_of, outcome, size
 
-_MEGABYTE = 1e6
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 # Characters of a digest, its algorithm included: as many as Docker's client shows.
 _DIGEST = 19
 
@@ -40,7 +39,7 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
         tags.p(
             f"version {overview.version}, an OCI registry of Docker's images. ",
             # assets/status.js writes here whether the page is kept up to date.
-            tags.span(f"As of {_clock(now)} UTC.", id="live"),
+            tags.span(f"As of {clock(now)} UTC.", id="live"),
             class_="quiet",
         ),
     )
@@ -48,8 +47,10 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
         header,
         Tag("main")(
             _facts(overview, live.saved),
-            _section("Under way", tags.div(running(live.running), id="running")),
-            _section("Recent requests", tags.div(recent(live.recent), id="recent")),
+            _section("Under way", tags.div(under_way(live), id="running")),
+            _section("Pulls", tags.div(pulls(live.pulls), id="pulls")),
+            _section("Nodes", tags.div(nodes(live.nodes), id="nodes")),
+            _section("Other requests", tags.div(others(live.others), id="others")),
             _section("Images Docker can give", _listed(overview.images, overview.image_count)),
             _section("Pushed here", _listed(overview.pushed, overview.pushed_count)),
             _section("Point a cluster here", *snippets(address)),
@@ -58,35 +59,103 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
     return tags.html(head, body, lang="en")
 
 
-def running(activities: Sequence[Running]) -> Tag:
-    """Return the list of the work under way, each with a progress bar."""
-    if not activities:
+def under_way(live: Live) -> Tag:
+    """Return the list of pulls and of other work under way, each with a progress bar."""
+    if not live.pulling and not live.running:
         return tags.p("Nothing.", class_="quiet")
-    return tags.ul(*map(_running, activities))
+    return tags.ul(*map(_pulling, live.pulling), *map(_running, live.running))
 
 
-def _running(activity: Running) -> Tag:
-    done, total = activity.progress.done, activity.progress.total
-    said = f"{done / _MEGABYTE:.1f}"
-    # The engine's size of an image is not exactly that of its export, so `done` may exceed `total`.
-    said += f" of {total / _MEGABYTE:.1f} MB" if done <= total else " MB"
-    said += f", {activity.seconds:.0f} s"
-    if activity.waiters:
-        said += f", {activity.waiters} waiting"
-    bar = tags.progress(**{"aria-label": f"{_VERBS.get(activity.kind, activity.kind)} {activity.subject}"})
-    if total and done <= total:
-        bar(max=str(total), value=str(done))
+def _pulling(pull: SeenPull) -> Tag:
+    done = layers_of(pull)
+    facts = [_amount(pull.progress), f"{pull.seconds:.0f} s", *([done] if done else [])]
+    failed = [tags.p(f"{pull.status}: {pull.reason}", class_="bad")] if pull.status else []
     return tags.li(
-        f"{_VERBS.get(activity.kind, activity.kind)} ",
-        tags.span(activity.subject, class_="name"),
-        " ",
-        tags.span(said, class_="quiet"),
-        bar,
+        _unfolding(pull, [tags.span(f", {', '.join(facts)}", class_="quiet")]),
+        *failed,
+        _bar(f"{pull.image} to {pull.who}", pull.progress),
     )
 
 
-def recent(reports: Sequence[RequestReport]) -> Tag:
-    """Return the list of requests that have ended, each with its outcome and the reason of a failure."""
+def _running(activity: Running) -> Tag:
+    said = f"{_amount(activity.progress)}, {activity.seconds:.0f} s"
+    if activity.waiters:
+        said += f", {activity.waiters} waiting"
+    verb = _VERBS.get(activity.kind, activity.kind)
+    return tags.li(
+        f"{verb} ",
+        tags.span(activity.subject, class_="name"),
+        " ",
+        tags.span(said, class_="quiet"),
+        _bar(f"{verb} {activity.subject}", activity.progress),
+    )
+
+
+def _amount(progress: Progress) -> str:
+    said = f"{progress.done / MEGABYTE:.1f}"
+    # The engine's size of an image is not exactly that of its export, so `done` may exceed `total`.
+    return said + (f" of {progress.total / MEGABYTE:.1f} MB" if progress.done <= progress.total else " MB")
+
+
+def _bar(label: str, progress: Progress) -> Tag:
+    bar = tags.progress(**{"aria-label": label})
+    if progress.total and progress.done <= progress.total:
+        bar(max=str(progress.total), value=str(progress.done))
+    return bar
+
+
+def pulls(ended: Sequence[SeenPull]) -> Tag:
+    """Return the list of pulls that have ended, each with its outcome, and its requests below it."""
+    if not ended:
+        return tags.p("None yet.", class_="quiet")
+    return tags.ul(*map(_pull, ended))
+
+
+def _pull(pull: SeenPull) -> Tag:
+    begun = tags.span(f"{clock(pull.at)} ", class_="quiet")
+    if pull.status:
+        return tags.li(_unfolding(pull, [": ", tags.span(outcome(pull), class_="bad")], begun))
+    return tags.li(_unfolding(pull, [": ", tags.span(outcome(pull), class_="quiet")], begun))
+
+
+def _unfolding(pull: SeenPull, facts: Sequence[Tag | str], *before: Tag) -> Tag:
+    """Return a line about a pull, below which its requests can be unfolded."""
+    requests = [*map(_report, pull.requests)]
+    if pull.more_requests:
+        requests.insert(0, tags.li(f"{pull.more_requests} requests before these", class_="quiet"))
+    requests += [tags.li(tags.span(each, class_="name"), " under way", class_="quiet") for each in pull.waiting]
+    return tags.details(
+        tags.summary(
+            *before,
+            tags.span(pull.image, class_="name"),
+            " to ",
+            tags.span(pull.who, class_="name"),
+            *facts,
+        ),
+        tags.ul(*requests),
+        id=f"pull-{pull.number}",
+    )
+
+
+def nodes(counted: Sequence[NodeCounts]) -> Tag:
+    """Return the list of nodes, each with what it got since the start, and what linking saved."""
+    if not counted:
+        return tags.p("None has pulled yet.", class_="quiet")
+    return tags.ul(*map(_node, counted))
+
+
+def _node(node: NodeCounts) -> Tag:
+    count, failed = sum(node.pulls.values()), node.pulls.get("failed", 0)
+    said = [f"{count} pull{'' if count == 1 else 's'}", *([f"{failed} failed"] if failed else [])]
+    said.append(f"{size(node.sent_bytes)} sent")
+    if node.linked:
+        said.append(f"{node.linked} layer{'' if node.linked == 1 else 's'} linked, which saved {size(node.saved)}")
+    name = "other clients" if node.name == OTHER else node.name
+    return tags.li(tags.span(name, class_="name"), ": ", tags.span(", ".join(said), class_="quiet"))
+
+
+def others(reports: Sequence[RequestReport]) -> Tag:
+    """Return the list of requests that belong to no pull, each with its outcome and the reason of a failure."""
     if not reports:
         return tags.p("None yet.", class_="quiet")
     return tags.ul(*map(_report, reports))
@@ -97,10 +166,10 @@ def _report(report: RequestReport) -> Tag:
     outcome = f"{report.status}{' broken off' if report.aborted else ''}"
     steps = f", after: {', '.join(report.steps)}" if report.steps else ""
     source = f" from {report.source}" if report.source else ""
-    sent = f", {_size(report.sent)}" if report.sent else ""
+    sent = f", {size(report.sent)}" if report.sent else ""
     facts = f"{source}{steps}{sent} in {report.seconds:.2f} s, {report.client}"
     return tags.li(
-        tags.span(f"{_clock(report.at)} ", class_="quiet"),
+        tags.span(f"{clock(report.at)} ", class_="quiet"),
         tags.span(outcome, class_="bad" if failed else "good"),
         f" {report.method} ",
         tags.span(report.subject, class_="name"),
@@ -113,9 +182,9 @@ def saved(counted: Saved) -> Tag:
     """Return how many bytes k3dreg saved: those that clients got, less those that were downloaded for them."""
     images = f"{counted.pulls} {'image' if counted.pulls == 1 else 'images'}"
     return tags.div(
-        tags.p(_size(max(0, counted.bytes - counted.fetched)), class_="big"),
+        tags.p(size(max(0, counted.bytes - counted.fetched)), class_="big"),
         tags.p(f"not downloaded again, {images} served without a pull"),
-        tags.p(f"{_size(counted.bytes)} served, {_size(counted.fetched)} fetched since the start", class_="quiet"),
+        tags.p(f"{size(counted.bytes)} served, {size(counted.fetched)} fetched since the start", class_="quiet"),
     )
 
 
@@ -144,12 +213,12 @@ def _kept(overview: Overview) -> list[Tag]:
     used, limit = overview.cache_bytes, overview.cache_limit
     bar = tags.progress(max=str(max(1, limit)), value=str(min(used, limit)), **{"aria-label": "use of the cache"})
     told = [
-        tags.p(_size(used), class_="big"),
-        tags.p(f"of {_size(limit)}, in {overview.cache_blobs} {'blob' if overview.cache_blobs == 1 else 'blobs'}"),
+        tags.p(size(used), class_="big"),
+        tags.p(f"of {size(limit)}, in {overview.cache_blobs} {'blob' if overview.cache_blobs == 1 else 'blobs'}"),
         bar,
     ]
     if overview.evicted_blobs:
-        evicted = f"{overview.evicted_blobs} blobs, {_size(overview.evicted_bytes)}, evicted since the start"
+        evicted = f"{overview.evicted_blobs} blobs, {size(overview.evicted_bytes)}, evicted since the start"
         told.append(tags.p(evicted, class_="quiet"))
     return told
 
@@ -161,8 +230,8 @@ def _listed(images: Sequence[Listed], count: int) -> Tag:
     rows = [
         tags.tr(
             tags.td(image.name, class_="name"),
-            tags.td(_size(image.size)),
-            tags.td("" if image.age is None else _age(image.age)),
+            tags.td(size(image.size)),
+            tags.td("" if image.age is None else age(image.age)),
             tags.td(image.digest[:_DIGEST], class_="name quiet"),
         )
         for image in images
@@ -173,21 +242,3 @@ def _listed(images: Sequence[Listed], count: int) -> Tag:
 
 def _section(title: str, *contents: Tag) -> Tag:
     return tags.section(tags.h2(title), *contents)
-
-
-def _clock(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}"
-
-
-def _size(number: int) -> str:
-    for unit, length, digits in (("GB", 1e9, 2), ("MB", _MEGABYTE, 1), ("kB", 1e3, 1)):
-        if number >= length:
-            return f"{number / length:.{digits}f} {unit}"
-    return f"{number} B"
-
-
-def _age(seconds: float) -> str:
-    for length, unit in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

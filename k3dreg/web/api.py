@@ -14,9 +14,11 @@ from k3dreg import __version__
 from k3dreg.formats.basic_auth import BasicAuth
 from k3dreg.formats.trace_context import trace_id_of
 from k3dreg.oci.errors import BrowserRefused, K3dregError, RouteUnknown
+from k3dreg.oci.reference import Reference
 from k3dreg.oci.routes import Base, BlobRoute, ManifestRoute, Route, parse_target
 from k3dreg.oci.user_agent import is_on_our_behalf
 from k3dreg.registry.use_cases import IRegistry
+from k3dreg.reporting.activity import ContentRequest
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.web.answers import Answer, Conditions, blob_answer, manifest_answer, text_answer
 from k3dreg.web.auth import Access
@@ -25,6 +27,7 @@ from k3dreg.web.client_deadline import deadline_of
 from k3dreg.web.error_answers import error_answer, method_not_allowed
 from k3dreg.web.exchange import Exchange, Handler, Handlers, Methods, RequestContent
 from k3dreg.web.http_channel import BodyRequest
+from k3dreg.web.noted_manifest import noted
 from k3dreg.web.pages import HEALTH, IPages
 from k3dreg.web.purpose import may_decide_a_push
 from k3dreg.web.request_log import Record, kind_of, name_of, quoted
@@ -108,8 +111,11 @@ class RegistryApi(Resource):
             )
 
         # A manifest or blob may take as long as Docker's pull of the image.
-        is_pull = reading and isinstance(route, ManifestRoute | BlobRoute)
         seconds = deadline_of(user_agent)
+        is_pull = False
+        if reading and isinstance(route, ManifestRoute | BlobRoute):
+            is_pull = True
+            self._observer.asked(_content_request(record, route, self._clock.seconds()))
         if isinstance(route, ManifestRoute) and method == "GET":
             record.trace.node_waits_until = self._clock.seconds() + seconds
         return render(request, self._clock, record, answer, seconds if is_pull else None)
@@ -122,7 +128,7 @@ class RegistryApi(Resource):
         """end-3: answer with a manifest."""
         manifest = await self._registry.manifest(route.reference, exchange.authorization, exchange.trace)
         exchange.trace.manifest = manifest.descriptor
-        return await manifest_answer(manifest, exchange.with_body, exchange.conditions)
+        return noted(await manifest_answer(manifest, exchange.with_body, exchange.conditions), exchange.trace)
 
     async def _blob(self, route: BlobRoute, exchange: Exchange) -> Answer:
         """end-2: answer with a blob."""
@@ -221,6 +227,13 @@ def _record(request: Request, subject: str, observer: IObserver) -> Record:
     method = request.method.decode("ascii", "backslashreplace")
     trace_id = trace_id_of(_joined(request, "traceparent"))
     return Record(client_of(request), method, subject, trace_id=trace_id, observer=observer)
+
+
+def _content_request(record: Record, route: ManifestRoute | BlobRoute, now: float) -> ContentRequest:
+    is_manifest = isinstance(route, ManifestRoute)
+    reference = route.reference if isinstance(route, ManifestRoute) else Reference(route.repository, route.digest)
+    may_pull = not (record.trace.circular or record.trace.may_decide_a_push)
+    return ContentRequest(record.id, record.client, record.method, reference, is_manifest, now, may_pull)
 
 
 def _reading(handler: Handler) -> Methods:

@@ -102,6 +102,9 @@ class Record:
             quiet=self.quiet,
             trace_id=self.trace_id,
             manifest=self.trace.manifest,
+            contents=self.trace.contents,
+            linked=self.trace.linked,
+            not_linked=self.trace.not_linked,
         )
         line = printable(said)
         # The fields of the report are for `json_log`.

@@ -17,6 +17,7 @@ from tests.integration.support.clusters import HERE, MORE, NODE_IMAGE, Clusters,
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
+from tests.integration.support.registry_client import RegistryClient
 
 # Prints all that a container sees of its files, but what differs from container to container: links, and what Docker
 # and containerd put there.
@@ -167,6 +168,17 @@ def test_a_k3d_node_gets_an_images_layers_as_links(cluster: Cluster, tmp_path: P
             assert len(blobs_sent(daemon.log())) == 1  # the config
             assert listing_of(cluster.agent, name) == expected
             assert len(leases(cluster.agent)) == 1
+            # It is seen as one pull, by the node's name.
+            seen = daemon.wait_for(rf"{name}:latest to {cluster.agent.name}: {found[1]} layers linked, [\d.]+ s")
+            page = RegistryClient(daemon.host).ask("GET", "/", Accept="text/html").body.decode()
+            assert page.count("<details id=") == 1
+            assert seen[0].partition(": ")[2] in page
+            text = re.sub("<[^>]*>", "", page)
+            got = rf"{cluster.agent.name}: 1 pull, [\d.]+ kB sent, {found[1]} layers linked, which saved [\d.]+ MB"
+            assert re.search(got, text), text
+            metrics = RegistryClient(daemon.host).ask("GET", "/metrics").body.decode()
+            assert f'k3dreg_pulls_total{{node="{cluster.agent.name}",way="linked"}} 1.0' in metrics
+            assert f'k3dreg_linked_layers_total{{node="{cluster.agent.name}"}} {found[1]}.0' in metrics
             assert "Active" not in snapshots(cluster.agent).values()
             # Nothing is left to link for another tag of the image.
             machine.docker.tag(name, name, "other")

@@ -92,6 +92,8 @@ def test_pulls_and_pushes_are_counted(
     assert found["k3dreg_requests_total{POST,upload,202}"] == found["k3dreg_requests_total{PUT,upload,201}"] > 0
     assert found["k3dreg_request_duration_seconds_count{manifest}"] >= 5
     assert found["k3dreg_refusals_total{ManifestUnknown}"] + found["k3dreg_refusals_total{NameUnknown}"] == 1
+    # The client is no node.
+    assert found["k3dreg_pulls_total{other,sent}"] == 2
     assert found["k3dreg_engine_up"] == 1
     assert found["k3dreg_cache_limit_bytes"] == 64 * 1024 * 1024
     assert size <= found["k3dreg_cache_bytes"] <= 64 * 1024 * 1024

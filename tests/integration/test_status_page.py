@@ -70,7 +70,7 @@ def test_the_page_in_a_browser(
 
     # The bar of a slow pull moves, without the page being loaded again.
     def done() -> float:
-        label = f"Docker pulls {image.name}"
+        label = f"{image.name} to 127.0.0.1"
         script = f"const bar = document.querySelector('progress[aria-label=\"{label}\"]'); return bar ? bar.value : 0"
         return float(window.run(script))
 
@@ -82,6 +82,7 @@ def test_the_page_in_a_browser(
         try:
             first = eventually(done)
             assert eventually(lambda: done() > first)
+            assert f"Docker pulls {image.name}" in window.text("#running")
             screenshots = Path(os.environ.get("K3DREG_TEST_SCREENSHOTS", tmp_path))
             for scheme in ("light", "dark"):
                 window.prefer(scheme)
@@ -97,12 +98,23 @@ def test_the_page_in_a_browser(
             image.remove_from(engine)
 
     # What has ended is shown with its reason, and what is hostile is shown and not run.
-    assert eventually(lambda: f"{image.name} from" in window.text("#recent"))
+    assert eventually(lambda: re.search(rf"{image.name} to 127.0.0.1: \d+ layers sent \(", window.text("#pulls")))
     ask(daemon.host, HOSTILE)
-    assert eventually(lambda: "onerror=document.title" in window.text("#recent"))
-    assert "not a repository name" in window.text("#recent")
+    assert eventually(lambda: "onerror=document.title" in window.text("#others"))
+    assert "not a repository name" in window.text("#others")
     assert window.driver.title == "k3dreg"
-    assert window.run("return document.querySelectorAll('#recent img, #recent script').length") == 0
+    assert window.run("return document.querySelectorAll('main img, main script').length") == 0
+
+    # A pull unfolds to its requests, and stays unfolded and focused when the next one ends.
+    unfolded = "#pulls details[open]"
+    assert window.text(unfolded) == ""
+    window.run("const first = document.querySelector('#pulls summary'); first.focus(); first.click()")
+    assert eventually(lambda: f"GET {image.registry}/{image.repository} blob" in window.text(unfolded))
+    assert window.faults() == []
+    Puller(daemon.host, small_image.registry).image(small_image.repository, "1")
+    assert eventually(lambda: window.text("#pulls li").count(small_image.name) == 1)
+    assert f"GET {image.registry}/{image.repository} blob" in window.text(unfolded)
+    assert window.run("return document.activeElement.parentElement.open")
 
     assert window.complaints() == []
     assert window.hosts_asked() == {f"http://{daemon.host}"}

@@ -39,8 +39,28 @@ source.onerror = () => {
     live.textContent = "The connection to k3dreg is lost; trying again.";
   }
 };
-for (const name of ["saved", "running", "recent"]) {
-  source.addEventListener(name, (event) => {
-    document.getElementById(name).innerHTML = event.data;
-  });
+
+// Parts that are unfolded stay so when they are replaced, and the focus stays where it is.
+const unfolded = new Set();
+document.addEventListener("toggle", (event) => {
+  if (event.target.open) {
+    unfolded.add(event.target.id);
+  } else {
+    unfolded.delete(event.target.id);
+  }
+}, true);
+
+function replace(name, html) {
+  const focused = document.activeElement.closest("details[id]")?.id;
+  document.getElementById(name).innerHTML = html;
+  for (const id of unfolded) {
+    document.getElementById(id)?.setAttribute("open", "");
+  }
+  if (focused && !document.activeElement.closest("details")) {
+    document.getElementById(focused)?.querySelector("summary").focus();
+  }
+}
+
+for (const name of ["saved", "running", "pulls", "nodes", "others"]) {
+  source.addEventListener(name, (event) => replace(name, event.data));
 }

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.clusters.nodes import Node, NodeMount
+from k3dreg.oci.errors import EngineUnavailable
 from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
+from k3dreg.registry.node_names import NodeNames
 from tests.fakes.documents import Requests
 
 
 def listed(identity: str, role: str, address: str) -> dict[str, Any]:
     networks = {"k3d-x": {"IPAddress": address, "GlobalIPv6Address": ""}, "host": None}
-    return {"Id": identity, "Labels": {"k3d.role": role}, "NetworkSettings": {"Networks": networks}}
+    names = ["/linked/alias", f"/{role}-{identity}"]
+    return {"Id": identity, "Names": names, "Labels": {"k3d.role": role}, "NetworkSettings": {"Networks": networks}}
 
 
 def described(name: str, pid: int = 42) -> dict[str, Any]:
@@ -55,3 +59,39 @@ class NodeTests(SynchronousTestCase):
     def test_all_nodes(self) -> None:
         self.requests = Requests(LIST[1:3], described("agent-0"))
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(cluster_nodes(self.requests))), [AGENT])
+
+
+class NameTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.requests = Requests(LIST)
+        self.names = NodeNames(self.requests, self.clock)
+
+    def at(self, address: str) -> str:
+        return self.successResultOf(Deferred.fromCoroutine(self.names.at(address)))
+
+    def test_a_nodes_name_is_found_by_its_address(self) -> None:
+        addresses = ("172.18.0.2", "172.18.0.3", "172.18.0.4", "172.18.0.9", "-")
+        self.assertEqual([self.at(address) for address in addresses], ["server-1", "agent-2", "", "", ""])
+        self.assertEqual([path for path, _ in self.requests.asked], ["GET /containers/json"])
+
+    def test_the_engine_is_asked_again_after_some_seconds(self) -> None:
+        self.at("172.18.0.3")
+        self.requests.answers = [[listed("9", "agent", "172.18.0.3")]]
+        self.clock.advance(4.9)
+        self.assertEqual(self.at("172.18.0.3"), "agent-2")
+        self.clock.advance(0.1)
+        self.assertEqual(self.at("172.18.0.3"), "agent-9")
+        # A node may have begun to run a second ago.
+        self.requests.answers = [LIST]
+        self.clock.advance(1)
+        self.assertEqual(self.at("172.18.0.2"), "server-1")
+
+    def test_an_address_that_two_nodes_have_says_nothing(self) -> None:
+        self.requests.answers = [[LIST[1], listed("9", "agent", "172.18.0.3"), LIST[0]]]
+        self.assertEqual([self.at("172.18.0.3"), self.at("172.18.0.2")], ["", "server-1"])
+
+    def test_without_an_engine_there_are_no_names(self) -> None:
+        self.requests.answers = [EngineUnavailable("no engine")]
+        self.assertEqual([self.at("172.18.0.3"), self.at("172.18.0.3")], ["", ""])
+        self.assertEqual(len(self.requests.asked), 1)

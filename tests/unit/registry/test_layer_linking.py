@@ -22,7 +22,7 @@ from k3dreg.oci.reference import Repository
 from k3dreg.registry.layer_linking import LayerLinking
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pulled_repositories import PulledRepositories
-from k3dreg.reporting.activity import Activity
+from k3dreg.reporting.activity import Activity, LinkedLayers
 from k3dreg.reporting.observer import NullObserver
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob, ServedManifest
@@ -43,9 +43,11 @@ AGENT = {"Name": "/agent-0", "State": {"Pid": 42}}
 class Observer(NullObserver):
     def __init__(self) -> None:
         self.ends: list[tuple[str, str, int, str]] = []
+        self.linked: list[LinkedLayers | None] = []
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
         self.ends.append((activity.kind, activity.subject, activity.progress().done, refusal))
+        self.linked.append(activity.linked)
 
 
 class LayerLinkingTests(SynchronousTestCase):
@@ -92,6 +94,8 @@ class LayerLinkingTests(SynchronousTestCase):
         self.assertEqual(self.trace.steps, ["linked 2 layers, 26,390 files, 1.4 s, agent-0"])
         self.assertEqual(self.pulled.nodes_of("app:other"), {"2": "docker.io/library/app"})
         self.assertEqual(self.observer.ends, [("link", "docker.io/library/app into agent-0", 1000, "")])
+        seen = LinkedLayers("agent-0", 2, 0, 1000)
+        self.assertEqual((self.trace.linked, self.trace.not_linked, self.observer.linked), (seen, "", [seen]))
 
     def test_one_layer_is_no_layers(self) -> None:
         self.linker.done = Linking(layers=1, files=1)
@@ -121,9 +125,11 @@ class LayerLinkingTests(SynchronousTestCase):
         self.assertEqual(self.engine.asked, [])
 
     def test_nothing_is_linked_for_a_client_that_is_no_node(self) -> None:
+        trace = Trace(client="172.18.0.9", node_waits_until=18.0)
         with heard() as lines:
-            self.successResultOf(self.before_answer(Trace(client="172.18.0.9", node_waits_until=18.0)))
+            self.successResultOf(self.before_answer(trace))
         self.assertEqual((self.linker.linked, lines), ([], []))
+        self.assertEqual(trace.not_linked, "no node of this Docker has the address 172.18.0.9")
 
     def test_nothing_is_linked_for_what_is_no_image(self) -> None:
         for config in (b"{}", b"no JSON", json.dumps({"rootfs": {"diff_ids": [str(DIFF_IDS[0])]}}).encode()):
@@ -144,6 +150,7 @@ class LayerLinkingTests(SynchronousTestCase):
             self.assertEqual(len(lines), 1)
             said = "no layers are linked: Docker runs rootless" if error is errors[0] else "linking failed"
             self.assertIn(f"docker.io/library/app for {ADDRESS}: {said}", lines[0])
+            self.assertEqual(self.trace.not_linked, str(error) if error is errors[0] else "an error in k3dreg")
         self.flushLoggedErrors(ValueError)
         self.assertEqual([refusal for *_, refusal in self.observer.ends], ["CannotLink", "ValueError"])
 
@@ -161,6 +168,7 @@ class LayerLinkingTests(SynchronousTestCase):
             self.successResultOf(answer)
         self.assertEqual(len(lines), 1)
         self.assertIn("2 layers are not linked: Docker has not unpacked them", lines[0])
+        self.assertEqual(self.trace.not_linked, "Docker has not unpacked 2 layers")
 
     def test_the_manifest_is_answered_in_time(self) -> None:
         with heard() as lines:
@@ -170,6 +178,7 @@ class LayerLinkingTests(SynchronousTestCase):
             self.clock.advance(0.2)
             self.successResultOf(answer)
         self.assertIn("linking takes longer than the node waits", lines[0])
+        self.assertEqual(self.trace.not_linked, "it takes longer than the node waits")
 
     def test_no_linking_begins_when_the_time_is_nearly_over(self) -> None:
         self.engine.asked.clear()

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from k3dreg.reporting.activity import RequestReport
 from k3dreg.status.metrics import SOURCES, Metrics, Readings
+from k3dreg.status.overview import NodeCounts
 
 ROOT = Path(__file__).resolve().parents[3]
 DASHBOARD = json.loads((ROOT / "examples/grafana-dashboard.json").read_text())
@@ -28,7 +29,7 @@ VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$instance": ".+"}
 @pytest.fixture(scope="module")
 def families() -> dict[str, dict[str, set[str]]]:
     """The labels of every sample's name, by the name of its metric as it is documented."""
-    metrics = Metrics("1", Readings)
+    metrics = Metrics("1", Readings, lambda: [NodeCounts("agent-0")])
     metrics.engine_up = True
     report = RequestReport("0" * 16, 0.0, "x", "GET", "blob", "x", 200, 1, 1.0, 1.0, source="cache")
     metrics.answered(evolve(report, refusal="DigestMismatch", aborted=True))

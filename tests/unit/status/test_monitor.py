@@ -26,10 +26,10 @@ from k3dreg.oci.errors import ManifestUnknown
 from k3dreg.oci.reference import Repository, Tag
 from k3dreg.reporting.activity import Activity, Progress, RequestReport
 from k3dreg.reporting.observer import observed
+from k3dreg.status.board import Board, Observers
 from k3dreg.status.metrics import Metrics, Readings
 from k3dreg.status.monitor import Monitor, listed
-from k3dreg.status.overview import Listed, Saved, SourceState
-from k3dreg.status.recent_requests import Observers, RecentRequests
+from k3dreg.status.overview import Listed, NodeCounts, Saved, SourceState
 from k3dreg.store.interfaces import PushedManifest
 from k3dreg.store.pushed import PushedContent
 from tests.fakes.databases import open_database
@@ -74,6 +74,17 @@ def test_a_known_sequence_gives_known_numbers() -> None:
     assert (found["k3dreg_evicted_blobs_total"], found["k3dreg_evicted_bytes_total"]) == (4, 5)
 
 
+def test_pulls_and_linked_layers_are_counted_by_node() -> None:
+    counts = [NodeCounts("agent-0", {"linked": 2, "failed": 1}, linked=7, saved=900), NodeCounts("other", {"sent": 3})]
+    found = samples(Metrics("1", Readings, lambda: counts))
+    assert found["k3dreg_pulls_total['agent-0', 'linked']"] == 2
+    assert found["k3dreg_pulls_total['agent-0', 'failed']"] == 1
+    assert found["k3dreg_pulls_total['agent-0', 'there']"] == 0
+    assert found["k3dreg_pulls_total['other', 'sent']"] == 3
+    assert found["k3dreg_linked_layers_total['agent-0']"] == 7
+    assert found["k3dreg_linked_bytes_total['agent-0']"] == 900
+
+
 def test_no_client_can_make_a_label() -> None:
     metrics = Metrics("1", Readings)
     before = len(samples(metrics))
@@ -110,7 +121,7 @@ def test_promtool_finds_no_fault() -> None:
     promtool = shutil.which("promtool")
     if promtool is None and not os.environ.get("CI"):
         pytest.skip("needs promtool: Debian's prometheus")
-    metrics = Metrics("1", Readings)
+    metrics = Metrics("1", Readings, lambda: [NodeCounts("agent-0", {"sent": 1})])
     metrics.engine_up = True
     metrics.answered(evolve(REPORT, refusal="DigestMismatch", aborted=True))
     told = subprocess.run(
@@ -121,7 +132,7 @@ def test_promtool_finds_no_fault() -> None:
 
 def test_the_board_shows_what_is_under_way_and_what_was_saved() -> None:
     clock = Clock()
-    board = RecentRequests(clock)
+    board = Board(clock, node_at)
     observers = Observers([board, Metrics("1", Readings)])
     pull = Activity("pull", "nginx", clock.seconds(), lambda: Progress(50, 100), lambda: 2)
     observers.began(pull)
@@ -129,23 +140,24 @@ def test_the_board_shows_what_is_under_way_and_what_was_saved() -> None:
     [shown] = board.live().running
     assert (shown.subject, shown.seconds, shown.progress, shown.waiters) == ("nginx", 3, Progress(50, 100), 2)
     observers.ended(pull, 3, "")
-    manifest = Descriptor(media_types.OCI_MANIFEST, digest_of("image"), 5)
-    for _ in range(2):
-        observers.answered(evolve(REPORT, route="manifest", subject="nginx", sent=5, manifest=manifest))
     observers.answered(evolve(REPORT, source="registry", sent=11))
     observers.answered(REPORT)
     observers.answered(evolve(REPORT, route="metrics", sent=10**6))
     live = board.live()
     assert live.running == ()
-    assert live.saved == Saved(bytes=1010, pulls=1, fetched=61)
-    assert [report.sent for report in live.recent] == [1000, 11, 5, 5]
+    assert live.saved == Saved(bytes=1000, pulls=0, fetched=61)
+    assert [report.sent for report in live.others] == [1000, 11]
+
+
+async def node_at(address: str) -> str:
+    return ""
 
 
 def test_the_board_forgets() -> None:
-    board = RecentRequests(Clock())
+    board = Board(Clock(), node_at)
     for number in range(500):
         board.answered(evolve(REPORT, sent=number))
-    assert [report.sent for report in board.live().recent] == list(range(499, 449, -1))
+    assert [report.sent for report in board.live().others] == list(range(499, 449, -1))
 
 
 def test_an_engines_list_of_images_has_a_line_for_each_name() -> None:

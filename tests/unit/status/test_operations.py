@@ -17,11 +17,15 @@ from twisted.python.failure import Failure
 from k3dreg.commands.config_files import text_of
 from k3dreg.daemon.json_log import JsonObserver, fields_of
 from k3dreg.formats.trace_context import trace_id_of
-from k3dreg.oci.media_types import OCI_INDEX
-from k3dreg.reporting.activity import Activity, Progress, RequestReport
+from k3dreg.oci.descriptor import Descriptor
+from k3dreg.oci.digest import Digest
+from k3dreg.oci.manifest import make_image_manifest
+from k3dreg.oci.media_types import OCI_CONFIG, OCI_INDEX, OCI_LAYER
+from k3dreg.oci.user_agent import USER_AGENT
+from k3dreg.reporting.activity import Activity, ContentRequest, Progress, RequestReport
 from k3dreg.status.cluster_snippets import Address, snippets
 from k3dreg.status.operations import Operations
-from k3dreg.status.overview import Listed, Live, Overview, Running
+from k3dreg.status.overview import Listed, Live, NodeCounts, Overview, Running, SeenPull
 from k3dreg.web.site import make_site
 from tests.fakes.registry import FakeRegistry, WholeBlob
 from tests.fakes.wire import Wire, WireTestCase, request
@@ -57,6 +61,9 @@ class FakeMonitoring:
 
     def ended(self, activity: Activity, seconds: float, refusal: str) -> None:
         self.heard.append(("ended", activity.progress()))
+
+    def asked(self, request: ContentRequest) -> None:
+        self.heard.append(request)
 
     def answered(self, report: RequestReport) -> None:
         self.heard.append(report)
@@ -106,7 +113,11 @@ class PageTests(OperationsCase):
         self.assertIn("text/plain", (await wire.ask("GET", "/")).headers["content-type"])
 
     async def test_whatever_is_shown_is_escaped(self) -> None:
-        self.monitoring.now = Live((Running("pull", HOSTILE, 1, Progress(1, 2), 3),), (REPORT,))
+        pull = SeenPull(
+            1, HOSTILE, HOSTILE, 0.0, node=HOSTILE, reason=HOSTILE, status=404, requests=(REPORT,), waiting=(HOSTILE,)
+        )
+        running = Running("pull", HOSTILE, 1, Progress(1, 2), 3)
+        self.monitoring.now = Live((pull,), (running,), (pull,), (REPORT,), (NodeCounts(HOSTILE),))
         body = (await (await self.wire()).ask("GET", "/", Accept="text/html")).body
         self.assertEqual(body.count(b"<script"), 1)
         self.assertIn(b"&lt;script&gt;alert(1)", body)
@@ -129,10 +140,10 @@ class PageTests(OperationsCase):
         wire.received = b""
         self.clock.advance(0.5)
         await self.turn()
-        self.monitoring.now = Live(recent=(REPORT,))
+        self.monitoring.now = Live(others=(REPORT,))
         self.clock.advance(0.5)
         await wire.until(lambda: b"&lt;script&gt;" in wire.received)
-        self.assertIn(b"event: recent\ndata: ", wire.received)
+        self.assertIn(b"event: others\ndata: ", wire.received)
         self.assertNotIn(b"event: running", wire.received)
         wire.received = b""
         for _ in range(31):
@@ -152,7 +163,7 @@ class PageTests(OperationsCase):
     async def test_a_stop_ends_the_events_of_a_page_that_is_open(self) -> None:
         wire = await self.wire()
         wire.transport.write(request("GET", "/events"))
-        await wire.until(lambda: b"event: recent" in wire.received)
+        await wire.until(lambda: b"event: others" in wire.received)
         self.operations.events.shutdown()
         await wire.until(lambda: wire.received.endswith(b"0\r\n\r\n"))
 
@@ -198,7 +209,9 @@ class IdentityTests(OperationsCase):
         self.assertEqual(error["detail"]["advice"], "docker pull it")
         self.assertIn(f"X-Request-Id: {request_id}".encode(), head)
         self.assertIn(f"[{request_id} trace {TRACE}]", (await self.logged())[0])
-        [report] = self.monitoring.heard
+        [asked, report] = self.monitoring.heard
+        self.assertEqual((asked.id, asked.method, asked.is_manifest, asked.may_pull), (request_id, "GET", True, True))
+        self.assertEqual((asked.client, str(asked.reference)), (report.client, "x:none"))
         self.assertEqual((report.id, report.trace_id, report.refusal), (request_id, TRACE, "ManifestUnknown"))
         self.assertEqual((report.route, report.status), ("manifest", 404))
 
@@ -206,9 +219,35 @@ class IdentityTests(OperationsCase):
         blob = self.registry.put(WholeBlob(b"0123456789"))
         await (await self.wire()).ask("GET", f"/v2/x/blobs/{blob}")
         await self.logged()
-        began, ended, report = self.monitoring.heard
+        asked, began, ended, report = self.monitoring.heard
+        self.assertEqual((asked.is_manifest, str(asked.reference)), (False, f"x@{blob}"))
         self.assertEqual((began, ended), (("began", "transfer"), ("ended", Progress(10, 10))))
         self.assertEqual((report.sent, report.route, report.refusal), (10, "blob", ""))
+
+    async def test_what_a_manifest_lists_is_told_with_its_answer(self) -> None:
+        layer = Descriptor(OCI_LAYER, Digest.of(b"layer"), 5)
+        descriptor, data = make_image_manifest(evolve(layer, media_type=OCI_CONFIG), [layer])
+        self.registry.tag("x:1", descriptor.media_type, WholeBlob(data))
+        self.registry.tag("x:odd", descriptor.media_type, WholeBlob(b"[]"))
+        self.registry.tag("x:large", descriptor.media_type, WholeBlob(data + b" " * 256 * 1024))
+        wire = await self.wire()
+        found = []
+        for target in ("1", "odd", "large"):
+            answer = await wire.ask("GET", f"/v2/x/manifests/{target}")
+            self.assertEqual(answer.status, 200)
+            if target == "1":
+                self.assertEqual(answer.body, data)
+            await self.logged()
+            found.append(self.monitoring.heard[-1].contents)
+        self.assertEqual([None if each is None else each.layers for each in found], [(layer,), None, None])
+
+    async def test_a_push_tools_look_and_an_engines_pull_for_k3dreg_begin_no_pull(self) -> None:
+        wire = await self.wire()
+        await wire.ask("HEAD", "/v2/library/nginx/manifests/1?ns=docker.io", Accept="*/*")
+        await wire.ask("GET", "/v2/library/nginx/manifests/1?ns=docker.io", **{"User-Agent": USER_AGENT})
+        await self.logged()
+        asked = [each for each in self.monitoring.heard if isinstance(each, ContentRequest)]
+        self.assertEqual([each.may_pull for each in asked], [False, False])
 
 
 @pytest.mark.parametrize(
@@ -299,13 +338,15 @@ def test_a_request_in_json_has_the_documented_fields() -> None:
 
 def test_every_field_is_documented() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs/logs-and-metrics.md").read_text()
-    documented = re.findall(r"^\| `(\w+)` \| (all|faults|requests) \|", text, re.MULTILINE)
+    documented = re.findall(r"^\| `(\w+)` \| (all|faults|requests|pulls|requests, pulls) \|", text, re.MULTILINE)
     event = {"log_format": "it broke", "log_failure": Failure(ValueError("odd"))}
     fields = set(fields_of({"log_format": "x"}))
     assert {name for name, where in documented if where == "all"} == fields
     assert {name for name, where in documented if where == "faults"} == set(fields_of(event)) - fields
     requests = set(fields_of({"log_format": "{report}", "report": REPORT})) - fields
-    assert {name for name, where in documented if where == "requests"} == requests
+    assert {name for name, where in documented if "requests" in where} == requests
+    pulls = set(fields_of({"log_format": "{pull}", "pull": SeenPull(1, "x", "x", 0.0)})) - fields
+    assert {name for name, where in documented if "pulls" in where} == pulls
 
 
 def test_a_fault_in_json_has_its_traceback() -> None:
