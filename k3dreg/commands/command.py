@@ -16,6 +16,7 @@ from twisted.web.client import Agent
 
 from k3dreg.commands.attach import attach_clusters, detach_clusters, follow
 from k3dreg.commands.checks import as_json, as_text, status_of
+from k3dreg.commands.checks_linking import linking_checks
 from k3dreg.commands.checks_ports import port_of
 from k3dreg.commands.checks_reachability import own_names
 from k3dreg.commands.doctor import examine
@@ -115,6 +116,9 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
         )
         credentials = make_chain(reactor, workers, environment, config.remote)
         answer = await explain(reference, config, engine, names, credentials, permitted, workers, reactor, say)
+        if answer and config.link_layers:
+            for check in await linking_checks(engine, config.docker.socket, workers):
+                say(f"{check.says}. {check.advice}".rstrip(". "))
     finally:
         await workers.stop()
     return 0 if answer else 1
