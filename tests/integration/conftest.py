@@ -29,6 +29,7 @@ APART = (
     "test_beyond_conformance",
     "test_conformance",
     "test_crash",
+    "test_daemon_process",
     "test_descriptors",
     "test_fuzz",
     "test_k3d",

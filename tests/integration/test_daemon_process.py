@@ -27,8 +27,9 @@ from tests.fakes.certificates import Authority
 MAX_WAIT = 30
 
 
-# The process imports what this one does.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+# The process imports what this one does, and gets none of its settings.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("K3DREG_")}
+ENVIRONMENT = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 K3DREG = (sys.executable, "-c", "from k3dreg.cli import main; main()", "--state-dir", "state")
 
@@ -47,7 +48,7 @@ class Process:
         """`terminal` is one that will be its own, as if it had been started there; `passing` are open files."""
 
         def take_terminal() -> None:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it is ignored by whoever is started, too
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it the new process would ignore it, too
             if terminal is not None:
                 os.setsid()
                 fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
