@@ -95,12 +95,15 @@ class Export:
         return self._running
 
     async def _run(self) -> ExportContents:
-        name = self._name
         try:
-            await self._slots.acquire()
+            async with self._slots:
+                return await self._export()
         except CancelledError:
-            self._fail(EngineUnavailable(f"the export of {name} was cancelled: k3dreg is stopping"))
+            self._fail(EngineUnavailable(f"the export of {self._name} was cancelled: k3dreg is stopping"))
             raise
+
+    async def _export(self) -> ExportContents:
+        name = self._name
         self._started = self._reported = self._clock.seconds()
         try:
             log.info("exporting {name} ({id}) from Docker", name=name, id=self.image.id.short)
@@ -110,9 +113,6 @@ class Export:
             )
             with observed(self._observer, activity, self._clock):
                 contents = await self._transfer()
-        except CancelledError:
-            self._fail(EngineUnavailable(f"the export of {name} was cancelled: k3dreg is stopping"))
-            raise
         except StoreError as error:
             refused = type(error)(
                 f"Docker's export of {name} has to be written to the disk before it can be served, and {error}",
@@ -130,7 +130,6 @@ class Export:
             raise
         finally:
             self.seconds = self._clock.seconds() - self._started
-            self._slots.release()
         log.info(
             "exported {name}: {size:.0f} MB in {seconds:.1f} s, {parts} blobs",
             name=name,

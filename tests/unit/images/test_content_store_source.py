@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.docker.image import ChildManifest, EngineImage, EngineInfo, ImageStore
 from k3dreg.engine_files.layout import content_path
@@ -215,6 +215,14 @@ class ContentStoreTests(StoreTestCase):
 
         self.engine.info = down  # type: ignore[method-assign]
         self.refuses(self.source.root, self.hold(make_image()), kind=EngineUnavailable)
+
+    def test_a_stop_ends_the_examination_of_an_image(self) -> None:
+        never: Deferred[bytes] = Deferred()
+        self.files.read = lambda path, limit: never  # type: ignore[assignment,method-assign,return-value]
+        image = self.hold(make_image())
+        waiting = Deferred.fromCoroutine(self.source.root(image, Trace()))
+        self.result(self.source.shutdown())
+        self.failureResultOf(waiting, CancelledError)
 
     def test_what_belongs_to_the_image_is_remembered_across_restarts(self) -> None:
         fake = make_image()
