@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import json
+import os
 import re
+import stat
 import subprocess
+import tarfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,12 +18,17 @@ from pathlib import Path
 
 import pytest
 
+from k3dreg.clusters.engine_host import find_engine_host
+from k3dreg.clusters.unpacked_layers import unpacked_layers
+from k3dreg.docker.messages import parse_info
+from k3dreg.engine_files.layout import chain_ids
+from k3dreg.oci.digest import Digest
 from tests.integration.support import image, rig
 from tests.integration.support.clusters import HERE, MORE, NODE_IMAGE, Clusters, KindNode, running_kind_node
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
-from tests.integration.support.registry_client import RegistryClient
+from tests.integration.support.registry_client import RegistryClient, digest_of
 
 # Prints all that a container sees of its files, but what differs from container to container: links, and what Docker
 # and containerd put there.
@@ -228,15 +239,6 @@ def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, 
             time.sleep(0.5)
 
 
-def test_docker_keeps_its_image_as_it_was(cluster: Cluster, tmp_path: Path) -> None:
-    docker = cluster.machine.docker
-    with rich_image(cluster.machine.engine) as name:
-        before = docker.inspect(name)
-        assert link_command(cluster.machine.engine, name)[0] == 0
-        assert docker.inspect(name) == before
-    cluster.forget()
-
-
 # -- a node as kind makes it, for the classic store -------------------------------------------------------------------
 
 
@@ -282,6 +284,63 @@ def test_a_kind_node_gets_an_images_layers_as_links(engine: rig.EngineAddress, t
                 # Docker's classic store leaves these out of a layer's tar, and has them in its own containers.
                 linked = [re.sub(r'"user.note": "31"', "", line) for line in linked]
             assert linked == expected
+
+
+# Times that a container runs from the linked layers, each of which writes files.
+STARTS = int(os.environ.get("K3DREG_TEST_STARTS", "10"))
+
+
+@pytest.mark.engines("docker29", "docker29-classic")
+def test_docker_keeps_its_image_as_it_was(engine: rig.EngineAddress, tmp_path: Path) -> None:
+    prepare_kind(engine)
+    options = ("--reader", "off", "--docker-root", str(engine.directory / "data"))
+    with rich_image(engine) as name, kind_node(engine) as node, running(engine, tmp_path, *options) as daemon:
+        before = what_docker_has(engine, name)
+        status, said = link_command(engine, name, node.name)
+        assert status == 0, said
+        node.use_mirror(daemon.host)
+        node.pull(name)
+        assert len(blobs_sent(daemon.log())) == 1
+        writing = "import os; os.chmod('/listing.py', 0o600); open('/usr/bin/env', 'ab').write(b'x'); os.remove('/bin')"
+        for _ in range(STARTS):
+            node.run(f"docker.io/library/{name}:latest", "python3", "-c", writing)
+        after = what_docker_has(engine, name)
+        for part, found in before.items():
+            assert found == after[part], part
+
+
+def what_docker_has(engine: rig.EngineAddress, name: str) -> dict[str, object]:
+    """Return all that Docker tells of an image, and what all files of its layers are, but for their link counts."""
+    docker = Docker(engine.socket)
+    described = docker.ask("GET", f"/images/{name}/json")
+    filters = json.dumps({"reference": [name]})
+    listed = docker.ask("GET", "/images/json", **{"filters": filters, "shared-size": "1"})
+    with tarfile.open(fileobj=io.BytesIO(docker.call("GET", f"/images/{name}/get"))) as tar:
+        saved = {member.name: digest_of(file.read()) for member in tar if (file := tar.extractfile(member)) is not None}
+    info = parse_info(docker.ask("GET", "/info"), docker.ask("GET", "/version"), (1, 47))
+    chain = chain_ids(Digest.parse(each) for each in described["RootFS"]["Layers"])
+    files: dict[str, object] = {}
+    with unpacked_layers(find_engine_host(engine.socket), info, chain, f"k3dreg-test-{uuid.uuid4().hex}") as layers:
+        assert len(layers.directories) == len(chain)
+        root = find_engine_host(engine.socket).path("")
+        for directory in layers.directories:
+            for top, directories, names in os.walk(f"{root}{directory}"):
+                for path in (os.path.join(top, each) for each in ["", *directories, *names]):
+                    files[path] = what_is(path)
+    return {"inspect": described, "list": listed, "docker save": saved, "files": files}
+
+
+def what_is(path: str) -> tuple[object, ...]:
+    found = os.lstat(path)
+    content = ""
+    if stat.S_ISREG(found.st_mode):
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    attributes = {
+        name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
+    }
+    owner = (found.st_mode, found.st_uid, found.st_gid, found.st_rdev)
+    return (*owner, found.st_size, found.st_mtime_ns, attributes, content)
 
 
 def prepare_kind(engine: rig.EngineAddress) -> None:

@@ -98,9 +98,9 @@ class Node:
         assert done.returncode == 0, f"{self.name}: ctr {' '.join(arguments)}\n{done.stderr.decode()}"
         return done.stdout
 
-    def run(self, image: str) -> str:
-        """Start a container of the image and return what it prints."""
-        return self.ctr("run", "--rm", "--net-host", image, f"k3dreg-test-{uuid.uuid4().hex[:12]}")
+    def run(self, image: str, *command: str) -> str:
+        """Start a container of the image, with its own command by default, and return what it prints."""
+        return self.ctr("run", "--rm", "--net-host", image, f"k3dreg-test-{uuid.uuid4().hex[:12]}", *command)
 
     def digest(self, image: str) -> str:
         """The digest that the node resolved the image's name to."""

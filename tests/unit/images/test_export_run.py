@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 
-from k3dreg.docker.image import ImageStore
 from k3dreg.images.export_run import Export
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineUnavailable, StoreError
@@ -39,21 +35,6 @@ class ExportTests(StoreTestCase):
     def test_the_next_export_has_its_turn_when_one_has_ended(self) -> None:
         self.successResultOf(self.export.run())
         self.successResultOf(self.slots.acquire())
-
-    def test_blobs_that_are_no_part_of_the_image_are_not_kept(self) -> None:
-        fake = FakeEngine(store=ImageStore.CLASSIC)
-        archive = fake.archive(fake.add(make_image(), "hello:1"))
-        engine, workers = fake.client(self.clock), InlineWorkers(self.clock)
-        image = self.result(engine.inspect("hello:1"))
-        export = Export(image, engine, self.store, Arrivals(self.store, workers), workers, self.clock, self.slots)
-        contents = self.successResultOf(export.run())
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            files = [file for member in tar.getmembers() if (file := tar.extractfile(member)) is not None]
-            in_archive = {Digest.of(file.read()) for file in files}
-        others = in_archive - set(contents.present)
-        self.assertTrue(others)
-        self.assertTrue(all(map(self.store.has, contents.present)))
-        self.assertFalse(any(map(self.store.has, others)))
 
     def test_those_who_wait_for_a_part_are_told_when_it_fails(self) -> None:
         self.successResultOf(self.slots.acquire())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore
 from k3dreg.engine_files.layout import LayerPaths, chain_ids
@@ -316,6 +316,13 @@ class LayerStoreTests(StoreTestCase):
         self.successResultOf(self.arrivals.shutdown())
         self.failureResultOf(sending, ContentError)
         self.assertEqual(self.staged(), [])
+
+    def test_a_stop_ends_the_examination_of_an_image(self) -> None:
+        never: Deferred[bytes] = Deferred()
+        self.files.read = lambda path, limit: never  # type: ignore[assignment,method-assign,return-value]
+        waiting = Deferred.fromCoroutine(self.source.root(self.image, Trace()))
+        self.result(self.source.shutdown())
+        self.failureResultOf(waiting, CancelledError)
 
     def test_what_belongs_to_the_image_is_remembered_across_restarts(self) -> None:
         root = self.root_of()

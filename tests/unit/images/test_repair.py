@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
@@ -224,6 +224,14 @@ class RepairTests(SynchronousTestCase):
         repair = self.repair(FakeDocker(WHOLE, WHOLE))
         self.assertIs(self.ensured(repair, WHOLE), WHOLE)
         self.assertEqual(self.docker.requests, [])
+
+    def test_a_stop_ends_a_repair_under_way(self) -> None:
+        repair = self.repair(FakeDocker(BROKEN, WHOLE))
+        never: Deferred[bytes] = Deferred()
+        self.docker.request = lambda *_, **__: never  # type: ignore[assignment,method-assign]
+        waiting = Deferred.fromCoroutine(repair.ensure(BROKEN, TAG, None, Trace()))
+        repair.shutdown()
+        self.failureResultOf(waiting, CancelledError)
 
     def test_a_build_from_the_digest_mends_it_and_what_was_built_is_removed(self) -> None:
         repair = self.repair(FakeDocker(BROKEN, WHOLE, "/build"))

@@ -290,6 +290,16 @@ class ClassicStoreTests(PullCase):
         self.assertEqual((len(self.engine.saves), len(self.engine.pulls)), (saves, 1))
 
 
+class RemovedImageTests(PullCase):
+    def test_an_image_that_docker_no_longer_has_is_forgotten(self) -> None:
+        image = self.engine.add(make_image())
+        root = self.manifest().descriptor.digest
+        self.assertTrue(self.content_map.knows(root))
+        self.engine.remove(image)
+        self.failureResultOf(self.begin(self.registry.blob(HELLO.repository, root, Trace())), BlobUnknown)
+        self.assertFalse(self.content_map.knows(root))
+
+
 class LegacyLayoutTests(ClassicStoreTests):
     """Docker 20.10 to 24."""
 
