@@ -20,6 +20,7 @@ from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import K3dregError, StateInUse, UsageError
 from k3dreg.reporting.logger import make_logger
+from k3dreg.status.words import age
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import GRACE, Collected, Collector
@@ -40,7 +41,6 @@ _LONGEST_GRACE = 1e6
 _SHORT_DIGEST = 19
 # Characters of the column of names.  Longer names are rare, and a column for them would leave no room for the others.
 _LONGEST_NAME = 40
-_UNITS = ((86400.0, "d"), (_HOUR, "h"), (60.0, "min"))
 # Bytes of the cache: a limit above any cache's size, so that a collection evicts nothing.
 _NO_LIMIT = 1 << 62
 
@@ -189,9 +189,7 @@ def _time(at: float, now: float | None) -> str:
         return "-"
     if now is None:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-    seconds = max(0.0, now - at)
-    length, unit = next((each for each in _UNITS if seconds >= each[0]), (1.0, "s"))
-    return f"{seconds / length:.0f} {unit}"
+    return age(now - at)
 
 
 async def _collect(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool) -> None:

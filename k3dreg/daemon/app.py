@@ -107,7 +107,7 @@ class App:
         arrivals = Arrivals(store, self.workers)
         files = await make_files(config, self.engine, self.workers, arrivals, self._reactor, closing)
         closing.add(arrivals.shutdown)  # before the files are closed from which blobs arrive
-        monitor = make_monitor(config, self.engine, files, store, pushed, self._reactor)
+        self._monitor = monitor = make_monitor(config, self.engine, files, store, pushed, self._reactor)
         closing.add(monitor.shutdown)
         image_names = EngineImageNames(self.engine, self.workers)
         self._permitted = permitted = PermittedRegistries(
@@ -236,6 +236,7 @@ class App:
         self._linking.enable(config.link_layers)
         self._advance_linking.enable(config.link_layers)
         self._collector.retain(config.retain)
+        self._monitor.retain(config.retain)
         self._uploads.allow_deleting(config.deleting)
         self._uploads.allow_sparse(manifests=config.sparse, indexes=config.sparse or not config.whole_indexes)
         self._operations.show_page(config.status_page)

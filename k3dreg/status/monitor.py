@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
+from k3dreg.config.retention import RetainRule
 from k3dreg.docker import images
 from k3dreg.docker.image import EngineInfo, is_helper_image
 from k3dreg.docker.images import ListedImage
@@ -63,12 +64,17 @@ class Monitor:
         self._pushed = pushed
         self._size_of = size_of
         self._sources = sources
+        self._rules: Sequence[RetainRule] = ()
         self._node_names = NodeNames(engine, clock)
         self._board = Board(clock, self._node_names.at)
         self._metrics = Metrics(version, cache, self._board.nodes)
         self._looks: SingleFlight[str, str] = SingleFlight()
         self._looked: tuple[float, str] | None = None
         self.observer = Observers([self._board, self._metrics])
+
+    def retain(self, rules: Sequence[RetainRule]) -> None:
+        """Tell from now on what these rules would free.  There are none at first."""
+        self._rules = rules
 
     async def engine_trouble(self) -> str:
         """Return why the engine cannot be used, or "".  Requests at the same time share one check."""
@@ -118,6 +124,7 @@ class Monitor:
             image_count=len(images),
             pushed=tuple(pushed),
             pushed_count=pushed_count,
+            pushed_use=await self._pushed.usage(self._rules),
             cache_bytes=cache.cache_bytes,
             cache_limit=cache.cache_limit,
             cache_blobs=cache.cache_blobs,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from attrs import field, frozen
 
 from k3dreg.reporting.activity import Progress, RequestReport
+from k3dreg.store.interfaces import PushedUsage
 
 
 @frozen
@@ -150,7 +151,8 @@ class Overview:
 
     `engine` is the engine's product and version, and `where` its address.  `trouble` is why it cannot be used, "" if it
     can.  `cache_bytes`, `cache_limit` and `evicted_bytes` are in bytes; evictions are counted since the start.  Lists
-    may be cut: `image_count` and `pushed_count` are the numbers of all entries.
+    may be cut: `image_count` and `pushed_count` are the numbers of all entries.  `pushed_use` is the room that pushed
+    content takes, and what the rules of `--retain` would free.
     """
 
     version: str
@@ -162,6 +164,7 @@ class Overview:
     image_count: int = 0
     pushed: tuple[Listed, ...] = ()
     pushed_count: int = 0
+    pushed_use: PushedUsage = field(factory=PushedUsage)
     cache_bytes: int = 0
     cache_limit: int = 0
     cache_blobs: int = 0

@@ -11,6 +11,7 @@ from k3dreg.status.cluster_snippets import Address, snippets
 from k3dreg.status.nodes import OTHER
 from k3dreg.status.overview import Listed, Live, NodeCounts, Overview, Running, Saved, SeenPull
 from k3dreg.status.words import MEGABYTE, age, clock, layers_of, outcome, size
+from k3dreg.store.interfaces import PushedUsage
 
 # Characters of a digest, its algorithm included: as many as Docker's client shows.
 _DIGEST = 19
@@ -52,7 +53,7 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
             _section("Nodes", tags.div(nodes(live.nodes), id="nodes")),
             _section("Other requests", tags.div(others(live.others), id="others")),
             _section("Images Docker can give", _listed(overview.images, overview.image_count)),
-            _section("Pushed here", _listed(overview.pushed, overview.pushed_count)),
+            _section("Pushed here", _use(overview.pushed_use), _listed(overview.pushed, overview.pushed_count)),
             _section("Point a cluster here", *snippets(address)),
         ),
     )
@@ -238,6 +239,15 @@ def _listed(images: Sequence[Listed], count: int) -> Tag:
     ]
     more = [tags.p(f"and {count - len(images)} more", class_="quiet")] if count > len(images) else []
     return tags.div(tags.table(tags.thead(head), tags.tbody(*rows)), *more)
+
+
+def _use(use: PushedUsage) -> Tag:
+    """Return how much room pushed content takes, and what rules would free."""
+    said = f"{size(use.bytes)} on the disk."
+    if use.expired:
+        count = f"{use.expired} tag{'' if use.expired == 1 else 's'}"
+        said += f" The rules of --retain remove {count} within an hour, which frees {size(use.freed)}."
+    return tags.p(said, class_="quiet")
 
 
 def _section(title: str, *contents: Tag) -> Tag:

@@ -163,6 +163,18 @@ class ExpiredTag:
 
 
 @frozen
+class PushedUsage:
+    """The room that pushed content takes, and that of the tags that rules do not keep, in bytes.
+
+    `freed` counts the content to which nothing else leads.
+    """
+
+    bytes: int = 0
+    expired: int = 0
+    freed: int = 0
+
+
+@frozen
 class Retired:
     """What rules have removed: tags, and the number of manifests to which nothing else leads."""
 
@@ -267,6 +279,9 @@ class IPushed(IPushedReader, IPins, Protocol):
         of whose manifests a client was told after `unused_since`, in seconds since the epoch: it does not push them.
         A tag is removed together with its manifests, so a process that dies leaves only whole images.
         """
+
+    async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
+        """Return how much room pushed content takes, and how much `retire` would free."""
 
     async def record_node_pulls(self, pulls: Mapping[tuple[Repository, str], Digest]) -> None:
         """Record the manifests that nodes, by the IDs of their containers, have requested last of repositories."""

@@ -22,9 +22,9 @@ from k3dreg.reporting.logger import make_logger
 from k3dreg.store import pushed_queries, pushed_tables
 from k3dreg.store.database import Database, DatabaseConnection
 from k3dreg.store.group_commit import GroupCommit
-from k3dreg.store.interfaces import ExpiredTag, PushedImage, PushedManifest, ReferrersPage, Retired
+from k3dreg.store.interfaces import ExpiredTag, PushedImage, PushedManifest, PushedUsage, ReferrersPage, Retired
 from k3dreg.store.pushed_queries import PushedReader
-from k3dreg.store.retention import expired_tags
+from k3dreg.store.retention import expired_tags, pushed_usage
 from k3dreg.streaming.workers import Workers
 
 T = TypeVar("T")
@@ -145,6 +145,9 @@ class PushedContent(PushedReader):
                 tags += [tag for tag, count in zip(some, counts, strict=False) if count]
                 manifests += removed
         return Retired(tuple(tags), manifests)
+
+    async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
+        return await self._workers.run(pushed_usage, self._database, rules, self._clock.seconds())
 
     async def record_node_pulls(self, pulls: Mapping[tuple[Repository, str], Digest]) -> None:
         await self._commits.write([pushed_tables.record_node_pull(*key, digest) for key, digest in pulls.items()])

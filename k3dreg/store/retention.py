@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 from k3dreg.config.retention import RetainRule
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
-from k3dreg.store.interfaces import ExpiredTag
-from k3dreg.store.pushed_queries import IRows, only_known_values, repository_of
+from k3dreg.store.interfaces import ExpiredTag, PushedUsage
+from k3dreg.store.pushed_queries import IRows, only_known_values, only_reached_by, repository_of
 from k3dreg.store.pushed_tables import PULL_RECORDED_EVERY, key_of
 
 # Seconds after a pull for which no rule removes a tag: a day, and the time by which the recorded pull may be late.
@@ -27,6 +29,38 @@ _MANIFESTS = """
         SELECT value FROM content CROSS JOIN manifest, json_each(parts)
         WHERE manifest.registry=?1 AND manifest.path=?2 AND manifest.digest=content.digest)
     SELECT digest FROM content CROSS JOIN manifest USING (digest) WHERE registry=?1 AND path=?2"""
+
+_BYTES = """
+    SELECT total(size) FROM (SELECT max(size) AS size FROM
+        (SELECT digest, size FROM blob UNION ALL SELECT digest, size FROM manifest) GROUP BY digest)"""
+# The bytes of some manifests (?1, a JSON list of their keys) and their parts, to which no other manifest leads.
+_FREED = """
+    WITH gone (registry, path, digest) AS (
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+        FROM json_each(?1)),
+    staying (digest, parts) AS (
+        SELECT digest, parts FROM manifest
+        WHERE (registry, path, digest) NOT IN (SELECT registry, path, digest FROM gone)),
+    going (digest) AS (
+        SELECT digest FROM gone
+        UNION SELECT part.value FROM gone CROSS JOIN manifest USING (registry, path, digest), json_each(parts) AS part
+        EXCEPT SELECT digest FROM staying
+        EXCEPT SELECT part.value FROM staying, json_each(parts) AS part)
+    SELECT total(size) FROM (SELECT max(size) AS size FROM going CROSS JOIN
+        (SELECT digest, size FROM blob UNION ALL SELECT digest, size FROM manifest) USING (digest) GROUP BY digest)"""
+
+
+def pushed_usage(database: IRows, rules: Sequence[RetainRule], now: float) -> PushedUsage:
+    """Return how much room pushed content takes, and that of the tags that the rules do not keep."""
+    [(used,)] = database.rows(_BYTES)
+    expired = expired_tags(database, rules, now) if rules else []
+    gone = [
+        (*key_of(repository), str(digest))
+        for repository, tags in groupby(expired, key=lambda tag: tag.repository)
+        for digest in only_reached_by(database, repository, [tag.name for tag in tags])
+    ]
+    [(freed,)] = database.rows(_FREED, (json.dumps(gone),)) if gone else [(0,)]
+    return PushedUsage(int(used), len(expired), int(freed))
 
 
 def expired_tags(database: IRows, rules: Sequence[RetainRule], now: float) -> list[ExpiredTag]:

@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from k3dreg.config.retention import parse_rule
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.docker.images import parse_list
 from k3dreg.oci import media_types
@@ -30,7 +31,7 @@ from k3dreg.status.board import Board, Observers
 from k3dreg.status.metrics import Metrics, Readings
 from k3dreg.status.monitor import Monitor, listed
 from k3dreg.status.overview import Listed, NodeCounts, Saved, SourceState
-from k3dreg.store.interfaces import PushedManifest
+from k3dreg.store.interfaces import PushedManifest, PushedUsage
 from k3dreg.store.pushed import PushedContent
 from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine
@@ -257,6 +258,10 @@ class MonitorTests(SynchronousTestCase):
             ),
         )
         self.assertEqual(overview.pushed_count, 2)
+        self.assertEqual(overview.pushed_use, PushedUsage(21))
+        self.clock.advance(10**6)
+        self.monitor.retain([parse_rule("*=1")])
+        self.assertEqual(self.done(self.monitor.overview()).pushed_use, PushedUsage(21, 1, 14))
 
     def test_an_overview_without_an_engine_says_why(self) -> None:
         self.fake.down = True

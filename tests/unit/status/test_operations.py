@@ -26,6 +26,7 @@ from k3dreg.reporting.activity import Activity, ContentRequest, Progress, Reques
 from k3dreg.status.cluster_snippets import Address, snippets
 from k3dreg.status.operations import Operations
 from k3dreg.status.overview import Listed, Live, NodeCounts, Overview, Running, SeenPull
+from k3dreg.store.interfaces import PushedUsage
 from k3dreg.web.site import make_site
 from tests.fakes.registry import FakeRegistry, WholeBlob
 from tests.fakes.wire import Wire, WireTestCase, request
@@ -111,6 +112,14 @@ class PageTests(OperationsCase):
         self.assertIn("default-src 'none'", page.headers["content-security-policy"])
         self.assertNotIn("unsafe", page.headers["content-security-policy"])
         self.assertIn("text/plain", (await wire.ask("GET", "/")).headers["content-type"])
+
+    async def test_the_page_tells_what_pushed_content_uses_and_what_rules_would_free(self) -> None:
+        for use, said in (
+            (PushedUsage(1_500_000), b"1.5 MB on the disk.<"),
+            (PushedUsage(2_000, 2, 500), b"The rules of --retain remove 2 tags within an hour, which frees 500 B."),
+        ):
+            self.monitoring.here = evolve(self.monitoring.here, pushed_use=use)
+            self.assertIn(said, (await (await self.wire()).ask("GET", "/", Accept="text/html")).body)
 
     async def test_whatever_is_shown_is_escaped(self) -> None:
         pull = SeenPull(

@@ -13,6 +13,7 @@ from k3dreg.oci.errors import StoreFull
 from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.collection import EVERY, GRACE, Collected
+from k3dreg.store.interfaces import PushedUsage
 from k3dreg.store.pushed_tables import PULL_RECORDED_EVERY
 from k3dreg.store.retention import PULL_PROTECTS
 from tests.fakes.databases import manifests_in, tags_in
@@ -131,6 +132,22 @@ class RuleTests(RetentionCase):
         [line] = [line for line in lines if "--retain tilt-*=3" in line]
         self.assertIn("12 of the tags of app: tilt-11, tilt-10, ", line)
         self.assertTrue(line.endswith("tilt-2, ..."))
+
+    def test_what_rules_would_free_is_what_they_free(self) -> None:
+        self.push_builds(5)
+        self.push(numbered(9, b"layer app tilt-0"), "v1")
+        self.push_blob(b"layer app tilt-1", OTHER)
+        self.push_blob(CONFIG, OTHER)
+        self.push(numbered(1, b"layer app tilt-1"), "tilt-1", repository=OTHER)
+        self.clock.advance(GRACE)
+        rules = [parse_rule("tilt-*=2")]
+        before = self.result(self.pushed.usage(rules))
+        self.assertEqual(self.result(self.pushed.usage([])), PushedUsage(before.bytes))
+        collected = self.apply("tilt-*=2")
+        # The layer of tilt-0 is v1's, too, and tilt-1 is in another repository.
+        self.assertEqual(collected.files, 3)
+        self.assertEqual((before.expired, before.freed), (3, collected.bytes))
+        self.assertEqual(self.result(self.pushed.usage(rules)), PushedUsage(before.bytes - collected.bytes))
 
 
 class ProtectionTests(RetentionCase):
