@@ -92,8 +92,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse to run where pytest-xdist does not see the groups: two processes would use the same engines."""
+    """Begin with the tests of clusters, and refuse to run where pytest-xdist does not see the groups.
+
+    Without groups, two processes would use the same engines.  With `--no-loadscope-reorder` groups begin in the order
+    of their first tests; that of the clusters takes longest.
+    """
+    session.items.sort(key=lambda item: not item.path.is_relative_to(HERE) or _group(item) != "test_k3d")
     there = [item for item in session.items if item.path.is_relative_to(HERE)]
     if hasattr(session.config, "workerinput") and not all("@" in item.nodeid for item in there):
         raise pytest.UsageError(
