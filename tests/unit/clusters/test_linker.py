@@ -298,7 +298,9 @@ def test_another_image_of_the_repository_meanwhile_keeps_its_lease(rig: Rig) -> 
     assert inner[0].there == 1
     kept = set().union(*(lease.snapshots for lease in rig.node.leases.values()))
     assert kept >= {str(CHAIN[0])}
-    assert rig.link().there == 4
+    # The linking that ends last keeps its own layers, and which one that is depends on the threads.
+    again = rig.link()
+    assert again.there + again.layers == 4
     assert len(rig.node.leases) == 1
 
 
