@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 # Endpoint strings for TCP (twisted.internet.endpoints, serverFromString).
-_TCP = re.compile(r"(?P<kind>tcp6?|ssl):(?:port=)?(?P<port>\d+)(?:.*?:interface=(?P<host>[^:]*))?(:.*)?")
+_TCP = re.compile(r"(?P<kind>tcp6?|ssl):(?:port=)?(?P<port>\d+)(?:.*?:interface=(?P<host>(?:[^:\\]|\\.)*))?(:.*)?")
 
 # The advice for a registry to which `is_only_loopback` applies.
 ONLY_LOOPBACK = "k3dreg listens on this machine's loopback address only, which no node reaches: --listen tcp:5000"
@@ -16,7 +16,7 @@ ONLY_LOOPBACK = "k3dreg listens on this machine's loopback address only, which n
 def tcp_endpoint(endpoint: str) -> tuple[str, int, str] | None:
     """Return the kind (`tcp`, `tcp6` or `ssl`), port and interface of an endpoint; None if it is not for TCP."""
     match = _TCP.fullmatch(endpoint)
-    return (match["kind"], int(match["port"]), match["host"] or "") if match else None
+    return (match["kind"], int(match["port"]), (match["host"] or "").replace("\\", "")) if match else None
 
 
 def plain_ports(endpoints: Sequence[str]) -> tuple[int, ...]:
@@ -41,6 +41,6 @@ def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.replace("\\", "")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

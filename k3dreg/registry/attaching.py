@@ -12,6 +12,7 @@ from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.registry.addresses_for_nodes import Addresses
 from k3dreg.registry.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.registry.node_mirror import Mirror, attach_node, detach_node, read_mirror
+from k3dreg.streaming.gather import all_of
 
 
 @frozen
@@ -65,7 +66,7 @@ async def leave_networks(
 
 async def states(engine: IEngineRequests) -> Sequence[NodeState]:
     """Return the state of every node, in the order of the clusters.  Raises `EngineError`."""
-    return [await _state(engine, node) for node in await all_nodes(engine)]
+    return await all_of([_state(engine, node) for node in await all_nodes(engine)])
 
 
 async def _state(engine: IEngineRequests, node: ClusterNode) -> NodeState:

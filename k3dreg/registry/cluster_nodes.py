@@ -15,7 +15,7 @@ from k3dreg.oci.errors import EngineError
 
 @frozen
 class ClusterNode:
-    """A node, running or not: its container's ID, name and networks, and the cluster that it belongs to."""
+    """A node, running or not: its container's ID, name, networks and IP addresses, and its cluster."""
 
     id: str
     name: str
@@ -23,12 +23,21 @@ class ClusterNode:
     cluster: str
     runs: bool
     networks: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 async def all_nodes(engine: IEngineRequests) -> Sequence[ClusterNode]:
     """Return the nodes of all clusters, running or not, in the order of their clusters.  Raises `EngineError`."""
     found = [
-        ClusterNode(each.id, each.name, kind, cluster_by_labels(each.labels), each.state == "running", each.networks)
+        ClusterNode(
+            each.id,
+            each.name,
+            kind,
+            cluster_by_labels(each.labels),
+            each.state == "running",
+            each.networks,
+            each.addresses,
+        )
         for each in await containers.listed(engine)
         if (kind := kind_by_labels(each.labels)) is not None
     ]

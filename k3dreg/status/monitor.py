@@ -17,8 +17,9 @@ from k3dreg.oci.errors import EngineError
 from k3dreg.registry.node_names import NodeNames
 from k3dreg.reporting.observer import IObserver
 from k3dreg.status.board import Board, Observers
+from k3dreg.status.cluster_list import LastPulls, listed_nodes
 from k3dreg.status.metrics import MEDIA_TYPE, Metrics, Readings
-from k3dreg.status.overview import Listed, Live, Overview, SourceState
+from k3dreg.status.overview import Listed, ListedNode, Live, Overview, SourceState
 from k3dreg.store.interfaces import IPushed
 from k3dreg.streaming.single_flight import SingleFlight
 
@@ -70,7 +71,8 @@ class Monitor:
         self._metrics = Metrics(version, cache, self._board.nodes)
         self._looks: SingleFlight[str, str] = SingleFlight()
         self._looked: tuple[float, str] | None = None
-        self.observer = Observers([self._board, self._metrics])
+        self._last_pulls = LastPulls()
+        self.observer = Observers([self._board, self._metrics, self._last_pulls])
 
     def retain(self, rules: Sequence[RetainRule]) -> None:
         """Tell from now on what these rules would free.  There are none at first."""
@@ -103,6 +105,7 @@ class Monitor:
         engine = ""
         images: list[Listed] = []
         sources: Sequence[SourceState] = ()
+        clusters: Sequence[ListedNode] = ()
         if not trouble:
             try:
                 info = await self._engine.info()
@@ -110,6 +113,7 @@ class Monitor:
                 engine += f"{info.store.value} image store"
                 images = await self._images()
                 sources = await self._sources(info)
+                clusters = await listed_nodes(self._engine, self._last_pulls.times)
             except EngineError as error:
                 trouble = str(error)
         pushed, pushed_count = await self._list_pushed()
@@ -120,6 +124,7 @@ class Monitor:
             where=self._where,
             trouble=trouble,
             sources=tuple(sources),
+            clusters=tuple(clusters),
             images=tuple(images[:_LISTED]),
             image_count=len(images),
             pushed=tuple(pushed),

@@ -134,6 +134,21 @@ class Listed:
 
 
 @frozen
+class ListedNode:
+    """A node of a cluster.
+
+    `state` says whether it is attached, and `has_mirror` whether its containerd has any mirror of all registries.
+    `last_pull` is in seconds since the epoch, None if k3dreg has seen no pull of it.
+    """
+
+    cluster: str
+    name: str
+    state: str
+    has_mirror: bool
+    last_pull: float | None = None
+
+
+@frozen
 class SourceState:
     """A source of image content and whether k3dreg can use it.
 
@@ -160,6 +175,7 @@ class Overview:
     where: str
     trouble: str = ""
     sources: tuple[SourceState, ...] = ()
+    clusters: tuple[ListedNode, ...] = ()
     images: tuple[Listed, ...] = ()
     image_count: int = 0
     pushed: tuple[Listed, ...] = ()

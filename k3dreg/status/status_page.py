@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twisted.web.template import Tag, flattenString, tags
 
 from k3dreg.reporting.activity import Progress, RequestReport
+from k3dreg.status.cluster_list import clusters
 from k3dreg.status.cluster_snippets import Address, snippets
 from k3dreg.status.nodes import OTHER
 from k3dreg.status.overview import Listed, Live, NodeCounts, Overview, Running, Saved, SeenPull
@@ -52,6 +53,7 @@ def document(overview: Overview, live: Live, address: Address, now: float) -> Ta
             _section("Pulls", tags.div(pulls(live.pulls), id="pulls")),
             _section("Nodes", tags.div(nodes(live.nodes), id="nodes")),
             _section("Other requests", tags.div(others(live.others), id="others")),
+            _section("Clusters", clusters(overview.clusters, now)),
             _section("Images Docker can give", _listed(overview.images, overview.image_count)),
             _section("Pushed here", _use(overview.pushed_use), _listed(overview.pushed, overview.pushed_count)),
             _section("Point a cluster here", *snippets(address)),

@@ -37,6 +37,7 @@ class FakeContainer:
     image: str = "rancher/k3s"
     hostname: str = ""
     ports: tuple[str, ...] = ()
+    address: str = ""
     mounts: tuple[tuple[str, str], ...] = ()
     does: Callable[[Sequence[str]], tuple[int, str, str]] = lambda words: (0, "", "")
 
@@ -122,7 +123,7 @@ class FakeContainers:
 
     def _networks(self, container: FakeContainer) -> dict[str, Any]:
         return {
-            name: {"Aliases": aliases, "Gateway": self.gateways.get(name, ""), "IPAddress": ""}
+            name: {"Aliases": aliases, "Gateway": self.gateways.get(name, ""), "IPAddress": container.address}
             for name, aliases in container.networks.items()
         }
 

@@ -30,9 +30,10 @@ from k3dreg.reporting.observer import observed
 from k3dreg.status.board import Board, Observers
 from k3dreg.status.metrics import Metrics, Readings
 from k3dreg.status.monitor import Monitor, listed
-from k3dreg.status.overview import Listed, NodeCounts, Saved, SourceState
+from k3dreg.status.overview import Listed, ListedNode, NodeCounts, Saved, SourceState
 from k3dreg.store.interfaces import PushedManifest, PushedUsage
 from k3dreg.store.pushed import PushedContent
+from tests.fakes.containers import FakeContainer
 from tests.fakes.databases import open_database
 from tests.fakes.engine import FakeEngine
 from tests.fakes.workers import InlineWorkers
@@ -262,6 +263,12 @@ class MonitorTests(SynchronousTestCase):
         self.clock.advance(10**6)
         self.monitor.retain([parse_rule("*=1")])
         self.assertEqual(self.done(self.monitor.overview()).pushed_use, PushedUsage(21, 1, 14))
+
+    def test_an_overview_has_the_clusters_nodes(self) -> None:
+        labels = {"k3d.cluster": "dev", "k3d.role": "server"}
+        self.fake.containers.add(FakeContainer("k3d-dev-server-0", labels, networks={"k3d-dev": []}))
+        overview = self.successResultOf(Deferred.fromCoroutine(self.monitor.overview()))
+        self.assertEqual(overview.clusters, (ListedNode("dev", "k3d-dev-server-0", "not attached", False),))
 
     def test_an_overview_without_an_engine_says_why(self) -> None:
         self.fake.down = True
