@@ -1,4 +1,4 @@
-"""Runs `doctor`, `why`, `warm`, `link`, `attach` and `detach`."""
+"""Runs `doctor`, `why`, `warm`, `refresh`, `link`, `attach` and `detach`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from k3dreg.commands.checks_reachability import own_names
 from k3dreg.commands.doctor import examine
 from k3dreg.commands.link import link
 from k3dreg.commands.options_help import OPTIONS
+from k3dreg.commands.refresh import open_records, refresh
 from k3dreg.commands.running_server import RunningServer
 from k3dreg.commands.warm import Warmer, make_printer
 from k3dreg.commands.why import explain, parse_image
@@ -37,8 +38,16 @@ from k3dreg.registry.addresses_for_nodes import Addresses
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
+from k3dreg.registry.pull_credentials import PullCredentials
+from k3dreg.registry.resolver import Resolver
+from k3dreg.registry.tag_questions import TagQuestions
+from k3dreg.registry.tag_records import TagRecords
+from k3dreg.store.database import DatabaseConnection
 from k3dreg.streaming.workers import Workers
 from k3dreg.upstream.name_resolution import make_resolve
+from k3dreg.upstream.origin import ITagDigests
+from k3dreg.upstream.registry_access import RegistryAccess
+from k3dreg.upstream.registry_requests import Requests, make_origin_agent
 
 Write = Callable[[str], object]
 
@@ -68,6 +77,8 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
             work = doctor(options.config, reactor, surroundings, say, as_object=bool(options["json"]))
         elif command == "why":
             work = why(options.config, reactor, surroundings, references[0], say)
+        elif command == "refresh":
+            work = refresh_images(options.config, reactor, surroundings, references, say)
         elif command == "link":
             work = link_layers(options.config, reactor, references[0], options.nodes, say)
         elif command in ("attach", "detach"):
@@ -103,25 +114,60 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
     workers.start()
     try:
         engine = _engine(config, reactor)
-        names = OwnNames(config.aliases)
-        with contextlib.suppress(EngineError):  # `explain` reports the error
-            ports = [port for endpoint in config.listen if (port := port_of(endpoint))]
-            names, _ = await own_names(engine, config.aliases, socket.gethostname(), ports)
-        permitted = PermittedRegistries(
-            config.allow_registries,
-            engine,
-            EngineImageNames(engine, workers),
-            make_resolve(reactor),
-            remote=config.remote.only,
-        )
+        names, permitted = await _surroundings(config, engine, workers, reactor)
         credentials = make_chain(reactor, workers, environment, config.remote)
-        answer = await explain(reference, config, engine, names, credentials, permitted, workers, reactor, say)
+        digests = _registries(reactor)
+        answer = await explain(reference, config, engine, names, credentials, digests, permitted, workers, reactor, say)
         if answer and config.link_layers:
             for check in await linking_checks(engine, config.docker.socket, workers):
                 say(f"{check.says}. {check.advice}".rstrip(". "))
     finally:
         await workers.stop()
     return 0 if answer else 1
+
+
+async def refresh_images(
+    config: Config, reactor: Any, environment: Mapping[str, str], references: Sequence[Reference], say: Write
+) -> int:
+    """Let Docker pull images whose tags have moved, print with `say` what happened, and return the exit status."""
+    workers = Workers(reactor)
+    workers.start()
+    try:
+        engine = _engine(config, reactor)
+        names, permitted = await _surroundings(config, engine, workers, reactor)
+        credentials = PullCredentials(make_chain(reactor, workers, environment, config.remote))
+        database = await workers.acquire(open_records, DatabaseConnection.close, config.state_dir, say)
+        try:
+            tags = TagRecords(database, workers)
+            resolver = Resolver(engine, reactor, names, pulled=tags.pulled)
+            questions = TagQuestions(tags, _registries(reactor), engine, credentials, names, reactor, permitted.check)
+            return await refresh(questions, resolver, credentials, engine, names, references, say)
+        finally:
+            workers.clean_up(database.close)
+    finally:
+        await workers.stop()
+
+
+def _registries(reactor: Any) -> ITagDigests:
+    return RegistryAccess(Requests(make_origin_agent(reactor), reactor), reactor)
+
+
+async def _surroundings(
+    config: Config, engine: EngineClient, workers: Workers, reactor: Any
+) -> tuple[OwnNames, PermittedRegistries]:
+    """Return the daemon's own names, as far as they can be found out, and the registries that it may ask."""
+    names = OwnNames(config.aliases)
+    with contextlib.suppress(EngineError):  # the command reports the error
+        ports = [port for endpoint in config.listen if (port := port_of(endpoint))]
+        names, _ = await own_names(engine, config.aliases, socket.gethostname(), ports)
+    permitted = PermittedRegistries(
+        config.allow_registries,
+        engine,
+        EngineImageNames(engine, workers),
+        make_resolve(reactor),
+        remote=config.remote.only,
+    )
+    return names, permitted
 
 
 async def link_layers(config: Config, reactor: Any, reference: Reference, nodes: Sequence[str], say: Write) -> int:

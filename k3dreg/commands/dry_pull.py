@@ -29,13 +29,16 @@ from k3dreg.registry.pull import Pull
 from k3dreg.registry.pull_credentials import PullCredentials
 from k3dreg.registry.pull_in_progress import PullInProgress
 from k3dreg.registry.pushed_lookup import PushedLookup
+from k3dreg.registry.refresh import Refresh
 from k3dreg.registry.resolver import Resolver
+from k3dreg.registry.tag_questions import TagQuestions
+from k3dreg.registry.tag_records import TagRecords
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.interfaces import IPushedReader
 from k3dreg.streaming.content import IBlob, IByteStream
 from k3dreg.streaming.workers import Workers
-from k3dreg.upstream.origin import ICredentialSource
+from k3dreg.upstream.origin import ICredentialSource, ITagDigests
 from k3dreg.upstream.origin_fallback import OriginFallback
 
 # Called with a sentence for the user.
@@ -58,6 +61,8 @@ def make_dry_pull(
     names: OwnNames,
     credentials: ICredentialSource,
     pushed: IPushedReader,
+    tags: TagRecords,
+    digests: ITagDigests,
     permitted: PermittedRegistries,
     workers: Workers,
     clock: IReactorTime,
@@ -68,7 +73,8 @@ def make_dry_pull(
     So a digest that only an image of the classic store has is unknown to it until that image was asked for by a tag.
 
     Its `manifest` raises `WouldServe` if a node would get an image of the engine's or of a registry.  The engine asks
-    registries, but pulls, builds and loads nothing.  `tell` is called with each thing that the `Pull` finds out.
+    registries, but pulls, builds and loads nothing.  `digests` is asked for `--refresh`.  `tell` is called with each
+    thing that the `Pull` finds out.
     """
     told = _ToldEngine(engine, tell)
     known = _ToldCredentials(credentials, tell)
@@ -78,6 +84,9 @@ def make_dry_pull(
     content = EngineContent([source], blobs, content_map)
     resolver = Resolver(told, clock, names, may_ask=permitted.check, is_known=permitted.is_known)
     for_pulls = PullCredentials(known)
+    questions = TagQuestions(tags, digests, told, for_pulls, names, clock, permitted.check)
+    refresh = Refresh(questions, resolver, for_pulls, clock, tell)
+    refresh.change(config.refresh)
     lookup = PushedLookup(pushed, blobs, names, content_map.knows)
     repairer = _Origin(told, "k3dreg repairs it, and then the node gets it")
     origin = _Origin(told, "k3dreg fetches it from there (--origin-fallback), and then the node gets it")
@@ -92,6 +101,7 @@ def make_dry_pull(
         Repair(told, repairer, known, (), blobs, clock, permitted.check),
         OriginFallback(origin, known, clock, names.is_own, permitted.check),
         config.origin_fallback,
+        refresh=refresh,
     )
 
 
@@ -149,6 +159,12 @@ class _ToldEngine:
         platforms = await self._engine.platforms(name, registry_auth)
         self._tell(f"its registry has it for {', '.join(map(str, platforms)) or 'no platform that it names'}")
         return platforms
+
+    async def pulled_from(self, name: str) -> Sequence[str]:
+        repositories = await self._engine.pulled_from(name)
+        if repositories:
+            self._tell(f"Docker got the image from {', '.join(repositories)}")
+        return repositories
 
     async def save(self, image: Digest) -> IByteStream:
         raise EngineError("nothing is exported")

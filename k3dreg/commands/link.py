@@ -10,10 +10,10 @@ from typing import Protocol
 from k3dreg.clusters.linker import Linker, Linking
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node
-from k3dreg.docker.image import EngineImage
+from k3dreg.commands.engine_image import image_of
 from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.engine_files.layout import chain_ids
-from k3dreg.oci.errors import ImageNotInEngine, K3dregError
+from k3dreg.oci.errors import K3dregError
 from k3dreg.oci.reference import Reference
 from k3dreg.registry.cluster_nodes import cluster_nodes
 from k3dreg.registry.layer_linking import told
@@ -40,7 +40,7 @@ async def link(
     """
     try:
         info = await engine.info()
-        image = await _image(engine, names, reference)
+        image = await image_of(engine, names, reference)
         there = await cluster_nodes(engine)
     except K3dregError as error:
         say(f"{error}. {error.advice}".rstrip(". "))
@@ -64,17 +64,6 @@ async def link(
             say(summary(done, node))
             status = status or int(done.missing > 0)
     return status
-
-
-async def _image(engine: IEngine, names: OwnNames, reference: Reference) -> EngineImage:
-    """Return the image that Docker has under this name.  Raises `ImageNotInEngine` and `EngineError`."""
-    info = await engine.info()
-    for name in names.in_engine(reference, info.store):
-        try:
-            return await engine.inspect(str(name))
-        except ImageNotInEngine:
-            continue
-    raise ImageNotInEngine(f"Docker has no image {reference}", advice=f"docker pull {reference}")
 
 
 def summary(done: Linking, node: Node) -> str:

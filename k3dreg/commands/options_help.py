@@ -70,6 +70,16 @@ class _Warm(CommandLine):
     optParameters = [["server", None, "http://127.0.0.1:5000", "URL of the running k3dreg"]]  # noqa: RUF012
 
 
+class _Refresh(CommandLine):
+    synopsis = "Usage: k3dreg refresh [OPTION]... IMAGE..."
+    about = (
+        "Ask the registry of each IMAGE now whether its tag has moved, and let Docker pull it then. An image that was "
+        "built, tagged or loaded here is not replaced. You may run it while a daemon runs. The exit status is 1 if "
+        "Docker does not have what the registry has for an image."
+    )
+    examples: tuple[str, ...] = ("k3dreg refresh nginx ghcr.io/team/app:dev",)
+
+
 class _Link(CommandLine):
     synopsis = "Usage: k3dreg link [OPTION]... IMAGE [NODE]..."
     about = (
@@ -140,6 +150,18 @@ class WarmOptions(_Warm, _Tool):
             raise usage.UsageError("warm takes one image or more")
 
 
+class RefreshOptions(_Refresh, _Tool):
+    """The command line of `k3dreg refresh`."""
+
+    own = _Refresh
+
+    def parseArgs(self, *images: str) -> None:
+        """Take the arguments IMAGE.  Raises `usage.UsageError` if there are none."""
+        super().parseArgs(*images)
+        if not images:
+            raise usage.UsageError("refresh takes one image or more")
+
+
 class LinkOptions(_Link, _Tool):
     """The command line of `k3dreg link`.  `nodes` are the arguments NODE."""
 
@@ -200,6 +222,7 @@ OPTIONS: Mapping[str, type[_Tool]] = {
     "doctor": DoctorOptions,
     "why": WhyOptions,
     "warm": WarmOptions,
+    "refresh": RefreshOptions,
     "link": LinkOptions,
     "attach": AttachOptions,
     "detach": DetachOptions,

@@ -14,12 +14,13 @@ from k3dreg.oci.errors import K3dregError, StoreError
 from k3dreg.oci.reference import DOCKER_HUB, Reference, Repository, split_host, split_name
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
+from k3dreg.registry.tag_records import TAG_TABLES, TagRecords
 from k3dreg.reporting.trace import Trace
 from k3dreg.store.database import DATABASE_FILE, DatabaseConnection, open_in_memory, open_read_only
 from k3dreg.store.pushed_queries import PushedReader
 from k3dreg.store.pushed_tables import PUSHED_TABLES
 from k3dreg.streaming.workers import Workers
-from k3dreg.upstream.origin import ICredentialSource
+from k3dreg.upstream.origin import ICredentialSource, ITagDigests
 from k3dreg.web.error_answers import status_and_code
 
 
@@ -40,6 +41,7 @@ async def explain(
     engine: IEngine,
     names: OwnNames,
     credentials: ICredentialSource,
+    digests: ITagDigests,
     permitted: PermittedRegistries,
     workers: Workers,
     clock: IReactorTime,
@@ -63,9 +65,10 @@ async def explain(
     once(f"a node asks: HEAD /v2/{own.path}/manifests/{reference.target}{ns}")
     if own.registry is None:
         once(f"{registry} is this registry: what was pushed here comes first")
-    database = await workers.acquire(_open_pushed, DatabaseConnection.close, config.state_dir)
+    database = await workers.acquire(_open_database, DatabaseConnection.close, config.state_dir)
     pushed = PushedReader(database)
-    pull = make_dry_pull(config, engine, names, credentials, pushed, permitted, workers, clock, once)
+    tags = TagRecords(database, workers)
+    pull = make_dry_pull(config, engine, names, credentials, pushed, tags, digests, permitted, workers, clock, once)
     try:
         served = await pull.manifest(Reference(own, reference.target), None, Trace())
     except WouldServe as would:
@@ -82,9 +85,9 @@ async def explain(
     return True
 
 
-def _open_pushed(state_dir: Path) -> DatabaseConnection:
-    """Open the database of what was pushed into the state directory; an empty one if it cannot be read."""
-    tables = (PUSHED_TABLES,)
+def _open_database(state_dir: Path) -> DatabaseConnection:
+    """Open the database in the state directory for reading; an empty one if it cannot be read."""
+    tables = (PUSHED_TABLES, TAG_TABLES)
     try:
         return open_read_only(state_dir / DATABASE_FILE, tables)
     except StoreError:

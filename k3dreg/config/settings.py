@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from k3dreg.config.docker_context import DEFAULT_SOCKET
 from k3dreg.config.engine_address import EngineAddress
+from k3dreg.config.refresh_rule import RefreshRule
 from k3dreg.config.remote import Remote
 from k3dreg.config.retention import RetainRule
 from k3dreg.config.setting import Setting, setting, settings_of
@@ -25,6 +26,7 @@ from k3dreg.config.values import (
     parse_index_platforms,
     parse_listen,
     parse_patterns,
+    parse_refresh,
     parse_registries,
     parse_remote,
     parse_retain,
@@ -112,6 +114,18 @@ class Config:
         parse_patterns,
         "Prepare images of matching names, such as `'team/*'`, as soon as Docker has them",
         value="PATTERN",
+        default_words="none",
+        repeated=True,
+        reloadable=True,
+    )
+    refresh: tuple[RefreshRule, ...] = setting(
+        "refresh",
+        parse_refresh,
+        "Ask the registries of matching images whether a tag has moved, at most once per AGE (default `1h`), and let "
+        "Docker pull it then",
+        more="Such as `'nginx:*'` or `'team/*=15m'`; the first that fits counts. Only images that are known to come "
+        "from their registry are replaced ([refresh.md](refresh.md))",
+        value="PATTERN[=AGE]",
         default_words="none",
         repeated=True,
         reloadable=True,

@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Check the engine, the port, the disk and more, and say what to do",
     "why": "Show step by step how k3dreg answers a request for an image",
     "warm": "Prepare images before a node asks for them",
+    "refresh": "Let Docker pull images whose tags have moved in their registries",
     "link": "Link an image's layers into the nodes that will pull it",
     "attach": "Point a cluster that exists at k3dreg; without a name, list clusters",
     "detach": "Put back what a cluster had before it was attached",

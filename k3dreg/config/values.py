@@ -13,9 +13,11 @@ from pathlib import Path
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.python import usage
 
+from k3dreg.config import refresh_rule
 from k3dreg.config.docker_context import locate_engine
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.config.password_file import read_password_file
+from k3dreg.config.refresh_rule import RefreshRule
 from k3dreg.config.retention import RetainRule, parse_rule
 from k3dreg.config.setting import Given
 from k3dreg.oci.errors import InvalidName, UsageError
@@ -146,6 +148,11 @@ def parse_patterns(given: Given) -> tuple[str, ...]:
         if not pattern or any(character.isspace() for character in pattern):
             raise usage.UsageError(f"--warm {pattern!r} is not a pattern of names of images, such as my-app:*")
     return tuple(dict.fromkeys(given.values))
+
+
+def parse_refresh(given: Given) -> tuple[RefreshRule, ...]:
+    """Return rules for tags of other registries, in their order."""
+    return tuple(map(refresh_rule.parse_rule, given.values))
 
 
 def parse_retain(given: Given) -> tuple[RetainRule, ...]:

@@ -40,7 +40,10 @@ from k3dreg.registry.pull_in_progress import PullInProgress
 from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.registry.push import Uploads
 from k3dreg.registry.pushed_lookup import PushedLookup
+from k3dreg.registry.refresh import Refresh
 from k3dreg.registry.resolver import Resolver
+from k3dreg.registry.tag_questions import TagQuestions
+from k3dreg.registry.tag_records import TAG_TABLES, TagRecords
 from k3dreg.registry.upload_sessions import MOST_SESSIONS
 from k3dreg.reporting.logger import make_logger, set_level
 from k3dreg.status.operations import Operations
@@ -94,8 +97,9 @@ class App:
         closing.add(self.engine.shutdown)
         state = await self.workers.acquire(StateDirectory, StateDirectory.close, config.state_dir)
         closing.add(state.close)
+        tables = (PUSHED_TABLES, CONTENT_TABLES, TAG_TABLES)
         database = await self.workers.acquire(
-            Database, Database.close, config.state_dir / DATABASE_FILE, (PUSHED_TABLES, CONTENT_TABLES), state.reserve
+            Database, Database.close, config.state_dir / DATABASE_FILE, tables, state.reserve
         )
         closing.add(lambda: self.workers.run(database.close))
         pushed = PushedContent(database, self.workers, self._reactor)
@@ -113,7 +117,10 @@ class App:
         self._permitted = permitted = PermittedRegistries(
             (), self.engine, image_names, make_resolve(self._reactor), remote=config.remote.only
         )
-        resolver = Resolver(self.engine, self._reactor, names, monitor.observer, permitted.check, permitted.is_known)
+        tags = TagRecords(database, self.workers)
+        resolver = Resolver(
+            self.engine, self._reactor, names, monitor.observer, permitted.check, permitted.is_known, tags.pulled
+        )
         closing.add(resolver.shutdown)
         made = make_sources(
             files, self.engine, store, arrivals, content_map, self.workers, self._reactor, closing, monitor.observer
@@ -134,6 +141,9 @@ class App:
         )
         content = EngineContent(made.sources, store, content_map, self._reactor)
         for_pulls = PullCredentials(credentials)
+        questions = TagQuestions(tags, upstream.digests, self.engine, for_pulls, names, self._reactor, permitted.check)
+        self._refresh = Refresh(questions, resolver, for_pulls, self._reactor)
+        closing.add(self._refresh.shutdown)
         in_progress = PullInProgress(
             self.engine, made.loose, resolver.is_pulling, for_pulls.registry_auth, self._reactor
         )
@@ -164,6 +174,7 @@ class App:
             upstream.fallback,
             linking=self._linking,
             node_pulls=node_pulls,
+            refresh=self._refresh,
         )
         budget = connection_budget()
         self._uploads = Uploads(
@@ -232,6 +243,7 @@ class App:
         self._store.set_limit(config.cache_size)
         self._names.tell(config.aliases)
         self._permitted.change(config.allow_registries)
+        self._refresh.change(config.refresh)
         self._pull.enable_origin_fallback(config.origin_fallback)
         self._linking.enable(config.link_layers)
         self._advance_linking.enable(config.link_layers)

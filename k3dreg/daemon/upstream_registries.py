@@ -16,22 +16,25 @@ from k3dreg.registry.use_cases import IFallback
 from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.quiet_pool import quiet_pool
-from k3dreg.upstream.origin import ICredentialSource
+from k3dreg.upstream.origin import ICredentialSource, ITagDigests
 from k3dreg.upstream.origin_fallback import OriginFallback
 from k3dreg.upstream.permission import MayAsk
+from k3dreg.upstream.registry_access import RegistryAccess
 from k3dreg.upstream.registry_client import RegistryClient
-from k3dreg.upstream.registry_requests import make_origin_agent
+from k3dreg.upstream.registry_requests import Requests, make_origin_agent
 
 
 @frozen
 class UpstreamRegistries:
     """The parts that ask images' own registries.
 
-    `repair` restores blobs of images that Docker has lost, and `fallback` gives content that Docker cannot.
+    `repair` restores blobs of images that Docker has lost, and `fallback` gives content that Docker cannot.  `digests`
+    says what tags mean there.
     """
 
     repair: IRepair
     fallback: IFallback
+    digests: ITagDigests
 
 
 def make_upstream(
@@ -52,9 +55,10 @@ def make_upstream(
     """
     pool = quiet_pool(reactor)
     closing.add(pool.closeCachedConnections)
-    origin = RegistryClient(make_origin_agent(reactor, pool=pool), store, arrivals, reactor)
+    agent = make_origin_agent(reactor, pool=pool)
+    origin = RegistryClient(agent, store, arrivals, reactor)
     repair = Repair(engine, origin, credentials, probes, store, reactor, may_ask)
     closing.add(repair.shutdown)
     fallback = OriginFallback(origin, credentials, reactor, names.is_own, may_ask)
     closing.add(fallback.shutdown)
-    return UpstreamRegistries(repair, fallback)
+    return UpstreamRegistries(repair, fallback, RegistryAccess(Requests(agent, reactor), reactor))

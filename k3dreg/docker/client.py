@@ -12,6 +12,7 @@ from twisted.web.iweb import IAgent
 
 from k3dreg.docker.connection import Connection
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore, PullProgress
+from k3dreg.docker.members import items, mapping, text
 from k3dreg.docker.messages import PullTally, object_of, parse_image, parse_info, stream_error
 from k3dreg.docker.refusals import refusal
 from k3dreg.formats.json_stream import JsonObjects
@@ -30,6 +31,8 @@ SILENCE = 120.0
 # directory of its own (7 to 14 s were measured for 1.3 GB) and sends nothing meanwhile.  This is enough for some
 # 300 GB.  An engine that dies closes the connection, which ends the wait.
 PREPARATION = 3600.0
+# The API version from which an inspection says where an image came from.  Engines refuse a version that they lack.
+_TELLS_IDENTITY = "v1.53"
 # The API version from which an image's inspection lists the children of its index (`manifests=1`).
 _TELLS_CHILDREN = (1, 48)
 # Seconds for which an inspection delays the next one of the same name, which all callers share that arrive meanwhile.
@@ -159,6 +162,24 @@ class EngineClient(Connection):
         except EngineError as error:
             raise refusal(error.status, str(error)) from error
         return object_of(await self.read_json(response), "a registry's answer")
+
+    async def pulled_from(self, name: str) -> Sequence[str]:
+        """Return the repositories from which the engine says that it got the image: see `IEngine.pulled_from`."""
+        path = f"/{_TELLS_IDENTITY}/images/{_path_of(name)}/json"
+        try:
+            # Not with other inspections, as an engine may verify the image's signatures for it.
+            response = await self.request("GET", path, versioned=False)
+        except EngineError as error:
+            if error.status == 400:  # the engine is older
+                return ()
+            if error.status == 404:
+                raise ImageNotInEngine(f"Docker has no image {name}") from error
+            raise
+        identity = mapping(object_of(await self.read_json(response), "an inspection").get("Identity"))
+        # `docker push` marks an image as `docker pull` does, but one that BuildKit made here is marked as built, too.
+        if items(identity.get("Build")):
+            return ()
+        return [text(mapping(pull).get("Repository")) for pull in items(identity.get("Pull"))]
 
     async def save(self, image: Digest) -> IByteStream:
         """Return the archive of an image.  The engine appends errors after the first byte to the archive.

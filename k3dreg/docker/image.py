@@ -10,7 +10,9 @@ from attrs import frozen
 
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
+from k3dreg.oci.errors import BadRequest
 from k3dreg.oci.platform import Platform
+from k3dreg.oci.reference import Repository
 
 # Names of the images that k3dreg imports for its containers: `k3dreg-reader:0123abcd-`, and 32 hexadecimal digits.
 _HELPER_IMAGE = re.compile(r"(localhost/)?k3dreg-[a-z-]+:[A-Za-z0-9]{1,8}-[0-9a-f]{32}")
@@ -93,6 +95,26 @@ class EngineImage:
         """A text that changes whenever an export of the same image ID may contain more, or less, than before."""
         held = "".join("1" if child.available else "0" for child in self.children)
         return f"{self.id} {self.size} {held}"
+
+    def digests_in(self, repository: Repository) -> frozenset[Digest]:
+        """Return the digests that the image has in its registry's `repository`, according to the engine.
+
+        With the containerd store that is the image's ID.  Another store tells by which digests it pulled the image from
+        there, or pushed it there.
+        """
+        if self.store is ImageStore.CONTAINERD:
+            return frozenset([self.id])
+        told = [_parse_digest(name) for name in self.repo_digests]
+        return frozenset(digest for there, digest in told if digest is not None and there == repository.upstream)
+
+
+def _parse_digest(name: str) -> tuple[Repository, Digest] | tuple[None, None]:
+    """Return the repository and the digest in an entry of `RepoDigests`, None for one that does not parse."""
+    called, _, digest = name.partition("@")
+    try:
+        return Repository.of_name(called).upstream, Digest.parse(digest)
+    except BadRequest:
+        return None, None
 
 
 @frozen

@@ -81,6 +81,13 @@ class IEngine(IEngineRequests, Protocol):
         Raises as `distribution` does.
         """
 
+    async def pulled_from(self, name: str) -> Sequence[str]:
+        """Return the repositories from which the engine says that it got the image `name`, without their ports.
+
+        Docker 29.2 and later with the containerd store tell (API 1.53, `Identity`).  Empty for other engines, and for
+        an image that was built here.  Raises `ImageNotInEngine`.
+        """
+
     async def save(self, image: Digest) -> IByteStream:
         """Return the archive stream of `GET /images/get` for an image ID.  The caller reads it to its end or closes it.
 

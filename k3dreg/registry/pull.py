@@ -35,6 +35,7 @@ from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pull_credentials import PullCredentials
 from k3dreg.registry.pull_in_progress import Part, PullInProgress
 from k3dreg.registry.pushed_lookup import PushedLookup
+from k3dreg.registry.refresh import Refresh
 from k3dreg.registry.resolver import Resolver, digest_advice
 from k3dreg.registry.use_cases import IFallback
 from k3dreg.reporting.logger import make_logger
@@ -58,7 +59,7 @@ class Pull:
     Implements `IRegistry`.  Each method reads from top to bottom as the policy, and each step calls one collaborator.
     `repair` restores blobs that the engine has lost; without it such images are refused.  `fallback` is asked only
     after `enable_origin_fallback(True)`.  `linking` links an image's layers into the node that pulls it.  `node_pulls`
-    records which node has pulled which pushed image.
+    records which node has pulled which pushed image.  `refresh` finds tags that have moved in their registries.
     """
 
     _pushed: PushedLookup
@@ -73,6 +74,7 @@ class Pull:
     _origin_fallback: bool = False
     _linking: LayerLinking | None = None
     _node_pulls: NodePulls | None = None
+    _refresh: Refresh | None = None
 
     def enable_origin_fallback(self, wanted: bool) -> None:
         """Set whether images' own registries are asked for what Docker cannot give, from the next request on."""
@@ -222,6 +224,8 @@ class Pull:
         except (AuthenticationRequired, Denied) as error:
             self._credentials.refused(reference.repository, authorization)
             raise refusal_for_client(error, showed=authorization is not None) from error
+        if self._refresh is not None:
+            image = await self._refresh.current(image, reference, authorization, trace)
         if reference.digest is not None and image.id != reference.digest:
             # The classic store and Podman hold the image, but not its registry's manifest.
             raise ManifestUnknown(f"Docker cannot give {reference}", advice=digest_advice(image.store))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k3dreg.formats.basic_auth import BasicAuth, registry_auth
+from k3dreg.formats.basic_auth import BasicAuth, Credentials, registry_auth
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.upstream.origin import ICredentialSource
 
@@ -22,6 +22,13 @@ class PullCredentials:
         if self._host is None or registry is None:
             return ""
         return await self._host.registry_auth(registry)
+
+    async def credentials(self, reference: Reference, authorization: BasicAuth | None) -> Credentials | None:
+        """Return the credentials for a request of k3dreg's own to the registry of `reference`, None for none."""
+        registry = reference.repository.registry
+        if authorization is not None:
+            return Credentials.of(authorization)
+        return None if self._host is None or registry is None else await self._host.credentials(registry)
 
     def refused(self, repository: Repository, authorization: BasicAuth | None) -> None:
         """Report that the registry refused a pull, so that this host's credentials are looked up anew if used."""

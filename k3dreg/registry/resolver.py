@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.docker.image import EngineImage, ImageStore, PullProgress
@@ -47,6 +48,14 @@ def digest_advice(store: ImageStore) -> str:
     return _DIGEST_ADVICE.get(store, "")
 
 
+@frozen
+class _Pulled:
+    """What the engine has after a pull, and the seconds that the pull took."""
+
+    image: EngineImage
+    seconds: float
+
+
 class Resolver:
     """Asks the engine which image a reference names, and lets it pull an image that it lacks.
 
@@ -61,21 +70,24 @@ class Resolver:
         observer: IObserver = NULL_OBSERVER,
         may_ask: MayAsk = every_registry,
         is_known: Callable[[str], Awaitable[bool]] | None = None,
+        pulled: Callable[[Reference, EngineImage], Awaitable[None]] | None = None,
     ) -> None:
         """`names` are this registry's own; `observer` is told of pulls.
 
         `may_ask` is called before a pull, and raises if the registry may not be asked.  `is_known` returns whether the
         user is known to use a registry; None counts as all.  Why any other registry does not give an image
-        is only logged, or a client could find out what listens at any address.
+        is only logged, or a client could find out what listens at any address.  `pulled` is called after a pull of a
+        tag, with the image that the engine then has for it.
         """
         self._observer = observer
         self._names = OwnNames() if names is None else names
         self._engine = engine
         self._may_ask = may_ask
         self._is_known = is_known
+        self._pulled = pulled
         self._clock = clock
         self._platforms = OtherPlatforms(engine, clock)
-        self._pulls: SingleFlight[tuple[Reference, str], float] = SingleFlight()
+        self._pulls: SingleFlight[tuple[Reference, str], _Pulled] = SingleFlight()
         # The keys have the credentials, so that a refusal of one client's credentials is not given to another client.
         self._refused: NegativeCache[tuple[Reference, str]] = NegativeCache(clock)
         self._failed: NegativeCache[tuple[Repository, str]] = NegativeCache(clock)
@@ -113,14 +125,22 @@ class Resolver:
             self._refused.check((reference, auth))
             if reference.digest is not None:
                 self._failed.check((reference.repository, auth))
-            seconds = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth))
+            pulled = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth))
         except (NotFound, UpstreamFailed) as error:
             raise await self._for_client(error, reference) from error
-        trace.step(f"pull {seconds:.1f}s")
-        try:
-            return await self._engine.inspect(str(reference))
-        except ImageNotInEngine as error:
-            raise ManifestUnknown(f"Docker pulled {reference}, but does not have it now") from error
+        trace.step(f"pull {pulled.seconds:.1f}s")
+        return pulled.image
+
+    async def pull_newer(self, held: EngineImage, reference: Reference, auth: str, trace: Trace) -> EngineImage:
+        """Let the engine pull a tag for which it has `held`, and return the image that it has then.
+
+        `auth` is `X-Registry-Auth`.  Raises what `IEngine.pull` raises, a refusal again for some seconds.  Cancelling
+        leaves the pull running.
+        """
+        self._refused.check((reference, auth))
+        pulled = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth, held))
+        trace.step(f"pull {pulled.seconds:.1f}s")
+        return pulled.image
 
     def _asking(
         self, reference: Reference, registry_auth: Callable[[], Awaitable[str]]
@@ -167,19 +187,19 @@ class Resolver:
             unknown = ManifestUnknown(f"Docker could not pull {key[0]} just now: {error}")
             self._failed.remember(key, unknown, _FAILED_FOR)
 
-    async def _is_here(self, reference: Reference) -> bool:
-        """Return whether the engine has the image now; False when the engine cannot be asked."""
+    async def _found(self, reference: Reference, held: EngineImage | None) -> EngineImage | None:
+        """Return the image if the engine has another one than `held` now; None when the engine cannot be asked."""
         try:
-            await self._engine.inspect(str(reference))
+            image = await self._engine.inspect(str(reference))
         except K3dregError:
-            return False
-        return True
+            return None
+        return None if held is not None and image.id == held.id else image
 
-    async def _pull(self, reference: Reference, auth: str) -> float:
-        """Let the engine pull the image, and return the seconds it took.
+    async def _pull(self, reference: Reference, auth: str, held: EngineImage | None = None) -> _Pulled:
+        """Let the engine pull the image, in place of `held` if that is given, and return what it has then.
 
-        A pull that ends with an error and leaves the image in the engine counts as a success: a containerd store keeps
-        the content of what it cannot unpack.
+        A pull that ends with an error and leaves a new image in the engine counts as a success: a containerd store
+        keeps the content of what it cannot unpack.
         """
         started = reported = self._clock.seconds()
         latest = Progress()
@@ -201,20 +221,35 @@ class Resolver:
         activity = Activity(
             "pull", str(reference), started, lambda: latest, lambda: self._pulls.waiters((reference, auth))
         )
-        log.info("Docker has no {reference}, so it pulls it", reference=reference)
+        if held is None:
+            log.info("Docker has no {reference}, so it pulls it", reference=reference)
+        else:
+            log.info("{reference} has moved in its registry, so Docker pulls it again", reference=reference)
         try:
             with observed(self._observer, activity, self._clock):
                 await self._engine.pull(str(reference), auth, report)
         except K3dregError as error:
-            if await self._is_here(reference):
+            stored = await self._found(reference, held)
+            if stored is not None:
                 # The engine fetched the content and could not unpack it, as with artifacts and signatures.  A node
                 # needs no more than the content.
                 log.warn("Docker stored {reference}, though its pull failed: {error}", reference=reference, error=error)
-                return self._clock.seconds() - started
+                return await self._recorded(reference, stored, started)
             self._refused.remember_answer((reference, auth), error)
             self._tell_digests((reference.repository, auth), error)
             raise
         self._failed.forget((reference.repository, auth))
+        log.info(
+            "Docker pulled {reference} in {seconds:.1f} s", reference=reference, seconds=self._clock.seconds() - started
+        )
+        try:
+            image = await self._engine.inspect(str(reference))
+        except ImageNotInEngine as error:
+            raise ManifestUnknown(f"Docker pulled {reference}, but does not have it now") from error
+        return await self._recorded(reference, image, started)
+
+    async def _recorded(self, reference: Reference, image: EngineImage, started: float) -> _Pulled:
         seconds = self._clock.seconds() - started
-        log.info("Docker pulled {reference} in {seconds:.1f} s", reference=reference, seconds=seconds)
-        return seconds
+        if self._pulled is not None and reference.digest is None:
+            await self._pulled(reference, image)
+        return _Pulled(image, seconds)

@@ -181,10 +181,22 @@ def open_read_only(file: Path, tables: Sequence[Tables]) -> DatabaseConnection:
 
     The caller closes it.  Of a file with older tables, a copy in memory is upgraded.  Raises `StoreError`.
     """
+    return _open_beside(file, tables, read_only=True)
+
+
+def open_beside(file: Path, tables: Sequence[Tables]) -> DatabaseConnection:
+    """Open a database as `open_read_only` does, also for short transactions, for which another process waits.
+
+    Of a file with older tables, what is written is lost.  The caller closes it.  Raises `StoreError`.
+    """
+    return _open_beside(file, tables, read_only=False)
+
+
+def _open_beside(file: Path, tables: Sequence[Tables], *, read_only: bool) -> DatabaseConnection:
     with contextlib.ExitStack() as opened, _database_errors("opening the database"):
         with storage_errors("opening the database"):
             _check_not_empty(file)
-        found = opened.enter_context(contextlib.closing(_connect(file, read_only=True)))
+        found = opened.enter_context(contextlib.closing(_connect(file, read_only=read_only)))
         if _is_current(found, tables):
             opened.pop_all()
             return DatabaseConnection(found)

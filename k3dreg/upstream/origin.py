@@ -27,6 +27,16 @@ class ICredentialSource(Protocol):
         """Forget the remembered credentials for this registry host, because the registry has refused them."""
 
 
+class ITagDigests(Protocol):
+    """The registries that images come from, asked which digest a tag has."""
+
+    async def digest(self, reference: Reference, credentials: Credentials | None) -> Digest:
+        """Return the digest of the index or manifest that the reference's tag names in its registry now, by one HEAD.
+
+        Raises `ManifestUnknown`, or a subclass of `Refused` when the registry refuses or cannot be reached.
+        """
+
+
 class IOrigin(Protocol):
     """The registries that images come from, asked by k3dreg itself and not through the engine.
 

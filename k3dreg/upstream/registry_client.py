@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from functools import partial
-from urllib.parse import urlsplit
 
 from attrs import frozen
 from twisted.internet.defer import DeferredSemaphore
@@ -13,20 +11,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IAgent
 
 from k3dreg.formats.basic_auth import Credentials
-from k3dreg.formats.challenge import parse_challenges
-from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
-    AuthenticationRequired,
     BlobUnknown,
-    Denied,
     DigestMismatch,
     InvalidManifest,
     K3dregError,
     ManifestUnknown,
-    NotFound,
-    RateLimited,
     StoreError,
     UpstreamFailed,
 )
@@ -37,12 +29,11 @@ from k3dreg.store.arrivals import Arrival, Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.content import IBlob
 from k3dreg.upstream.download import Download
-from k3dreg.upstream.registry_requests import RegistryResponse, Requests, base_url
-from k3dreg.upstream.tokens import Authorizer
+from k3dreg.upstream.registry_access import ACCEPT, RegistryAccess
+from k3dreg.upstream.registry_requests import Requests
 
 log = make_logger()
 
-_ACCEPT = ", ".join(sorted(media_types.MANIFESTS | media_types.INDEXES))
 # Concurrent downloads.  Docker fetches three layers of an image at once; this allows for two images.
 _DOWNLOADS_AT_ONCE = 6
 
@@ -61,7 +52,7 @@ class RegistryClient:
     def __init__(self, agent: IAgent, store: IBlobStore, arrivals: Arrivals, clock: IReactorTime) -> None:
         """`agent`: see `make_origin_agent`."""
         self._requests = Requests(agent, clock)
-        self._authorizer = Authorizer(self._requests, clock)
+        self._registries = RegistryAccess(self._requests, clock)
         self._store = store
         self._arrivals = arrivals
         self._clock = clock
@@ -71,7 +62,7 @@ class RegistryClient:
         """Return a manifest or index: see `IOrigin`.  Cancelling closes the connection."""
         repository = reference.repository.upstream
         path = f"/v2/{repository.path}/manifests/{reference.target}"
-        answer = await self._get(repository, path, {"Accept": _ACCEPT}, credentials, ManifestUnknown)
+        answer = await self._registries.get(repository, path, {"Accept": ACCEPT}, credentials, ManifestUnknown)
         data = await self._requests.read(answer, LARGEST_MANIFEST)
         digest = Digest.of(data, reference.digest.algorithm if reference.digest else "sha256")
         if reference.digest not in (None, digest):
@@ -104,7 +95,7 @@ class RegistryClient:
         download = Download(
             name,
             size,
-            lambda headers: self._get(access.repository, path, headers, access.credentials, BlobUnknown),
+            lambda headers: self._registries.get(access.repository, path, headers, access.credentials, BlobUnknown),
             self._requests.body,
         )
         async with self._slots:
@@ -120,40 +111,3 @@ class RegistryClient:
             size=arrival.written / 1e6,
             seconds=self._clock.seconds() - started,
         )
-
-    async def _get(
-        self,
-        repository: Repository,
-        path: str,
-        headers: Mapping[str, str],
-        credentials: Credentials | None,
-        absent: type[NotFound],
-    ) -> RegistryResponse:
-        """Return an answer of status 200 or 206, after authentication if the registry requires it.
-
-        Raises `absent` for a 404, and a `Refused` for any other status.
-        """
-        assert repository.registry is not None
-        url = base_url(repository.registry) + path
-        shown = await self._authorizer.known(repository, credentials)
-        answer = await self._requests.get(url, headers, shown)
-        # A host that the registry redirected to is not the registry, so it must not get the registry's credentials.
-        if answer.status == 401 and answer.host == urlsplit(url).netloc:
-            challenges = parse_challenges(*(answer.headers.getRawHeaders("www-authenticate") or []))
-            value = await self._authorizer.answer(challenges, repository, credentials)
-            if value and value != shown:
-                self._requests.body(answer, "a refusal").close()
-                answer = await self._requests.get(url, headers, value)
-        if answer.status in (200, 206):
-            return answer
-        words = await self._requests.complaint(answer)
-        match answer.status:
-            case 401:
-                raise AuthenticationRequired(words, challenge=credentials is None)
-            case 403:
-                raise Denied(words)
-            case 404:
-                raise absent(words)
-            case 429:
-                raise RateLimited(words)
-        raise UpstreamFailed(words)

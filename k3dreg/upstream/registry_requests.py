@@ -109,15 +109,17 @@ def is_loopback(host: str) -> bool:
 
 
 class Requests:
-    """GET and POST requests for manifests, blobs and tokens."""
+    """GET, HEAD and POST requests for manifests, blobs and tokens."""
 
     def __init__(self, agent: IAgent, clock: IReactorTime) -> None:
         """`agent` is used without treq, which would accept gzip: a blob must arrive with the bytes of its digest."""
         self._agent = agent
         self._clock = clock
 
-    async def get(self, url: str, headers: Mapping[str, str], authorization: str = "") -> RegistryResponse:
-        """Send a GET, follow redirects, and return the answer, whatever its status.
+    async def get(
+        self, url: str, headers: Mapping[str, str], authorization: str = "", *, method: str = "GET"
+    ) -> RegistryResponse:
+        """Send a GET, or another `method` without a body, follow redirects, and return the answer, whatever its status.
 
         `authorization` is sent to the URL's own server only, and not to a server that it redirects to.  Cancelling
         closes the connection.  Raises `UpstreamFailed`, and `RedirectRefused` for a redirect that is not followed.
@@ -126,7 +128,7 @@ class Requests:
         for _ in range(_REDIRECTS + 1):
             parts = urlsplit(url)
             shown = authorization if _same_server(parts, first) else ""
-            answer = await self._send("GET", url, dict(headers) | ({"Authorization": shown} if shown else {}))
+            answer = await self._send(method, url, dict(headers) | ({"Authorization": shown} if shown else {}))
             location = answer.header("location")
             if answer.status not in (301, 302, 303, 307, 308) or not location:
                 return answer

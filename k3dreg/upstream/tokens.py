@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from k3dreg.formats.basic_auth import Credentials
 from k3dreg.formats.challenge import Challenge
-from k3dreg.oci.errors import AuthenticationRequired, UpstreamFailed
+from k3dreg.oci.errors import AuthenticationRequired, RateLimited, UpstreamFailed
 from k3dreg.oci.reference import Repository
 from k3dreg.upstream.registry_requests import Requests, check_is_elsewhere, is_loopback
 
@@ -128,7 +128,7 @@ class Authorizer:
             words = await self._requests.complaint(answer)
             if answer.status in (400, 401, 403):
                 raise AuthenticationRequired(words, challenge=credentials is None)
-            raise UpstreamFailed(words)
+            raise RateLimited(words) if answer.status == 429 else UpstreamFailed(words)
         return self._token(await self._requests.read(answer, _LARGEST_ANSWER), answer.host)
 
     def _token(self, body: bytes, host: str) -> _Token:

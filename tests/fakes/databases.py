@@ -7,6 +7,7 @@ from pathlib import Path
 from k3dreg.images.content_map import CONTENT_TABLES
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
+from k3dreg.registry.tag_records import TAG_TABLES
 from k3dreg.store.database import DATABASE_FILE, Database
 from k3dreg.store.pushed_tables import PUSHED_TABLES, key_of
 
@@ -14,7 +15,7 @@ from k3dreg.store.pushed_tables import PUSHED_TABLES, key_of
 def open_database(directory: Path) -> Database:
     """Open the database in a state directory, as the daemon does.  The caller closes it."""
     directory.mkdir(parents=True, exist_ok=True)
-    return Database(directory / DATABASE_FILE, (PUSHED_TABLES, CONTENT_TABLES))
+    return Database(directory / DATABASE_FILE, (PUSHED_TABLES, CONTENT_TABLES, TAG_TABLES))
 
 
 def blobs_in(database: Database, repository: Repository) -> dict[Digest, float]:

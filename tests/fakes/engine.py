@@ -14,6 +14,7 @@ with on a real socket.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -99,6 +100,8 @@ class FakeEngine:
     # What it says its time is (RFC 3339), "" for nothing; and its answers to a GET of other paths.
     time: str = ""
     others: dict[str, object] = Factory(dict)
+    # Images that BuildKit made here, by their roots.
+    built: set[Digest] = Factory(set)
     # Names of which it does not say what they are in their registry: it waits for that itself.
     silent: set[str] = Factory(set)
     # Pulls are cut off in the middle.
@@ -205,6 +208,16 @@ class FakeEngine:
         if self.store is ImageStore.CONTAINERD:
             digests += [f"{tag.rpartition(':')[0]}@{image.root.digest}" for tag in tags]
         return tags, sorted(set(digests))
+
+    def identity(self, image: FakeImage) -> dict[str, object]:
+        """Where the image came from, as Docker 29.2 and later tell it for the containerd store."""
+        pulled = {name.partition("@")[0] for name, other in self._pulled.items() if other.root == image.root}
+        told: dict[str, object] = {}
+        if pulled:
+            told["Pull"] = [{"Repository": re.sub(r"^([^/]+?):[0-9]+/", r"\1/", name)} for name in sorted(pulled)]
+        if image.root.digest in self.built:
+            told["Build"] = [{"Ref": "default/default/x"}]
+        return told
 
     def archive(self, image: FakeImage, *, named: bool = False) -> bytes:
         """What a save of the image gives."""

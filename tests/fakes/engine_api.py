@@ -286,6 +286,8 @@ def _image(engine: FakeEngine, image: FakeImage, api: tuple[int, int], children:
         answer["Descriptor"] = image.root.to_json()
         if children:
             answer["Manifests"] = [_child(image, variant) for variant in image.variants]
+    if containerd and api >= (1, 53) and (identity := engine.identity(image)):
+        answer["Identity"] = identity
     return answer
 
 

@@ -105,6 +105,9 @@ class FakeInfo:
     async def distribution(self, name: str, registry_auth: str) -> Descriptor:
         raise NotImplementedError
 
+    async def pulled_from(self, name: str) -> Sequence[str]:
+        raise NotImplementedError
+
     async def platforms(self, name: str, registry_auth: str) -> Sequence[Platform]:
         raise NotImplementedError
 

@@ -9,12 +9,13 @@ import pytest
 from k3dreg import __version__
 from k3dreg.cli import main
 
-COMMANDS = ("doctor", "why", "warm", "link", "attach", "detach", "config", "ls", "rm", "gc")
+COMMANDS = ("doctor", "why", "warm", "refresh", "link", "attach", "detach", "config", "ls", "rm", "gc")
 # Options of their own, and one that another command has.
 OPTIONS = {
     "doctor": ({"json"}, "server"),
     "why": (set(), "json"),
     "warm": ({"server"}, "json"),
+    "refresh": (set(), "json"),
     "link": (set(), "json"),
     "attach": ({"all", "follow"}, "json"),
     "detach": ({"all"}, "follow"),
@@ -23,7 +24,7 @@ OPTIONS = {
     "rm": ({"state-dir", "server"}, "json"),
     "gc": ({"state-dir", "retain", "grace", "untagged", "dry-run"}, "json"),
 }
-TAKES_THE_DAEMONS = ("doctor", "why", "warm", "link", "attach", "detach")
+TAKES_THE_DAEMONS = ("doctor", "why", "warm", "refresh", "link", "attach", "detach")
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.commands.why import explain, parse_image
 from k3dreg.config.engine_address import EngineAddress
+from k3dreg.config.refresh_rule import RefreshRule
 from k3dreg.config.settings import Config
 from k3dreg.docker.image import ImageStore
 from k3dreg.formats.basic_auth import Credentials
@@ -24,6 +25,7 @@ from k3dreg.oci.reference import Reference, Repository, Tag
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
+from k3dreg.registry.tag_records import TagRecord, TagRecords
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.interfaces import PushedManifest
 from k3dreg.store.pushed import PushedContent
@@ -57,6 +59,12 @@ class WhyCase(SynchronousTestCase):
         self.state = Path(self.mktemp())
         self.state.mkdir(parents=True)
 
+    refresh: tuple[RefreshRule, ...] = ()
+
+    async def digest(self, reference: Reference, credentials: Credentials | None) -> Digest:
+        """The registries, as k3dreg asks them itself."""
+        return (await self.fake.client(Clock()).distribution(str(reference), "")).digest
+
     def outcome(self, image: str, *, fallback: bool = False, only: str = "") -> tuple[bool, str]:
         """Whether a node gets the image, and all that is said."""
         workers = InlineWorkers(Clock())
@@ -66,13 +74,14 @@ class WhyCase(SynchronousTestCase):
             state_dir=self.state,
             origin_fallback=fallback,
             proxy_remote=only or None,
+            refresh=self.refresh,
         )
         permitted = PermittedRegistries((), engine, EngineImageNames(engine, workers), remote=config.remote.only)
         said: list[str] = []
         done = Deferred.fromCoroutine(
             explain(
                 *(parse_image(image), config, engine, OwnNames([self.own]), SomeCredentials()),
-                *(permitted, workers, Clock(), said.append),
+                *(self, permitted, workers, Clock(), said.append),
             )
         )
         self.fake.flush()
@@ -230,6 +239,37 @@ class WhyTests(WhyCase):
         answer, said = self.outcome("nginx:1")
         self.assertTrue(answer)
         self.assertRegex(said, f"the engine has {NGINX}: .*, for linux/arm64")
+
+    def test_a_tag_that_has_moved_is_told_and_how_old_the_answer_is(self) -> None:
+        self.fake.upstream[NGINX] = new = make_image(NGINX, labels={"is": "new"})
+        held = self.fake.add(make_image(NGINX))
+        self.refresh = (RefreshRule("nginx", 3600),)
+        database = open_database(self.state)
+        self.addCleanup(database.close)
+        records = TagRecords(database, InlineWorkers())
+
+        def known(asked: float) -> None:
+            record = TagRecord(held.root.digest, None, asked)
+            self.successResultOf(Deferred.fromCoroutine(records.put(parse_image("nginx:1"), record)))
+
+        answer, said = self.outcome("nginx:1")
+        self.assertTrue(answer)
+        self.assertIn("it is not refreshed: nothing shows that Docker's image came from docker.io", said)
+        known(-600)
+        answer, said = self.outcome("nginx:1")
+        self.assertTrue(answer)
+        self.assertIn("docker.io has the same image for it, by its answer of 10 minutes ago", said)
+        known(-7200)
+        answer, said = self.outcome("nginx:1")
+        self.assertTrue(answer)
+        self.assertIn(f"docker.io has another image for it, {new.root.digest}, by its answer of 0 seconds ago", said)
+        self.assertTrue(said.endswith("Docker pulls it, and then the node gets it"), said)
+        self.fake.upstream[NGINX] = PullError(500, "toomanyrequests: You have reached your pull rate limit")
+        answer, said = self.outcome("nginx:1")
+        self.assertTrue(answer)
+        self.assertIn("Docker's image is served: its registry does not say whether it has moved: toomanyreq", said)
+        self.assertIn("It last answered 2 hours ago", said)
+        self.assertIn(f"by Docker's own digest, {held.root.digest}", said)
 
     def test_podman_cannot_be_asked_before(self) -> None:
         self.fake.store = ImageStore.PODMAN

@@ -6,6 +6,7 @@ import pytest
 from twisted.python import usage
 
 from k3dreg.config.options import Options
+from k3dreg.config.refresh_rule import RefreshRule
 from k3dreg.config.remote import Remote
 from k3dreg.config.settings import Config
 from k3dreg.config.values import endpoint_of_address, parse_size
@@ -71,6 +72,16 @@ def test_what_is_to_be_made_ready_may_be_repeated_and_is_a_pattern() -> None:
     for wrong in ("", "two words"):
         with pytest.raises(usage.UsageError, match="--warm"):
             parse("--warm", wrong)
+
+
+def test_what_is_refreshed_is_a_pattern_with_an_age() -> None:
+    assert parse().refresh == ()
+    rules = (RefreshRule("nginx:*", 3600), RefreshRule("team/*", 900), RefreshRule("*", 7 * 86400))
+    assert parse("--refresh", "nginx:*", "--refresh", "team/*=15m", "--refresh", "*=7d").refresh == rules
+    assert parse(K3DREG_REFRESH="nginx:*=1h team/*=900s *=168h").refresh == rules
+    for wrong in ("", "two words", "=1h", "nginx=", "nginx=1", "nginx=0s", "nginx=soon", "nginx=1.5h", "nginx=1h="):
+        with pytest.raises(usage.UsageError, match="--refresh"):
+            parse("--refresh", wrong)
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,22 @@ class Distribution(_EngineCase):
         self.assertEqual(self.do(self.engine.distribution(_NAME, "")).digest, image.root.digest)
         self.fails(self.engine.distribution("h.io/nope:1", ""), ManifestUnknown)
 
+    def test_a_newer_engine_tells_where_it_got_an_image(self) -> None:
+        self.use(FakeEngine(api="1.53"))
+        self.fake.upstream[_NAME] = made = make_image(_NAME)
+        self.fake.pull_now(_NAME)
+        self.assertEqual(list(self.do(self.engine.pulled_from(_NAME))), ["docker.io/library/hello"])
+        self.fake.add(make_image("docker.io/library/mine:1", labels={"is": "built"}))
+        self.assertEqual(list(self.do(self.engine.pulled_from("docker.io/library/mine:1"))), [])
+        self.fake.built.add(made.root.digest)
+        self.assertEqual(list(self.do(self.engine.pulled_from(_NAME))), [])
+        self.fails(self.engine.pulled_from("docker.io/library/other:1"), ImageNotInEngine)
+
+    def test_an_older_engine_does_not_tell_it(self) -> None:
+        self.fake.upstream[_NAME] = make_image(_NAME)
+        self.fake.pull_now(_NAME)
+        self.assertEqual(list(self.do(self.engine.pulled_from(_NAME))), [])
+
     def test_that_podman_cannot_is_no_word_about_the_image(self) -> None:
         self.use(FakeEngine(ImageStore.PODMAN, "1.44"))
         self.fake.upstream[_NAME] = make_image(_NAME)

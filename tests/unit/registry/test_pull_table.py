@@ -8,8 +8,10 @@ socket.  So nothing here depends on how k3dreg is built.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -202,6 +204,28 @@ AFTERWARDS = """
     counts       | 404    | no
     is away      | 502    | no
     disk full    | 502    | yes
+"""
+
+# `--refresh '*'`, with the containerd store: which image a tag means by a GET, whether k3dreg asks the image's registry
+# what it is there now, and whether Docker pulls it again.  Docker's copy: `pulled`, because k3dreg wanted it, an hour
+# ago; `just pulled`; `built` here; `rebuilt`, after the pull.  After `counts` the registry is left alone.
+REFRESH = """
+    asked          | pushed | Docker's copy | registry    | gets       | asks | pulls
+    other by ns    | -      | pulled        | has newer   | registry's | yes  | yes
+    other by ns    | -      | pulled        | has it      | Docker's   | yes  | no
+    other by ns    | -      | pulled        | lost it     | Docker's   | yes  | no
+    other by ns    | -      | pulled        | wants login | Docker's   | yes  | no
+    other by ns    | -      | pulled        | has a pull that fails | Docker's | yes | yes
+    other by ns    | -      | just pulled   | has newer   | Docker's   | no   | no
+    other by ns    | -      | built         | has newer   | Docker's   | no   | no
+    other by ns    | -      | rebuilt       | has newer   | Docker's   | no   | no
+    other twice    | -      | pulled        | has newer   | registry's | yes  | yes
+    other in path  | -      | pulled        | has newer   | registry's | yes  | yes
+    own            | -      | built         | has newer   | Docker's   | no   | no
+    own by ns      | -      | built         | has newer   | Docker's   | no   | no
+    own            | yes    | built         | has newer   | pushed     | no   | no
+    other by ns    | -      | pulled        | counts      | Docker's   | yes  | no
+    other by ns    | -      | pulled        | has newer   | Docker's   | no   | no
 """
 
 
@@ -399,6 +423,60 @@ class PullTable(WireTestCase):
             answer = await self.wire.ask("GET", ASKED["other by ns"].format(app=app, target=root))
             self.assertEqual(str(answer.status), status, line)
             self.assertEqual(len(self.engine.pulls) - before, int(again == "yes"), line)
+
+    async def test_tags_that_have_moved(self) -> None:
+        origin = self.origin = FakeUpstream()
+        origin.listen(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(origin.stop()))
+        self.elsewhere = origin.host
+        await self.start(ImageStore.CONTAINERD, "--refresh", "*=1h", "--allow-registry", "127.0.0.1:*")
+        wrong = []
+        for number, line in enumerate(REFRESH.strip().splitlines()[1:]):
+            asked, pushed, held, registry, *expected = (cell.strip() for cell in line.split("|"))
+            got = await self.refreshed(f"app{number}", asked, pushed == "yes", held, registry)
+            if got != expected:
+                wrong.append(f"{line.strip()}\n    but {' | '.join(got)}")
+        self.assertEqual(wrong, [], "\n" + "\n".join(wrong))
+
+    async def refreshed(self, app: str, asked: str, pushed: bool, held: str, registry: str) -> list[str]:
+        """What a client gets, whether the registry is asked, and whether Docker pulls."""
+        origin = self.origin
+        assert origin is not None
+        origin.status, origin.auth, origin.manifests = 0, "none", {}
+        name = f"{OWN if asked.startswith('own') else self.elsewhere}/{app}:1"
+        path = self.spelled(ASKED[asked]).format(app=app, target="1")
+        old, newer = (make_image(name, labels={"is": f"{which} {app}"}) for which in ("old", "newer"))
+        if held == "built":
+            self.engine.add(old)
+        else:
+            self.engine.upstream[name] = old
+            await self.wire.ask("GET", path, Accept=NODE)
+        if held == "rebuilt":
+            old = self.engine.add(make_image(name, labels={"is": f"mine {app}"}))
+        if held != "just pulled":
+            with contextlib.closing(sqlite3.connect("state/pushed.db")) as database, database:
+                database.execute("UPDATE registry_tag SET asked = asked - 3600")
+        there = old if registry == "has it" else newer
+        self.engine.upstream[name] = there
+        if registry != "lost it":
+            origin.add_manifest(there.root.media_type, there.root_bytes, "1")
+        if registry == "has a pull that fails":
+            self.engine.upstream[name] = REFUSALS["disk full"]
+        elif registry == "wants login":
+            origin.auth = "basic"
+        elif registry == "counts":
+            origin.status = 429
+        root = await self.push(path.split("/manifests/")[0], app) if pushed else None
+        questions, pulls = len(origin.seen), len(self.engine.pulls)
+        answer = await self.wire.ask("GET", path, Accept=NODE)
+        known = {str(root): "pushed", str(old.root.digest): "Docker's", str(newer.root.digest): "registry's"}
+        heads = [seen.method for seen in origin.seen[questions:]]
+        self.assertLessEqual(set(heads), {"HEAD"})
+        return [
+            known.get(answer.headers.get("docker-content-digest", ""), str(answer)),
+            "yes" if heads else "no",
+            "yes" if self.engine.pulls[pulls:] else "no",
+        ]
 
     async def test_no_existence_check_loses_a_push(self) -> None:
         """Every combination: under k3dreg's own names a push tool is told of what was pushed, and of nothing else."""

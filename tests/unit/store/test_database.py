@@ -16,7 +16,7 @@ import pytest
 from attrs import evolve
 
 from k3dreg.oci.errors import StoreError
-from k3dreg.store.database import DATABASE_FILE, Database, Tables, open_read_only
+from k3dreg.store.database import DATABASE_FILE, Database, Tables, open_beside, open_read_only
 
 ONE = Tables("one", 1, ("CREATE TABLE one (x INTEGER PRIMARY KEY)",))
 TWO = Tables("two", 1, ("CREATE TABLE two (y TEXT)", "INSERT INTO two VALUES ('first')"))
@@ -124,6 +124,15 @@ def test_another_process_reads_it_meanwhile(file: Path) -> None:
             assert reader.rows("SELECT x FROM one") == [(1,), (2,)]
             with pytest.raises(StoreError, match="readonly"):
                 reader.transact([add(3)])
+
+
+def test_another_process_writes_it_meanwhile(file: Path) -> None:
+    with opened(file) as database:
+        database.transact([add(1)])
+        with contextlib.closing(open_beside(file, (ONE,))) as other:
+            other.transact([add(2)])
+            database.transact([add(3)])
+            assert other.rows("SELECT x FROM one") == database.rows("SELECT x FROM one") == [(1,), (2,), (3,)]
 
 
 def test_of_an_older_file_a_reader_upgrades_its_own_copy(file: Path) -> None:
