@@ -45,7 +45,8 @@ class ClusterWatch:
         self._has_started = False
         self._say = say
         self._clock = clock
-        self._said: dict[str, str] = {}  # the last sentence about each node, by its ID
+        # Sentences that were said, by the ID of the node or the name of the cluster that they are about.
+        self._said: dict[tuple[str, str], str] = {}
         self._planned: list[IDelayedCall] = []
         self._has_to_look = False
         self._woken: Deferred[None] | None = None
@@ -89,6 +90,7 @@ class ClusterWatch:
                 pass  # the daemon's `EngineWatch` logs it
             except EngineError as error:
                 after = _REFUSED
+                self._plan(_LOOKS[:1])
                 self._tell("", f"Docker does not report the start of containers: {error}")
             await deferLater(self._clock, after)
 
@@ -123,9 +125,12 @@ class ClusterWatch:
             for node in nodes:
                 if node.runs and self._is_wanted(node.cluster):
                     await self._attach(node)
-            self._said = {name: said for name, said in self._said.items() if name in {node.id for node in nodes}}
+            there = {"", *(node.id for node in nodes), *(node.cluster for node in nodes)}
+            self._said = {about: said for about, said in self._said.items() if about[0] in there}
             for network in await leave_networks(self._engine, self._addresses, self._needs_network):
                 self._say(f"left the network {network}, in which no attached node is any more")
+        except EngineUnavailable:
+            pass  # the daemon's `EngineWatch` logs it
         except EngineError as error:
             self._tell("", f"the engine does not tell which nodes there are: {error}")
 
@@ -148,11 +153,12 @@ class ClusterWatch:
             self._tell(node.id, f"{node.name} is not attached: {error}{advice}")
             return
         for note in done.notes:
-            self._tell(f"{node.cluster} {note}", f"{node.cluster}: {note}")
+            self._tell(node.cluster, f"{node.cluster}: {note}", note)
         if done.is_new:
             self._tell(node.id, f"{node.name} is attached to {done.url}")
 
-    def _tell(self, about: str, said: str) -> None:
-        if self._said.get(about) != said:
-            self._said[about] = said
+    def _tell(self, about: str, said: str, note: str = "") -> None:
+        """Say a sentence about a node or cluster, unless it was the last one; of notes, each once."""
+        if self._said.get((about, note)) != said:
+            self._said[about, note] = said
             self._say(said)

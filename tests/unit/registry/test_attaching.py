@@ -393,13 +393,24 @@ class WatchTests(Case):
         self.turn(60)
         self.assertIsNone(server.text(REGISTRIES))
 
-    def test_an_engine_that_refuses_its_events_is_told_once(self) -> None:
+    def test_an_engine_that_refuses_its_events_is_told_once_and_looked_at_again_and_again(self) -> None:
         self.engine.refuses_events = True
         self.begin()
+        server = self.containers.add(k3d_node("k3d-dev-server-0"))
         self.turn(60)
         self.turn(60)
-        self.assertEqual(len(self.said), 1)
         self.assertIn("Docker does not report", self.said[0])
+        self.assertEqual(self.said[1:], [f"k3d-dev-server-0 is attached to {URL}"])
+        self.assertIn(URL, server.text(REGISTRIES) or "")
+
+    def test_what_the_user_should_know_of_a_cluster_is_told_once(self) -> None:
+        for name in ("k3d-dev-server-0", "k3d-dev-agent-0"):
+            self.containers.add(k3d_node(name)).put(REGISTRIES, "mirrors:\n  docker.io:\n    endpoint: [https://a]\n")
+        self.begin()
+        for seconds in (2, 3, 10, 25):
+            self.turn(seconds)
+        self.assertEqual(len([said for said in self.said if "docker.io" in said]), 1)
+        self.assertEqual(len(self.said), 3)
 
     def test_nothing_is_attached_after_a_stop(self) -> None:
         self.begin()
