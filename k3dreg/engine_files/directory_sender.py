@@ -25,21 +25,34 @@ TIMEOUT = 10.0
 
 
 def main(secret: str, name: str, user: str, *directories: str) -> None:
-    """Send descriptors of the `directories` to the k3dreg that listens on the abstract UNIX socket `name` (unix(7)).
+    """Send descriptors of the `directories` to the k3dreg that listens at `name`, see `connect`.
 
     The descriptors are opened with O_PATH (open(2)): they name a directory and give no right to read its files.
-    Raises `PermissionError`, before it sends a descriptor, unless the listener is a process of `user` or root that
-    knows the second half of the secret.  Raises `OSError` for a directory that cannot be opened.
+    Raises `OSError` for a directory that cannot be opened.
     """
-    with socket.socket(socket.AF_UNIX) as connection, ExitStack() as opened:
-        connection.settimeout(TIMEOUT)
-        connection.connect(f"\0{name}")
-        _check_listener(connection, secret, int(user))
+    with connect(secret, name, int(user)) as connection, ExitStack() as opened:
         descriptors = []
         for directory in directories:
             descriptors.append(os.open(directory, os.O_PATH | os.O_DIRECTORY))
             opened.callback(os.close, descriptors[-1])
         socket.send_fds(connection, [b"."], descriptors)
+
+
+def connect(secret: str, name: str, user: int) -> socket.socket:
+    """Connect to the k3dreg that listens on the abstract UNIX socket `name` (unix(7)), to send it descriptors.
+
+    The caller must close the connection.  Raises `PermissionError` unless the listener is a process of `user` or root
+    that knows the second half of the secret.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(TIMEOUT)
+        connection.connect(f"\0{name}")
+        _check_listener(connection, secret, user)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def peer_user(connection: socket.socket) -> int:

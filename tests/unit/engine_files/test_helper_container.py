@@ -146,11 +146,11 @@ class HelperContainerTests(TestCase):
 
     async def test_one_that_ends_and_has_passed_nothing_is_not_waited_for(self) -> None:
         self.engine.run, self.engine.runs_on = lambda made: None, False
-        self.assertIn("passed no directories", await self.fails(FilesUnreachable))
+        self.assertIn("passed nothing", await self.fails(FilesUnreachable))
 
     async def test_nor_one_that_is_gone_already(self) -> None:
         self.engine.run = lambda made: self.engine.containers.pop(next(reversed(self.engine.containers)))
-        self.assertIn("passed no directories", await self.fails(FilesUnreachable))
+        self.assertIn("passed nothing", await self.fails(FilesUnreachable))
 
     async def test_what_one_has_sent_that_has_ended_is_still_read(self) -> None:
         self.engine.runs_on = False
@@ -159,7 +159,7 @@ class HelperContainerTests(TestCase):
     async def test_one_that_goes_on_is_not_waited_for_for_long(self) -> None:
         self.engine.run = lambda made: None
         with mock.patch.object(helper_container, "_MAX_WAIT", 0.05):
-            self.assertIn("passed no directories within", await self.fails(FilesUnreachable))
+            self.assertIn("passed nothing within", await self.fails(FilesUnreachable))
 
     async def test_one_that_passes_something_else_is_not_believed(self) -> None:
         self.engine.run = lambda made: self.send(made, self.directories[0])

@@ -1,4 +1,7 @@
-"""Receive open directories from the program `directory_sender`, on an abstract UNIX socket."""
+"""Receive open descriptors from the program of a helper container, on an abstract UNIX socket.
+
+`directory_sender` has the sender's half of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from k3dreg.streaming.outcome import Outcome
 ANSWER_WITHIN = 2.0
 
 
-class DirectoryReceiver(Factory):
-    """A listening socket that accepts directories from the process that knows the secret.
+class DescriptorReceiver(Factory):
+    """A listening socket that accepts descriptors from the process that knows the secret.
 
-    The caller passes `name` (of the socket) and `secret` to the sender, waits for `received`, and calls `take`.  The
-    receiver closes descriptors that were not taken, and at once those of any other process.  The caller must call
-    `close`.
+    The caller passes `name` (of the socket) and `secret` to the sender, waits for `received`, and calls `take`.  Until
+    then, `handles` are the descriptors that have arrived.  The receiver closes descriptors that were not taken, and at
+    once those of any other process.  The caller must call `close`.
     """
 
     noisy = False
@@ -39,58 +42,39 @@ class DirectoryReceiver(Factory):
         self.name = f"k3dreg-{secrets.token_hex(16)}"
         self.secret = secrets.token_hex(HALF)
         self.clock: IReactorTime = reactor
-        self.connections: set[DirectoryConnection] = set()
-        self._handles: Sequence[Handle] = ()
+        self.connections: set[DescriptorConnection] = set()
+        self.handles: Sequence[Handle] = ()
         self._received: Outcome[int] = Outcome()
         sockets: IReactorUNIX = reactor
         self._port = sockets.listenUNIX(f"\0{self.name}", self)
 
-    def buildProtocol(self, addr: IAddress | None) -> DirectoryConnection:
+    def buildProtocol(self, addr: IAddress | None) -> DescriptorConnection:
         """Return the protocol of a new connection."""
-        return DirectoryConnection(self)
+        return DescriptorConnection(self)
 
     def received(self) -> Deferred[int]:
-        """Fire with the number of directories when they have arrived, or fail as `fail` says."""
+        """Fire with the number of descriptors when they have arrived, or fail as `fail` says."""
         return self._received.wait()
 
     def succeed(self, handles: Sequence[Handle]) -> None:
-        """Keep the directories that the sender has sent; close them if `received` has fired already."""
+        """Keep the descriptors that the sender has sent; close them if `received` has fired already."""
         if self._received.is_set:
             _close(handles)
             return
-        self._handles = handles
+        self.handles = handles
         self._received.succeed(len(handles))
 
     def fail(self, reason: str) -> None:
-        """Make `received` fail with `FilesUnreachable`, unless the directories have arrived."""
+        """Make `received` fail with `FilesUnreachable`, unless the descriptors have arrived."""
         self._received.fail(FilesUnreachable(reason))
 
-    def check(self) -> None:
-        """Raise `FilesUnreachable` unless this process can open the directories.  For worker threads.
-
-        A security module of the machine (AppArmor, SELinux) may forbid it to.
-        """
-        try:
-            for number, handle in enumerate(self._handles):
-                with handle.use() as descriptor:
-                    path = f"/proc/self/fd/{descriptor}"
-                    os.stat(f"{path}/.")
-                    # Only the first: k3dreg may have the right to enter the others, such as `overlay2`, but not to list
-                    # them, which it never does.
-                    if not number:
-                        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        except OSError as error:
-            raise FilesUnreachable(
-                f"the helper container passed Docker's directories, but k3dreg cannot open them: {error.strerror}"
-            ) from error
-
     def take(self) -> Sequence[Handle]:
-        """Return the directories in the order in which they were sent.  The caller must close them."""
-        handles, self._handles = self._handles, ()
+        """Return the descriptors in the order in which they were sent.  The caller must close them."""
+        handles, self.handles = self.handles, ()
         return handles
 
     async def close(self) -> None:
-        """Stop listening, and close every connection and every directory that was not taken."""
+        """Stop listening, and close every connection and every descriptor that was not taken.  Idempotent."""
         _close(self.take())
         for connection in list(self.connections):
             connection.refuse()
@@ -98,14 +82,14 @@ class DirectoryReceiver(Factory):
 
 
 @implementer(IFileDescriptorReceiver)
-class DirectoryConnection(Protocol):
+class DescriptorConnection(Protocol):
     """A connection of the sender, or of another process that has found the socket's name.
 
     In the host's own network namespace every process can connect.  So the connection checks the process's user first,
     and sends its half of the secret only to a process that has sent the other half.
     """
 
-    def __init__(self, receiver: DirectoryReceiver) -> None:
+    def __init__(self, receiver: DescriptorReceiver) -> None:
         self._receiver = receiver
         self._shown = b""
         self._knows_secret = False
@@ -135,7 +119,7 @@ class DirectoryConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Check the sender's half of the secret, which comes first.
 
-        Later bytes come with the directories: Twisted has passed all of them to `fileDescriptorReceived` by then.
+        Later bytes come with the descriptors: Twisted has passed all of them to `fileDescriptorReceived` by then.
         """
         if self._is_over:
             return
@@ -161,13 +145,13 @@ class DirectoryConnection(Protocol):
             self._transport().abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Stop the timeout.  Without directories from the sender, `received` of the receiver fails."""
+        """Stop the timeout.  Without descriptors from the sender, `received` of the receiver fails."""
         self._is_over = True
         self._receiver.connections.discard(self)
         if self._timeout.active():
             self._timeout.cancel()
         if self._knows_secret:  # has no effect after `succeed`
-            self._receiver.fail("the helper container passed no directories")
+            self._receiver.fail("the helper container passed nothing")
 
     def _transport(self) -> Any:
         """Return the transport, which provides `IUNIXTransport` and `ITCPTransport`."""

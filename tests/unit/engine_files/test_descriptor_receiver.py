@@ -19,8 +19,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from k3dreg.engine_files import directory_receiver, directory_sender
-from k3dreg.engine_files.directory_receiver import DirectoryReceiver
+from k3dreg.engine_files import descriptor_receiver, directory_sender
+from k3dreg.engine_files.descriptor_receiver import DescriptorReceiver
 from k3dreg.engine_files.directory_sender import HALF
 from k3dreg.oci.errors import FilesUnreachable
 
@@ -33,7 +33,7 @@ class ReceiverTests(TestCase):
         self.directories = [str(Path(self.mktemp()).absolute()) for _ in range(2)]
         for directory in self.directories:
             os.mkdir(directory)
-        self.receiver = DirectoryReceiver(reactor)
+        self.receiver = DescriptorReceiver(reactor)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.receiver.close()))
         # Of a descriptor that another process sends: the pipe ends when every copy of it is closed.
         self.reading, self.sent = os.pipe()
@@ -54,7 +54,6 @@ class ReceiverTests(TestCase):
     async def check_sender_is_heard(self) -> None:
         await self.send()
         self.assertEqual(await self.receiver.received(), 2)
-        self.receiver.check()
         handles = self.receiver.take()
         for directory, handle in zip(self.directories, handles, strict=True):
             with handle.use() as descriptor:
@@ -109,12 +108,12 @@ class ReceiverTests(TestCase):
         await self.check_sender_is_heard()
 
     async def test_a_process_that_says_nothing_is_not_waited_for_for_long(self) -> None:
-        with mock.patch.object(directory_receiver, "ANSWER_WITHIN", 0.05):
+        with mock.patch.object(descriptor_receiver, "ANSWER_WITHIN", 0.05):
             self.assertEqual(await self.stranger(), b"")
         await self.check_sender_is_heard()
 
     async def test_another_user_is_not_listened_to_even_with_the_secret(self) -> None:
-        with mock.patch.object(directory_receiver, "peer_user", lambda _: os.geteuid() + 1234):
+        with mock.patch.object(descriptor_receiver, "peer_user", lambda _: os.geteuid() + 1234):
             with self.assertRaises(OSError):
                 await self.send()
         await self.check_sender_is_heard()
@@ -122,7 +121,7 @@ class ReceiverTests(TestCase):
     async def test_a_sender_that_ends_before_the_directories_came_has_failed(self) -> None:
         with mock.patch("os.open", side_effect=FileNotFoundError), self.assertRaises(OSError):
             await self.send()
-        with self.assertRaisesRegex(FilesUnreachable, "passed no directories"):
+        with self.assertRaisesRegex(FilesUnreachable, "passed nothing"):
             await self.receiver.received()
 
     async def test_what_comes_twice_is_closed(self) -> None:
