@@ -13,7 +13,7 @@ COPY twisted /src/twisted
 # botocore's descriptions of AWS's services have some 100 MB: only those for credentials and ECR's tokens stay.  Of Twisted,
 # only HTTP, endpoints and twistd stay.  Files are compiled below, after the removal.
 RUN python3 -m venv /opt/k3dreg \
- && /opt/k3dreg/bin/pip install --no-cache-dir --no-compile /src \
+ && /opt/k3dreg/bin/pip install --no-cache-dir --no-compile '/src[link]' \
  && /opt/k3dreg/bin/pip uninstall -y -q pip \
  && cd /opt/k3dreg/lib/python3*/site-packages \
  && find botocore/data -mindepth 1 -maxdepth 1 -type d \
@@ -34,7 +34,7 @@ COPY --from=built /opt/k3dreg /opt/k3dreg
 # with a read-only file system could not write these files.
 RUN ln -s /opt/k3dreg/bin/k3dreg /opt/k3dreg/bin/twistd /usr/local/bin/ \
  && mkdir -p /etc/k3dreg && install -d -m 1777 /var/lib/k3dreg \
- && /opt/k3dreg/bin/python -c 'import importlib, pkgutil, k3dreg; \
+ && /opt/k3dreg/bin/python -c 'import grpc, importlib, pkgutil, k3dreg; \
       [importlib.import_module(module.name) for module in pkgutil.walk_packages(k3dreg.__path__, "k3dreg.")]' \
  && { k3dreg --listen tcp:0 --state-dir /tmp/start >/tmp/start.log & } \
  && timeout 60 sh -c 'until grep -q "listening on" /tmp/start.log; do kill -0 $0 && sleep 0.1 || exit; done' $! \

@@ -50,11 +50,13 @@ class Linker:
     """Links layers of the engine that listens on the UNIX socket `engine` into nodes.
 
     `owner` tells the leases of several k3dregs apart, and `run` those of this process from those of earlier ones.
+    With a `host`, the engine's files are there, and `engine` is not asked for them.
     """
 
     engine: str
     owner: str
     run: str = field(factory=lambda: secrets.token_hex(4))
+    host: EngineHost | None = None
     _busy: set[str] = field(factory=set, init=False, eq=False)  # the leases of linkings under way
 
     def link(
@@ -116,7 +118,7 @@ class Linker:
         check_engine(info)
         if os.geteuid() != 0:
             raise CannotLink("k3dreg does not run as root on Docker's machine")
-        return find_engine_host(self.engine)
+        return self.host or find_engine_host(self.engine)
 
     def _new_lease(self, subject: str) -> str:
         return f"{_BEGINNING}-{self.owner}-{subject}-{self.run}-{secrets.token_hex(4)}"

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from k3dreg.clusters.linker import Linker
+import contextlib
+from typing import Any
+
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.commands.checks import OK, WARN, Check
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.engine_files.own_container import find_own_container
 from k3dreg.oci.errors import EngineError
 from k3dreg.registry.cluster_nodes import cluster_nodes
+from k3dreg.registry.linkers import ILinkers, make_linkers
 from k3dreg.streaming.workers import Workers
 
 _NAME = "linking"
 _PAGE = "docs/linking.md says where it works; nodes pull as without it"
 
 
-async def linking_checks(engine: IEngineRequests, socket: str, workers: Workers) -> list[Check]:
-    """Return a check for each node that runs.  `socket` is the path of the engine's UNIX socket, "" for none."""
-    if await workers.run(find_own_container) is not None:
-        says = "k3dreg runs in a container, from which it cannot reach the nodes' files"
-        return [Check(_NAME, WARN, says, "run k3dreg as root on Docker's machine; a helper container is not made yet")]
+async def linking_checks(engine: IEngineRequests, address: str, workers: Workers, reactor: Any) -> list[Check]:
+    """Return a check for each node that runs.  The parameters are those of `make_linkers`.
+
+    Where the daemon uses a helper container, a second one runs meanwhile.
+    """
+    linkers = await make_linkers(engine, address, workers, reactor)
+    try:
+        return await _checks(engine, linkers, workers)
+    finally:
+        with contextlib.suppress(EngineError):
+            await linkers.close()
+
+
+async def _checks(engine: IEngineRequests, linkers: ILinkers, workers: Workers) -> list[Check]:
     try:
         info, nodes = await engine.info(), await cluster_nodes(engine)
+        linker = await linkers.get(info)
     except EngineError as error:
         return [Check(_NAME, WARN, f"the engine did not answer: {error}", error.advice)]
+    except CannotLink as error:
+        return [Check(_NAME, WARN, f"no layers can be linked: {error}", _PAGE)]
     if not nodes:
         return [Check(_NAME, OK, "no node of k3d or kind runs in this engine")]
-    linker, checks = Linker(socket, "doctor"), []
+    checks = []
     for node in nodes:
         try:
             await workers.run(linker.examine, info, node)

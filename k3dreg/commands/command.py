@@ -35,6 +35,7 @@ from k3dreg.docker.endpoint import make_agent
 from k3dreg.oci.errors import EngineError, K3dregError
 from k3dreg.oci.reference import Reference
 from k3dreg.registry.addresses_for_nodes import Addresses
+from k3dreg.registry.linkers import make_linkers
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries
@@ -119,7 +120,7 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
         digests = _registries(reactor)
         answer = await explain(reference, config, engine, names, credentials, digests, permitted, workers, reactor, say)
         if answer and config.link_layers:
-            for check in await linking_checks(engine, config.docker.socket, workers):
+            for check in await linking_checks(engine, config.docker.socket, workers, reactor):
                 say(f"{check.says}. {check.advice}".rstrip(". "))
     finally:
         await workers.stop()
@@ -176,7 +177,12 @@ async def link_layers(config: Config, reactor: Any, reference: Reference, nodes:
     workers.start()
     try:
         engine, names = _engine(config, reactor), OwnNames(config.aliases)
-        return await link(engine, config.docker.socket, workers, names, reference, nodes, say)
+        linkers = await make_linkers(engine, config.docker.socket, workers, reactor)
+        try:
+            return await link(engine, linkers, workers, names, reference, nodes, say)
+        finally:
+            with contextlib.suppress(EngineError):
+                await linkers.close()
     finally:
         await workers.stop()
 

@@ -37,7 +37,7 @@ async def examine(
             checks += await reach_checks(engine, config.aliases, socket.gethostname(), ports, answers=answers)
             checks += await cluster_checks(engine)
             if config.link_layers:
-                checks += await linking_checks(engine, config.docker.socket, workers)
+                checks += await linking_checks(engine, config.docker.socket, workers, reactor)
     finally:
         for port in listening:
             if port.close is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from k3dreg.clusters.linker import Linker, Linking
+from k3dreg.clusters.linker import Linking
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node
 from k3dreg.commands.engine_image import image_of
@@ -17,6 +15,7 @@ from k3dreg.oci.errors import K3dregError
 from k3dreg.oci.reference import Reference
 from k3dreg.registry.cluster_nodes import cluster_nodes
 from k3dreg.registry.layer_linking import told
+from k3dreg.registry.linkers import ILinkers
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.streaming.workers import Workers
 
@@ -27,7 +26,7 @@ class IAsked(IEngine, IEngineRequests, Protocol):
 
 async def link(
     engine: IAsked,
-    socket: str,
+    linkers: ILinkers,
     workers: Workers,
     names: OwnNames,
     reference: Reference,
@@ -36,7 +35,7 @@ async def link(
 ) -> int:
     """Link the image into the named nodes, all if none is named; return the exit status: 1 if one lacks a layer.
 
-    `socket` is the path of the engine's UNIX socket, "" for none.  `say` prints a line.
+    `say` prints a line.
     """
     try:
         info = await engine.info()
@@ -51,7 +50,11 @@ async def link(
         known = ", ".join(sorted(by_name)) or "none"
         say(f"no node {', '.join(unknown) or 'of k3d or kind'} runs in Docker; nodes: {known}")
         return 1
-    linker = Linker(socket, f"{os.getpid()}x{secrets.token_hex(2)}")
+    try:
+        linker = await linkers.get(info)
+    except CannotLink as error:
+        say(f"no layers are linked: {error}")
+        return 1
     status = 0
     for node in [by_name[name] for name in nodes] or there:
         chain = chain_ids(image.diff_ids)

@@ -143,7 +143,7 @@ class Config:
         parse_switch,
         "Link the layers that Docker has unpacked into the node that pulls an image, which then starts at once: "
         "`on` or `off`",
-        more="For a k3dreg that runs as root on Docker's machine; see [linking.md](linking.md)",
+        more="In a container, or not as root, k3dreg runs a helper container for it; see [linking.md](linking.md)",
         value="on|off",
         default="off",
         reloadable=True,

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 
 from k3dreg import __version__
-from k3dreg.clusters.linker import Linker
+from k3dreg.clusters.linking_messages import AT_ONCE
 from k3dreg.config.endpoints import ONLY_LOOPBACK, is_only_loopback, tls_ports
 from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
@@ -29,6 +29,7 @@ from k3dreg.registry.cluster_watch import ClusterWatch
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
 from k3dreg.registry.layer_linking import LayerLinking
+from k3dreg.registry.linkers import make_linkers
 from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
@@ -62,9 +63,6 @@ from k3dreg.web.passwords import THREADS as PASSWORD_THREADS
 from k3dreg.web.site import make_site
 
 log = make_logger()
-
-# Linkings of layers at once.  Each uses a processor half of its time, and the disk's journal the rest.
-_LINKINGS = 2
 
 
 class App:
@@ -150,13 +148,13 @@ class App:
         closing.add(in_progress.shutdown)
         lookup = PushedLookup(pushed, store, names, content_map.knows)
         # Not abandoned at a stop: what is linked halfway is removed first.
-        link_workers = Workers(self._reactor, _LINKINGS, name="k3dreg-link")
+        link_workers = Workers(self._reactor, AT_ONCE, name="k3dreg-link")
         link_workers.start()
         closing.add(link_workers.stop)
         owner = await self.workers.run(identity, config.state_dir)
-        linker = Linker(config.docker.socket, owner)
+        linkers = await make_linkers(self.engine, config.docker.socket, self.workers, self._reactor, owner)
         pulled = PulledRepositories(names)
-        self._linking = LayerLinking(self.engine, linker, link_workers, self._reactor, pulled, monitor.observer)
+        self._linking = LayerLinking(self.engine, linkers, link_workers, self._reactor, pulled, monitor.observer)
         closing.add(self._linking.shutdown)
         self._advance_linking = AdvanceLinking(self.engine, image_names, pulled, self._linking, self._reactor)
         closing.add(self._advance_linking.stop)

@@ -175,21 +175,23 @@ async def _create(engine: IEngineRequests, name: str, description: Mapping[str, 
 
 
 def bind_mounts(directories: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return the `Mounts` of a container that has `directories` of the engine's host read-only as /0, /1 and so on.
+    """Return the `Mounts` of a container that has `directories` of the engine's host read-only as /0, /1 and so on."""
+    return [bind_mount(directory, f"/{place}") for place, directory in enumerate(directories)]
 
-    `Mounts` and not `Binds`, because the engine would create a missing directory of `Binds`.  They are not recursive,
-    because k3dreg needs no mounts of other containers that lie below the directories.
+
+def bind_mount(source: str, target: str, *, read_only: bool = True) -> dict[str, Any]:
+    """Return one of a container's `Mounts`, which has the directory `source` of the engine's host at `target`.
+
+    `Mounts` and not `Binds`, because the engine would create a missing directory of `Binds`.  It is not recursive,
+    because k3dreg needs no mounts of other containers that lie below the directory, and would keep them mounted.
     """
-    return [
-        {
-            "Type": "bind",
-            "Source": directory,
-            "Target": f"/{place}",
-            "ReadOnly": True,
-            "BindOptions": {"NonRecursive": True},
-        }
-        for place, directory in enumerate(directories)
-    ]
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": read_only,
+        "BindOptions": {"NonRecursive": True},
+    }
 
 
 async def start(engine: IEngineRequests, container: str) -> None:

@@ -14,12 +14,16 @@ from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.oci.digest import Digest
 
 _CONTENT = "io.containerd.content.v1.content"
-# The content directory of a containerd that dockerd did not start, with the default root of its packages.
-_SYSTEM_CONTENT = f"/var/lib/containerd/{_CONTENT}"
+# The root of a containerd that dockerd did not start, as its packages have it.
+_SYSTEM_ROOT = "/var/lib/containerd"
+_SYSTEM_CONTENT = f"{_SYSTEM_ROOT}/{_CONTENT}"
+# The root, below Docker's, of a containerd that dockerd started.
+_OWN_ROOT = "containerd/daemon"
 # The content directory in Docker Desktop's virtual machine.  It was not tried; the path is in its users' error reports.
 _DESKTOP_CONTENT = f"/var/lib/desktop-containerd/daemon/{_CONTENT}"
 # Socket directories of a containerd that dockerd did not start.  dockerd's own has its socket under its --exec-root.
 _SYSTEM_SOCKETS = ("/run/containerd/", "/var/run/containerd/")
+_OWN_SOCKETS = "/run/docker/containerd/"  # with the default --exec-root
 
 
 def content_directories(info: EngineInfo) -> tuple[str, ...]:
@@ -29,7 +33,7 @@ def content_directories(info: EngineInfo) -> tuple[str, ...]:
     """
     if info.store is not ImageStore.CONTAINERD or not info.root_dir.startswith("/"):
         return ()
-    own = posixpath.join(info.root_dir, "containerd/daemon", _CONTENT)
+    own = posixpath.join(info.root_dir, _OWN_ROOT, _CONTENT)
     if info.containerd_address.startswith(_SYSTEM_SOCKETS):
         return (_SYSTEM_CONTENT, own, _DESKTOP_CONTENT)
     return (own, _SYSTEM_CONTENT, _DESKTOP_CONTENT)
@@ -73,6 +77,23 @@ def engine_directories(info: EngineInfo) -> tuple[tuple[str, ...], ...]:
     if paths is not None:
         return ((paths.database, paths.layers),)
     return tuple((directory,) for directory in content_directories(info))
+
+
+def linking_directories(info: EngineInfo) -> tuple[tuple[str, ...], ...]:
+    """Return the directories that a helper needs to link layers on this engine's host: alternatives, as above.
+
+    The first of each has both Docker's volumes and its layers below it, because no link leads from one mount to
+    another.  For the containerd store, the second has the containerd's socket.  Empty where there is no such directory.
+    """
+    if not info.root_dir.startswith("/") or info.store is not ImageStore.CONTAINERD:
+        return ((info.root_dir,),) if LayerPaths.of(info) is not None else ()
+    own = posixpath.join(info.root_dir, _OWN_ROOT)
+    choices: tuple[tuple[str, str], ...] = ((own, _OWN_SOCKETS), (_SYSTEM_ROOT, _SYSTEM_SOCKETS[0]))
+    if info.containerd_address:
+        is_own = not info.containerd_address.startswith(_SYSTEM_SOCKETS)
+        choices = ((own if is_own else _SYSTEM_ROOT, info.containerd_address),)
+    found = ((posixpath.commonpath((info.root_dir, root)), posixpath.dirname(socket)) for root, socket in choices)
+    return tuple(each for each in found if each[0] != "/")
 
 
 def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:

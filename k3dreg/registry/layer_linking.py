@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.clusters.linker import Linker, Linking
+from k3dreg.clusters.linker import Linking
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node
+from k3dreg.docker.image import EngineInfo
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.system import when_reachable
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.oci import media_types
 from k3dreg.oci.digest import Digest
-from k3dreg.oci.errors import InvalidDigest, K3dregError
+from k3dreg.oci.errors import EngineError, InvalidDigest, K3dregError
 from k3dreg.oci.manifest import LARGEST_CONFIG, Manifest
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
+from k3dreg.registry.linkers import ILinker, ILinkers
 from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.reporting.activity import Activity, LinkedLayers, Progress
 from k3dreg.reporting.logger import make_logger
@@ -50,7 +53,7 @@ class LayerLinking:
     def __init__(
         self,
         engine: IEngineRequests,
-        linker: Linker,
+        linkers: ILinkers,
         workers: Workers,
         clock: IReactorTime,
         pulled: PulledRepositories,
@@ -58,25 +61,30 @@ class LayerLinking:
     ) -> None:
         """`pulled` is told from which repositories nodes pull."""
         self._engine = engine
-        self._linker = linker
+        self._linkers = linkers
         self._workers = workers
         self._clock = clock
         self._pulled = pulled
         self._observer = observer
         self._enabled = False
         self._stopping = False
+        self._latest: ILinker | None = None
+        self._preparing: Deferred[None] | None = None
         self._cleaning: Deferred[None] | None = None
         self._flights: SingleFlight[tuple[str, Digest], Linking] = SingleFlight()
 
     def enable(self, wanted: bool) -> None:
         """Set whether layers are linked, from the next request on.
 
-        The first time, what an earlier run left incomplete in the nodes is removed in the background.
+        A linker is made or ended in the background.  A new one first removes from the nodes what an earlier one left
+        incomplete.
         """
+        if self._preparing is not None and wanted == self._enabled:
+            return
         self._enabled = wanted
-        if wanted and self._cleaning is None:
-            self._cleaning = Deferred.fromCoroutine(self._clean_up())
-            self._cleaning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._preparing = _begin(self._prepare() if wanted else self._end())
 
     async def before_answer(
         self, served: ServedManifest, repository: Repository, read_blob: ReadBlob, trace: Trace
@@ -122,9 +130,12 @@ class LayerLinking:
         """Let all work stop soon, and link nothing more."""
         self._stopping = True
         self._enabled = False
-        if self._cleaning is not None:
-            self._cleaning.cancel()
+        for work in (self._preparing, self._cleaning):
+            if work is not None:
+                work.cancel()
         await self._flights.shutdown()
+        with contextlib.suppress(EngineError):
+            await self._linkers.close()
 
     async def _before_answer(
         self, served: ServedManifest, repository: Repository, read_blob: ReadBlob, trace: Trace, seconds: float
@@ -178,11 +189,41 @@ class LayerLinking:
         )
         with observed(self._observer, activity, self._clock):
             info = await self._engine.info()
-            done = await self._workers.run(self._linker.link, info, node, repository, chain, proceed)
+            linker = await self._linker(info)
+            done = await self._workers.run(linker.link, info, node, repository, chain, proceed)
             activity.linked = _seen(done, node)
         return done
 
-    async def _clean_up(self) -> None:
+    async def _linker(self, info: EngineInfo) -> ILinker:
+        """Return a linker, after letting a new one clean up in the background.  Raises `CannotLink`."""
+        linker = await self._linkers.get(info)
+        if not self._enabled:
+            with contextlib.suppress(EngineError):
+                await self._linkers.close()
+            raise CannotLink("linking was turned off")
+        if linker is not self._latest:
+            self._latest = linker
+            if self._cleaning is not None:
+                self._cleaning.cancel()
+            self._cleaning = _begin(self._clean_up(linker))
+        return linker
+
+    async def _prepare(self) -> None:
+        """Make a linker before the first pull."""
+        try:
+            await self._linker(await when_reachable(self._engine.info, self._clock))
+        except (CannotLink, EngineError) as error:
+            log.info("no layers can be linked: {error}", error=error)
+
+    async def _end(self) -> None:
+        """End the linker, and what a killed k3dreg has left of its own."""
+        try:
+            await self._linkers.close()
+            await when_reachable(self._linkers.remove_left, self._clock)
+        except EngineError as error:
+            log.info("a helper container that linked layers may still be there: {error}", error=error)
+
+    async def _clean_up(self, linker: ILinker) -> None:
         try:
             nodes = await when_reachable(lambda: cluster_nodes(self._engine), self._clock)
         except K3dregError as error:
@@ -190,9 +231,16 @@ class LayerLinking:
             return
         for node in nodes:
             try:
-                await self._workers.run(self._linker.clean_up, node)
+                await self._workers.run(linker.clean_up, node)
             except (CannotLink, K3dregError) as error:
                 log.debug("{node} was not cleaned up: {error}", node=node.name, error=error)
+
+
+def _begin(work: Coroutine[Deferred[object], object, None]) -> Deferred[None]:
+    """Start work in the background, which may be cancelled."""
+    working = Deferred.fromCoroutine(work)
+    working.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    return working
 
 
 _CONFIGS = frozenset({media_types.OCI_CONFIG, media_types.DOCKER_CONFIG})

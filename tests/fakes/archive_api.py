@@ -198,7 +198,8 @@ class FakeArchiveApi:
             raise EngineError("no more containers", status=500)
         assert wanted["Image"] in self.images
         for mount in wanted["HostConfig"]["Mounts"]:
-            assert mount["ReadOnly"]
+            # Only where layers are linked is there anything to write.
+            assert mount["ReadOnly"] or wanted["Labels"]["k3dreg.role"] == "linking"
             if mount["Source"] not in self.directories:
                 raise EngineError("invalid mount config: bind source path does not exist", status=400)
         identity = f"{self._new():064}"

@@ -1,4 +1,4 @@
-"""A linker that links nothing."""
+"""A linker that links nothing, and what makes such linkers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ class FakeLinker:
         self.error: Exception | None = None
 
     def link(
-        self, info: EngineInfo, node: Node, repository: str, chain: Sequence[Digest], proceed: Callable[[], None]
+        self,
+        info: EngineInfo,
+        node: Node,
+        repository: str,
+        chain: Sequence[Digest],
+        proceed: Callable[[], None] = lambda: None,
     ) -> Linking:
         proceed()
         self.linked.append((node.name, repository, chain))
@@ -28,5 +33,30 @@ class FakeLinker:
             raise self.error
         return self.done
 
+    def examine(self, info: EngineInfo, node: Node) -> None:
+        if self.error is not None:
+            raise self.error
+
     def clean_up(self, node: Node) -> None:
         self.cleaned.append(node.name)
+
+
+class FakeLinkers:
+    """Gives the linker, or fails with `error`."""
+
+    def __init__(self, linker: FakeLinker) -> None:
+        self.linker = linker
+        self.error: Exception | None = None
+        self.calls: list[str] = []
+
+    async def get(self, info: EngineInfo) -> FakeLinker:
+        self.calls.append("get")
+        if self.error is not None:
+            raise self.error
+        return self.linker
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+    async def remove_left(self) -> None:
+        self.calls.append("remove left")

@@ -15,6 +15,7 @@ from tests.integration.support import docker_api, images, own, rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.image import build
+from tests.integration.support.k3d import shared_with
 from tests.integration.support.node import Node
 from tests.integration.support.upstream import Json, Layer, Upstream
 
@@ -72,7 +73,7 @@ def _group(item: pytest.Item) -> str:
     """
     if item.path.stem in APART:
         return item.path.stem
-    if item.path.stem == "test_linking" and "cluster" in getattr(item, "fixturenames", ()):
+    if item.path.stem in ("test_linking", "test_linking_helper") and "cluster" in getattr(item, "fixturenames", ()):
         return "test_k3d"
     engine = getattr(item, "callspec", None) and item.callspec.params.get("engine")  # type: ignore[attr-defined]
     url = engine.url if engine else getattr(getattr(item, "cls", None), "url", "")
@@ -303,6 +304,13 @@ def docker(engine: rig.EngineAddress) -> Docker:
 def k3dreg_image(engine: rig.EngineAddress) -> str:
     """k3dreg's own image, in the engine."""
     return build(engine)
+
+
+@pytest.fixture
+def shared(engine: rig.EngineAddress) -> Iterator[tuple[Path, str]]:
+    """A directory that containers can mount: where it is here, and where it is for the engine."""
+    with shared_with(engine) as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +18,6 @@ from tests.integration.support.registry_client import RegistryClient
 from tests.integration.support.rig import EngineAddress
 
 pytestmark = pytest.mark.engines("docker29-classic-spare")
-
-
-@pytest.fixture
-def shared(engine: EngineAddress) -> Iterator[tuple[Path, str]]:
-    """A directory that containers can mount: where it is here, and where it is for the engine."""
-    root = Path(engine.socket.removesuffix(engine.inner_socket) or "/")
-    name = f"tmp/k3dreg-{uuid.uuid4().hex[:12]}"
-    (root / name).mkdir()
-    yield root / name, f"/{name}"
-    subprocess.run(["rm", "-r", root / name], check=True)
 
 
 def test_a_settings_file_and_docker_logins_are_mounted_read_only(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
 import time
+import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.integration.support.daemon import REGISTRIES
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.rig import EngineAddress
 
 # Where k3d's users mount the engine's socket.
 SOCKET = "/var/run/docker.sock"
@@ -166,3 +170,13 @@ def network(docker: Docker, name: str) -> Iterator[str]:
         yield name
     finally:
         docker.ask("DELETE", f"/networks/{made}")
+
+
+@contextlib.contextmanager
+def shared_with(engine: EngineAddress) -> Iterator[tuple[Path, str]]:
+    """A directory that the engine's containers can mount: where it is here, and where it is for the engine."""
+    root = Path(engine.socket.removesuffix(engine.inner_socket) or "/")
+    name = f"tmp/k3dreg-{uuid.uuid4().hex[:12]}"
+    (root / name).mkdir()
+    yield root / name, f"/{name}"
+    subprocess.run(["rm", "-r", root / name], check=True)

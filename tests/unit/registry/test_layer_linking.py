@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.clusters.linker import Linker, Linking
+from k3dreg.clusters.linker import Linking
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.oci import media_types
@@ -28,13 +28,14 @@ from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.content import IBlob, ServedManifest
 from k3dreg.streaming.memory_blob import MemoryBlob
 from tests.fakes.documents import Requests
-from tests.fakes.linking import FakeLinker
+from tests.fakes.linking import FakeLinker, FakeLinkers
 from tests.fakes.logs import heard
 from tests.fakes.workers import ManualWorkers
 
 DIFF_IDS = [Digest.of(b"one"), Digest.of(b"two")]
 CONFIG = json.dumps({"rootfs": {"diff_ids": list(map(str, DIFF_IDS))}}).encode()
 ADDRESS = "172.18.0.3"
+SUBJECT = f"docker.io/library/app for {ADDRESS}"
 REPOSITORY = Repository.parse("app", "docker.io")
 LISTED = {"Id": "2", "Labels": {"k3d.role": "agent"}, "NetworkSettings": {"Networks": {"n": {"IPAddress": ADDRESS}}}}
 AGENT = {"Name": "/agent-0", "State": {"Pid": 42}}
@@ -55,11 +56,12 @@ class LayerLinkingTests(SynchronousTestCase):
         self.clock = Clock()
         self.workers = ManualWorkers(self.clock)
         self.linker = FakeLinker()
+        self.linkers = FakeLinkers(self.linker)
         self.observer = Observer()
         self.engine = Requests([LISTED], AGENT)
         self.pulled = PulledRepositories(OwnNames())
         self.linking = LayerLinking(
-            self.engine, cast(Linker, self.linker), self.workers, cast(Any, self.clock), self.pulled, self.observer
+            self.engine, self.linkers, self.workers, cast(Any, self.clock), self.pulled, self.observer
         )
         self.linking.enable(True)
         self.workers.work_all()
@@ -216,3 +218,50 @@ class LayerLinkingTests(SynchronousTestCase):
         self.linking.enable(True)
         self.workers.work_all()
         self.assertEqual(self.linker.cleaned, ["agent-0"])
+
+    def test_each_new_linker_removes_what_the_one_before_left(self) -> None:
+        self.linkers.linker = later = FakeLinker()
+        for _ in range(2):
+            answer = self.before_answer(answers=[[LISTED], AGENT, [LISTED], AGENT])
+            self.workers.work_all()
+            self.successResultOf(answer)
+        self.assertEqual((self.linker.cleaned, later.cleaned), (["agent-0"], ["agent-0"]))
+        self.assertEqual(len(later.linked), 2)
+
+    def test_the_linker_is_there_before_the_first_pull_and_ends_with_the_option(self) -> None:
+        self.assertEqual(self.linkers.calls, ["get"])
+        self.linking.enable(True)
+        self.assertEqual(self.linkers.calls, ["get"])
+        self.linking.enable(False)
+        self.assertEqual(self.linkers.calls, ["get", "close", "remove left"])
+        self.linking.enable(True)
+        self.successResultOf(Deferred.fromCoroutine(self.linking.shutdown()))
+        self.assertEqual(self.linkers.calls, ["get", "close", "remove left", "get", "close"])
+
+    def test_a_daemon_that_starts_without_the_option_removes_what_a_killed_one_left(self) -> None:
+        linkers = FakeLinkers(self.linker)
+        linking = LayerLinking(self.engine, linkers, self.workers, cast(Any, self.clock), self.pulled)
+        linking.enable(False)
+        self.assertEqual(linkers.calls, ["close", "remove left"])
+
+    def test_why_there_is_no_linker_is_said_at_once_and_for_each_pull(self) -> None:
+        self.linkers.error = CannotLink("Docker has no image k3dreg")
+        self.linking.enable(False)
+        with heard() as lines:
+            self.linking.enable(True)
+            answer = self.before_answer()
+            self.workers.work_all()
+            self.successResultOf(answer)
+        said = "no layers are linked: Docker has no image k3dreg"
+        self.assertEqual(lines, ["no layers can be linked: Docker has no image k3dreg", f"{SUBJECT}: {said}"])
+
+    def test_a_linker_that_comes_after_the_option_is_off_is_ended(self) -> None:
+        answer = self.before_answer()
+        self.linking.enable(False)
+        self.linkers.calls.clear()
+        with heard() as lines:
+            self.workers.work_all()
+            self.successResultOf(answer)
+        self.assertEqual(self.linkers.calls, ["get", "close"])
+        self.assertEqual((self.linker.linked, len(lines)), ([], 1))
+        self.assertIn("linking was turned off", lines[0])
