@@ -229,6 +229,7 @@ class ProtectionTests(RetentionCase):
     def test_what_a_push_tool_was_told_of_stays(self) -> None:
         self.push(numbered(1))
         self.push(index(numbered(1)), "old")
+        self.push(numbered(2), "other")
         self.clock.advance(60)
         self.push(index(), "new")
         self.clock.advance(30 * DAY)
@@ -281,6 +282,21 @@ class WholeTests(RetentionCase):
         self.assertEqual(self.successResultOf(collecting).tags, ())
         self.assertEqual(self.tags(), ["tilt-0", "tilt-1"])
         self.pull("tilt-0")
+
+    def test_no_client_is_told_of_a_manifest_that_is_being_removed(self) -> None:
+        self.push_builds(2)
+        self.clock.advance(30 * DAY)
+        self.collector.retain([parse_rule("*=1")])
+        self.workers = ManualWorkers(self.clock)
+        others, self.pushed._commits._workers = self.pushed._commits._workers, self.workers
+        collecting = Deferred.fromCoroutine(self.collector.collect())
+        self.assertIsNone(self.pushed.find(Reference(APP, Tag("tilt-0"))))
+        self.assertIsNone(self.pushed.find(Reference(APP, Digest.of(numbered(0, b"layer app tilt-0")))))
+        self.assertIsNotNone(self.pushed.find(Reference(APP, Tag("tilt-1"))))
+        while self.workers.waiting:
+            self.workers.work()
+        self.pushed._commits._workers = others
+        self.assertEqual(len(self.successResultOf(collecting).tags), 1)
 
     def test_many_tags_go_in_many_transactions(self) -> None:
         self.push_builds(23)
