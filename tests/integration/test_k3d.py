@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import sqlite3
 import subprocess
 import tarfile
 import uuid
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import image, rig
+from tests.integration.support.browser import eventually
 from tests.integration.support.clusters import (
     MORE,
     NODE_IMAGE,
@@ -91,6 +93,18 @@ def check_pushed(machine: Clusters, nodes: dict[str, Node], directory: Path) -> 
             image = f"{name}/{app}:t"
             pull_as_kubelet_does(node, image)
             assert content_of(from_node(node), node.digest(image)) == content
+    identities = {machine.docker.ask("GET", f"/containers/{name}/json")["Id"] for name in nodes}
+    eventually(lambda: identities <= nodes_that_pulled(machine, app, directory))
+
+
+def nodes_that_pulled(machine: Clusters, repository: str, directory: Path) -> set[str]:
+    """Return the containers' IDs of the nodes of which k3dreg has recorded a pull, out of its database."""
+    state = machine.docker.call("GET", f"/containers/{REGISTRY}/archive", query={"path": "/var/lib/k3dreg"})
+    copy = directory / uuid.uuid4().hex
+    with tarfile.open(fileobj=io.BytesIO(state)) as archive:
+        archive.extractall(copy, [member for member in archive if "/pushed.db" in member.name])
+    with contextlib.closing(sqlite3.connect(copy / "k3dreg/pushed.db")) as database:
+        return {node for (node,) in database.execute("SELECT node FROM node_pull WHERE path=?", (repository,))}
 
 
 def test_a_registry_that_is_created_with_its_cluster(machine: Clusters, own: Own, tmp_path: Path) -> None:
