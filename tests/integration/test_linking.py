@@ -66,11 +66,15 @@ class Cluster:
         listen = ("--listen", f"tcp:0:interface={self.gateway}", "--reader", "off")
         with running(self.machine.engine, directory, *listen, *options, before=before) as daemon:
             found = daemon.wait_for(rf"listening on ({re.escape(self.gateway)}:\d+)")
-            for node in (self.server, self.agent):
-                file = node.address.chroot / "var/lib/rancher/k3s/agent/etc/containerd/certs.d/_default/hosts.toml"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(HOSTS.format(host=found[1]))
+            self.use_mirror(found[1])
             yield daemon
+
+    def use_mirror(self, host: str) -> None:
+        """Let the nodes pull everything from this registry."""
+        for node in (self.server, self.agent):
+            file = node.address.chroot / "var/lib/rancher/k3s/agent/etc/containerd/certs.d/_default/hosts.toml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(HOSTS.format(host=host))
 
     def forget(self) -> None:
         """Remove what the nodes have pulled, and what leases keep in them: the next image has the same layers."""
