@@ -259,8 +259,9 @@ class _Rendering:
 
         A client may request a range up to the end and close the connection when it has the bytes that it needs, as
         containerd 2.1 does with `concurrent_layer_fetch_buffer`.  So a closed connection is no failure for a range.
+        Nor is it one when all bytes were sent: a client may close the connection as soon as it has the last.
         """
-        if answer.status == PARTIAL_CONTENT:
+        if answer.status == PARTIAL_CONTENT or self._request.sentLength == answer.length:
             self._write_line(answer.status, reason=f"the client closed the connection {where}")
         else:
             self._write_line(CLIENT_GONE, reason=f"the client disconnected {where}")

@@ -149,6 +149,15 @@ class ClientGoneTests(EndsCase):
         self.assertTrue(blob.cancelled)
         self.assertRegex(line, "^info .* 499, 100 bytes, .*: the client disconnected in the middle")
 
+    async def test_a_client_that_leaves_with_the_last_byte_has_had_its_answer(self) -> None:
+        blob = PacedBlob(DATA)
+        wire = await self.asked(blob)
+        assert blob.consumer is not None
+        blob.consumer.write(DATA)  # and `send` has not returned yet
+        await wire.until(lambda: len(wire.received) == len(DATA))
+        wire.transport.loseConnection()
+        self.assertRegex((await self.logged())[0], f"^info .* 200 .* {len(DATA)} bytes, .*: the client closed")
+
     async def test_a_blob_that_gives_up_by_itself_makes_the_same_one_line(self) -> None:
         blob = GivingUpBlob(DATA)
         wire = await self.asked(blob)
