@@ -261,7 +261,9 @@ class _Rendering:
         containerd 2.1 does with `concurrent_layer_fetch_buffer`.  So a closed connection is no failure for a range.
         Nor is it one when all bytes were sent: a client may close the connection as soon as it has the last.
         """
-        if answer.status == PARTIAL_CONTENT or self._request.sentLength == answer.length:
+        if self._request.sentLength == answer.length:
+            self._write_line(answer.status, reason="the client closed the connection at the end of the answer")
+        elif answer.status == PARTIAL_CONTENT:
             self._write_line(answer.status, reason=f"the client closed the connection {where}")
         else:
             self._write_line(CLIENT_GONE, reason=f"the client disconnected {where}")

@@ -102,6 +102,14 @@ class SocketCase(WireTestCase):
             waits = bool(self.clock.getDelayedCalls()) and self.handle.was_sent == sent
             turns, sent = turns + 1 if waits else 0, self.handle.was_sent
 
+    async def sent(self, size: int) -> None:
+        """Check the number of bytes that were sent, which a worker counts after the client may have them."""
+        for _ in range(1000):
+            if self.handle.was_sent >= size:
+                break
+            await self.turn()
+        self.assertEqual(self.handle.was_sent, size)
+
 
 class WholeTests(SocketCase):
     async def test_a_file_reaches_its_client_without_being_read(self) -> None:
@@ -109,7 +117,8 @@ class WholeTests(SocketCase):
         answer = await wire.ask("GET", self.blob())
         self.assertEqual(answer.status, 200)
         self.assertTrue(answer.body == self.data)
-        self.assertEqual((self.handle.was_read, self.handle.was_sent), (0, SIZE))
+        await self.sent(SIZE)
+        self.assertEqual(self.handle.was_read, 0)
         self.assertIn(f" 200, {SIZE} bytes", (await self.logged())[0])
 
     async def test_a_range_is_that_range(self) -> None:
@@ -117,7 +126,7 @@ class WholeTests(SocketCase):
         answer = await wire.ask("GET", self.blob(), Range="bytes=2000001-8345677")
         self.assertEqual(answer.status, 206)
         self.assertTrue(answer.body == self.data[2_000_001:8_345_678])
-        self.assertEqual(self.handle.was_sent, len(answer.body))
+        await self.sent(len(answer.body))
 
     async def test_what_is_no_more_than_a_chunk_is_read(self) -> None:
         wire = await self.connect(self.port)
@@ -131,7 +140,7 @@ class WholeTests(SocketCase):
         for _ in range(2):
             self.assertTrue((await wire.ask("GET", path)).body == self.data)
         self.assertEqual((await wire.ask("GET", "/v2/")).body, b"{}")
-        self.assertEqual(self.handle.was_sent, 2 * SIZE)
+        await self.sent(2 * SIZE)
 
     async def test_what_was_written_before_comes_before_however_much_it_is(self) -> None:
         before = WholeBlob(os.urandom(SIZE))
@@ -145,7 +154,7 @@ class WholeTests(SocketCase):
         wire.transport.resumeProducing()
         self.assertTrue((await wire.response()).body == before.data)
         self.assertTrue((await wire.response()).body == self.data)
-        self.assertEqual(self.handle.was_sent, SIZE)
+        await self.sent(SIZE)
 
     async def test_eight_clients_at_once_get_every_byte(self) -> None:
         path = self.blob()
@@ -154,7 +163,7 @@ class WholeTests(SocketCase):
             wire.transport.write(request("GET", path))
         for wire in wires:
             self.assertTrue((await wire.response()).body == self.data)
-        self.assertEqual(self.handle.was_sent, 8 * SIZE)
+        await self.sent(8 * SIZE)
 
     async def test_over_a_unix_socket_it_is_the_same(self) -> None:
         path = self.mktemp()
@@ -162,7 +171,7 @@ class WholeTests(SocketCase):
         self.addCleanup(port.stopListening)
         wire = await connectProtocol(UNIXClientEndpoint(reactor, path), Wire())
         self.assertTrue((await wire.ask("GET", self.blob())).body == self.data)
-        self.assertEqual(self.handle.was_sent, SIZE)
+        await self.sent(SIZE)
         wire.transport.loseConnection()
         await wire.closed()
 

@@ -156,7 +156,7 @@ class ClientGoneTests(EndsCase):
         blob.consumer.write(DATA)  # and `send` has not returned yet
         await wire.until(lambda: len(wire.received) == len(DATA))
         wire.transport.loseConnection()
-        self.assertRegex((await self.logged())[0], f"^info .* 200 .* {len(DATA)} bytes, .*: the client closed")
+        self.assertRegex((await self.logged())[0], f"^info .* 200, {len(DATA)} bytes, .*: .*at the end")
 
     async def test_a_blob_that_gives_up_by_itself_makes_the_same_one_line(self) -> None:
         blob = GivingUpBlob(DATA)
