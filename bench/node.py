@@ -29,8 +29,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tests.integration.support import image, rig
 from tests.integration.support.clusters import MORE, Clusters
 from tests.integration.support.docker_api import Docker
+from tests.integration.support.linked import build
 from tests.integration.support.node import Node
-from tests.integration.test_linking import Cluster, build
+from tests.integration.test_linking import Cluster
 
 # What developers have in their images: compilers and interpreters, in tens of thousands of files.
 PACKAGES = f"""
