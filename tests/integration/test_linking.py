@@ -24,7 +24,7 @@ from k3dreg.docker.messages import parse_info
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.oci.digest import Digest
 from tests.integration.support import rig
-from tests.integration.support.clusters import MORE, Clusters
+from tests.integration.support.clusters import MORE, NODE_IMAGE, Clusters
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.linked import (
@@ -172,6 +172,14 @@ def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, 
             assert time.monotonic() < end
             cluster.agent.ctr("content", "prune", "references")
             time.sleep(0.5)
+
+
+@pytest.mark.parametrize("words", [["why", NODE_IMAGE], ["doctor"]], ids=["why", "doctor"])
+def test_a_command_says_for_each_node_whether_layers_can_be_linked(cluster: Cluster, words: list[str]) -> None:
+    command = [*program(), words[0], "--docker", cluster.machine.engine.url, "--link-layers", "on", *words[1:]]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    for node in (cluster.server, cluster.agent):
+        assert f"layers can be linked into {node.name}" in said, said
 
 
 # -- a node as kind makes it, for the classic store -------------------------------------------------------------------
