@@ -22,7 +22,8 @@ from tests.integration.support.rig import EngineAddress
 # A classic store says how large an image is unpacked.
 pytestmark = pytest.mark.engines("docker29-classic-spare")
 
-LARGEST = 150_000_000
+# Bytes: 17 MB of it are gRPC, with which --link-layers asks containerd.
+LARGEST = 170_000_000
 
 
 @pytest.fixture
