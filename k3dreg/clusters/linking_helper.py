@@ -62,7 +62,7 @@ def _outcome(data: bytes, linker: Linker, connection: socket.socket) -> Linking 
 
     def proceed() -> None:
         if cancelled.poll(0):
-            raise CannotLink("k3dreg needs it no more")
+            raise CannotLink("k3dreg cancelled the request")
 
     try:
         request = Request.parse(data)

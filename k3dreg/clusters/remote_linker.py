@@ -46,15 +46,15 @@ class RemoteLinker:
         chain: Sequence[Digest],
         proceed: Callable[[], None] = lambda: None,
     ) -> Linking:
-        """See `Linker.link`.  A helper that does not stop when `proceed` has raised counts as ended after a while."""
+        """Link layers as `Linker.link` does.  A helper that does not stop soon after `proceed` raised counts as ended."""
         return self._ask(Request(messages.LINK, node, info, repository, tuple(chain)), proceed)
 
     def examine(self, info: EngineInfo, node: Node) -> None:
-        """See `Linker.examine`."""
+        """Raise `CannotLink` if no layers can be linked into the node.  Changes nothing.  Blocks."""
         self._ask(Request(messages.EXAMINE, node, info), _for(_LONGEST))
 
     def clean_up(self, node: Node) -> None:
-        """See `Linker.clean_up`."""
+        """Remove what an earlier run of this k3dreg left incomplete in the node.  Raises `CannotLink`.  Blocks."""
         self._ask(Request(messages.CLEAN_UP, node), _for(_LONGEST))
 
     def is_alive(self) -> bool:

@@ -70,7 +70,9 @@ class Containerd:
         try:
             import grpc  # type: ignore[import-untyped,unused-ignore]
         except ImportError:
-            raise CannotLink("the Python package grpcio is missing: pip install grpcio") from None
+            raise CannotLink(
+                "the Python package grpcio is missing: pip install '.[link]' in a clone of k3dreg"
+            ) from None
         self._grpc: Any = grpc
         self._where = where
         self._namespace = ("containerd-namespace", namespace)

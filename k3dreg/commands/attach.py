@@ -32,7 +32,10 @@ async def attach_clusters(
             for line in listing(await states(engine)):
                 say(line)
             return 0
-        nodes = _chosen(await all_nodes(engine), names, say)
+        found = await all_nodes(engine)
+        if every and not found:
+            say(_NONE)
+        nodes = _chosen(found, names, say, every=every)
         if not nodes:
             return 1
         status, notes = 0, {}
@@ -44,12 +47,12 @@ async def attach_clusters(
                 status = 1
             else:
                 say(
-                    f"{node.name}: {'pulls now go' if done.is_new else 'pulls went before, and go'} to {done.url} first"
+                    f"{node.name}: {'pulls now go' if done.is_new else 'already attached: pulls go'} to {done.url} first"
                 )
                 notes.update(dict.fromkeys(done.notes))
         for note in notes:
             say(note)
-        # An attempt in vain, or an earlier address, may have left k3dreg in a network.
+        # A failed attempt, or an earlier address, may have left k3dreg in a network.
         await leave_networks(engine, addresses)
     except EngineError as error:
         say(f"{error}. {error.advice}".rstrip(". "))
@@ -62,7 +65,7 @@ async def detach_clusters(
 ) -> int:
     """Detach the named clusters, or with `every` all, and return the exit status.  `say` prints a line."""
     try:
-        nodes = _chosen(await all_nodes(engine), [] if every else names, say)
+        nodes = _chosen(await all_nodes(engine), names, say, every=every)
         status = 0 if nodes else 1
         for node in nodes:
             try:
@@ -103,14 +106,21 @@ def listing(found: Sequence[NodeState]) -> list[str]:
     return ["  ".join(f"{word:{width}}" for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def _chosen(nodes: Sequence[ClusterNode], names: Sequence[str], say: Say) -> Sequence[ClusterNode]:
-    """Return the nodes of the named clusters, all without names; none, after a line that says why, for a wrong name."""
+def _chosen(nodes: Sequence[ClusterNode], names: Sequence[str], say: Say, *, every: bool) -> Sequence[ClusterNode]:
+    """Return the nodes of the named clusters, or with `every` all that run.
+
+    For a name that no cluster has, says so and returns none.
+    """
+    if every:
+        for node in nodes:
+            if not node.runs:
+                say(f"{node.name}: skipped, because it does not run")
+        return [node for node in nodes if node.runs]
     known = dict.fromkeys(node.cluster for node in nodes)
-    unknown = [name for name in names if name not in known]
-    if unknown or not known:
+    if unknown := [name for name in names if name not in known]:
         say(f"there is no cluster {', '.join(unknown)}; clusters: {', '.join(known)}" if known else _NONE)
         return []
-    return [node for node in nodes if not names or node.cluster in names]
+    return [node for node in nodes if node.cluster in names]
 
 
 def _refused(node: ClusterNode, what: str, error: CannotAttach | EngineError) -> str:

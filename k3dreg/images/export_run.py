@@ -151,7 +151,7 @@ class Export:
                 members[begun.name] = await self._keep(archive, begun, held)
                 self._move()
             contents = await contents_of(self.image, archive.finish(), members, self._store, self._workers)
-            await self._drop_what_nobody_asks_for(members.values(), contents)
+            await self._drop_unreferenced(members.values(), contents)
             return contents
 
     async def _keep(self, archive: ExportArchive, begun: BlobBegin, held: ExitStack) -> Kept:
@@ -199,7 +199,7 @@ class Export:
         self._contents.fail(error)
         self._move()
 
-    async def _drop_what_nobody_asks_for(self, members: Iterable[Kept], contents: ExportContents) -> None:
+    async def _drop_unreferenced(self, members: Iterable[Kept], contents: ExportContents) -> None:
         """Remove exported blobs that are no part of the image.
 
         The classic store's export has a legacy config for each layer, and a manifest that nodes never see.

@@ -14,7 +14,7 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.reach import connect, disconnect
 from k3dreg.registry.cluster_nodes import ClusterNode
 
-# The name that k3dreg's container gets in a network that it joins for a cluster.  It tells later that it was so.
+# The name that k3dreg's container gets in a network that it joins for a cluster, by which `leave` recognizes it.
 JOINED = "k3dreg-attach"
 _INTERNAL_PORT = "k3s.registry.port.internal"  # k3d's label on a registry
 _DEFAULT_PORT = 5000
@@ -22,8 +22,8 @@ _DEFAULT_PORT = 5000
 _NAMELESS, _HOST = "bridge", "host"
 _DESKTOP = "host.docker.internal"
 
-# Asks k3dreg who it is, and whether a node may read without a password, with what the node has: BusyBox's wget in k3s,
-# curl in kind and minikube.
+# Requests `/healthz` to recognize k3dreg, and then what tells whether reading needs a password, by what the node has:
+# BusyBox's wget in k3s, curl in kind and minikube.
 _PROBE = r"""
 get() {
   if command -v wget >/dev/null 2>&1; then wget -q -T 5 -O - "http://$1:$2$3" 2>&1
@@ -75,7 +75,7 @@ class Addresses:
     searches: bool = False
 
     async def find(self, node: ClusterNode) -> Address:
-        """Return an address that the node reaches, by its own word.
+        """Return an address that the node has reached in a test request.
 
         k3dreg's container joins the node's network for it, and stays there if the node reaches k3dreg.
         Raises `CannotAttach` if the node reaches k3dreg by no address, and `EngineError`.
@@ -93,7 +93,8 @@ class Addresses:
             advice = advice or address.advice
         if not tried:
             raise CannotAttach(
-                "k3dreg speaks plain HTTP on no port", "give nodes its certificate: k3dreg config --ca FILE"
+                "k3dreg has no plain-HTTP port",
+                f"give nodes its certificate: k3dreg config {node.kind.name} --mode host --ca FILE",
             )
         raise CannotAttach(f"it does not reach k3dreg ({'; '.join(tried)})", advice)
 
@@ -165,7 +166,7 @@ def _of_container(container: Container, node: ClusterNode, ports: Sequence[int])
 
 
 def _may_be_k3dreg(listed: ListedContainer) -> bool:
-    """Return whether a container may be k3dreg's.  Its answer decides: this only spares others the question."""
+    """Return whether a container may be k3dreg's.  This avoids requests to unrelated containers; the answer decides."""
     is_named = "k3dreg" in listed.image or "k3dreg" in listed.command or "k3dreg" in listed.name
     return is_named or listed.labels.get("k3d.role") == "registry"
 

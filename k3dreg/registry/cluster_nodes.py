@@ -63,7 +63,7 @@ async def nodes_by_address(engine: IEngineRequests) -> Mapping[str, ListedContai
     nodes: dict[str, ListedContainer] = {}
     several: set[str] = set()
     for container in await containers.running(engine):
-        if socket_by_labels(container.labels):
+        if kind_by_labels(container.labels) is not None:
             several.update(address for address in container.addresses if address in nodes)
             nodes.update(dict.fromkeys(container.addresses, container))
     return {address: node for address, node in nodes.items() if address not in several}

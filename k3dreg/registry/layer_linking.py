@@ -216,7 +216,7 @@ class LayerLinking:
             log.info("no layers can be linked: {error}", error=error)
 
     async def _end(self) -> None:
-        """End the linker, and what a killed k3dreg has left of its own."""
+        """End the linker, and remove helper containers that a killed k3dreg left."""
         try:
             await self._linkers.close()
             await when_reachable(self._linkers.remove_left, self._clock)

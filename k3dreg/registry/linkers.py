@@ -109,7 +109,7 @@ class LinkersHere:
         self._linker = linker
 
     async def get(self, info: EngineInfo) -> ILinker:
-        """See `ILinkers`."""
+        """Return the linker."""
         return self._linker
 
     async def close(self) -> None:
@@ -147,14 +147,14 @@ class HelperLinkers:
         self._complaint = ""
 
     async def get(self, info: EngineInfo) -> ILinker:
-        """See `ILinkers`.  It takes a second when it starts a helper container."""
+        """Return the linker of the helper that runs, or start one, which takes a second.  Raises as `ILinkers.get`."""
         check_engine(info)
         wanted = info.id, linking_directories(info)
         # Cancelling stops the waiting alone: a start that is cut off could leave a container, see `PassedDirectories`.
         return self._usable(wanted) or await self._starts.join(wanted, lambda: self._start(wanted))
 
     async def close(self) -> None:
-        """See `ILinkers`.  It waits for a helper that is being started."""
+        """End the helper, after waiting for one that is being started."""
         await self._turn.acquire()
         try:
             self._again_at, self._pause = 0.0, _AGAIN
@@ -163,7 +163,7 @@ class HelperLinkers:
             self._turn.release()
 
     async def remove_left(self) -> None:
-        """See `ILinkers`."""
+        """Remove helper containers that another run of this k3dreg has left.  Raises `EngineError`."""
         await self._containers.remove_all()
 
     def _usable(self, wanted: _Wanted) -> RemoteLinker | None:
@@ -243,7 +243,7 @@ class HelperLinkers:
         await running.aclose()
 
     async def _wait_for_end(self, container: str) -> None:
-        """Return when the helper has ended, which its connections' end makes it do, or after `_MAX_STOP` seconds."""
+        """Wait at most `_MAX_STOP` seconds until the helper, whose connections are closed, has ended."""
         with contextlib.suppress(EngineError, TimedOut):
             waiting = Deferred.fromCoroutine(containers.wait(self._engine, container))
             await waiting.addTimeout(_MAX_STOP, self._clock)

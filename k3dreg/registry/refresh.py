@@ -182,10 +182,14 @@ class Refresh:
     def _say(self, why: str, reference: Reference) -> None:
         """Log and tell why the client gets Docker's image, and how old the registry's last answer is."""
         record = self._questions.last_answer(reference)
-        when = "never before" if record is None or record.image is None else self._ago(record)
-        self._tell(f"Docker's image is served: {why}. It last answered {when}")
+        when = (
+            "it has not answered yet"
+            if record is None or record.image is None
+            else f"it last answered {self._ago(record)}"
+        )
+        self._tell(f"Docker's image is served: {why} ({when})")
         log.warn(
-            "{reference} is served as Docker has it: {why} (it last answered {when})",
+            "{reference} is served as Docker has it: {why} ({when})",
             reference=reference,
             why=why,
             when=when,

@@ -23,7 +23,7 @@ def _nothing() -> Progress:
     return Progress()
 
 
-def _nobody() -> int:
+def _no_waiters() -> int:
     return 0
 
 
@@ -54,7 +54,7 @@ class Activity:
     subject: str
     began: float
     progress: Callable[[], Progress] = _nothing
-    waiters: Callable[[], int] = _nobody
+    waiters: Callable[[], int] = _no_waiters
     request_id: str = ""
     linked: LinkedLayers | None = None
 

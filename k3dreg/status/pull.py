@@ -159,7 +159,7 @@ class Pull:
         if request.method != "GET" or report.status not in _WITH_CONTENT:  # 304: the client has it
             return
         self.given_by = self.given_by or report.id
-        # The tag that another registry had to resolve does no longer matter.
+        # After a manifest was sent, earlier failures to get one no longer count.
         self._failures = {target: each for target, each in self._failures.items() if each.route != "manifest"}
         contents = report.contents
         if contents is None or sum(1 for _ in contents.children()) > _PARTS - len(self._blobs):

@@ -146,7 +146,7 @@ class Pulls:
             self._end(pull)
 
     def _end(self, pull: Pull) -> None:
-        """Tell of a pull that is over, as soon as the look-up of its node is."""
+        """Log and report a pull that is over, when its node has been looked up."""
         call = self._pulls.pop(pull)
         if call.active():
             call.cancel()
@@ -155,7 +155,7 @@ class Pulls:
         self._finding[pull].addCallback(lambda _: self._over(pull))
 
     def _forget(self, pull: Pull) -> None:
-        """Tell of a pull at once, whether it is over or not."""
+        """Log and report a pull now, whether it is over or not."""
         if pull in self._pulls:
             self._end(pull)
         if pull in self._finding:

@@ -244,7 +244,7 @@ def _listed(images: Sequence[Listed], count: int) -> Tag:
 
 
 def _use(use: PushedUsage) -> Tag:
-    """Return how much room pushed content takes, and what rules would free."""
+    """Return how much disk space pushed content takes, and what rules would free."""
     said = f"{size(use.bytes)} on the disk."
     if use.expired:
         count = f"{use.expired} tag{'' if use.expired == 1 else 's'}"

@@ -164,7 +164,7 @@ class ExpiredTag:
 
 @frozen
 class PushedUsage:
-    """The room that pushed content takes, and that of the tags that rules do not keep, in bytes.
+    """The disk space that pushed content takes, and that of the tags that rules do not keep, in bytes.
 
     `freed` counts the content to which nothing else leads.
     """
@@ -281,7 +281,7 @@ class IPushed(IPushedReader, IPins, Protocol):
         """
 
     async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
-        """Return how much room pushed content takes, and how much `retire` would free."""
+        """Return how much disk space pushed content takes, and how much `retire` would free."""
 
     async def record_node_pulls(self, pulls: Mapping[tuple[Repository, str], Digest]) -> None:
         """Record the manifests that nodes, by the IDs of their containers, have requested last of repositories."""

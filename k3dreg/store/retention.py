@@ -51,7 +51,7 @@ _FREED = """
 
 
 def pushed_usage(database: IRows, rules: Sequence[RetainRule], now: float) -> PushedUsage:
-    """Return how much room pushed content takes, and that of the tags that the rules do not keep."""
+    """Return how much disk space pushed content takes, and that of the tags that the rules do not keep."""
     [(used,)] = database.rows(_BYTES)
     expired = expired_tags(database, rules, now) if rules else []
     gone = [

@@ -156,7 +156,7 @@ def test_a_cluster_that_exists_is_attached_and_detached(machine: Clusters, own: 
         own.check(nodes, message)
         attached = {name: mirrors_of(node) for name, node in nodes.items()}
         said = image.client(engine, *command, stdin=b"")
-        assert said.count("pulls went before, and go to http://k3dreg:5000 first") == 2, said
+        assert said.count("already attached: pulls go to http://k3dreg:5000 first") == 2, said
         assert {name: mirrors_of(node) for name, node in nodes.items()} == attached
         # k3s writes its hosts.toml anew.
         machine.k3d("cluster", "stop", "dev")

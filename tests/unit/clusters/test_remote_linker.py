@@ -158,7 +158,7 @@ def test_work_that_k3dreg_stops_is_stopped_in_the_helper(helper: Helper) -> None
     with mock.patch.object(helper.linker, "link", slow.link):
         with pytest.raises(CannotLink, match="longer than the node waits"):
             helper.remote.link(INFO, NODE, "app", CHAIN, proceed)
-    assert slow.ended == ["k3dreg needs it no more"]
+    assert slow.ended == ["k3dreg cancelled the request"]
     # The connection serves the next request.
     for _ in range(2):
         assert helper.remote.link(INFO, NODE, "app", CHAIN) == helper.linker.done
@@ -189,7 +189,7 @@ def test_a_close_ends_the_work_under_way_on_both_sides(helper: Helper) -> None:
         helper.close()
         thread.join(10)
     assert failures[0].startswith("the helper container has ended")
-    assert slow.ended in (["k3dreg needs it no more"], [])
+    assert slow.ended in (["k3dreg cancelled the request"], [])
     with pytest.raises(CannotLink, match="has ended"):
         helper.remote.clean_up(NODE)
 

@@ -116,7 +116,7 @@ class K3dTests(Case):
         self.attach("dev")
         files, written = dict(self.server.files), len(self.containers.written)
         self.assertEqual(self.attach("dev"), 0)
-        self.assertEqual(self.said[-1], f"k3d-dev-server-0: pulls went before, and go to {URL} first")
+        self.assertEqual(self.said[-1], f"k3d-dev-server-0: already attached: pulls go to {URL} first")
         self.assertEqual((dict(self.server.files), len(self.containers.written)), (files, written))
         self.detach("dev")
         self.assertEqual(self.detach("dev"), 0)
@@ -142,7 +142,7 @@ class K3dTests(Case):
         self.server.put(K3S_HOSTS, OF_K3S.replace("[host", f'[host."{URL}/v2"]\n  capabilities = ["pull"]\n[host'))
         self.assertEqual(self.states()["k3d-dev-server-0"], f"attached to {URL}")
         self.assertEqual(self.attach("dev"), 0)
-        self.assertIn("went before", self.said[-1])
+        self.assertIn("already attached", self.said[-1])
         self.detach("dev")
         self.assertEqual(self.server.files, before)
 
@@ -195,6 +195,14 @@ class K3dTests(Case):
         ):
             self.containers.reach = lambda node, host, port, said=said: (0, said)  # type: ignore[misc]
             self.assertIn(told, str(self.refused("k3d-dev-server-0")))
+
+    def test_of_all_clusters_those_that_run_are_attached(self) -> None:
+        self.containers.add(k3d_node("k3d-old-server-0", cluster="old")).state = "exited"
+        for work in (self.attach, self.detach):
+            self.assertEqual(work(every=True), 0)
+            self.assertIn("k3d-old-server-0: skipped, because it does not run", self.said)
+        self.server.state = self.agent.state = "exited"
+        self.assertEqual(self.attach(every=True), 1)
 
     def test_a_node_that_does_not_run_is_told(self) -> None:
         self.server.state = "exited"
@@ -260,7 +268,7 @@ class HostTests(Case):
         self.addresses = Addresses(self.engine, "abc", (5000,), "it listens on loopback only", searches=True)
         self.assertEqual(self.refused("k3d-dev-server-0").advice, "it listens on loopback only")
         self.addresses = Addresses(self.engine, "abc", ())
-        self.assertIn("plain HTTP on no port", str(self.refused("k3d-dev-server-0")))
+        self.assertIn("no plain-HTTP port", str(self.refused("k3d-dev-server-0")))
 
     def test_a_registry_of_k3ds_beside_the_nodes_is_found_first(self) -> None:
         labels = {"k3d.role": "registry", "k3s.registry.port.internal": "5005"}

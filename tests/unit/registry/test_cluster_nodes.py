@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.oci.errors import EngineUnavailable
-from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
+from k3dreg.registry.cluster_nodes import cluster_nodes, node_at, nodes_by_address
 from k3dreg.registry.node_names import NodeNames
 from tests.fakes.documents import Requests
 
@@ -55,6 +55,11 @@ class NodeTests(SynchronousTestCase):
     def test_an_address_that_two_nodes_have_says_nothing(self) -> None:
         self.requests = Requests([LIST[1], LIST[1]], described("a"), described("b"))
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(node_at(self.requests, "172.18.0.3"))))
+
+    def test_minikubes_nodes_have_addresses_too(self) -> None:
+        minikube = {**listed("5", "agent", "192.168.49.2"), "Labels": {"role.minikube.sigs.k8s.io": ""}}
+        found = self.successResultOf(Deferred.fromCoroutine(nodes_by_address(Requests([*LIST, minikube]))))
+        self.assertEqual(sorted(found), ["172.18.0.2", "172.18.0.3", "192.168.49.2"])
 
     def test_all_nodes(self) -> None:
         self.requests = Requests(LIST[1:3], described("agent-0"))
