@@ -46,7 +46,7 @@ class RemoteLinker:
         chain: Sequence[Digest],
         proceed: Callable[[], None] = lambda: None,
     ) -> Linking:
-        """Link layers as `Linker.link` does.  A helper that does not stop soon after `proceed` raised counts as ended."""
+        """Link layers as `Linker.link` does.  A helper that does not stop when `proceed` has raised counts as ended."""
         return self._ask(Request(messages.LINK, node, info, repository, tuple(chain)), proceed)
 
     def examine(self, info: EngineInfo, node: Node) -> None:

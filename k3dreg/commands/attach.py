@@ -46,9 +46,8 @@ async def attach_clusters(
                 say(_refused(node, "attached", error))
                 status = 1
             else:
-                say(
-                    f"{node.name}: {'pulls now go' if done.is_new else 'already attached: pulls go'} to {done.url} first"
-                )
+                pulls = "pulls now go" if done.is_new else "already attached: pulls go"
+                say(f"{node.name}: {pulls} to {done.url} first")
                 notes.update(dict.fromkeys(done.notes))
         for note in notes:
             say(note)

@@ -84,8 +84,8 @@ class _Link(CommandLine):
     synopsis = "Usage: k3dreg link [OPTION]... IMAGE [NODE]..."
     about = (
         "Link the layers that Docker has unpacked of IMAGE into the named nodes, by default all nodes of k3d and kind. "
-        "Such a node's pull then neither fetches nor unpacks them. Where k3dreg cannot reach the nodes' files itself, a helper container does it. The exit "
-        "status is 1 if a node lacks a layer."
+        "Such a node's pull then neither fetches nor unpacks them. Where k3dreg cannot reach the nodes' files, a "
+        "helper container does it. The exit status is 1 if a node lacks a layer."
     )
     examples: tuple[str, ...] = ("k3dreg link my-app:1", "k3dreg link my-app:1 k3d-k3s-default-agent-0")
 

@@ -21,6 +21,7 @@ from k3dreg.credentials.chain import make_docker_logins
 from k3dreg.oci.errors import K3dregError, StateInUse, UsageError
 from k3dreg.oci.reference import Reference, Repository, Tag, split_name
 from k3dreg.store.collection import Collector
+from k3dreg.store.identity import identity, public_name
 from k3dreg.store.pushed import PushedContent
 from k3dreg.streaming.workers import Workers
 
@@ -110,6 +111,7 @@ async def _remove(
 ) -> int:
     workers = Workers(reactor)
     workers.start()
+    own = ""
     try:
         if not server:
             try:
@@ -117,9 +119,12 @@ async def _remove(
                     return await _in_state(pushed, content, collector, say)
             except StateInUse:
                 port = next(filter(None, map(port_of, listen)), 5000)
-                server = f"http://127.0.0.1:{port}"
+                server, own = f"http://127.0.0.1:{port}", public_name(await workers.run(identity, state_dir))
         logins = make_docker_logins(reactor, workers, environment)
-        return await _through_server(pushed, RunningServer(Agent(reactor), server, logins.credentials), say)
+        running = RunningServer(Agent(reactor), server, logins.credentials)
+        if own:
+            await running.check_state(own)
+        return await _through_server(pushed, running, say)
     except K3dregError as error:
         fail(f"{error}. {error.advice}" if error.advice else str(error))
     finally:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
+from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
@@ -60,13 +60,28 @@ class RunningServer:
                 advice=f"docker login {host}",
             )
 
+    async def check_state(self, name: str) -> None:
+        """Raise `ServerRefused` unless the k3dreg uses the state directory that `store.identity.public_name` names."""
+        response = await self.request("/healthz")
+        parts: list[bytes] = []
+        await read(response, parts=parts)
+        try:
+            found = json.loads(b"".join(parts))["state"]
+        except (ValueError, LookupError, TypeError):
+            found = ""
+        if found != name:
+            raise ServerRefused(
+                f"a k3dreg uses this state directory, and it is not the one at {self._url}",
+                advice="give its address: --server http://HOST:PORT",
+            )
+
     async def request(self, path: str, method: str = "GET") -> IResponse:
         """Return the response to a request.  Raises `ServerRefused` if there is no k3dreg."""
         try:
             response: IResponse = await self._agent.request(
                 method.encode("ascii"), f"{self._url}{path}".encode("ascii"), self._headers, None
             )
-        except (ConnectError, OSError) as error:
+        except (ConnectError, OSError, ResponseFailed) as error:
             raise ServerRefused(f"no k3dreg at {self._url}: {error}", advice="--server http://HOST:PORT") from error
         return response
 

@@ -16,8 +16,8 @@ _SECONDS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 class RetainRule:
     """Of the tags that fit `pattern`, keep the `newest` of each repository, or those used within the last `seconds`.
 
-    A use is a push or a pull.  Exactly one of `newest` and `seconds` is set; the other is 0.  `text` is the rule as it was
-    given.
+    A use is a push or a pull.  Exactly one of `newest` and `seconds` is set; the other is 0.  `text` is the rule as
+    the user gave it.
     """
 
     text: str

@@ -16,7 +16,7 @@ from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
 from k3dreg.daemon.closing import Closing
 from k3dreg.daemon.engine_watch import make_monitor
-from k3dreg.daemon.image_sources import identity, make_files, make_sources, make_warming
+from k3dreg.daemon.image_sources import make_files, make_sources, make_warming
 from k3dreg.daemon.listeners import Listeners
 from k3dreg.daemon.upstream_registries import make_upstream
 from k3dreg.docker.client import EngineClient
@@ -52,6 +52,7 @@ from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import Collector
 from k3dreg.store.database import DATABASE_FILE, Database
+from k3dreg.store.identity import identity, public_name
 from k3dreg.store.pushed import PushedContent
 from k3dreg.store.pushed_tables import PUSHED_TABLES
 from k3dreg.store.state_directory import StateDirectory
@@ -195,7 +196,7 @@ class App:
         closing.add(self._listeners.shutdown)
         lists = EngineLists(image_names, self.workers, self._reactor)
         closing.add(lists.shutdown)
-        self._operations = Operations(monitor, self._reactor)
+        self._operations = Operations(monitor, self._reactor, public_name(owner))
         site = make_site(
             pull,
             self._reactor,

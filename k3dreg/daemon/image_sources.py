@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -31,7 +29,7 @@ from k3dreg.registry.prefetch import Prefetch
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver
 from k3dreg.status.monitoring import IMonitoring
 from k3dreg.store.arrivals import Arrivals
-from k3dreg.store.durable_files import storage_errors, write_whole
+from k3dreg.store.identity import identity
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.workers import Workers
 
@@ -126,24 +124,3 @@ def make_warming(
         return bool(monitoring.live().running)
 
     return Prefetch((), engine, names, sources, store, is_busy, clock)
-
-
-def identity(state_dir: Path) -> str:
-    """Return the ID by which this state directory's containers differ from those of other k3dregs on the engine.
-
-    The ID is made once, kept in the state directory, and the same after every restart.  Blocks.  Raises `StoreError`.
-    """
-    path = state_dir / "identity"
-    with storage_errors("reading its identity"):
-        try:
-            known = path.read_text("ascii").strip()
-        except (FileNotFoundError, UnicodeDecodeError):
-            known = ""
-        if not (known.isalnum() and len(known) == _IDENTITY_LENGTH):
-            known = secrets.token_hex(_IDENTITY_LENGTH // 2)
-            write_whole(path, state_dir / "staging" / "identity", known.encode("ascii"))
-    return known
-
-
-# Hexadecimal digits: enough to make equal IDs on one engine impossible in practice.
-_IDENTITY_LENGTH = 16

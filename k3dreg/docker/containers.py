@@ -37,8 +37,9 @@ class Container:
     """A container as the engine describes it.
 
     `pid` is its first process, by its number on the engine's host; 0 if it does not run.  `mounts` are pairs of a path
-    on the engine's host and the path at which the container has it.  `tcp_ports` are pairs of a port in the container
-    and the host's port that leads to it; `aliases` are the names that the container has in its networks.
+    on the engine's host and the path at which the container has it, and `binds` those that are no volumes.
+    `tcp_ports` are pairs of a port in the container and the host's port that leads to it; `aliases` are the names that
+    the container has in its networks.
     """
 
     name: str = ""
@@ -49,6 +50,7 @@ class Container:
     networks: tuple[Membership, ...] = ()
     pid: int = 0
     mounts: tuple[tuple[str, str], ...] = ()
+    binds: tuple[tuple[str, str], ...] = ()
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -231,11 +233,16 @@ def parse_container(told: object) -> Container:
             for name, joined in mapping(network.get("Networks")).items()
         ),
         pid=number(mapping(described.get("State")).get("Pid")),
-        mounts=tuple(
-            (text(each.get("Source")), text(each.get("Destination")))
-            for each in items(described.get("Mounts"))
-            if isinstance(each, dict)
-        ),
+        mounts=_mounts(described),
+        binds=_mounts(described, "bind"),
+    )
+
+
+def _mounts(described: Mapping[str, Any], kind: str = "") -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (text(each.get("Source")), text(each.get("Destination")))
+        for each in items(described.get("Mounts"))
+        if isinstance(each, dict) and (not kind or each.get("Type") == kind)
     )
 
 

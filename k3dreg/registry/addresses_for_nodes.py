@@ -84,11 +84,15 @@ class Addresses:
         for address in await self._of(node):
             if address.joins:
                 await connect(self.engine, address.joins, address.container, JOINED)
-            reason = await _reason(self.engine, node, address)
-            if not reason:
-                return address
-            if address.joins:
-                await disconnect(self.engine, address.joins, address.container)
+            reason = "cancelled"
+            try:
+                reason = await _reason(self.engine, node, address)
+                if not reason:
+                    return address
+            finally:
+                # Also when this is cancelled, or the engine fails.
+                if reason and address.joins:
+                    await disconnect(self.engine, address.joins, address.container)
             tried.append(f"{address.url}: {reason}")
             advice = advice or address.advice
         if not tried:

@@ -19,13 +19,15 @@ from k3dreg.streaming.gather import all_of
 class NodeState:
     """A node, whether it is attached, whether it has any mirror of all registries, and the same in words.
 
-    A node whose cluster was created with k3dreg has a mirror, and is not attached.
+    A node whose cluster was created with k3dreg has a mirror, and is not attached.  `is_known` is False for a node
+    whose files cannot be read.
     """
 
     node: ClusterNode
     is_attached: bool
     has_mirror: bool
     says: str
+    is_known: bool = True
 
 
 @frozen
@@ -58,9 +60,10 @@ async def leave_networks(
 ) -> Sequence[str]:
     """Leave the networks that k3dreg joined and that no attached node needs any more, and return their names.
 
-    `is_needed` says whether k3dreg has to stay in the networks of an attached node.  Raises `EngineError`.
+    `is_needed` says whether k3dreg has to stay in the networks of an attached node.  A node whose files cannot be read
+    counts as attached.  Raises `EngineError`.
     """
-    attached = [state.node for state in await states(engine) if state.is_attached]
+    attached = [state.node for state in await states(engine) if state.is_attached or not state.is_known]
     return await addresses.leave([node for node in attached if is_needed(node)])
 
 
@@ -75,7 +78,7 @@ async def _state(engine: IEngineRequests, node: ClusterNode) -> NodeState:
     except EngineUnavailable:
         raise
     except (CannotAttach, EngineError) as error:
-        return NodeState(node, False, False, f"cannot be attached: {error}")
+        return NodeState(node, False, False, f"cannot be attached: {error}", is_known=False)
     says = _words(mirror) if node.runs else f"{_words(mirror)}; does not run"
     return NodeState(node, bool(mirror.attached), bool(mirror.hosts or mirror.attached), says)
 

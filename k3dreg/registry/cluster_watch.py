@@ -117,7 +117,12 @@ class ClusterWatch:
                 self._woken = Deferred()
                 await self._woken
             self._has_to_look = False
-            await self._look()
+            try:
+                await self._look()
+            except CancelledError:
+                raise
+            except Exception:  # noqa: BLE001  (a bug with one node must not end the watching of all)
+                log.failure("looking at clusters failed")
 
     async def _look(self) -> None:
         try:

@@ -6,6 +6,7 @@ are changed.  Every change is computed before the first is written.  A rename in
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -25,6 +26,7 @@ from k3dreg.docker import containers
 from k3dreg.docker.container_commands import run
 from k3dreg.docker.container_files import SmallFile, read_file, write_file
 from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.oci.errors import EngineError, FileAbsent
 from k3dreg.registry.cluster_nodes import ClusterNode
 
 # Bytes of a file of settings.  Those of clusters with many mirrors have a few kilobytes.
@@ -128,6 +130,8 @@ async def _hosts_file(engine: IEngineRequests, node: ClusterNode) -> _Found:
     else:
         directories = config_paths(config.text)
     if directories:
+        if not directories[0].isprintable():
+            raise CannotAttach("its containerd's config_path has characters that cannot be printed")
         return await _read(engine, node, f"{directories[0].rstrip('/')}{_EVERY}/hosts.toml")
     if node.kind is K3D:
         return _Found("", None, "")
@@ -151,29 +155,41 @@ async def _write(engine: IEngineRequests, node: ClusterNode, changes: Sequence[t
         return False
     container = await containers.inspect(engine, node.id)
     for found, _ in wanted:
-        for source, destination in container.mounts if container is not None else ():
-            if destination == found.path:
+        for source, destination in container.binds if container is not None else ():
+            if f"{found.path}/".startswith(f"{destination.rstrip('/')}/"):
                 raise CannotAttach(
-                    f"{found.path} is a file of the host, {source}, which k3dreg does not change",
+                    f"{found.path} lies on the host, in {source}, which k3dreg does not change",
                     "change it there: `k3dreg config` prints what belongs into it",
                 )
+    # All new files are there before the first takes its place, so that a full disk changes none.
+    written = [(found, text) for found, text in wanted if text]
+    try:
+        for found, text in written:
+            directory, _, name = found.path.rpartition("/")
+            if found.file is None:
+                await _do(engine, node, 'mkdir -p "$1"', directory)
+            was = found.file or SmallFile(b"")
+            made = SmallFile(text.encode(), was.mode, was.user, was.group)
+            await write_file(engine, node.id, directory, name + _SUFFIX, made)
+        for found, _ in written:
+            await _do(engine, node, 'mv -f "$1" "$2"', found.path + _SUFFIX, found.path)
+    except FileAbsent as error:
+        raise CannotAttach(str(error)) from error
+    except BaseException:
+        with contextlib.suppress(CannotAttach, EngineError):
+            await _do(engine, node, 'rm -f "$@"', *(found.path + _SUFFIX for found, _ in written))
+        raise
     for found, text in wanted:
-        directory, _, name = found.path.rpartition("/")
         if not text:
+            directory = found.path.rpartition("/")[0]
             await _do(engine, node, 'rm -f "$1"', found.path)
             if directory.endswith(_EVERY):
                 await _do(engine, node, 'rmdir "$1" 2>/dev/null || :', directory)
-            continue
-        if found.file is None:
-            await _do(engine, node, 'mkdir -p "$1"', directory)
-        was = found.file or SmallFile(b"")
-        made = SmallFile(text.encode(), was.mode, was.user, was.group)
-        await write_file(engine, node.id, directory, name + _SUFFIX, made)
-        await _do(engine, node, 'mv -f "$1" "$2"', found.path + _SUFFIX, found.path)
     return True
 
 
 async def _do(engine: IEngineRequests, node: ClusterNode, script: str, *arguments: str) -> None:
     done = await run(engine, node.id, "sh", "-c", script, "sh", *arguments)
     if done.status:
-        raise CannotAttach(f"a command in the node failed: {' '.join(done.output.split())[:200]}")
+        output = " ".join(done.output.split())[:200]
+        raise CannotAttach(f"a command in the node failed: {''.join(c if c.isprintable() else '?' for c in output)}")

@@ -134,9 +134,12 @@ class Resolver:
     async def pull_newer(self, held: EngineImage, reference: Reference, auth: str, trace: Trace) -> EngineImage:
         """Let the engine pull a tag for which it has `held`, and return the image that it has then.
 
-        `auth` is `X-Registry-Auth`.  Raises what `IEngine.pull` raises, a refusal again for some seconds.  Cancelling
-        leaves the pull running.
+        Nothing is pulled if the tag means another image by now, which may have been built here.
+
+        `auth` is `X-Registry-Auth`.  Raises what `IEngine.pull` raises, a refusal again for some seconds, and if the
+        registry must not be asked.  Cancelling leaves the pull running.
         """
+        await self._may_ask(str(reference.repository.registry))
         self._refused.check((reference, auth))
         pulled = await self._pulls.join((reference, auth), lambda: self._pull(reference, auth, held))
         trace.step(f"pull {pulled.seconds:.1f}s")
@@ -199,9 +202,12 @@ class Resolver:
         """Let the engine pull the image, in place of `held` if that is given, and return what it has then.
 
         A pull that ends with an error and leaves a new image in the engine counts as a success: a containerd store
-        keeps the content of what it cannot unpack.
+        keeps the content of what it cannot unpack.  It is not recorded as the registry's, since a user may have built
+        it meanwhile.
         """
         started = reported = self._clock.seconds()
+        if held is not None and (changed := await self._found(reference, held)) is not None:
+            return _Pulled(changed, 0.0)
         latest = Progress()
 
         def report(progress: PullProgress) -> None:
@@ -234,7 +240,7 @@ class Resolver:
                 # The engine fetched the content and could not unpack it, as with artifacts and signatures.  A node
                 # needs no more than the content.
                 log.warn("Docker stored {reference}, though its pull failed: {error}", reference=reference, error=error)
-                return await self._recorded(reference, stored, started)
+                return _Pulled(stored, self._clock.seconds() - started)
             self._refused.remember_answer((reference, auth), error)
             self._tell_digests((reference.repository, auth), error)
             raise

@@ -48,7 +48,7 @@ class Board:
             split_name(each.subject)[0]: each.progress() for each in self._running if each.kind == "pull"
         }  # by the repository
         return Live(
-            pulling=self._pulls.under_way(fetched),
+            pulling=self._pulls.under_way(fetched)[-_RUNNING:],
             running=running,
             pulls=self._pulls.ended(),
             others=tuple(reversed(self._others)),

@@ -21,11 +21,14 @@ from k3dreg.status.cluster_list import LastPulls, listed_nodes
 from k3dreg.status.metrics import MEDIA_TYPE, Metrics, Readings
 from k3dreg.status.overview import Listed, ListedNode, Live, Overview, SourceState
 from k3dreg.store.interfaces import IPushed
-from k3dreg.streaming.single_flight import SingleFlight
+from k3dreg.streaming.single_flight import Recent
 
 # Seconds for which a check of the engine counts, so that requests for health and metrics do not become as many requests
 # to the engine.
 _GOOD_FOR = 1.0
+# The same for what the page tells of clusters and of pushed content: that takes reading files in all nodes, and all
+# pushed tags.
+_TOLD_FOR = 5.0
 # Images in each list of the page.
 _LISTED = 200
 
@@ -65,25 +68,22 @@ class Monitor:
         self._pushed = pushed
         self._size_of = size_of
         self._sources = sources
-        self._rules: Sequence[RetainRule] = ()
         self._node_names = NodeNames(engine, clock)
         self._board = Board(clock, self._node_names.at)
         self._metrics = Metrics(version, cache, self._board.nodes)
-        self._looks: SingleFlight[str, str] = SingleFlight()
-        self._looked: tuple[float, str] | None = None
+        self._trouble = Recent(self._look, clock, _GOOD_FOR)
+        self._clusters = Recent(self._look_at_clusters, clock, _TOLD_FOR)
+        self.retain(())
         self._last_pulls = LastPulls()
         self.observer = Observers([self._board, self._metrics, self._last_pulls])
 
     def retain(self, rules: Sequence[RetainRule]) -> None:
         """Tell from now on what these rules would free.  There are none at first."""
-        self._rules = rules
+        self._use = Recent(lambda: self._pushed.usage(rules), self._clock, _TOLD_FOR)
 
     async def engine_trouble(self) -> str:
         """Return why the engine cannot be used, or "".  Requests at the same time share one check."""
-        looked = self._looked
-        if looked is not None and 0 <= self._clock.seconds() - looked[0] < _GOOD_FOR:
-            return looked[1]
-        return await self._looks.join("engine", self._look)
+        return await self._trouble.get()
 
     async def metrics(self) -> tuple[str, bytes]:
         """Return the media type and the text of all metrics."""
@@ -113,7 +113,7 @@ class Monitor:
                 engine += f"{info.store.value} image store"
                 images = await self._images()
                 sources = await self._sources(info)
-                clusters = await listed_nodes(self._engine, self._last_pulls.times)
+                clusters = await self._clusters.get()
             except EngineError as error:
                 trouble = str(error)
         pushed, pushed_count = await self._list_pushed()
@@ -129,7 +129,7 @@ class Monitor:
             image_count=len(images),
             pushed=tuple(pushed),
             pushed_count=pushed_count,
-            pushed_use=await self._pushed.usage(self._rules),
+            pushed_use=await self._use.get(),
             cache_bytes=cache.cache_bytes,
             cache_limit=cache.cache_limit,
             cache_blobs=cache.cache_blobs,
@@ -162,8 +162,10 @@ class Monitor:
             await self._engine.info()
         except EngineError as error:
             trouble = f"{error}. {error.advice}" if error.advice else str(error)
-        self._looked = self._clock.seconds(), trouble
         return trouble
+
+    async def _look_at_clusters(self) -> Sequence[ListedNode]:
+        return await listed_nodes(self._engine, self._last_pulls.times)
 
     async def _images(self) -> list[Listed]:
         """Return the engine's images, newest first.  Raises `EngineError`."""

@@ -45,7 +45,9 @@ class Operations:
     Call `events.shutdown` at the end.
     """
 
-    def __init__(self, monitoring: IMonitoring, clock: IReactorTime) -> None:
+    def __init__(self, monitoring: IMonitoring, clock: IReactorTime, state: str = "") -> None:
+        """`state` is the name of the state directory in `/healthz`."""
+        self._state = state
         self._monitoring = monitoring
         self._clock = clock
         self._parts: tuple[float, dict[str, bytes]] | None = None
@@ -87,9 +89,10 @@ class Operations:
     async def _healthz(self, request: Request) -> Answer:
         """Answer 200, which shows that the reactor runs: an unreachable engine is no reason to restart k3dreg.
 
-        A node that is to be attached recognizes k3dreg by the answer (`registry/addresses_for_nodes`).
+        A node that is to be attached recognizes k3dreg by the answer (`registry/addresses_for_nodes`), and `k3dreg rm`
+        the daemon of a state directory (`commands/removal`).
         """
-        return _json(200, {"status": "ok", "registry": "k3dreg"})
+        return _json(200, {"status": "ok", "registry": "k3dreg", "state": self._state})
 
     async def _readyz(self, request: Request) -> Answer:
         """Answer 200 if the engine answers, else 503."""

@@ -86,6 +86,28 @@ class SingleFlight(Generic[K, V]):
         flight.waiters.deliver(result)
 
 
+class Recent(Generic[V]):
+    """A value that is asked for once for all callers, and again when it is older than some seconds."""
+
+    def __init__(self, ask: Callable[[], Awaitable[V]], clock: IReactorTime, max_age: float) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._max_age = max_age
+        self._flight: SingleFlight[str, V] = SingleFlight()
+        self._known: tuple[float, V] | None = None
+
+    async def get(self) -> V:
+        """Return the value, at most `max_age` seconds old.  Raises what asking raises, which is not kept."""
+        if self._known is not None and 0 <= self._clock.seconds() - self._known[0] < self._max_age:
+            return self._known[1]
+        return await self._flight.join("value", self._asked)
+
+    async def _asked(self) -> V:
+        value = await self._ask()
+        self._known = self._clock.seconds(), value
+        return value
+
+
 @define(eq=False)
 class _Question(Generic[V]):
     """The questions about one key: the one under way, those that exceeded the time limit, and the next one."""

@@ -146,7 +146,10 @@ class FakeContainers:
             "Config": {"Hostname": container.hostname, "Labels": container.labels},
             "HostConfig": {"PortBindings": {f"{port}/tcp": [{"HostPort": "5005"}] for port in container.ports}},
             "NetworkSettings": {"Networks": self._networks(container)},
-            "Mounts": [{"Source": source, "Destination": destination} for source, destination in container.mounts],
+            "Mounts": [
+                {"Type": "bind", "Source": source, "Destination": destination}
+                for source, destination in container.mounts
+            ],
         }
 
     def _extract(self, container: FakeContainer, directory: str, body: bytes) -> object:

@@ -189,8 +189,8 @@ def test_many_clients_do_what_they_like(engine: EngineAddress, layered_image: Pu
         # The bytes of a push that was left wait an hour for the rest, unless the client cancels the session.
         for location in (location for client in clients for location in client.left_pushes):
             assert RegistryClient(daemon.host).ask("DELETE", location).status in (204, 404)
-        # The cache and what was pushed are kept, also without a tag for hours; staged data and open files end with their
-        # requests.
+        # The cache and what was pushed are kept, also without a tag for hours.  Staged data and open files end with
+        # their requests.
         state = tmp_path / "state"
         until(lambda: not in_use(daemon, state), lambda: str(in_use(daemon, state)), seconds=60)
         until(lambda: not disk_space(state / "staging"), lambda: str(list((state / "staging").rglob("*"))), seconds=60)

@@ -268,7 +268,7 @@ class WhyTests(WhyCase):
         answer, said = self.outcome("nginx:1")
         self.assertTrue(answer)
         self.assertIn("Docker's image is served: its registry does not say whether it has moved: toomanyreq", said)
-        self.assertIn("It last answered 2 hours ago", said)
+        self.assertIn("it last answered 2 hours ago", said)
         self.assertIn(f"by Docker's own digest, {held.root.digest}", said)
 
     def test_podman_cannot_be_asked_before(self) -> None:

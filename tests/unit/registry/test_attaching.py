@@ -12,8 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from k3dreg.clusters.attaching_errors import CannotAttach
 from k3dreg.commands.attach import attach_clusters, detach_clusters
 from k3dreg.docker.container_files import SmallFile
+from k3dreg.oci.errors import EngineError
 from k3dreg.registry.addresses_for_nodes import JOINED, Addresses
-from k3dreg.registry.attaching import attach, states
+from k3dreg.registry.attaching import attach, leave_networks, states
 from k3dreg.registry.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.registry.cluster_watch import ClusterWatch
 from tests.fakes.containers import ContainerRequests, FakeContainer
@@ -166,8 +167,30 @@ class K3dTests(Case):
     def test_a_file_of_the_host_is_not_touched(self) -> None:
         self.server.mounts = (("/home/me/registries.yaml", REGISTRIES),)
         error = self.refused("k3d-dev-server-0")
-        self.assertIn("a file of the host, /home/me/registries.yaml", str(error))
+        self.assertIn("lies on the host, in /home/me/registries.yaml", str(error))
         self.assertEqual(self.containers.written, [])
+
+    def test_nor_is_one_in_a_directory_of_the_host(self) -> None:
+        self.server.mounts = (("/home/me/k3s", REGISTRIES.rpartition("/")[0]),)
+        self.assertIn("lies on the host, in /home/me/k3s", str(self.refused("k3d-dev-server-0")))
+        self.assertEqual(self.containers.written, [])
+
+    def test_a_network_is_kept_while_a_nodes_files_cannot_be_read(self) -> None:
+        self.attach("dev")
+        for node in (self.server, self.agent):
+            node.files[K3S_HOSTS] = SmallFile(b"\xff")
+        self.assertEqual(self.done(leave_networks(self.engine, self.addresses)), [])
+        self.assertEqual(self.registry.networks["k3d-dev"], [JOINED])
+
+    def test_an_attempt_that_breaks_off_leaves_the_network(self) -> None:
+        def break_off(node: FakeContainer, host: str, port: int) -> tuple[int, str]:
+            self.assertIn("k3d-dev", self.registry.networks)
+            raise EngineError("the engine has ended")
+
+        self.containers.reach = break_off
+        attempt = Deferred.fromCoroutine(attach(self.engine, self.addresses, self.node("k3d-dev-server-0")))
+        self.failureResultOf(attempt, EngineError)
+        self.assertEqual(list(self.registry.networks), ["bridge"])
 
     def test_k3s_without_directories_of_mirrors_uses_the_mirror_from_its_next_start_on(self) -> None:
         self.server.put(f"{AGENT}/config.toml", "version = 2\n")

@@ -428,6 +428,17 @@ class OriginTests(RefreshCase):
         self.check(built)
         self.assertEqual(self.engine.pulls, [])
 
+    def test_an_image_that_was_built_while_the_registry_was_asked_is_not(self) -> None:
+        self.pulled()
+        self.publish("new")
+        self.registries.silent = Deferred()
+        waiting = self.begin()
+        built = self.engine.add(make_image(NGINX, labels={"is": "mine"}))
+        self.registries.silent.callback(None)
+        self.engine.flush()
+        self.assertEqual(self.successResultOf(waiting).id, built.id(self.store))
+        self.assertEqual(self.engine.pulls, [])
+
     def test_the_pulled_one_is_known_again_when_it_gets_its_tag_back(self) -> None:
         held = self.pulled()
         self.engine.tag(NGINX, "docker.io/library/kept:1")

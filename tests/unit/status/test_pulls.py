@@ -292,7 +292,7 @@ class GroupingTests(PullCase):
     def test_what_is_remembered_is_bounded(self) -> None:
         for number in range(500):
             self.client.begin("HEAD", f"t{number}")
-        self.assertEqual(len(self.board.live().pulling), 200)
+        self.assertEqual(len(self.board.live().pulling), 50)
         self.assertEqual(len(self.board.live().pulls), 30)
         client = Client(self.board, self.clock, "10.0.0.9")
         client.head("1", Image("a").root)
