@@ -1,7 +1,7 @@
 """Find a linker: in this process where it can reach Docker's files, else in a helper container that can.
 
 The helper container has rights on the engine's machine that k3dreg itself may not have (docs/linking.md).  So it runs
-only while layers are to be linked.
+only while the option is on.
 """
 
 from __future__ import annotations

@@ -428,6 +428,21 @@ class OriginTests(RefreshCase):
         self.check(built)
         self.assertEqual(self.engine.pulls, [])
 
+    def test_an_image_that_was_built_during_a_pull_that_fails_is_not(self) -> None:
+        engine, built = self.engine, make_image(NGINX, labels={"is": "mine"})
+
+        class Building(dict[str, Any]):
+            def items(self) -> Any:
+                engine.add(built)
+                return {NGINX: PullError(200, "unexpected EOF")}.items()
+
+        engine.upstream = Building()
+        self.check(built)
+        engine.upstream = {}
+        engine.pulls.clear()
+        self.clock.advance(HOUR)
+        self.not_replaced(built)
+
     def test_an_image_that_was_built_while_the_registry_was_asked_is_not(self) -> None:
         self.pulled()
         self.publish("new")
