@@ -63,7 +63,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip("not asked for"))
             # One process of pytest-xdist has an engine to itself (`--dist loadgroup`).
             item.add_marker(pytest.mark.xdist_group(_group(item)))
-    _NODE_USERS.update(item.path for item in items if NODE_FIXTURES.intersection(getattr(item, "fixturenames", ())))
 
 
 def _group(item: pytest.Item) -> str:
@@ -80,14 +79,11 @@ def _group(item: pytest.Item) -> str:
     return next((engine.name for engine in rig.engines() if engine.url == url), "rig")
 
 
-# Modules with tests that use a node.
-_NODE_USERS: set[Path] = set()
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let one process at a time use the nodes, which tests of all engines share; fixtures' ends are included."""
-    if item.path not in _NODE_USERS and item.path.stem not in NODE_MODULES:
+    uses_node = NODE_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    if not uses_node and item.path.stem not in NODE_MODULES:
         return (yield)
     with rig.alone("nodes"):
         return (yield)
@@ -275,7 +271,7 @@ def daemon(engine: rig.EngineAddress, tmp_path_factory: pytest.TempPathFactory) 
     shutil.rmtree(directory / "state")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def one_node() -> Iterator[Node]:
     """The first node, for tests of what is not the node's."""
     nodes = rig.nodes()
