@@ -84,7 +84,7 @@ async def read_file(engine: IEngineRequests, container: str, path: str, largest:
 async def write_file(engine: IEngineRequests, container: str, directory: str, name: str, file: SmallFile) -> None:
     """Write a file into a directory that is there, in the place of one of this name.
 
-    The engine removes the old file first.  Podman makes root the owner.
+    The engine removes the old file first.  Podman makes root the owner, and creates a missing directory.
 
     Raises `FileAbsent` if the directory is missing, and `EngineError`.
     """

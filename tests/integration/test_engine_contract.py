@@ -227,14 +227,17 @@ class EngineContract:
         container = await self.start_container()
         await write_file(self.engine, container, "/etc", "k3dreg-contract", SmallFile(bytes(50_000)))
         await self.fails(read_file(self.engine, container, "/etc/k3dreg-contract", 4000), EngineError)
+        is_podman = (await self.engine.info()).store is ImageStore.PODMAN
         for file in (SmallFile(b"old\n" * 1000, 0o600), SmallFile(b"new\n", 0o640, 7, 8)):
             await write_file(self.engine, container, "/etc", "k3dreg-contract", file)
-            if (await self.engine.info()).store is ImageStore.PODMAN:
-                file = evolve(file, user=0, group=0)
-            self.case.assertEqual(await read_file(self.engine, container, "/etc/k3dreg-contract", 4000), file)
+            found = await read_file(self.engine, container, "/etc/k3dreg-contract", 4000)
+            if is_podman and found is not None:  # it does not keep the owner
+                found = evolve(found, user=file.user, group=file.group)
+            self.case.assertEqual(found, file)
         self.case.assertIsNone(await read_file(self.engine, container, "/etc/k3dreg-none", 4000))
         await self.fails(read_file(self.engine, container, "/etc", 4000), EngineError)
-        await self.fails(write_file(self.engine, container, "/none", "x", SmallFile(b"")), FileAbsent)
+        if not is_podman:  # which makes the directory
+            await self.fails(write_file(self.engine, container, "/none", "x", SmallFile(b"")), FileAbsent)
 
     async def test_a_command_in_a_container_tells_its_status_and_what_it_printed(self) -> None:
         container = await self.start_container()

@@ -33,7 +33,11 @@ def image(engine: EngineAddress, push: Push, busybox: bytes) -> Iterator[PushedI
 
 
 def _pull(daemon: Daemon, tag: str) -> int:
-    return Puller(daemon.host).image(NAME, tag)
+    puller = Puller(daemon.host)
+    size = puller.image(NAME, tag)
+    puller.manifest(NAME, tag)  # on the same connection, so the answer before it has been logged as whole
+    puller.close()
+    return size
 
 
 def _source(daemon: Daemon, image: PushedImage) -> str:
