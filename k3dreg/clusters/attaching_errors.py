@@ -12,3 +12,7 @@ class CannotAttach(Exception):
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.advice = advice
+
+
+class NoMirrorFiles(CannotAttach):
+    """The node's containerd reads no mirrors from files, so the node cannot have been attached."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.clusters.attaching_errors import CannotAttach, NoMirrorFiles
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.registry.addresses_for_nodes import Addresses
@@ -78,7 +78,8 @@ async def _state(engine: IEngineRequests, node: ClusterNode) -> NodeState:
     except EngineUnavailable:
         raise
     except (CannotAttach, EngineError) as error:
-        return NodeState(node, False, False, f"cannot be attached: {error}", is_known=False)
+        is_known = isinstance(error, NoMirrorFiles)
+        return NodeState(node, False, False, f"cannot be attached: {error}", is_known)
     says = _words(mirror) if node.runs else f"{_words(mirror)}; does not run"
     return NodeState(node, bool(mirror.attached), bool(mirror.hosts or mirror.attached), says)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.clusters.attaching_errors import CannotAttach, NoMirrorFiles
 from k3dreg.clusters.hosts_file import (
     add_host,
     config_paths,
@@ -135,7 +135,7 @@ async def _hosts_file(engine: IEngineRequests, node: ClusterNode) -> _Found:
         return await _read(engine, node, f"{directories[0].rstrip('/')}{_EVERY}/hosts.toml")
     if node.kind is K3D:
         return _Found("", None, "")
-    raise CannotAttach(
+    raise NoMirrorFiles(
         "its containerd has no config_path, so it reads no mirrors from files",
         _NO_CONFIG_PATH.format(node.kind.name, node.kind.config),
     )

@@ -175,6 +175,13 @@ class K3dTests(Case):
         self.assertIn("lies on the host, in /home/me/k3s", str(self.refused("k3d-dev-server-0")))
         self.assertEqual(self.containers.written, [])
 
+    def test_a_node_that_cannot_be_attached_keeps_k3dreg_in_no_network(self) -> None:
+        self.attach("dev")
+        self.containers.add(kind_node()).networks = {"k3d-dev": []}
+        self.containers.all["kind-control-plane"].put("/etc/containerd/config.toml", "version = 2\n")
+        self.detach("dev")
+        self.assertEqual(list(self.registry.networks), ["bridge"])
+
     def test_a_network_is_kept_while_a_nodes_files_cannot_be_read(self) -> None:
         self.attach("dev")
         for node in (self.server, self.agent):
