@@ -32,10 +32,7 @@ async def attach_clusters(
             for line in listing(await states(engine)):
                 say(line)
             return 0
-        found = await all_nodes(engine)
-        if every and not found:
-            say(_NONE)
-        nodes = _chosen(found, names, say, every=every)
+        nodes = _chosen(await all_nodes(engine), names, say, every=every)
         if not nodes:
             return 1
         status, notes = 0, {}
@@ -108,8 +105,10 @@ def listing(found: Sequence[NodeState]) -> list[str]:
 def _chosen(nodes: Sequence[ClusterNode], names: Sequence[str], say: Say, *, every: bool) -> Sequence[ClusterNode]:
     """Return the nodes of the named clusters, or with `every` all that run.
 
-    For a name that no cluster has, says so and returns none.
+    If there is no cluster, or none of a name, says so and returns none.
     """
+    if not nodes:
+        say(_NONE)
     if every:
         for node in nodes:
             if not node.runs:
@@ -117,7 +116,8 @@ def _chosen(nodes: Sequence[ClusterNode], names: Sequence[str], say: Say, *, eve
         return [node for node in nodes if node.runs]
     known = dict.fromkeys(node.cluster for node in nodes)
     if unknown := [name for name in names if name not in known]:
-        say(f"there is no cluster {', '.join(unknown)}; clusters: {', '.join(known)}" if known else _NONE)
+        if known:
+            say(f"there is no cluster {', '.join(unknown)}; clusters: {', '.join(known)}")
         return []
     return [node for node in nodes if node.cluster in names]
 

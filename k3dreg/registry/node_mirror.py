@@ -173,11 +173,11 @@ async def _write(engine: IEngineRequests, node: ClusterNode, changes: Sequence[t
             await write_file(engine, node.id, directory, name + _SUFFIX, made)
         for found, _ in written:
             await _do(engine, node, 'mv -f "$1" "$2"', found.path + _SUFFIX, found.path)
-    except FileAbsent as error:
-        raise CannotAttach(str(error)) from error
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(CannotAttach, EngineError):
             await _do(engine, node, 'rm -f "$@"', *(found.path + _SUFFIX for found, _ in written))
+        if isinstance(error, FileAbsent):
+            raise CannotAttach(str(error)) from error
         raise
     for found, text in wanted:
         if not text:
