@@ -39,7 +39,7 @@ APART = (
 )
 # Fixtures, and modules without them, whose tests change a node's mirrors or remove its images.
 NODE_FIXTURES = {"node", "one_node", "mirrored"}
-NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker")
+NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker", "test_refusals")
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 

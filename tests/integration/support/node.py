@@ -12,6 +12,7 @@ import uuid
 
 import grpc  # type: ignore[import-untyped,unused-ignore]
 
+from tests.integration.support import rig
 from tests.integration.support.rig import NodeAddress
 
 
@@ -37,6 +38,9 @@ class Node:
     """One containerd."""
 
     def __init__(self, address: NodeAddress) -> None:
+        """Fail for a node of the rig that tests of other processes may use meanwhile: they change its mirrors."""
+        alone = address not in rig.nodes() or rig.is_alone("nodes")
+        assert alone, "NODE_FIXTURES and NODE_MODULES lack a fixture or a module that uses a node"
         self.address = address
         self.name = address.name
 

@@ -163,12 +163,25 @@ def setting(variable: str) -> str:
     return value
 
 
+# What this process uses alone at the moment.
+_ALONE: set[str] = set()
+
+
 @contextmanager
 def alone(what: str) -> Generator[None]:
     """Wait until no other process of the tests uses `what`, and keep them from it meanwhile."""
     with (Path(tempfile.gettempdir()) / f"k3dreg-tests-{os.getuid()}-{what}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        _ALONE.add(what)
+        try:
+            yield
+        finally:
+            _ALONE.remove(what)
+
+
+def is_alone(what: str) -> bool:
+    """Return whether this process keeps the others from `what`."""
+    return what in _ALONE
 
 
 def kill_engine(engine: EngineAddress) -> None:
