@@ -6,7 +6,7 @@ from __future__ import annotations
 class CannotAttach(Exception):
     """A node cannot be attached or detached.  The text says why, and `advice` what the user can do, or "".
 
-    Nothing was written into the node when it is raised.  It is no `K3dregError`, because no client gets it.
+    It is no `K3dregError`, because no client gets it.
     """
 
     def __init__(self, reason: str, advice: str = "") -> None:

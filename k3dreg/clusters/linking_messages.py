@@ -15,6 +15,7 @@ from k3dreg.clusters.linker import Linking
 from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.formats.text import one_line
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import InvalidDigest
 
@@ -111,9 +112,7 @@ def parse_answer(data: bytes) -> Linking:
     try:
         message = json.loads(data)
         if "error" in message:
-            reason = str(message["error"])[:_LONGEST]
-            told = "".join(each if each.isprintable() else " " for each in reason)
-            raise CannotLink(told)
+            raise CannotLink(one_line(str(message["error"])[:_LONGEST]))
         done = Linking()
         for each in fields(Linking):
             value = message["done"][each.name]

@@ -44,7 +44,7 @@ from k3dreg.registry.resolver import Resolver
 from k3dreg.registry.tag_questions import TagQuestions
 from k3dreg.registry.tag_records import TagRecords
 from k3dreg.store.database import DatabaseConnection
-from k3dreg.streaming.workers import Workers
+from k3dreg.streaming.workers import Workers, running_workers
 from k3dreg.upstream.name_resolution import make_resolve
 from k3dreg.upstream.origin import ITagDigests
 from k3dreg.upstream.registry_access import RegistryAccess
@@ -99,21 +99,15 @@ def _engine(config: Config, reactor: Any) -> EngineClient:
 
 async def doctor(config: Config, reactor: Any, environment: Mapping[str, str], say: Write, *, as_object: bool) -> int:
     """Run all checks, print them with `say`, as JSON if `as_object`, and return the exit status."""
-    workers = Workers(reactor)
-    workers.start()
-    try:
+    async with running_workers(reactor) as workers:
         checks = await examine(config, _engine(config, reactor), workers, reactor, environment)
-    finally:
-        await workers.stop()
     say(as_json(checks) if as_object else as_text(checks))
     return status_of(checks)
 
 
 async def why(config: Config, reactor: Any, environment: Mapping[str, str], reference: Reference, say: Write) -> int:
     """Print with `say` how a node's request is answered, and return the exit status: 0 if a node gets the image."""
-    workers = Workers(reactor)
-    workers.start()
-    try:
+    async with running_workers(reactor) as workers:
         engine = _engine(config, reactor)
         names, permitted = await _surroundings(config, engine, workers, reactor)
         credentials = make_chain(reactor, workers, environment, config.remote)
@@ -122,8 +116,6 @@ async def why(config: Config, reactor: Any, environment: Mapping[str, str], refe
         if answer and config.link_layers:
             for check in await linking_checks(engine, config.docker.socket, workers, reactor):
                 say(f"{check.says}. {check.advice}".rstrip(". "))
-    finally:
-        await workers.stop()
     return 0 if answer else 1
 
 
@@ -131,9 +123,7 @@ async def refresh_images(
     config: Config, reactor: Any, environment: Mapping[str, str], references: Sequence[Reference], say: Write
 ) -> int:
     """Let Docker pull images whose tags have moved, print with `say` what happened, and return the exit status."""
-    workers = Workers(reactor)
-    workers.start()
-    try:
+    async with running_workers(reactor) as workers:
         engine = _engine(config, reactor)
         names, permitted = await _surroundings(config, engine, workers, reactor)
         credentials = PullCredentials(make_chain(reactor, workers, environment, config.remote))
@@ -145,8 +135,6 @@ async def refresh_images(
             return await refresh(questions, resolver, credentials, engine, names, references, say)
         finally:
             workers.clean_up(database.close)
-    finally:
-        await workers.stop()
 
 
 def _registries(reactor: Any) -> ITagDigests:
@@ -173,9 +161,7 @@ async def _surroundings(
 
 async def link_layers(config: Config, reactor: Any, reference: Reference, nodes: Sequence[str], say: Write) -> int:
     """Link an image into nodes, print with `say` what that saved, and return the exit status."""
-    workers = Workers(reactor, 1)
-    workers.start()
-    try:
+    async with running_workers(reactor, 1) as workers:
         engine, names = _engine(config, reactor), OwnNames(config.aliases)
         linkers = await make_linkers(engine, config.docker.socket, workers, reactor)
         try:
@@ -183,8 +169,6 @@ async def link_layers(config: Config, reactor: Any, reference: Reference, nodes:
         finally:
             with contextlib.suppress(EngineError):
                 await linkers.close()
-    finally:
-        await workers.stop()
 
 
 async def change_clusters(command: str, options: Any, reactor: Any, say: Write) -> int:
@@ -205,9 +189,7 @@ async def warm(
     reactor: Any, server: str, environment: Mapping[str, str], references: Sequence[Reference], say: Write
 ) -> int:
     """Request images from the k3dreg at `server`, and return the exit status: 1 if it could not give one of them."""
-    workers = Workers(reactor)
-    workers.start()
-    try:
+    async with running_workers(reactor) as workers:
         logins = make_docker_logins(reactor, workers, environment)
         is_terminal = sys.stdout.isatty()
         progress = make_printer(sys.stdout, is_terminal=is_terminal)
@@ -218,8 +200,6 @@ async def warm(
             say(f"{error}. {error.advice}")
             return 1
         return await _warm_all(Warmer(running, reactor, progress), references, say, is_terminal=is_terminal)
-    finally:
-        await workers.stop()
 
 
 async def _warm_all(warmer: Warmer, references: Sequence[Reference], say: Write, *, is_terminal: bool) -> int:

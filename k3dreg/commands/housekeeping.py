@@ -16,11 +16,11 @@ from twisted.python import usage
 from k3dreg.config.retention import RetainRule
 from k3dreg.config.sources import Sources, read_sources
 from k3dreg.config.usage import CommandLine, columns, complaint
+from k3dreg.formats.text import age, counted, size
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import K3dregError, StateInUse, UsageError
 from k3dreg.reporting.logger import make_logger
-from k3dreg.status.words import age
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
 from k3dreg.store.collection import GRACE, Collected, Collector
@@ -30,7 +30,7 @@ from k3dreg.store.pushed import PushedContent
 from k3dreg.store.pushed_queries import all_images
 from k3dreg.store.pushed_tables import PUSHED_TABLES
 from k3dreg.store.state_directory import StateDirectory
-from k3dreg.streaming.workers import Workers
+from k3dreg.streaming.workers import Workers, running_workers
 
 log = make_logger()
 
@@ -166,7 +166,7 @@ def listing(
         (
             f"{image.repository}:{image.tag or '<none>'}",
             str(image.digest) if width is None else str(image.digest)[:_SHORT_DIGEST],
-            f"{sum(map(size_of, image.contents)) / 1e6:.1f} MB",
+            size(sum(map(size_of, image.contents))),
             *(_time(at, None if width is None else now) for at in (image.since, image.pulled)),
         )
         for image in images
@@ -193,10 +193,8 @@ def _time(at: float, now: float | None) -> str:
 
 
 async def _collect(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool) -> None:
-    workers = Workers(reactor)
-    workers.start()
     try:
-        async with opened(reactor, workers, state_dir) as (_, collector):
+        async with running_workers(reactor) as workers, opened(reactor, workers, state_dir) as (_, collector):
             collector.retain(rules)
             for line in told(await collector.collect(grace, untagged=untagged), "removed"):
                 print(line)  # noqa: T201
@@ -204,8 +202,6 @@ async def _collect(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], g
         fail(f"{error} (a running daemon collects by itself; to collect now, stop it first)")
     except K3dregError as error:
         fail(str(error))
-    finally:
-        await workers.stop()
 
 
 @contextlib.asynccontextmanager
@@ -244,27 +240,24 @@ class _Files:
 
 async def _dry_run(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool) -> None:
     """Collect in a copy of the database, which a daemon may be using, and print what would go."""
-    workers = Workers(reactor)
-    workers.start()
+    tables = (PUSHED_TABLES, CONTENT_TABLES)
     try:
-        tables = (PUSHED_TABLES, CONTENT_TABLES)
-        with contextlib.closing(await workers.run(open_copy, state_dir / DATABASE_FILE, tables)) as database:
-            pushed = PushedContent(database, workers, reactor)
-            collector = Collector(pushed, _Files(state_dir), ContentMap(database, workers).knows, reactor)
-            collector.retain(rules)
-            for line in told(await collector.collect(grace, untagged=untagged), "would remove"):
-                print(line)  # noqa: T201
-            await pushed.close()
+        async with running_workers(reactor) as workers:
+            with contextlib.closing(await workers.run(open_copy, state_dir / DATABASE_FILE, tables)) as database:
+                pushed = PushedContent(database, workers, reactor)
+                collector = Collector(pushed, _Files(state_dir), ContentMap(database, workers).knows, reactor)
+                collector.retain(rules)
+                for line in told(await collector.collect(grace, untagged=untagged), "would remove"):
+                    print(line)  # noqa: T201
+                await pushed.close()
     except K3dregError as error:
         fail(str(error))
-    finally:
-        await workers.stop()
 
 
 def told(collected: Collected, verb: str) -> list[str]:
     """Return what was collected as lines.  The last is such as `removed 1 blob and 2 manifests: 3 files, 1.2 MB`."""
     blobs, manifests, files, tags = (
-        f"{count} {what}{'' if count == 1 else 's'}"
+        counted(count, what)
         for count, what in (
             (collected.blobs, "blob"),
             (collected.manifests, "manifest"),
@@ -274,7 +267,7 @@ def told(collected: Collected, verb: str) -> list[str]:
     )
     what = f"{tags}, {blobs} and {manifests}" if collected.tags else f"{blobs} and {manifests}"
     lines = [f"{verb} {tag}: --retain {tag.rule.text}" for tag in collected.tags]
-    return [*lines, f"{verb} {what}: {files}, {collected.bytes / 1e6:.1f} MB"]
+    return [*lines, f"{verb} {what}: {files}, {size(collected.bytes)}"]
 
 
 def fail(message: str) -> NoReturn:

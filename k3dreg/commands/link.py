@@ -11,6 +11,7 @@ from k3dreg.clusters.nodes import Node
 from k3dreg.commands.engine_image import image_of
 from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.engine_files.layout import chain_ids
+from k3dreg.formats.text import counted, size
 from k3dreg.oci.errors import K3dregError
 from k3dreg.oci.reference import Reference
 from k3dreg.registry.cluster_nodes import cluster_nodes
@@ -72,11 +73,11 @@ async def link(
 def summary(done: Linking, node: Node) -> str:
     """Return what was done for a node, as a sentence."""
     if done.layers:
-        said = f"{told(done, node)}; {done.saved / 1e6:.1f} MB are neither sent, unpacked nor stored twice"
+        said = f"{told(done, node)}; {size(done.saved)} are neither sent, unpacked nor stored twice"
     else:
         said = f"{node.name}: nothing to link"
     if done.there:
-        said += f"; it had {done.there} layer{'' if done.there == 1 else 's'}"
+        said += f"; it had {counted(done.there, 'layer')}"
     if done.missing:
         said += f"; Docker has not unpacked {done.missing}, which the node will pull"
     return said

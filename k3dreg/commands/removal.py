@@ -23,7 +23,7 @@ from k3dreg.oci.reference import Reference, Repository, Tag, split_name
 from k3dreg.store.collection import Collector
 from k3dreg.store.identity import identity, public_name
 from k3dreg.store.pushed import PushedContent
-from k3dreg.streaming.workers import Workers
+from k3dreg.streaming.workers import running_workers
 
 Write = Callable[[str], object]
 
@@ -109,26 +109,23 @@ async def _remove(
     environment: dict[str, str],
     say: Write,
 ) -> int:
-    workers = Workers(reactor)
-    workers.start()
     own = ""
     try:
-        if not server:
-            try:
-                async with opened(reactor, workers, state_dir) as (content, collector):
-                    return await _in_state(pushed, content, collector, say)
-            except StateInUse:
-                port = next(filter(None, map(port_of, listen)), 5000)
-                server, own = f"http://127.0.0.1:{port}", public_name(await workers.run(identity, state_dir))
-        logins = make_docker_logins(reactor, workers, environment)
-        running = RunningServer(Agent(reactor), server, logins.credentials)
-        if own:
-            await running.check_state(own)
-        return await _through_server(pushed, running, say)
+        async with running_workers(reactor) as workers:
+            if not server:
+                try:
+                    async with opened(reactor, workers, state_dir) as (content, collector):
+                        return await _in_state(pushed, content, collector, say)
+                except StateInUse:
+                    port = next(filter(None, map(port_of, listen)), 5000)
+                    server, own = f"http://127.0.0.1:{port}", public_name(await workers.run(identity, state_dir))
+            logins = make_docker_logins(reactor, workers, environment)
+            running = RunningServer(Agent(reactor), server, logins.credentials)
+            if own:
+                await running.check_state(own)
+            return await _through_server(pushed, running, say)
     except K3dregError as error:
         fail(f"{error}. {error.advice}" if error.advice else str(error))
-    finally:
-        await workers.stop()
 
 
 async def _in_state(pushed: Iterable[Pushed], content: PushedContent, collector: Collector, say: Write) -> int:

@@ -20,6 +20,7 @@ from twisted.internet.protocol import ProcessProtocol, connectionDone
 from twisted.python.failure import Failure
 
 from k3dreg.formats.basic_auth import Credentials
+from k3dreg.formats.text import one_line
 from k3dreg.streaming.workers import Workers
 
 # Seconds.  Docker has no limit.  Some helpers ask a cloud for a token, which takes a few seconds; a node waits 30 s for
@@ -127,7 +128,7 @@ def _reason(text: str) -> str:
     """Return a helper's error message in one line, unless it looks like JSON, which may contain a secret."""
     if not text or "{" in text:
         return "it gave no reason"
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+    return one_line(text)[:300]
 
 
 class _Run(ProcessProtocol):

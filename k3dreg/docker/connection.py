@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
 from k3dreg.docker.engine_tls import explain_refusal
-from k3dreg.docker.messages import error_message, one_line, parse_version
+from k3dreg.docker.messages import error_message, parse_version, readable
 from k3dreg.docker.ssh_forward import TunnelFailed
 from k3dreg.oci.errors import EngineError, EngineSilent, EngineTooOld, EngineUnavailable
 from k3dreg.oci.user_agent import USER_AGENT
@@ -121,7 +121,7 @@ class Connection:
         message = await self._complaint(response)
         if response.code == 400 and _WRONG_VERSION.search(message):
             raise EngineTooOld(
-                f"the engine and k3dreg have no API version in common: {one_line(message)}",
+                f"the engine and k3dreg have no API version in common: {readable(message)}",
                 advice=f"use a newer k3dreg, or an engine whose oldest API version is not above {_spell(NEWEST)}",
             )
         raise _as_error(response.code, message)
@@ -193,7 +193,7 @@ def _spell(version: Version) -> str:
 
 
 def _as_error(status: int, message: str) -> EngineError:
-    return EngineError(one_line(message) or f"the engine answered with status {status}", status=status)
+    return EngineError(readable(message) or f"the engine answered with status {status}", status=status)
 
 
 def _explain(error: Exception) -> EngineUnavailable:

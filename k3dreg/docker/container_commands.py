@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from attrs import frozen
 
-from k3dreg.docker.documents import ask
+from k3dreg.docker.documents import JSON, ask, post
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.members import mapping, number, text
 from k3dreg.oci.errors import EngineError
@@ -19,7 +17,6 @@ _LARGEST = 64 * 1024
 # Bytes of the header of each frame of the output: a stream's number, three zeros, and the length (Engine API, "Attach
 # to a container").
 _HEADER = 8
-_JSON = {"Content-Type": "application/json"}
 
 
 @frozen
@@ -33,21 +30,16 @@ class Ended:
 async def run(engine: IEngineRequests, container: str, *words: str) -> Ended:
     """Run a command as root in a container, and return when it has ended.  Raises `EngineError`."""
     body = {"AttachStdout": True, "AttachStderr": True, "User": "0", "Cmd": list(words)}
-    made = mapping(await _post(engine, f"/containers/{container}/exec", body))
+    made = mapping(await post(engine, f"/containers/{container}/exec", body, max_wait=_MAX_WAIT))
     identity = text(made.get("Id"))
     if not identity:
         raise EngineError("the engine does not tell the ID of a command")
     response = await engine.request(
-        "POST", f"/exec/{identity}/start", data=b'{"Detach":false,"Tty":false}', headers=_JSON, max_wait=_MAX_WAIT
+        "POST", f"/exec/{identity}/start", data=b'{"Detach":false,"Tty":false}', headers=JSON, max_wait=_MAX_WAIT
     )
     output = _unframed(await read_whole(engine.body(response, "a command's output", silence=_MAX_WAIT), _LARGEST))
     told = mapping(await ask(engine, "GET", f"/exec/{identity}/json", max_wait=_MAX_WAIT))
     return Ended(number(told.get("ExitCode")), output.decode(errors="replace"))
-
-
-async def _post(engine: IEngineRequests, path: str, body: object) -> object:
-    answer: object = await ask(engine, "POST", path, data=json.dumps(body).encode(), headers=_JSON, max_wait=_MAX_WAIT)
-    return answer
 
 
 def _unframed(data: bytes) -> bytes:

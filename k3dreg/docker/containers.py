@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from k3dreg.docker.documents import ask
+from k3dreg.docker.documents import ask, post
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.members import items, mapping, number, text, texts
 from k3dreg.oci.errors import EngineError, EngineUnavailable
@@ -159,18 +159,7 @@ async def create(
 
 
 async def _create(engine: IEngineRequests, name: str, description: Mapping[str, Any]) -> str:
-    data, headers = json.dumps(description).encode(), {"Content-Type": "application/json"}
-    made = mapping(
-        await ask(
-            engine,
-            "POST",
-            "/containers/create",
-            params={"name": name},
-            data=data,
-            headers=headers,
-            max_wait=_MAX_WAIT,
-        )
-    )
+    made = mapping(await post(engine, "/containers/create", description, params={"name": name}, max_wait=_MAX_WAIT))
     if not text(made.get("Id")):
         raise EngineError("the engine does not tell the ID of the container that it created")
     return text(made.get("Id"))

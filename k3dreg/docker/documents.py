@@ -9,6 +9,8 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
 from k3dreg.streaming.response_body import read_whole
 
+# Headers of a request whose body is a JSON document.
+JSON = {"Content-Type": "application/json"}
 # Bytes of an answer.  The list of a thousand images has about one MiB.
 _LARGEST = 32 * 1024 * 1024
 
@@ -20,6 +22,14 @@ async def ask(engine: IEngineRequests, method: str, path: str, what: str = "an a
     `EngineError`.
     """
     return parse(await fetch(engine, method, path, what, **more), what)
+
+
+async def post(engine: IEngineRequests, path: str, document: object, **more: Any) -> Any:
+    """Send a JSON document, and return that of the answer, `{}` for an empty answer.
+
+    `more` are arguments of `IEngineRequests.request`.  Raises `EngineError`.
+    """
+    return await ask(engine, "POST", path, data=json.dumps(document).encode(), headers=JSON, **more)
 
 
 async def fetch(engine: IEngineRequests, method: str, path: str, what: str, **more: Any) -> bytes:

@@ -16,7 +16,7 @@ from twisted.web.iweb import IBodyProducer
 from k3dreg.docker.documents import ask, fetch, parse
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.members import items, mapping, number, text, texts
-from k3dreg.docker.messages import one_line, stream_error
+from k3dreg.docker.messages import readable, stream_error
 from k3dreg.docker.refusals import is_unpacking_failure
 from k3dreg.formats.json_stream import JsonObjects
 from k3dreg.oci.errors import EngineError, EngineUnavailable
@@ -106,7 +106,7 @@ async def import_empty(engine: IEngineRequests, name: str, labels: Mapping[str, 
     answer = mapping(await ask(engine, "POST", "/images/create", params=params, data=_EMPTY_TAR, headers=_TAR))
     imported = text(answer.get("status"))
     if not imported.startswith("sha256:"):  # an answer of status 200 may contain an error
-        raise EngineError(f"the engine did not import an empty image: {one_line(stream_error(answer) or '')}"[:200])
+        raise EngineError(f"the engine did not import an empty image: {readable(stream_error(answer) or '')}"[:200])
     return imported
 
 
@@ -176,7 +176,7 @@ async def _messages(stream: IByteStream) -> AsyncIterator[Mapping[str, Any]]:
             for message in objects.feed(data):
                 error = stream_error(message)
                 if error is not None:
-                    raise EngineError(one_line(error)[:500])
+                    raise EngineError(readable(error)[:500])
                 yield message
     finally:
         stream.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 from k3dreg.docker.image import ChildManifest, EngineImage, EngineInfo, ImageStore, PullProgress
 from k3dreg.docker.members import items, mapping, number, text
+from k3dreg.formats.text import one_line
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BadRequest, EngineError
@@ -42,11 +43,11 @@ _TITLE = re.compile(r"<title>([^<]{1,100})</title>", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/.\]-])/(?:[\w.@%+=,:-]+/)+[\w.@%+=,-]*")
 
 
-def one_line(text: str) -> str:
+def readable(text: str) -> str:
     """Return an engine's message as one line, without HTML, control characters and paths of the engine's host."""
     text = _HTML.sub(_name_page, text)
     text = _PATH.sub("(a path)", text)
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = one_line(text)
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
 
 
@@ -104,7 +105,7 @@ def parse_info(info: Mapping[str, Any], version: Mapping[str, Any], api: tuple[i
         # Podman generates another ID for each answer.
         id="" if store is ImageStore.PODMAN else text(info.get("ID")),
         # Cleaned like the engine's messages, because logs and the status page show it.
-        version=one_line(text(version.get("Version")) or text(info.get("ServerVersion")))[:_LONGEST_VERSION],
+        version=readable(text(version.get("Version")) or text(info.get("ServerVersion")))[:_LONGEST_VERSION],
         api_version=api,
         store=store,
         driver=text(info.get("Driver")),
@@ -212,7 +213,7 @@ class PullTally:
             self._add_layer(layer, status, message.get("progressDetail"))
         current = sum(done for done, _ in self._layers.values())
         total = sum(whole for _, whole in self._layers.values())
-        return PullProgress(one_line(status), current, total)
+        return PullProgress(readable(status), current, total)
 
     def _add_layer(self, layer: str, status: str, detail: object) -> None:
         if status == "Downloading" and isinstance(detail, dict):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from k3dreg.docker.documents import ask
+from k3dreg.docker.documents import ask, post
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.refusals import is_connection_failure
 from k3dreg.oci.errors import EngineError
@@ -45,8 +44,7 @@ async def disconnect(engine: IEngineRequests, network: str, container: str) -> N
 
 
 async def _change(engine: IEngineRequests, network: str, how: str, body: dict[str, Any]) -> None:
-    path, data = f"/networks/{quote(network, safe='')}/{how}", json.dumps(body).encode()
-    await ask(engine, "POST", path, data=data, headers={"Content-Type": "application/json"}, max_wait=_MAX_WAIT)
+    await post(engine, f"/networks/{quote(network, safe='')}/{how}", body, max_wait=_MAX_WAIT)
 
 
 async def connection_failure(engine: IEngineRequests, host: str) -> str:

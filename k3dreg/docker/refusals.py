@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from k3dreg.docker.messages import one_line
+from k3dreg.docker.messages import readable
 from k3dreg.oci.errors import (
     AuthenticationRequired,
     Denied,
@@ -116,7 +116,7 @@ _UNKNOWN = _words(
     "repository name must not be more than 255 characters",
     "is a reserved name",
 )
-# `one_line` replaces an HTML page by this.  Only a 404 in the page's title counts; the rest of a title may be any text.
+# `readable` replaces an HTML page by this.  Only a 404 in the page's title counts; the rest of a title may be any text.
 _PAGE = re.compile(r"\(an HTML page.*")
 _NOT_FOUND_PAGE = _words(r"\(an HTML page: 404\b", "HTTP 404 response body")
 
@@ -141,9 +141,9 @@ def refusal(status: int, message: str) -> K3dregError:
     """Return the error for a failed pull.
 
     `status` is the HTTP status of the engine's answer, 0 for an error inside a progress stream.  `message` is the
-    engine's message, which `one_line` turns into the error's text.
+    engine's message, which `readable` turns into the error's text.
     """
-    said = one_line(message)
+    said = readable(message)
     text = _PAGE.sub("", said).rstrip(": ")
     said = said or f"Docker could not pull the image and gave no reason (status {status})"
 

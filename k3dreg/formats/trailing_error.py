@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 
+from k3dreg.formats.text import one_line
+
 # Bytes of such an object, which has the message twice.  Docker's messages have some hundred bytes.
 LONGEST_OBJECT = 16 * 1024
 # Characters of a message: it becomes part of a pod's events, which Kubernetes truncates at 1024.
@@ -40,5 +42,5 @@ def message_at_end(data: bytes) -> str | None:
 
 
 def _shown(text: str) -> str:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = one_line(text)
     return line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 1] + "…"

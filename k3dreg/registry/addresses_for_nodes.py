@@ -12,6 +12,7 @@ from k3dreg.docker.container_commands import run
 from k3dreg.docker.containers import Container, ListedContainer
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.reach import connect, disconnect
+from k3dreg.formats.text import one_line
 from k3dreg.registry.cluster_nodes import ClusterNode
 
 # The name that k3dreg's container gets in a network that it joins for a cluster, by which `leave` recognizes it.
@@ -183,7 +184,7 @@ def _ports_of(container: Container) -> Sequence[int]:
 async def _reason(engine: IEngineRequests, node: ClusterNode, address: Address) -> str:
     """Return why the node does not get images from k3dreg at this address, "" if it does.  Raises `EngineError`."""
     done = await run(engine, node.id, "sh", "-c", _PROBE, "sh", address.host, str(address.port))
-    said = "".join(each if each.isprintable() else "?" for each in " ".join(done.output.split()))
+    said = one_line(done.output)
     if '"k3dreg"' not in said:
         return said[-200:] if done.status else "another program answers there"
     if " 401" in said:

@@ -18,6 +18,7 @@ from k3dreg.docker.image import EngineInfo
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.system import when_reachable
 from k3dreg.engine_files.layout import chain_ids
+from k3dreg.formats.text import counted
 from k3dreg.oci import media_types
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, InvalidDigest, K3dregError
@@ -152,8 +153,7 @@ class LayerLinking:
         if done.layers:
             trace.step(told(done, node))
         if done.missing:
-            layers = f"{done.missing} layer{'' if done.missing == 1 else 's'}"
-            trace.not_linked = f"Docker has not unpacked {layers}"
+            trace.not_linked = f"Docker has not unpacked {counted(done.missing, 'layer')}"
             log.info(
                 "{repository} for {node}: {count} layers are not linked: Docker has not unpacked them",
                 repository=repository,
@@ -252,8 +252,7 @@ def _seen(done: Linking, node: Node) -> LinkedLayers:
 
 def told(done: Linking, node: Node) -> str:
     """Return what was linked as text: `linked 6 layers, 26,390 files, 1.4 s, k3d-k3s-default-agent-0`."""
-    layers = f"{done.layers} layer{'' if done.layers == 1 else 's'}"
-    return f"linked {layers}, {done.files:,} files, {done.seconds:.1f} s, {node.name}"
+    return f"linked {counted(done.layers, 'layer')}, {done.files:,} files, {done.seconds:.1f} s, {node.name}"
 
 
 def _parse_diff_ids(config: bytes) -> Sequence[Digest]:

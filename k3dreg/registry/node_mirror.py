@@ -26,6 +26,7 @@ from k3dreg.docker import containers
 from k3dreg.docker.container_commands import run
 from k3dreg.docker.container_files import SmallFile, read_file, write_file
 from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.formats.text import one_line
 from k3dreg.oci.errors import EngineError, FileAbsent
 from k3dreg.registry.cluster_nodes import ClusterNode
 
@@ -191,5 +192,4 @@ async def _write(engine: IEngineRequests, node: ClusterNode, changes: Sequence[t
 async def _do(engine: IEngineRequests, node: ClusterNode, script: str, *arguments: str) -> None:
     done = await run(engine, node.id, "sh", "-c", script, "sh", *arguments)
     if done.status:
-        output = " ".join(done.output.split())[:200]
-        raise CannotAttach(f"a command in the node failed: {''.join(c if c.isprintable() else '?' for c in output)}")
+        raise CannotAttach(f"a command in the node failed: {one_line(done.output)[:200]}")

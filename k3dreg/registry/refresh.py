@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from k3dreg.config.refresh_rule import RefreshRule
 from k3dreg.docker.image import EngineImage
 from k3dreg.formats.basic_auth import BasicAuth
+from k3dreg.formats.text import age
 from k3dreg.oci.errors import K3dregError, NotYet, RateLimited, UpstreamFailed
 from k3dreg.oci.reference import Reference
 from k3dreg.registry.prefetch import matches
@@ -171,8 +172,8 @@ class Refresh:
         self, image: EngineImage, reference: Reference, authorization: BasicAuth | None, record: TagRecord
     ) -> EngineImage | None:
         """Let Docker pull the tag.  After an error, log it, try no pull for a time, and return None."""
-        auth = await self._credentials.registry_auth(reference, authorization)
         try:
+            auth = await self._credentials.registry_auth(reference, authorization)
             return await self._resolver.pull_newer(image, reference, auth, Trace())
         except K3dregError as error:
             self._failed.remember((reference, authorization), error, _pause_after(error))
@@ -205,11 +206,7 @@ class Refresh:
             self._tell(f"{registry} has the same image for it, by its answer of {self._ago(record)}")
 
     def _ago(self, record: TagRecord) -> str:
-        seconds = max(self._clock.seconds() - record.asked, 0)
-        for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-            if seconds >= 2 * length:
-                return f"{seconds / length:.0f} {unit} ago"
-        return f"{seconds:.0f} seconds ago"
+        return f"{age(self._clock.seconds() - record.asked)} ago"
 
 
 def _pause_after(error: K3dregError) -> float:

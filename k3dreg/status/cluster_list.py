@@ -8,13 +8,13 @@ from cachetools import LRUCache
 from twisted.web.template import Tag, tags
 
 from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.formats.text import age
 from k3dreg.oci.errors import EngineError
 from k3dreg.registry.attaching import states
 from k3dreg.reporting.activity import RequestReport
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NullObserver
 from k3dreg.status.overview import ListedNode
-from k3dreg.status.words import age
 
 log = make_logger()
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from twisted.web.template import Tag, flattenString, tags
 
+from k3dreg.formats.text import age, counted, size
 from k3dreg.reporting.activity import Progress, RequestReport
 from k3dreg.status.cluster_list import clusters
 from k3dreg.status.cluster_snippets import Address, snippets
 from k3dreg.status.nodes import OTHER
 from k3dreg.status.overview import Listed, Live, NodeCounts, Overview, Running, Saved, SeenPull
-from k3dreg.status.words import MEGABYTE, age, clock, layers_of, outcome, size
+from k3dreg.status.words import clock, layers_of, outcome
 from k3dreg.store.interfaces import PushedUsage
 
 # Characters of a digest, its algorithm included: as many as Docker's client shows.
@@ -95,9 +96,9 @@ def _running(activity: Running) -> Tag:
 
 
 def _amount(progress: Progress) -> str:
-    said = f"{progress.done / MEGABYTE:.1f}"
+    said = f"{progress.done / 1e6:.1f}"
     # The engine's size of an image is not exactly that of its export, so `done` may exceed `total`.
-    return said + (f" of {progress.total / MEGABYTE:.1f} MB" if progress.done <= progress.total else " MB")
+    return said + (f" of {progress.total / 1e6:.1f} MB" if progress.done <= progress.total else " MB")
 
 
 def _bar(label: str, progress: Progress) -> Tag:
@@ -140,19 +141,19 @@ def _unfolding(pull: SeenPull, facts: Sequence[Tag | str], *before: Tag) -> Tag:
     )
 
 
-def nodes(counted: Sequence[NodeCounts]) -> Tag:
+def nodes(counts: Sequence[NodeCounts]) -> Tag:
     """Return the list of nodes, each with what it got since the start, and what linking saved."""
-    if not counted:
+    if not counts:
         return tags.p("None has pulled yet.", class_="quiet")
-    return tags.ul(*map(_node, counted))
+    return tags.ul(*map(_node, counts))
 
 
 def _node(node: NodeCounts) -> Tag:
     count, failed = sum(node.pulls.values()), node.pulls.get("failed", 0)
-    said = [f"{count} pull{'' if count == 1 else 's'}", *([f"{failed} failed"] if failed else [])]
+    said = [counted(count, "pull"), *([f"{failed} failed"] if failed else [])]
     said.append(f"{size(node.sent_bytes)} sent")
     if node.linked:
-        said.append(f"{node.linked} layer{'' if node.linked == 1 else 's'} linked, which saved {size(node.saved)}")
+        said.append(f"{counted(node.linked, 'layer')} linked, which saved {size(node.saved)}")
     name = "other clients" if node.name == OTHER else node.name
     return tags.li(tags.span(name, class_="name"), ": ", tags.span(", ".join(said), class_="quiet"))
 
@@ -181,17 +182,16 @@ def _report(report: RequestReport) -> Tag:
     )
 
 
-def saved(counted: Saved) -> Tag:
+def saved(counts: Saved) -> Tag:
     """Return how many bytes k3dreg saved: those that clients got, less those that were downloaded for them."""
-    images = f"{counted.pulls} {'image' if counted.pulls == 1 else 'images'}"
     return tags.div(
-        tags.p(size(max(0, counted.bytes - counted.fetched)), class_="big"),
-        tags.p(f"not downloaded again, {images} served without a pull"),
-        tags.p(f"{size(counted.bytes)} served, {size(counted.fetched)} fetched since the start", class_="quiet"),
+        tags.p(size(max(0, counts.bytes - counts.fetched)), class_="big"),
+        tags.p(f"not downloaded again, {counted(counts.pulls, 'image')} served without a pull"),
+        tags.p(f"{size(counts.bytes)} served, {size(counts.fetched)} fetched since the start", class_="quiet"),
     )
 
 
-def _facts(overview: Overview, counted: Saved) -> Tag:
+def _facts(overview: Overview, counts: Saved) -> Tag:
     engine = [tags.p(overview.engine or "unknown"), tags.p(overview.where, class_="quiet")]
     if overview.trouble:
         engine.append(tags.p(overview.trouble, class_="bad"))
@@ -206,7 +206,7 @@ def _facts(overview: Overview, counted: Saved) -> Tag:
             tags.ol(*sources) if sources else tags.p("Not known while the engine does not answer.", class_="quiet"),
         ),
         tags.div(tags.h2("Cache"), *_kept(overview)),
-        tags.div(tags.h2("Saved"), tags.div(saved(counted), id="saved")),
+        tags.div(tags.h2("Saved"), tags.div(saved(counts), id="saved")),
         class_="facts",
     )
 
@@ -217,7 +217,7 @@ def _kept(overview: Overview) -> list[Tag]:
     bar = tags.progress(max=str(max(1, limit)), value=str(min(used, limit)), **{"aria-label": "use of the cache"})
     told = [
         tags.p(size(used), class_="big"),
-        tags.p(f"of {size(limit)}, in {overview.cache_blobs} {'blob' if overview.cache_blobs == 1 else 'blobs'}"),
+        tags.p(f"of {size(limit)}, in {counted(overview.cache_blobs, 'blob')}"),
         bar,
     ]
     if overview.evicted_blobs:
@@ -247,8 +247,8 @@ def _use(use: PushedUsage) -> Tag:
     """Return how much disk space pushed content takes, and what rules would free."""
     said = f"{size(use.bytes)} on the disk."
     if use.expired:
-        count = f"{use.expired} tag{'' if use.expired == 1 else 's'}"
-        said += f" The rules of --retain remove {count} within an hour, which frees {size(use.freed)}."
+        expired = counted(use.expired, "tag")
+        said += f" The rules of --retain remove {expired} within an hour, which frees {size(use.freed)}."
     return tags.p(said, class_="quiet")
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from k3dreg.formats.text import counted, size
 from k3dreg.status.overview import SeenPull
-
-MEGABYTE = 1e6
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def summary(pull: SeenPull) -> str:
@@ -41,27 +39,10 @@ def layers_of(pull: SeenPull) -> str:
     told: list[str] = []
     for count, way in ways:
         if count:
-            counted = f"{count} " if told else f"{count} {noun}{'' if count == 1 else 's'} "
-            told.append(f"{counted}{way}")
+            told.append(f"{count if told else counted(count, noun)} {way}")
     return ", ".join(told)
 
 
 def clock(seconds: float) -> str:
     """Return a time of day, UTC; `seconds` is since the epoch."""
     return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}"
-
-
-def size(number: int) -> str:
-    """Return a number of bytes with a unit."""
-    for unit, length, digits in (("GB", 1e9, 2), ("MB", MEGABYTE, 1), ("kB", 1e3, 1)):
-        if number >= length:
-            return f"{number / length:.{digits}f} {unit}"
-    return f"{number} B"
-
-
-def age(seconds: float) -> str:
-    """Return a duration in its largest unit."""
-    for length, unit in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from threading import Thread
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -178,6 +179,17 @@ class Workers:
         if answer.called and isinstance(result, Failure):
             log.debug("cancelled work failed: {error}", error=result.getErrorMessage())
         answer.callback(result)  # a Failure errbacks; a cancelled Deferred ignores it
+
+
+@asynccontextmanager
+async def running_workers(reactor: Any, threads: int = THREADS) -> AsyncIterator[Workers]:
+    """Start worker threads, and stop them at the end."""
+    workers = Workers(reactor, threads)
+    workers.start()
+    try:
+        yield workers
+    finally:
+        await workers.stop()
 
 
 def _log_failure(failure: Failure) -> None:

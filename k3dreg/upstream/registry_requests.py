@@ -19,6 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from k3dreg.formats.text import one_line
 from k3dreg.oci.errors import EngineError, RedirectRefused, UpstreamFailed
 from k3dreg.oci.reference import DOCKER_HUB
 from k3dreg.oci.user_agent import USER_AGENT
@@ -246,7 +247,7 @@ def _words(body: bytes) -> str:
         text = " ".join(str(first[key]) for key in ("code", "message") if first.get(key))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return ""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+    return one_line(text)[:300]
 
 
 def _reason(error: BaseException) -> str:

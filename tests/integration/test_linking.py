@@ -135,7 +135,7 @@ def test_a_k3d_node_gets_an_images_layers_as_links(cluster: Cluster, tmp_path: P
             assert page.count("<details id=") == 1
             assert seen[0].partition(": ")[2] in page
             text = re.sub("<[^>]*>", "", page)
-            got = rf"{cluster.agent.name}: 1 pull, [\d.]+ kB sent, {found[1]} layers linked, which saved [\d.]+ MB"
+            got = rf"{cluster.agent.name}: 1 pull, [\d.]+ kB sent, {found[1]} layers linked, which saved [\d.]+ [kMG]B"
             assert re.search(got, text), text
             metrics = cluster.get(f"http://{daemon.host}/metrics")
             assert f'k3dreg_pulls_total{{node="{cluster.agent.name}",way="linked"}} 1.0' in metrics
@@ -168,7 +168,7 @@ def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, 
         status, said = link_command(engine, name, cluster.agent.name)
         assert status == 0, said
         assert re.search(
-            rf"linked \d+ layers, [\d,]+ files, [\d.]+ s, {cluster.agent.name}; [\d.]+ MB are neither", said
+            rf"linked \d+ layers, [\d,]+ files, [\d.]+ s, {cluster.agent.name}; [\d.]+ [kMG]B are neither", said
         )
         linked = {each for each, kind in snapshots(cluster.agent).items() if kind == "Committed"}
         cluster.agent.ctr("content", "prune", "references")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from k3dreg.formats import text
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.registry_client import RegistryClient, digest_of, index
 from tests.integration.support.rig import EngineAddress
@@ -73,7 +74,7 @@ def test_rules_count_over_a_restart_and_free_what_only_the_old_tags_had(daemon: 
     size = sum(len(layer_of(tag)) + len(manifests[tag]) for tag in gone)
     assert told == [
         *(f"would remove app:{tag}: --retain tilt-*=2" for tag in gone),
-        f"would remove 2 tags, 2 blobs and 2 manifests: 4 files, {size / 1e6:.1f} MB",
+        f"would remove 2 tags, 2 blobs and 2 manifests: 4 files, {text.size(size)}",
     ]
     assert "used by another k3dreg" in "".join(run_failing(*dry[:-1]))
     daemon.kill()

@@ -78,16 +78,16 @@ def test_ls_lists_tags_and_what_has_none_also_while_a_daemon_runs(state: Path) -
 
 
 def test_gc_removes_what_nobody_refers_to(state: Path) -> None:
-    assert run("gc", "--state-dir", str(state))[:2] == (0, "removed 1 blob and 0 manifests: 1 file, 0.0 MB\n")
+    assert run("gc", "--state-dir", str(state))[:2] == (0, "removed 1 blob and 0 manifests: 1 file, 6 B\n")
     assert held(state) == {b"layer", b"one", b"two", b"untagged"}
     assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (
         0,
-        "removed 0 blobs and 1 manifest: 1 file, 0.0 MB\n",
+        "removed 0 blobs and 1 manifest: 1 file, 8 B\n",
     )
     assert held(state) == {b"layer", b"one", b"two"}
     assert run("gc", "--state-dir", str(state), "--untagged")[:2] == (
         0,
-        "removed 0 blobs and 0 manifests: 0 files, 0.0 MB\n",
+        "removed 0 blobs and 0 manifests: 0 files, 0 B\n",
     )
 
 
@@ -107,7 +107,7 @@ def test_gc_applies_rules_and_tells_before_what_it_would_do_also_while_a_daemon_
     directory.close()
     lines = [
         "would remove app:a: --retain app=1",
-        "would remove 1 tag, 1 blob and 0 manifests: 1 file, 0.0 MB",
+        "would remove 1 tag, 1 blob and 0 manifests: 1 file, 6 B",
     ]
     assert (status, output.splitlines()) == (0, lines)
     assert held(state) == {b"layer", b"orphan", b"one", b"two", b"untagged"}
@@ -117,7 +117,7 @@ def test_gc_applies_rules_and_tells_before_what_it_would_do_also_while_a_daemon_
     rules = {"K3DREG_RETAIN": "nothing=1 ?=1"}
     assert run("gc", "--state-dir", str(state), **rules)[1].splitlines() == [
         "removed app:b: --retain ?=1",
-        "removed 1 tag, 0 blobs and 1 manifest: 1 file, 0.0 MB",
+        "removed 1 tag, 0 blobs and 1 manifest: 1 file, 3 B",
     ]
     assert held(state) == {b"layer", b"two", b"untagged"}
 
@@ -129,7 +129,7 @@ def test_rm_removes_tags_with_what_only_they_lead_to_and_manifests_with_their_ta
         "removed app:a",
         "removed localhost:5005/app:c",
         "app:nothing was not pushed",
-        "removed 1 blob and 0 manifests: 2 files, 0.0 MB",
+        "removed 1 blob and 0 manifests: 2 files, 9 B",
     ]
     assert held(state) == {b"layer", b"one", b"untagged"}
     assert run("rm", "--state-dir", str(state), f"app@{Digest.of(b'one')}")[0] == 0

@@ -8,10 +8,10 @@ from k3dreg.docker.image import ImageStore, PullProgress
 from k3dreg.docker.messages import (
     PullTally,
     error_message,
-    one_line,
     parse_image,
     parse_info,
     parse_version,
+    readable,
     stream_error,
 )
 from k3dreg.oci.digest import Digest
@@ -185,7 +185,7 @@ def test_errors_inside_a_stream_are_found(message: dict[str, object], error: str
     ],
 )
 def test_words_of_an_engine_are_put_on_one_line_without_paths_and_pages(said: str, told: str) -> None:
-    assert one_line(said) == told
+    assert readable(said) == told
 
 
 def test_a_pull_s_progress_is_the_sum_of_its_layers() -> None:

@@ -281,7 +281,7 @@ class FailureTests(RefreshCase):
         self.engine.upstream[NGINX] = PullError(500, "dial tcp: no route to host")
         self.check(held)
         self.assertIn(f"{error}", self.said[-1])
-        self.assertIn("60 minutes ago", self.said[-1])
+        self.assertIn("1 h ago", self.said[-1])
         self.check(held)
         self.clock.advance(pause - 1)
         self.check(held)
