@@ -18,7 +18,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.integration.support import image, rig
-from tests.integration.support.docker_api import Docker, build_context
+from tests.integration.support.docker_api import Docker, DockerError, build_context
 from tests.integration.support.node import Node, PullFailed
 
 NODE_IMAGE = "k3dreg-test-k3s:v1.36.2-k3s1"
@@ -99,7 +99,8 @@ def running_kind_node(
             time.sleep(0.1)
         yield node
     finally:
-        docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
+        with contextlib.suppress(DockerError):  # a test may have removed it
+            docker.ask("DELETE", f"/containers/{made}", force="1", v="1")
 
 
 @frozen

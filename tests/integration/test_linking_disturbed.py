@@ -1,0 +1,297 @@
+"""Layers linked into a node while images, nodes and rights go away: an ordinary pull follows each time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import signal
+import subprocess
+import tarfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Push, PushedImage
+from tests.integration.support import images, rig
+from tests.integration.support.clusters import NODE_IMAGE
+from tests.integration.support.daemon import Daemon, program, running
+from tests.integration.support.docker_api import Docker
+from tests.integration.support.images import VERDICT, LayerMaker
+from tests.integration.support.linked import (
+    Mirrored,
+    blobs_sent,
+    build,
+    kind_node,
+    leases,
+    prepare_kind,
+    snapshots,
+)
+from tests.integration.support.upstream import LAYER_TAR, Layer, digest_of
+
+both_stores = pytest.mark.engines("docker29", "docker29-classic")
+# Docker's own limit is 125 layers.
+LAYERS = 120
+FILES = 100_000
+MESSAGE = "120 layers say hello"
+
+
+@pytest.fixture(scope="module")
+def deep_image(push: Push, busybox: bytes) -> PushedImage:
+    """120 layers: one without a file, one with 100,000, and many with one each."""
+    sums: dict[str, str] = {}
+    layers = [images.base_layer(busybox, sums), LayerMaker(sums).layer(), _crowd()]
+    while len(layers) < LAYERS - 1:
+        maker = LayerMaker(sums)
+        maker.file(f"deep/{len(layers)}", str(len(layers)).encode())
+        layers.append(maker.layer(compress=None))
+    return push("k3dreg-test/deep", [*layers, images.last_layer(MESSAGE, sums)], MESSAGE)
+
+
+def _crowd() -> Layer:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(FILES):
+            entry = tarfile.TarInfo(f"crowd/{number % 100}/{number}")
+            entry.size = 1
+            tar.addfile(entry, io.BytesIO(b"x"))
+    return Layer(buffer.getvalue(), LAYER_TAR, digest_of(buffer.getvalue()))
+
+
+@pytest.fixture
+def daemon(engine: rig.EngineAddress, tmp_path: Path) -> Iterator[Daemon]:
+    """A k3dreg that links nothing by itself: the tests call `k3dreg link`."""
+    prepare_kind(engine)
+    with running(engine, tmp_path, "--reader", "off", "--docker-root", str(engine.directory / "data")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def kind(engine: rig.EngineAddress, daemon: Daemon) -> Iterator[Mirrored]:
+    """A node of kind, whose mirror is the daemon."""
+    with kind_node(engine) as node:
+        node.use_mirror(daemon.host)
+        yield node
+
+
+class Link:
+    """A `k3dreg link` under way."""
+
+    def __init__(self, engine: rig.EngineAddress, name: str, node: Mirrored, before: Sequence[str] = ()) -> None:
+        self._node = node
+        self._process = subprocess.Popen(
+            [*before, *program(), "link", "--docker", engine.url, name, node.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for_layers(self, count: int) -> None:
+        """Wait until so many layers are linked."""
+        end = time.monotonic() + 30
+        while sum(kind == "Committed" for kind in snapshots(self._node).values()) < count:
+            assert self._process.poll() is None, self.ended()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.communicate(timeout=60)
+
+    def ended(self) -> tuple[int, str]:
+        """Return the status and what was printed."""
+        said, _ = self._process.communicate(timeout=120)
+        print(said)
+        return self._process.returncode, said
+
+
+def check_pull(node: Mirrored, image: PushedImage) -> None:
+    """Pull the image, and check in a container that every file is right."""
+    print(f"pull: {node.pull(image.name):.2f} s")
+    assert node.run(image.name).split("\n")[:2] == [image.message, VERDICT]
+    assert "Active" not in snapshots(node).values()
+
+
+def forget(node: Mirrored) -> None:
+    """Remove all images and layers from the node."""
+    for lease in leases(node):
+        node.ctr("leases", "rm", "--sync", lease)
+    node.clean()
+    end = time.monotonic() + 20
+    while snapshots(node):
+        assert time.monotonic() < end
+        node.ctr("content", "prune", "references")
+
+
+@contextlib.contextmanager
+def pod(node: Mirrored, image: str) -> Iterator[Callable[..., str]]:
+    """Run a container; yields a function that runs commands in it."""
+    name = f"k3dreg-test-{uuid.uuid4().hex[:12]}"
+    node.ctr("run", "-d", "--net-host", image, name, "/bin/busybox", "sleep", "600")
+
+    def run(*words: str) -> str:
+        return node.ctr("tasks", "exec", "--exec-id", uuid.uuid4().hex[:12], name, *words)
+
+    try:
+        yield run
+    finally:
+        node.ctr("tasks", "kill", "-s", "SIGKILL", name)
+        node.ctr("tasks", "rm", "-f", name)
+        node.ctr("containers", "rm", name)
+
+
+def remove_all(docker: Docker, image: str) -> None:
+    """`docker rmi -f`, and what `docker system prune -f --volumes` does."""
+    docker.remove(image)
+    for kind in ("containers", "networks", "volumes", "images"):
+        docker.ask("POST", f"/{kind}/prune")
+
+
+@both_stores
+def test_many_layers_with_many_files(
+    engine: rig.EngineAddress, kind: Mirrored, daemon: Daemon, deep_image: PushedImage
+) -> None:
+    docker = deep_image.pull_into(engine)
+    status, said = Link(engine, deep_image.name, kind).ended()
+    assert status == 0, said
+    assert f"linked {LAYERS} layers, 100,1" in said
+    begun = len(daemon.log())
+    check_pull(kind, deep_image)
+    assert len(blobs_sent(daemon.log()[begun:])) == 1
+    found = kind.run(deep_image.name, "/bin/busybox", "sh", "-c", "find /crowd -type f | wc -l")
+    assert int(found) == FILES
+    docker.remove(deep_image.name)
+
+
+@both_stores
+def test_docker_removes_the_image_while_pods_run(
+    engine: rig.EngineAddress, kind: Mirrored, layered_image: PushedImage
+) -> None:
+    docker = layered_image.pull_into(engine)
+    status, said = Link(engine, layered_image.name, kind).ended()
+    assert status == 0, said
+    check_pull(kind, layered_image)
+    everything = images.COMMAND
+    with pod(kind, layered_image.name) as run:
+        remove_all(docker, layered_image.name)
+        for told in (run(*everything), kind.run(layered_image.name)):
+            assert told.split("\n")[:2] == [layered_image.message, VERDICT]
+        # Docker has it anew, unpacked into other files; the node's are still those of before.
+        layered_image.pull_into(engine)
+        status, said = Link(engine, layered_image.name, kind).ended()
+        assert (status, said) == (0, f"{kind.name}: nothing to link; it had {len(layered_image.layers)} layers\n")
+        assert run(*everything).split("\n")[:2] == [layered_image.message, VERDICT]
+        remove_all(docker, layered_image.name)
+        assert run(*everything).split("\n")[:2] == [layered_image.message, VERDICT]
+
+
+@both_stores
+def test_docker_removes_the_image_while_it_is_linked(
+    engine: rig.EngineAddress, kind: Mirrored, deep_image: PushedImage
+) -> None:
+    docker = deep_image.pull_into(engine)
+    linking = Link(engine, deep_image.name, kind)
+    linking.wait_for_layers(5)
+    remove_all(docker, deep_image.name)
+    linking.ended()
+    # What was linked is complete, and the rest is pulled.
+    deep_image.pull_into(engine)
+    check_pull(kind, deep_image)
+    docker.remove(deep_image.name)
+
+
+@both_stores
+def test_the_node_is_restarted_and_removed_while_layers_are_linked(
+    engine: rig.EngineAddress, kind: Mirrored, deep_image: PushedImage
+) -> None:
+    docker = deep_image.pull_into(engine)
+    linking = Link(engine, deep_image.name, kind)
+    linking.wait_for_layers(5)
+    docker.ask("POST", f"/containers/{kind.name}/restart", t="0")
+    status, said = linking.ended()
+    assert status == 1, said
+    node = restarted(docker, kind)
+    check_pull(node, deep_image)
+    forget(node)
+    linking = Link(engine, deep_image.name, node)
+    linking.wait_for_layers(5)
+    docker.ask("DELETE", f"/containers/{kind.name}", force="1", v="1")
+    status, said = linking.ended()
+    assert status == 1, said
+    docker.remove(deep_image.name)
+
+
+def restarted(docker: Docker, node: Mirrored) -> Mirrored:
+    """The node's container, which has another process now; wait for its containerd."""
+    node.pid = docker.ask("GET", f"/containers/{node.name}/json")["State"]["Pid"]
+    again = Mirrored(node)
+    end = time.monotonic() + 30
+    while not again.address.socket.exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return again
+
+
+@both_stores
+def test_k3dreg_is_killed_while_it_links(engine: rig.EngineAddress, kind: Mirrored, deep_image: PushedImage) -> None:
+    docker = deep_image.pull_into(engine)
+    linking = Link(engine, deep_image.name, kind)
+    linking.wait_for_layers(5)
+    linking.kill()
+    check_pull_is_complete = Link(engine, deep_image.name, kind)
+    status, said = check_pull_is_complete.ended()
+    assert status == 0, said
+    found = re.search(r"linked (\d+) layers.*it had (\d+) layers", said)
+    assert found, said
+    assert int(found[1]) + int(found[2]) == LAYERS
+    check_pull(kind, deep_image)
+    docker.remove(deep_image.name)
+
+
+# -- rights that k3dreg lacks -----------------------------------------------------------------------------------------
+
+
+@both_stores
+def test_without_a_right_it_is_said_and_nothing_is_wrong(
+    engine: rig.EngineAddress, kind: Mirrored, small_image: PushedImage
+) -> None:
+    docker = small_image.pull_into(engine)
+    for capability in ("sys_admin", "sys_ptrace", "chown", "fowner", "dac_override"):
+        before = ["setpriv", "--bounding-set", f"-{capability}"]
+        status, said = Link(engine, small_image.name, kind, before).ended()
+        print(f"without {capability}: {status} {said}")
+        check_pull(kind, small_image)
+        forget(kind)
+    docker.remove(small_image.name)
+
+
+# -- programs that look at the number of links ------------------------------------------------------------------------
+
+CRON = f"""
+FROM {NODE_IMAGE}
+RUN apt-get update && apt-get install -y --no-install-recommends cron && rm -f /etc/cron.d/* \\
+ && echo '@reboot root touch /run/it-ran' > /etc/cron.d/job
+ENTRYPOINT []
+CMD ["sh", "-c", "cron && sleep 3 && ls /run/it-ran"]
+"""
+
+
+@both_stores
+def test_cron_runs_jobs_in_pods_and_in_dockers_containers(engine: rig.EngineAddress, kind: Mirrored) -> None:
+    """Debian's cron reads no file that has more than one link."""
+    docker, name = Docker(engine.socket), f"k3dreg-test-cron-{uuid.uuid4().hex[:8]}"
+    build(engine, name, CRON)
+    status, said = Link(engine, name, kind).ended()
+    assert status == 0, said
+    kind.pull(f"docker.io/library/{name}:latest")
+    assert kind.run(f"docker.io/library/{name}:latest") == "/run/it-ran\n"
+    body = {"Image": name, "HostConfig": {"NetworkMode": "host"}}
+    made = docker.ask("POST", "/containers/create", body)["Id"]
+    docker.ask("POST", f"/containers/{made}/start")
+    ended = docker.ask("POST", f"/containers/{made}/wait")
+    docker.ask("DELETE", f"/containers/{made}", force="1")
+    assert ended["StatusCode"] == 0
+    docker.remove(name)
