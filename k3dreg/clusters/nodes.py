@@ -1,14 +1,11 @@
-"""Nodes of clusters that are containers of the engine, and where their files are on the engine's host."""
+"""Nodes of clusters that are containers of the engine: their kinds, and what tells them from other containers."""
 
 from __future__ import annotations
 
-import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from attrs import frozen
-
-from k3dreg.clusters.linking_errors import CannotLink
 
 _CONFIG = "/etc/containerd/config.toml"
 
@@ -100,17 +97,3 @@ def cluster_by_labels(labels: Mapping[str, str]) -> str:
         return ""
     name = labels.get(kind.cluster, "")
     return _MINIKUBES_FURTHER_NODE.sub("", name) if kind is MINIKUBE else name
-
-
-def on_host(path: str, mounts: Iterable[NodeMount]) -> tuple[str, str]:
-    """Return a node's path as a path on the engine's host, and the source of the mount in which it lies.
-
-    Raises `CannotLink` if it lies in none: then it is in the container's own file system.
-    """
-    if not path.startswith("/") or posixpath.normpath(path) != path:
-        raise CannotLink("the node's containerd names a directory that is no absolute path")
-    within = [each for each in mounts if each.destination and f"{path}/".startswith(f"{each.destination.rstrip('/')}/")]
-    if not within:
-        raise CannotLink("the node's snapshots are in no volume")
-    found = max(within, key=lambda each: len(each.destination.rstrip("/")))
-    return found.source.rstrip("/") + path[len(found.destination.rstrip("/")) :], found.source

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.attaching.addresses_for_nodes import Addresses
+from k3dreg.attaching.attaching import NodeState, attach, detach, leave_networks, states
+from k3dreg.attaching.attaching_errors import CannotAttach
+from k3dreg.attaching.cluster_watch import ClusterWatch
+from k3dreg.clusters.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.addresses_for_nodes import Addresses
-from k3dreg.registry.attaching import NodeState, attach, detach, leave_networks, states
-from k3dreg.registry.cluster_nodes import ClusterNode, all_nodes
-from k3dreg.registry.cluster_watch import ClusterWatch
 
 Say = Callable[[str], object]
 

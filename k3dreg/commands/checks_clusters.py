@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from k3dreg.attaching.attaching import states
 from k3dreg.commands.checks import OK, WARN, Check
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.attaching import states
 
 _NAME = "clusters"
 

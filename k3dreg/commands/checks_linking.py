@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.clusters.cluster_nodes import cluster_nodes
 from k3dreg.commands.checks import OK, WARN, Check
 from k3dreg.docker.interfaces import IEngineRequests
+from k3dreg.linking.linkers import ILinkers, make_linkers
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.cluster_nodes import cluster_nodes
-from k3dreg.registry.linkers import ILinkers, make_linkers
 from k3dreg.streaming.workers import Workers
 
 _NAME = "linking"

@@ -14,6 +14,7 @@ from twisted.internet.task import react
 from twisted.python import usage
 from twisted.web.client import Agent
 
+from k3dreg.attaching.addresses_for_nodes import Addresses
 from k3dreg.commands.attach import attach_clusters, detach_clusters, follow
 from k3dreg.commands.checks import as_json, as_text, status_of
 from k3dreg.commands.checks_linking import linking_checks
@@ -32,10 +33,9 @@ from k3dreg.config.usage import complaint
 from k3dreg.credentials.chain import make_chain, make_docker_logins
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent
+from k3dreg.linking.linkers import make_linkers
 from k3dreg.oci.errors import EngineError, K3dregError
 from k3dreg.oci.reference import Reference
-from k3dreg.registry.addresses_for_nodes import Addresses
-from k3dreg.registry.linkers import make_linkers
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.permitted import PermittedRegistries

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.clusters.cluster_nodes import cluster_nodes
 from k3dreg.clusters.nodes import Node
 from k3dreg.commands.engine_image import image_of
 from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.formats.text import counted, size
+from k3dreg.linking.layer_linking import told
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linkers import ILinkers
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.errors import K3dregError
 from k3dreg.oci.reference import Reference
-from k3dreg.registry.cluster_nodes import cluster_nodes
-from k3dreg.registry.layer_linking import told
-from k3dreg.registry.linkers import ILinkers
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.streaming.workers import Workers
 

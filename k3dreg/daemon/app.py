@@ -10,7 +10,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 
 from k3dreg import __version__
-from k3dreg.clusters.linking_messages import AT_ONCE
+from k3dreg.attaching.addresses_for_nodes import Addresses
+from k3dreg.attaching.cluster_watch import ClusterWatch
+from k3dreg.clusters.cluster_nodes import existing_containers
 from k3dreg.config.endpoints import ONLY_LOOPBACK, is_only_loopback, tls_ports
 from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
@@ -22,14 +24,12 @@ from k3dreg.daemon.upstream_registries import make_upstream
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent, make_pool
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
-from k3dreg.registry.addresses_for_nodes import Addresses
+from k3dreg.linking.layer_linking import LayerLinking
+from k3dreg.linking.linkers import make_linkers
+from k3dreg.linking.linking_messages import AT_ONCE
 from k3dreg.registry.advance_linking import AdvanceLinking
-from k3dreg.registry.cluster_nodes import existing_containers
-from k3dreg.registry.cluster_watch import ClusterWatch
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
-from k3dreg.registry.layer_linking import LayerLinking
-from k3dreg.registry.linkers import make_linkers
 from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
@@ -155,7 +155,7 @@ class App:
         owner = await self.workers.run(identity, config.state_dir)
         linkers = await make_linkers(self.engine, config.docker.socket, self.workers, self._reactor, owner)
         pulled = PulledRepositories(names)
-        self._linking = LayerLinking(self.engine, linkers, link_workers, self._reactor, pulled, monitor.observer)
+        self._linking = LayerLinking(self.engine, linkers, link_workers, self._reactor, pulled.add, monitor.observer)
         closing.add(self._linking.shutdown)
         self._advance_linking = AdvanceLinking(self.engine, image_names, pulled, self._linking, self._reactor)
         closing.add(self._advance_linking.stop)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.clusters.cluster_nodes import cluster_nodes
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineImage
 from k3dreg.docker.interfaces import IEngine, IImageNames
+from k3dreg.linking.layer_linking import LayerLinking, told
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, ImageNotInEngine
-from k3dreg.registry.cluster_nodes import cluster_nodes
-from k3dreg.registry.layer_linking import LayerLinking, told
 from k3dreg.registry.new_names import NewNames
 from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.reporting.logger import make_logger

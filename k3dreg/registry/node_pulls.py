@@ -9,11 +9,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from k3dreg.clusters.cluster_nodes import nodes_by_address
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, StoreError
 from k3dreg.oci.reference import Repository
-from k3dreg.registry.cluster_nodes import nodes_by_address
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.reporting.logger import make_logger
 from k3dreg.store.interfaces import IPushed

@@ -10,6 +10,7 @@ from attrs import define
 from k3dreg.docker.image import EngineImage
 from k3dreg.formats.basic_auth import BasicAuth, Credentials
 from k3dreg.images.source import IRepair
+from k3dreg.linking.layer_linking import LayerLinking
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
@@ -28,7 +29,6 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry import one_remote
 from k3dreg.registry.engine_content import EngineContent
-from k3dreg.registry.layer_linking import LayerLinking
 from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_names import OwnNames

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from cachetools import LRUCache
 from twisted.web.template import Tag, tags
 
+from k3dreg.attaching.attaching import states
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.formats.text import age
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.attaching import states
 from k3dreg.reporting.activity import RequestReport
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NullObserver

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
+from k3dreg.clusters.node_names import NodeNames
 from k3dreg.config.retention import RetainRule
 from k3dreg.docker import images
 from k3dreg.docker.image import EngineInfo, is_helper_image
@@ -14,7 +15,6 @@ from k3dreg.docker.interfaces import IEngine
 from k3dreg.docker.system import ping
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.node_names import NodeNames
 from k3dreg.reporting.observer import IObserver
 from k3dreg.status.board import Board, Observers
 from k3dreg.status.cluster_list import LastPulls, listed_nodes

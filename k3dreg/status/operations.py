@@ -89,7 +89,7 @@ class Operations:
     async def _healthz(self, request: Request) -> Answer:
         """Answer 200, which shows that the reactor runs: an unreachable engine is no reason to restart k3dreg.
 
-        A node that is to be attached recognizes k3dreg by the answer (`registry/addresses_for_nodes`), and `k3dreg rm`
+        A node that is to be attached recognizes k3dreg by the answer (`attaching/addresses_for_nodes`), and `k3dreg rm`
         the daemon of a state directory (`commands/removal`).
         """
         return _json(200, {"status": "ok", "registry": "k3dreg", "state": self._state})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from k3dreg.clusters.linker import Linking
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineInfo
+from k3dreg.linking.linker import Linking
 from k3dreg.oci.digest import Digest
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from k3dreg.clusters.engine_host import find_engine_host
-from k3dreg.clusters.unpacked_layers import unpacked_layers
 from k3dreg.docker.messages import parse_info
 from k3dreg.engine_files.layout import chain_ids
+from k3dreg.linking.engine_host import find_engine_host
+from k3dreg.linking.unpacked_layers import unpacked_layers
 from k3dreg.oci.digest import Digest
 from tests.integration.support import rig
 from tests.integration.support.clusters import MORE, NODE_IMAGE, Clusters

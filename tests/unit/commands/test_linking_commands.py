@@ -9,13 +9,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.commands import checks_linking
 from k3dreg.commands.checks import OK, WARN, Check
 from k3dreg.commands.link import link
 from k3dreg.commands.why import parse_image
 from k3dreg.docker.image import ImageStore
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.registry.own_names import OwnNames
 from tests.fakes.engine import FakeEngine
 from tests.fakes.images import make_image

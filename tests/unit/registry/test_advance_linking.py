@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import ImageStore
 from k3dreg.engine_files.layout import chain_ids
+from k3dreg.linking.layer_linking import LayerLinking
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linkers import LinkersHere
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.reference import Repository
 from k3dreg.registry.advance_linking import AdvanceLinking
-from k3dreg.registry.layer_linking import LayerLinking
-from k3dreg.registry.linkers import LinkersHere
 from k3dreg.registry.own_name_discovery import EngineImageNames
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pulled_repositories import PulledRepositories
@@ -39,7 +39,7 @@ class AdvanceLinkingTests(StoreTestCase):
         self.linker = FakeLinker()
         workers = InlineWorkers(self.clock)
         self.pulled = PulledRepositories(OwnNames())
-        linking = LayerLinking(engine, LinkersHere(self.linker), workers, cast(Any, self.clock), self.pulled)
+        linking = LayerLinking(engine, LinkersHere(self.linker), workers, cast(Any, self.clock), self.pulled.add)
         linking.enable(True)
         self.advance = AdvanceLinking(engine, EngineImageNames(engine, workers), self.pulled, linking, self.clock)
         self.advance.enable(True)

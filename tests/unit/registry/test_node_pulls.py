@@ -9,16 +9,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from k3dreg.clusters.cluster_nodes import existing_containers
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineUnavailable
 from k3dreg.oci.reference import Repository
-from k3dreg.registry.cluster_nodes import existing_containers
 from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.store.interfaces import IPushed
 from tests.fakes.documents import Requests
-from tests.unit.registry.test_cluster_nodes import LIST
+from tests.unit.clusters.test_cluster_nodes import LIST
 
 APP, NAMED = Repository(None, "app"), Repository("localhost:5005", "app")
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")

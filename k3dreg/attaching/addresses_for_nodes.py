@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.attaching.attaching_errors import CannotAttach
+from k3dreg.clusters.cluster_nodes import ClusterNode
 from k3dreg.docker import containers
 from k3dreg.docker.container_commands import run
 from k3dreg.docker.containers import Container, ListedContainer
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.reach import connect, disconnect
 from k3dreg.formats.text import one_line
-from k3dreg.registry.cluster_nodes import ClusterNode
 
 # The name that k3dreg's container gets in a network that it joins for a cluster, by which `leave` recognizes it.
 JOINED = "k3dreg-attach"

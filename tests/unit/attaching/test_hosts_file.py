@@ -6,9 +6,9 @@ import tomllib
 
 import pytest
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.attaching.attaching_errors import CannotAttach
+from k3dreg.attaching.hosts_file import add_host, config_paths, hosts_of, is_of_k3s, marked_hosts, remove_host
 from k3dreg.clusters.containerd import hosts_toml
-from k3dreg.clusters.hosts_file import add_host, config_paths, hosts_of, is_of_k3s, marked_hosts, remove_host
 
 URL = "http://k3dreg:5000"
 OF_K3S = """\

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from k3dreg.clusters.cluster_nodes import cluster_nodes, node_at, nodes_by_address
+from k3dreg.clusters.node_names import NodeNames
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.oci.errors import EngineUnavailable
-from k3dreg.registry.cluster_nodes import cluster_nodes, node_at, nodes_by_address
-from k3dreg.registry.node_names import NodeNames
 from tests.fakes.documents import Requests
 
 

@@ -11,22 +11,21 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.clusters.cluster_nodes import cluster_nodes, node_at
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineInfo
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.system import when_reachable
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.formats.text import counted
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linkers import ILinker, ILinkers
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci import media_types
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, InvalidDigest, K3dregError
 from k3dreg.oci.manifest import LARGEST_CONFIG, Manifest
 from k3dreg.oci.reference import Repository
-from k3dreg.registry.cluster_nodes import cluster_nodes, node_at
-from k3dreg.registry.linkers import ILinker, ILinkers
-from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.reporting.activity import Activity, LinkedLayers, Progress
 from k3dreg.reporting.logger import make_logger
 from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
@@ -57,15 +56,15 @@ class LayerLinking:
         linkers: ILinkers,
         workers: Workers,
         clock: IReactorTime,
-        pulled: PulledRepositories,
+        pulls: Callable[[Node, Repository], None],
         observer: IObserver = NULL_OBSERVER,
     ) -> None:
-        """`pulled` is told from which repositories nodes pull."""
+        """`pulls` is called when a node pulls from a repository."""
         self._engine = engine
         self._linkers = linkers
         self._workers = workers
         self._clock = clock
-        self._pulled = pulled
+        self._pulls = pulls
         self._observer = observer
         self._enabled = False
         self._stopping = False
@@ -146,7 +145,7 @@ class LayerLinking:
         if node is None:
             trace.not_linked = f"no node of this Docker has the address {trace.client}"
             return
-        self._pulled.add(node, repository)
+        self._pulls(node, repository)
         diff_ids = await self._diff_ids(served, repository, read_blob)
         done = await self.link(node, str(repository), diff_ids, seconds - (self._clock.seconds() - began))
         trace.linked = _seen(done, node)

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from k3dreg.clusters.linker import Linker, Linking
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.formats.protobuf import Message
+from k3dreg.linking.linker import Linker, Linking
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.digest import Digest
 
 pytest.importorskip("grpc")

@@ -11,11 +11,11 @@ import math
 
 from attrs import asdict, fields, frozen
 
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.formats.text import one_line
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import InvalidDigest
 

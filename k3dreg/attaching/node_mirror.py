@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from k3dreg.clusters.attaching_errors import CannotAttach, NoMirrorFiles
-from k3dreg.clusters.hosts_file import (
+from k3dreg.attaching.attaching_errors import CannotAttach, NoMirrorFiles
+from k3dreg.attaching.hosts_file import (
     add_host,
     config_paths,
     hosts_of,
@@ -20,15 +20,15 @@ from k3dreg.clusters.hosts_file import (
     marked_hosts,
     remove_host,
 )
+from k3dreg.attaching.registries_file import add_endpoint, marked_endpoints, mirrored_hosts, remove_endpoint
+from k3dreg.clusters.cluster_nodes import ClusterNode
 from k3dreg.clusters.nodes import K3D, MINIKUBE
-from k3dreg.clusters.registries_file import add_endpoint, marked_endpoints, mirrored_hosts, remove_endpoint
 from k3dreg.docker import containers
 from k3dreg.docker.container_commands import run
 from k3dreg.docker.container_files import SmallFile, read_file, write_file
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.formats.text import one_line
 from k3dreg.oci.errors import EngineError, FileAbsent
-from k3dreg.registry.cluster_nodes import ClusterNode
 
 # Bytes of a file of settings.  Those of clusters with many mirrors have a few kilobytes.
 _LARGEST = 256 * 1024

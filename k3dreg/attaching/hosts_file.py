@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.attaching.attaching_errors import CannotAttach
 
 MARK = "# k3dreg attach"
 # The first line of a file that k3s has written, and removes when it starts (k3s, pkg/agent/templates).

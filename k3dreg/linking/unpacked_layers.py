@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from k3dreg.clusters.engine_host import EngineHost
-from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.snapshots import SNAPSHOTTER, Containerd, SnapshotUnknown
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.engine_files.layout import LayerPaths
+from k3dreg.linking.engine_host import EngineHost
+from k3dreg.linking.linking_errors import CannotLink
+from k3dreg.linking.snapshots import SNAPSHOTTER, Containerd, SnapshotUnknown
 from k3dreg.oci.digest import Digest
 
 # Seconds after which Docker's containerd forgets the lease of a linking that was killed.

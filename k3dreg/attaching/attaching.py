@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from k3dreg.clusters.attaching_errors import CannotAttach, NoMirrorFiles
+from k3dreg.attaching.addresses_for_nodes import Addresses
+from k3dreg.attaching.attaching_errors import CannotAttach, NoMirrorFiles
+from k3dreg.attaching.node_mirror import Mirror, attach_node, detach_node, read_mirror
+from k3dreg.clusters.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable
-from k3dreg.registry.addresses_for_nodes import Addresses
-from k3dreg.registry.cluster_nodes import ClusterNode, all_nodes
-from k3dreg.registry.node_mirror import Mirror, attach_node, detach_node, read_mirror
 from k3dreg.streaming.gather import all_of
 
 

@@ -15,12 +15,12 @@ import sys
 import traceback
 from threading import Thread
 
-from k3dreg.clusters import linking_messages as messages
-from k3dreg.clusters.engine_host import EngineHost
-from k3dreg.clusters.linker import Linker, Linking
-from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.linking_messages import Request
 from k3dreg.engine_files.directory_sender import SECRET, connect
+from k3dreg.linking import linking_messages as messages
+from k3dreg.linking.engine_host import EngineHost
+from k3dreg.linking.linker import Linker, Linking
+from k3dreg.linking.linking_errors import CannotLink
+from k3dreg.linking.linking_messages import Request
 
 # The directory of the container below which files of the engine's host have their own paths.
 ROOT = "/engine"

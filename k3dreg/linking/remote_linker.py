@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from k3dreg.clusters import linking_messages as messages
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.linking_messages import Request
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineInfo
+from k3dreg.linking import linking_messages as messages
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linking_errors import CannotLink
+from k3dreg.linking.linking_messages import Request
 from k3dreg.oci.digest import Digest
 
 # Seconds between two questions whether the work shall go on.

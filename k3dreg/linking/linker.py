@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 
 from attrs import define, field, frozen
 
-from k3dreg.clusters.engine_host import EngineHost, find_engine_host, open_below, same_directory
-from k3dreg.clusters.link_tree import Linked, link_tree
-from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.nodes import NAMESPACE, Node, on_host
-from k3dreg.clusters.snapshots import SNAPSHOTTER, AlreadyExists, Containerd, SnapshotMount, SnapshotUnknown
-from k3dreg.clusters.unpacked_layers import UnpackedLayers, check_engine, unpacked_layers
+from k3dreg.clusters.nodes import NAMESPACE, Node
 from k3dreg.docker.image import EngineInfo
+from k3dreg.linking.engine_host import EngineHost, find_engine_host, on_host, open_below, same_directory
+from k3dreg.linking.link_tree import Linked, link_tree
+from k3dreg.linking.linking_errors import CannotLink
+from k3dreg.linking.snapshots import SNAPSHOTTER, AlreadyExists, Containerd, SnapshotMount, SnapshotUnknown
+from k3dreg.linking.unpacked_layers import UnpackedLayers, check_engine, unpacked_layers
 from k3dreg.oci.digest import Digest
 
 # Seconds for which what was linked is kept in a node that does not pull it.

@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.clusters.attaching_errors import CannotAttach
+from k3dreg.attaching.addresses_for_nodes import JOINED, Addresses
+from k3dreg.attaching.attaching import attach, leave_networks, states
+from k3dreg.attaching.attaching_errors import CannotAttach
+from k3dreg.attaching.cluster_watch import ClusterWatch
+from k3dreg.clusters.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.commands.attach import attach_clusters, detach_clusters
 from k3dreg.docker.container_files import SmallFile
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.addresses_for_nodes import JOINED, Addresses
-from k3dreg.registry.attaching import attach, leave_networks, states
-from k3dreg.registry.cluster_nodes import ClusterNode, all_nodes
-from k3dreg.registry.cluster_watch import ClusterWatch
 from tests.fakes.containers import ContainerRequests, FakeContainer
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k3dreg.clusters.attaching_errors import CannotAttach
-from k3dreg.clusters.registries_file import add_endpoint, marked_endpoints, mirrored_hosts, remove_endpoint
+from k3dreg.attaching.attaching_errors import CannotAttach
+from k3dreg.attaching.registries_file import add_endpoint, marked_endpoints, mirrored_hosts, remove_endpoint
 
 URL = "http://k3dreg:5000"
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from k3dreg.clusters.attaching_errors import CannotAttach
-from k3dreg.clusters.hosts_file import MARK
+from k3dreg.attaching.attaching_errors import CannotAttach
+from k3dreg.attaching.hosts_file import MARK
 
 INSTEAD_OF = "# k3dreg attach, instead of: "
 # A key with its value, and a comment: `  docker.io:  # mine`.  Keys with escapes, and merge keys, do not match.

@@ -10,16 +10,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.engine_files.layout import chain_ids
+from k3dreg.linking.layer_linking import LayerLinking
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import BlobUnknown, EngineUnavailable
 from k3dreg.oci.manifest import make_image_manifest
 from k3dreg.oci.reference import Repository
-from k3dreg.registry.layer_linking import LayerLinking
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pulled_repositories import PulledRepositories
 from k3dreg.reporting.activity import Activity, LinkedLayers
@@ -61,7 +61,7 @@ class LayerLinkingTests(SynchronousTestCase):
         self.engine = Requests([LISTED], AGENT)
         self.pulled = PulledRepositories(OwnNames())
         self.linking = LayerLinking(
-            self.engine, self.linkers, self.workers, cast(Any, self.clock), self.pulled, self.observer
+            self.engine, self.linkers, self.workers, cast(Any, self.clock), self.pulled.add, self.observer
         )
         self.linking.enable(True)
         self.workers.work_all()
@@ -240,7 +240,7 @@ class LayerLinkingTests(SynchronousTestCase):
 
     def test_a_daemon_that_starts_without_the_option_removes_what_a_killed_one_left(self) -> None:
         linkers = FakeLinkers(self.linker)
-        linking = LayerLinking(self.engine, linkers, self.workers, cast(Any, self.clock), self.pulled)
+        linking = LayerLinking(self.engine, linkers, self.workers, cast(Any, self.clock), self.pulled.add)
         linking.enable(False)
         self.assertEqual(linkers.calls, ["close", "remove left"])
 

@@ -13,14 +13,13 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from k3dreg.clusters import linking_helper
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.engine_files import directory_sender
 from k3dreg.engine_files.own_container import OwnContainer
-from k3dreg.registry import linkers
-from k3dreg.registry.linkers import HelperLinkers, ILinker, LinkersHere, make_linkers
+from k3dreg.linking import linkers, linking_helper
+from k3dreg.linking.linkers import HelperLinkers, ILinker, LinkersHere, make_linkers
+from k3dreg.linking.linking_errors import CannotLink
 from tests.fakes.archive_api import INFO, FakeArchiveApi
 from tests.fakes.linking import FakeLinker
 from tests.fakes.logs import heard
@@ -80,7 +79,7 @@ class HelperLinkersTests(TestCase):
         [(variable, secret)] = [pair.split("=") for pair in made["Env"]]
         self.assertEqual(variable, directory_sender.SECRET)
         self.assertFalse(any(secret[:8] in word for word in made["Cmd"]))
-        self.assertEqual(made["Cmd"][:3], ["-I", "-m", "k3dreg.clusters.linking_helper"])
+        self.assertEqual(made["Cmd"][:3], ["-I", "-m", "k3dreg.linking.linking_helper"])
         program = deferToThread(linking_helper.main, secret, *made["Cmd"][3:])
         program.addErrback(lambda failure: failure.trap(OSError) and None)
         self.programs.append(program)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import posixpath
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from attrs import frozen
 
-from k3dreg.clusters.link_tree import OPEN_DIRECTORY
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.clusters.nodes import NodeMount
+from k3dreg.linking.link_tree import OPEN_DIRECTORY
+from k3dreg.linking.linking_errors import CannotLink
 
 # open_tree(2).  The number is that of every architecture but alpha.
 _OPEN_TREE = 428
@@ -149,3 +151,17 @@ def _detached(path: str) -> int | None:
         ctypes.c_long(_OPEN_TREE), ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(os.fsencode(path)), ctypes.c_uint(flags)
     )
     return descriptor if descriptor >= 0 else None
+
+
+def on_host(path: str, mounts: Iterable[NodeMount]) -> tuple[str, str]:
+    """Return a node's path as a path on the engine's host, and the source of the mount in which it lies.
+
+    Raises `CannotLink` if it lies in none: then it is in the container's own file system.
+    """
+    if not path.startswith("/") or posixpath.normpath(path) != path:
+        raise CannotLink("the node's containerd names a directory that is no absolute path")
+    within = [each for each in mounts if each.destination and f"{path}/".startswith(f"{each.destination.rstrip('/')}/")]
+    if not within:
+        raise CannotLink("the node's snapshots are in no volume")
+    found = max(within, key=lambda each: len(each.destination.rstrip("/")))
+    return found.source.rstrip("/") + path[len(found.destination.rstrip("/")) :], found.source

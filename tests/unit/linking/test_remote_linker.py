@@ -13,15 +13,15 @@ from unittest import mock
 import pytest
 from attrs import asdict
 
-from k3dreg.clusters import linking_messages as messages
-from k3dreg.clusters import remote_linker
-from k3dreg.clusters.linker import Linking
-from k3dreg.clusters.linking_errors import CannotLink
-from k3dreg.clusters.linking_helper import serve
-from k3dreg.clusters.linking_messages import Request, parse_answer
 from k3dreg.clusters.nodes import Node, NodeMount
-from k3dreg.clusters.remote_linker import RemoteLinker
 from k3dreg.docker.image import EngineInfo, ImageStore
+from k3dreg.linking import linking_messages as messages
+from k3dreg.linking import remote_linker
+from k3dreg.linking.linker import Linking
+from k3dreg.linking.linking_errors import CannotLink
+from k3dreg.linking.linking_helper import serve
+from k3dreg.linking.linking_messages import Request, parse_answer
+from k3dreg.linking.remote_linker import RemoteLinker
 from k3dreg.oci.digest import Digest
 from tests.fakes.linking import FakeLinker
 

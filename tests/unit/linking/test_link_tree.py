@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from k3dreg.clusters import link_tree as module
-from k3dreg.clusters.link_tree import Linked, link_tree
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.linking import link_tree as module
+from k3dreg.linking.link_tree import Linked, link_tree
+from k3dreg.linking.linking_errors import CannotLink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 # cap_net_raw=ep (linux/capability.h: VFS_CAP_REVISION_2 with the effective bit, then permitted and inheritable).

@@ -14,8 +14,8 @@ from typing import Any
 
 from attrs import frozen
 
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.formats.protobuf import Message, field, map_field
+from k3dreg.linking.linking_errors import CannotLink
 
 SNAPSHOTTER = "overlayfs"
 # The label by which a client says which snapshot it is about to make (containerd, core/snapshots/snapshotter.go).

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
+from k3dreg.clusters.cluster_nodes import nodes_by_address
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError
-from k3dreg.registry.cluster_nodes import nodes_by_address
 from k3dreg.reporting.logger import make_logger
 from k3dreg.streaming.single_flight import SingleFlight
 

@@ -19,12 +19,7 @@ from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.clusters import linking_helper
-from k3dreg.clusters.linker import Linker, Linking
-from k3dreg.clusters.linking_errors import CannotLink
 from k3dreg.clusters.nodes import Node
-from k3dreg.clusters.remote_linker import RemoteLinker
-from k3dreg.clusters.unpacked_layers import check_engine
 from k3dreg.docker import containers, images
 from k3dreg.docker.image import EngineInfo
 from k3dreg.docker.interfaces import IEngineRequests
@@ -32,6 +27,11 @@ from k3dreg.engine_files.descriptor_receiver import DescriptorReceiver
 from k3dreg.engine_files.helper_container import HelperContainers, HelperImage, own_image
 from k3dreg.engine_files.layout import linking_directories
 from k3dreg.engine_files.own_container import find_own_container
+from k3dreg.linking import linking_helper
+from k3dreg.linking.linker import Linker, Linking
+from k3dreg.linking.linking_errors import CannotLink
+from k3dreg.linking.remote_linker import RemoteLinker
+from k3dreg.linking.unpacked_layers import check_engine
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.reporting.logger import make_logger

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from attrs import define
 
-from k3dreg.clusters.linking_errors import CannotLink
+from k3dreg.linking.linking_errors import CannotLink
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
