@@ -29,6 +29,16 @@ HERE = Path(__file__).parent / "k3s"
 MORE = ("--no-lb", "--image", NODE_IMAGE, "--timeout", "120s")
 
 
+def build_node_image(engine: rig.EngineAddress, network: str) -> None:
+    """Build the stand-in for k3s' image, in a network of the engine's."""
+    files = {file.name: file.read_bytes() for file in HERE.iterdir() if file.is_file()}
+    for command in ("containerd", "containerd-shim-runc-v2", "ctr"):
+        files[command] = rig.program(command).read_bytes()
+    context = build_context(files)
+    words = ["build", "--network", network, "--build-arg", f"BASE={image.BASE}", "--tag", NODE_IMAGE, "-"]
+    image.shared(engine, NODE_IMAGE, context, lambda: image.client(engine, *words, stdin=context))
+
+
 def documented(beginning: str) -> list[str]:
     """Return the words of the README's first command that begins so."""
     text = (rig.REPOSITORY / "README.md").read_text().replace("\\\n", " ")
@@ -119,11 +129,7 @@ class Clusters:
         """Build k3dreg's image and the nodes', with the engine's own network."""
         assert documented("docker build") == ["docker", "build", "-t", "k3dreg", "."]
         image.build(self.engine, "k3dreg:latest", network="default")
-        files = {file.name: file.read_bytes() for file in HERE.iterdir() if file.is_file()}
-        for command in ("containerd", "containerd-shim-runc-v2", "ctr"):
-            files[command] = rig.program(command).read_bytes()
-        words = ["build", "--build-arg", f"BASE={image.BASE}", "--tag", NODE_IMAGE, "-"]
-        image.client(self.engine, *words, stdin=build_context(files))
+        build_node_image(self.engine, "default")
 
     def run(self, *words: str | Path) -> str:
         """Run a command in the engine's network, at the top of this repository."""

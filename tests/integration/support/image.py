@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shlex
+import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration.support import rig
@@ -22,14 +25,54 @@ def build(engine: EngineAddress, name: str = IMAGE, network: str = "host") -> st
 
     Most engines of the tests have no network of their own, so packages are fetched by this machine's.
     """
+    context = _context()
+
+    def build() -> None:
+        words = ["build", "--network", network, "--build-arg", f"BASE={BASE}", "--tag", name, "-"]
+        client(engine, *words, stdin=context)
+        if name != IMAGE:
+            Docker(engine.socket).tag(name, *IMAGE.split(":"))
+
+    if not shared(engine, IMAGE, context, build) and name != IMAGE:
+        Docker(engine.socket).tag(IMAGE, *name.split(":"))
+    return name
+
+
+def shared(engine: EngineAddress, name: str, context: bytes, build: Callable[[], object]) -> bool:
+    """Let the engine have an image: load it if another engine has built it of the same files, else call `build`.
+
+    A build installs packages for a minute, and loading takes seconds.  Returns whether it was built.
+    """
     docker, base = Docker(engine.socket), Path(rig.setting("K3DREG_TEST_BASE"))
     if docker.inspect(BASE) is None:
         with base.open("rb") as file:
             query = {"fromSrc": "-", "repo": BASE.partition(":")[0], "tag": "latest"}
             docker.progress("POST", "/images/create", body=file, query=query, content_type="application/x-tar")
-    words = ["build", "--network", network, "--build-arg", f"BASE={BASE}", "--tag", name, "-"]
-    client(engine, *words, stdin=_context())
-    return name
+    short = name.partition(":")[0]
+    kept = base.with_name(f"{short}-{_digest(context, base)}.tar")
+    with rig.alone("images"):
+        if kept.exists():
+            with kept.open("rb") as file:
+                docker.progress("POST", "/images/load", body=file, content_type="application/x-tar")
+            return False
+        build()
+        for old in base.parent.glob(f"{short}-*.tar"):
+            old.unlink()
+        part = kept.with_suffix(".part")
+        with docker.open("GET", "/images/get", query={"names": name}) as saved, part.open("wb") as file:
+            shutil.copyfileobj(saved, file)
+        part.rename(kept)
+        return True
+
+
+def _digest(context: bytes, base: Path) -> str:
+    """Return a digest of the files of a build, and of its base."""
+    found = hashlib.sha256(f"{base.stat().st_mtime_ns}".encode())
+    with tarfile.open(fileobj=io.BytesIO(context)) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            found.update(f"{member.name}\n{member.size}\n".encode() + (file.read() if file else b""))
+    return found.hexdigest()[:16]
 
 
 def client(engine: EngineAddress, *words: str, stdin: bytes, **variables: str) -> str:

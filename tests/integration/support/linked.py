@@ -6,10 +6,9 @@ import contextlib
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 from tests.integration.support import image, rig
-from tests.integration.support.clusters import HERE, NODE_IMAGE, KindNode, running_kind_node
+from tests.integration.support.clusters import NODE_IMAGE, KindNode, build_node_image, running_kind_node
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
 
@@ -116,15 +115,5 @@ class Mirrored(KindNode):
 
 def prepare_kind(engine: rig.EngineAddress) -> None:
     """Build the nodes' image with the engine, unless it has it."""
-    docker = Docker(engine.socket)
-    if docker.inspect(NODE_IMAGE) is not None:
-        return
-    if docker.inspect(image.BASE) is None:
-        with Path(rig.setting("K3DREG_TEST_BASE")).open("rb") as file:
-            query = {"fromSrc": "-", "repo": image.BASE.partition(":")[0], "tag": "latest"}
-            docker.progress("POST", "/images/create", body=file, query=query, content_type="application/x-tar")
-    files = {file.name: file.read_bytes() for file in HERE.iterdir() if file.is_file()}
-    for command in ("containerd", "containerd-shim-runc-v2", "ctr"):
-        files[command] = rig.program(command).read_bytes()
-    dockerfile = files.pop("Dockerfile").decode().replace("${BASE}", image.BASE)
-    build(engine, NODE_IMAGE, dockerfile, **files)
+    if Docker(engine.socket).inspect(NODE_IMAGE) is None:
+        build_node_image(engine, "host")
