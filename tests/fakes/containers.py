@@ -178,8 +178,9 @@ class FakeContainers:
             case ["sh", "-c", script, "sh", directory] if script.startswith("rmdir"):
                 container.directories.discard(directory)
                 return 0, "", ""
-            case ["sh", "-c", script, "sh", path] if script.startswith("rm -f"):
-                container.files.pop(path, None)
+            case ["sh", "-c", script, "sh", *paths] if script.startswith("rm -f"):
+                for path in paths:
+                    container.files.pop(path, None)
                 return 0, "", ""
             case ["sh", "-c", script, "sh", old, new] if script.startswith("mv -f"):
                 container.files[new] = container.files.pop(old)

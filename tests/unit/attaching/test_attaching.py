@@ -17,7 +17,7 @@ from k3dreg.clusters.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.commands.attach import attach_clusters, detach_clusters
 from k3dreg.docker.container_files import SmallFile
 from k3dreg.oci.errors import EngineError
-from tests.fakes.containers import ContainerRequests, FakeContainer
+from tests.fakes.containers import ContainerRequests, FakeContainer, Refused
 
 T = TypeVar("T")
 
@@ -164,6 +164,21 @@ class K3dTests(Case):
         self.assertEqual(self.server.files, before)
         self.assertIsNotNone(self.agent.text(K3S_HOSTS))
 
+    def test_a_directory_that_is_removed_meanwhile_leaves_nothing(self) -> None:
+        self.server.put(REGISTRIES, "mirrors: {}\n")
+        files = dict(self.server.files)
+        extract = type(self.containers)._extract
+
+        def extract_one(containers: Any, container: FakeContainer, directory: str, body: bytes) -> object:
+            if containers.written:
+                raise Refused(404, f"Could not find the file {directory} in container {container.name}")
+            return extract(containers, container, directory, body)
+
+        self.patch(type(self.containers), "_extract", extract_one)
+        self.assertIn("the container has no directory", str(self.refused("k3d-dev-server-0")))
+        self.assertEqual(len(self.containers.written), 1)
+        self.assertEqual(dict(self.server.files), files)
+
     def test_a_file_of_the_host_is_not_touched(self) -> None:
         self.server.mounts = (("/home/me/registries.yaml", REGISTRIES),)
         error = self.refused("k3d-dev-server-0")
@@ -272,6 +287,14 @@ class K3dTests(Case):
         self.attach("dev")
         self.detach("dev")
         self.assertEqual(self.registry.networks["k3d-dev"], [])
+
+
+class NoClusterTests(Case):
+    def test_it_is_said(self) -> None:
+        for work in (self.attach, self.detach):
+            for names, every in (((), True), (("dev",), False)):
+                self.assertEqual(work(*names, every=every), 1)
+                self.assertEqual(self.said, ["no cluster of k3d, kind or minikube's docker driver is in this Docker"])
 
 
 class HostTests(Case):
