@@ -199,7 +199,7 @@ def test_a_command_says_for_each_node_whether_layers_can_be_linked(cluster: Clus
 # -- a node as kind makes it, for the classic store -------------------------------------------------------------------
 
 
-@pytest.mark.engines("docker29", "docker29-classic")
+@pytest.mark.engines("docker29", "docker29-classic", "docker20")
 def test_a_kind_node_gets_an_images_layers_as_links(engine: rig.EngineAddress, tmp_path: Path) -> None:
     prepare_kind(engine)
     options = ("--reader", "off", "--docker-root", str(engine.directory / "data"))

@@ -85,6 +85,23 @@ class KindNode(ClusterNode):
         self.address = rig.NodeAddress(name, root / "run/containerd/containerd.sock", root)
 
 
+def _rights(docker: Docker) -> dict[str, object]:
+    """Return the rights of a node's container.
+
+    Docker 20.10 wants to give a privileged one capabilities that the machine of the tests may not have itself.
+    """
+    if not docker.ask("GET", "/version")["Version"].startswith("20.10"):
+        return {"Privileged": True}
+    return {
+        "CapAdd": ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN"],
+        "SecurityOpt": ["seccomp=unconfined", "apparmor=unconfined"],
+        "MaskedPaths": [],
+        "ReadonlyPaths": [],
+        "DeviceCgroupRules": ["a *:* rwm"],
+        "Binds": ["/sys/fs/cgroup:/sys/fs/cgroup"],
+    }
+
+
 @contextlib.contextmanager
 def running_kind_node(
     docker: Docker, network: str, config_path: str = 'config_path = "/etc/containerd/certs.d"'
@@ -97,7 +114,7 @@ def running_kind_node(
         "Env": [f"CONFIG_PATH={config_path}"],
         "Labels": {"io.x-k8s.kind.cluster": "kind", "io.x-k8s.kind.role": "worker"},
         "Volumes": {"/var": {}},
-        "HostConfig": {"Privileged": True, "NetworkMode": network, "Tmpfs": {"/run": "", "/tmp": ""}},
+        "HostConfig": {**_rights(docker), "NetworkMode": network, "Tmpfs": {"/run": "", "/tmp": ""}},
     }
     made = docker.ask("POST", "/containers/create", body, name=name)["Id"]
     try:
