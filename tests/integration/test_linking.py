@@ -58,6 +58,7 @@ class Cluster:
         self.server, self.agent = sorted(machine.nodes("linking").values(), key=lambda node: "agent" in node.name)
         network = machine.docker.ask("GET", "/networks/k3d-linking")
         self.gateway = network["IPAM"]["Config"][0]["Gateway"]
+        self.address = ""  # k3dreg's, as nodes reach it
 
     @contextlib.contextmanager
     def daemon(self, directory: Path, *options: str) -> Iterator[Daemon]:
@@ -67,7 +68,8 @@ class Cluster:
         listen = ("--listen", f"tcp:0:interface={self.gateway}", "--reader", "off")
         with running(self.machine.engine, directory, *listen, *options, before=before) as daemon:
             found = daemon.wait_for(rf"listening on ({re.escape(self.gateway)}:\d+)")
-            self.use_mirror(found[1])
+            self.address = found[1]
+            self.use_mirror(self.address)
             yield daemon
 
     def get(self, url: str) -> str:
@@ -186,6 +188,36 @@ def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, 
             assert time.monotonic() < end
             cluster.agent.ctr("content", "prune", "references")
             time.sleep(0.5)
+
+
+# What a pod may send: an image's manifests, again and again, in the name of another node.
+ASKING = """
+import json, sys, urllib.request
+url, other = sys.argv[1:]
+headers = {"Accept": "*/*", "User-Agent": "containerd/v2.3.4", "X-Forwarded-For": other, "X-Real-IP": other,
+           "Forwarded": f"for={other}"}
+def get(reference):
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/{reference}?ns=docker.io", headers=headers)) as answer:
+        return json.load(answer)
+for _ in range(100):
+    for part in get("latest").get("manifests", []):
+        get(part["digest"])
+"""
+
+
+def test_a_pod_that_asks_again_and_again_costs_one_linking_into_its_own_node(cluster: Cluster, tmp_path: Path) -> None:
+    agent, server = cluster.agent, cluster.server
+    with rich_image(cluster.machine.engine) as name, cluster.daemon(tmp_path / "on", "--link-layers", "on") as daemon:
+        before = snapshots(server)
+        asker, other = (cluster.machine.docker.ask("GET", f"/containers/{node.name}/json") for node in (agent, server))
+        addresses = [each["IPAddress"] for each in other["NetworkSettings"]["Networks"].values()]
+        # Outside its node, a pod has its node's address.
+        enter = ["nsenter", f"--target={asker['State']['Pid']}", "--net", sys.executable, "-c", ASKING]
+        url = f"http://{cluster.address}/v2/library/{name}/manifests"
+        subprocess.run([*enter, url, addresses[0]], check=True, timeout=120)
+        assert re.findall(r"after: linked \d+ layers?, .*? s, (\S+),", daemon.log()) == [agent.name]
+        assert snapshots(server) == before
+        assert len(leases(agent)) == 1
 
 
 @pytest.mark.parametrize("words", [["why", NODE_IMAGE], ["doctor"]], ids=["why", "doctor"])
