@@ -45,12 +45,12 @@ async def all_nodes(engine: IEngineRequests) -> Sequence[ClusterNode]:
 
 
 async def cluster_nodes(engine: IEngineRequests) -> Sequence[Node]:
-    """Return the nodes that run.  Raises `EngineError`."""
+    """Return the nodes that run and into which layers can be linked: not those of minikube.  Raises `EngineError`."""
     return await _nodes(engine, lambda container: True)
 
 
 async def node_at(engine: IEngineRequests, address: str) -> Node | None:
-    """Return the node that has this IP address now; None if it belongs to no node.  Raises `EngineError`."""
+    """Return the node of `cluster_nodes` that has this IP address now; None if none has.  Raises `EngineError`."""
     found = await _nodes(engine, lambda container: address in container.addresses)
     return found[0] if len(found) == 1 else None
 

@@ -76,7 +76,10 @@ class Node:
 
 
 def socket_by_labels(labels: Mapping[str, str]) -> str:
-    """Return the path of the containerd socket in a container with these labels; "" if it is no node."""
+    """Return the path of the containerd socket in a container with these labels.
+
+    "" if it is no node, or one into which layers cannot be linked.
+    """
     kind = kind_by_labels(labels)
     return kind.socket if kind is not None else ""
 

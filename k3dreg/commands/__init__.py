@@ -1,1 +1,1 @@
-"""The commands beside the daemon: doctor, why, warm, config, ls, gc."""
+"""The commands beside the daemon: doctor, why, warm, refresh, link, attach, detach, config, ls, rm, gc."""

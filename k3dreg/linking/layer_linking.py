@@ -119,6 +119,8 @@ class LayerLinking:
     async def link(self, node: Node, repository: str, diff_ids: Sequence[Digest], seconds: float) -> Linking:
         """Link the layers of these diffIDs into a node, and stop after `seconds`.  Raises `CannotLink`, `EngineError`.
 
+        A call that finds the linking under way joins it, with the seconds of the first call.
+
         Cancelling does not stop the work, which another caller may wait for, too.
         """
         chain = chain_ids(diff_ids)
@@ -143,7 +145,7 @@ class LayerLinking:
         began = self._clock.seconds()
         node = await node_at(self._engine, trace.client)
         if node is None:
-            trace.not_linked = f"no node of this Docker has the address {trace.client}"
+            trace.not_linked = f"no node of k3d or kind in this Docker has the address {trace.client}"
             return
         self._pulls(node, repository)
         diff_ids = await self._diff_ids(served, repository, read_blob)
@@ -153,12 +155,7 @@ class LayerLinking:
             trace.step(told(done, node))
         if done.missing:
             trace.not_linked = f"Docker has not unpacked {counted(done.missing, 'layer')}"
-            log.info(
-                "{repository} for {node}: {count} layers are not linked: Docker has not unpacked them",
-                repository=repository,
-                node=node.name,
-                count=done.missing,
-            )
+            log.info("{repository} for {node}: {why}", repository=repository, node=node.name, why=trace.not_linked)
 
     async def _diff_ids(self, served: ServedManifest, repository: Repository, read_blob: ReadBlob) -> Sequence[Digest]:
         """Return the diffIDs of an image's layers, none if it is no image for a node."""
@@ -180,7 +177,7 @@ class LayerLinking:
             if self._stopping:
                 raise CannotLink("k3dreg is stopping")
             if time.monotonic() > end:
-                raise CannotLink("it takes longer than the node waits")
+                raise CannotLink(f"it takes longer than {seconds:.0f} s")
 
         done = Linking()
         activity = Activity(

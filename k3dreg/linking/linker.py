@@ -84,14 +84,14 @@ class Linker:
                 _check_snapshotter(containerd)
                 done = self._into(containerd, _Work(host, node, chain, layers, proceed), repository)
         except (AlreadyExists, SnapshotUnknown) as error:
-            raise CannotLink(f"the node's snapshots were changed meanwhile: {error}") from error
+            raise CannotLink(f"snapshots were changed meanwhile: {error}") from error
         except OSError as error:
             raise CannotLink(f"linking failed: {error.strerror or error}") from error
         done.seconds = time.monotonic() - started
         return done
 
     def examine(self, info: EngineInfo, node: Node) -> None:
-        """Raise `CannotLink` if no layers can be linked into the node.  Changes nothing.  Blocks."""
+        """Raise `CannotLink` if it is clear beforehand that no layers can be linked.  Changes nothing.  Blocks."""
         host = self._host(info)
         with self._connect(node) as containerd:
             directories = _check_snapshotter(containerd)

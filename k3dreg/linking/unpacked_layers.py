@@ -1,4 +1,4 @@
-"""Find the directories in which Docker has layers unpacked, and make sure that they stay while they are linked.
+"""Find the directories in which Docker has layers unpacked, and notice if they do not stay while they are linked.
 
 All of it blocks.
 """
@@ -62,7 +62,9 @@ def check_engine(info: EngineInfo) -> None:
 def unpacked_layers(
     host: EngineHost, info: EngineInfo, chain: Sequence[Digest], lease: str
 ) -> Iterator[UnpackedLayers]:
-    """Find the layers of these chain IDs that Docker has unpacked, and keep them there until the end.
+    """Find the layers of these chain IDs that Docker has unpacked.
+
+    The containerd store keeps them until the end.  The classic store may remove them: ask `is_whole` for each.
 
     `lease` is an unused name.  Raises `CannotLink` and `OSError`.
     """

@@ -1,1 +1,1 @@
-"""The use cases: pull, push, tags, own names, prefetch.  None of them uses HTTP."""
+"""The use cases: pull, push, tags, own names, prefetch, refresh, linking in advance.  None of them uses HTTP."""

@@ -147,7 +147,7 @@ class Workers:
     def clean_up(self, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `function` in a worker thread and log its failure; call it right here if the workers are stopped.
 
-        For clean-up that must not be skipped, such as closing a file.
+        For clean-up that must not be skipped, such as closing a file.  After a stop, it raises what `function` raises.
         """
         if self._running:
             self.spare(function, *args, **kwargs)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.conftest import Push, PushedImage
 from tests.integration.support import images, rig
-from tests.integration.support.clusters import NODE_IMAGE
+from tests.integration.support.clusters import NODE_IMAGE, pull_as_kubelet_does
 from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import VERDICT, LayerMaker
@@ -38,19 +38,27 @@ both_stores = pytest.mark.engines("docker29", "docker29-classic")
 # Docker's own limit is 125 layers.
 LAYERS = 120
 FILES = 100_000
-MESSAGE = "120 layers say hello"
+MESSAGE = "linked layers say hello"
 
 
 @pytest.fixture(scope="module")
 def deep_image(push: Push, busybox: bytes) -> PushedImage:
-    """120 layers: one without a file, one with 100,000, and many with one each."""
+    """120 layers, of which one has no file and most have one."""
     sums: dict[str, str] = {}
-    layers = [images.base_layer(busybox, sums), LayerMaker(sums).layer(), _crowd()]
+    layers = [images.base_layer(busybox, sums), LayerMaker(sums).layer()]
     while len(layers) < LAYERS - 1:
         maker = LayerMaker(sums)
         maker.file(f"deep/{len(layers)}", str(len(layers)).encode())
         layers.append(maker.layer(compress=None))
     return push("k3dreg-test/deep", [*layers, images.last_layer(MESSAGE, sums)], MESSAGE)
+
+
+@pytest.fixture(scope="module")
+def crowded_image(push: Push, busybox: bytes) -> PushedImage:
+    """A layer with 100,000 files, between two others."""
+    sums: dict[str, str] = {}
+    layers = [images.base_layer(busybox, sums), _crowd(), images.last_layer(MESSAGE, sums)]
+    return push("k3dreg-test/crowded", layers, MESSAGE)
 
 
 def _crowd() -> Layer:
@@ -113,9 +121,10 @@ class Link:
 def check_pull(node: Mirrored, image: PushedImage, incomplete: int = 0) -> None:
     """Pull the image, and check in a container that every file is right.
 
-    At most `incomplete` layers that were being linked may be in the node.
+    At most `incomplete` layers that were being linked may be in the node.  k3dreg may first have to repair an image
+    that was removed a moment ago: Docker then keeps its layers and not its blobs (moby#49473).
     """
-    print(f"pull: {node.pull(image.name):.2f} s")
+    pull_as_kubelet_does(node, image.name, 120)
     assert node.run(image.name).split("\n")[:2] == [image.message, VERDICT]
     active = [name for name, kind in snapshots(node).items() if kind == "Active"]
     assert len(active) <= incomplete
@@ -165,19 +174,24 @@ def remove_all(docker: Docker, image: str) -> None:
 
 
 @both_stores
-def test_many_layers_with_many_files(
-    engine: rig.EngineAddress, kind: Mirrored, daemon: Daemon, deep_image: PushedImage
+def test_many_layers_and_many_files(
+    engine: rig.EngineAddress,
+    kind: Mirrored,
+    daemon: Daemon,
+    deep_image: PushedImage,
+    crowded_image: PushedImage,
 ) -> None:
-    docker = deep_image.pull_into(engine)
-    status, said = Link(engine, deep_image.name, kind).ended()
-    assert status == 0, said
-    assert f"linked {LAYERS} layers, 100,1" in said
-    begun = len(daemon.log())
-    check_pull(kind, deep_image)
-    assert len(blobs_sent(daemon.log()[begun:])) == 1
-    found = kind.run(deep_image.name, "/bin/busybox", "sh", "-c", "find /crowd -type f | wc -l")
+    for image, linked in ((deep_image, f"linked {LAYERS} layers, "), (crowded_image, "linked 2 layers, 100,")):
+        docker = image.pull_into(engine)
+        status, said = Link(engine, image.name, kind).ended()
+        assert status == 0, said
+        assert linked in said
+        begun = len(daemon.log())
+        check_pull(kind, image)
+        assert len(blobs_sent(daemon.log()[begun:])) == 1
+        docker.remove(image.name)
+    found = kind.run(crowded_image.name, "/bin/busybox", "sh", "-c", "find /crowd -type f | wc -l")
     assert int(found) == FILES
-    docker.remove(deep_image.name)
 
 
 @both_stores

@@ -77,11 +77,11 @@ class Upstream:
     ) -> Json:
         """Push config, layers and manifest.  Returns the manifest's descriptor.
 
-        The manifest's digest comes before those of the layers: `docker save` sorts by digest, and a test that meets an
-        export in its middle needs the manifest to have come already.
+        The manifest's digest comes before those of the layers, unless there are very many: `docker save` sorts by
+        digest, and a test that meets an export in its middle needs the manifest to have come already.
         """
         descriptors = [layer.descriptor for layer in layers]
-        first = min(descriptor["digest"] for descriptor in descriptors)
+        first = min(descriptor["digest"] for descriptor in descriptors) if len(layers) < 20 else "sha256:g"
         for attempt in range(100_000):
             config = to_json(
                 {

@@ -131,7 +131,7 @@ class LayerLinkingTests(SynchronousTestCase):
         with heard() as lines:
             self.successResultOf(self.before_answer(trace))
         self.assertEqual((self.linker.linked, lines), ([], []))
-        self.assertEqual(trace.not_linked, "no node of this Docker has the address 172.18.0.9")
+        self.assertEqual(trace.not_linked, "no node of k3d or kind in this Docker has the address 172.18.0.9")
 
     def test_nothing_is_linked_for_what_is_no_image(self) -> None:
         for config in (b"{}", b"no JSON", json.dumps({"rootfs": {"diff_ids": [str(DIFF_IDS[0])]}}).encode()):
@@ -169,7 +169,7 @@ class LayerLinkingTests(SynchronousTestCase):
             self.workers.work_all()
             self.successResultOf(answer)
         self.assertEqual(len(lines), 1)
-        self.assertIn("2 layers are not linked: Docker has not unpacked them", lines[0])
+        self.assertIn("Docker has not unpacked 2 layers", lines[0])
         self.assertEqual(self.trace.not_linked, "Docker has not unpacked 2 layers")
 
     def test_the_manifest_is_answered_in_time(self) -> None:
