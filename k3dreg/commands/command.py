@@ -23,6 +23,7 @@ from k3dreg.commands.checks_reachability import own_names
 from k3dreg.commands.doctor import examine
 from k3dreg.commands.link import link
 from k3dreg.commands.options_help import OPTIONS
+from k3dreg.commands.printing import say
 from k3dreg.commands.refresh import open_records, refresh
 from k3dreg.commands.running_server import RunningServer
 from k3dreg.commands.warm import Warmer, make_printer
@@ -68,9 +69,6 @@ def main(command: str, arguments: Sequence[str], environment: Mapping[str, str] 
 
     # With the settings file's variables for the AWS library and credential helpers, as in the daemon.
     surroundings = {**environment, **options.settings_environment}
-
-    def say(line: str) -> None:
-        print(line)  # noqa: T201
 
     async def run(reactor: Any) -> None:
         work: Awaitable[int]

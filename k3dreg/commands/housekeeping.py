@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.python import usage
 
+from k3dreg.commands.printing import say
 from k3dreg.config.retention import RetainRule
 from k3dreg.config.sources import Sources, read_sources
 from k3dreg.config.usage import CommandLine, columns, complaint
@@ -105,7 +106,7 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
         except K3dregError as error:
             fail(str(error))
         for line in listing(images, sizes_in(state_dir), columns() if sys.stdout.isatty() else None, time.time()):
-            print(line)  # noqa: T201
+            say(line)
         return
     collect = _dry_run if options["dry-run"] else _collect
     react(lambda reactor: Deferred.fromCoroutine(collect(reactor, state_dir, rules, grace, bool(options["untagged"]))))
@@ -197,7 +198,7 @@ async def _collect(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], g
         async with running_workers(reactor) as workers, opened(reactor, workers, state_dir) as (_, collector):
             collector.retain(rules)
             for line in told(await collector.collect(grace, untagged=untagged), "removed"):
-                print(line)  # noqa: T201
+                say(line)
     except StateInUse as error:
         fail(f"{error} (a running daemon collects by itself; to collect now, stop it first)")
     except K3dregError as error:
@@ -248,7 +249,7 @@ async def _dry_run(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], g
                 collector = Collector(pushed, _Files(state_dir), ContentMap(database, workers).knows, reactor)
                 collector.retain(rules)
                 for line in told(await collector.collect(grace, untagged=untagged), "would remove"):
-                    print(line)  # noqa: T201
+                    say(line)
                 await pushed.close()
     except K3dregError as error:
         fail(str(error))

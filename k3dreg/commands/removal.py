@@ -15,6 +15,7 @@ from twisted.web.client import Agent
 
 from k3dreg.commands.checks_ports import port_of
 from k3dreg.commands.housekeeping import check_state, fail, opened, settings, told
+from k3dreg.commands.printing import say
 from k3dreg.commands.running_server import RunningServer, ServerRefused, path_of, read, refusal_of
 from k3dreg.config.usage import CommandLine, complaint
 from k3dreg.credentials.chain import make_docker_logins
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str], environment: dict[str, str]) -> None:
         check_state(state_dir)
 
     async def run(reactor: Any) -> None:
-        status = await _remove(reactor, pushed, state_dir, options["server"], listen, environment, print)
+        status = await _remove(reactor, pushed, state_dir, options["server"], listen, environment, say)
         if status:
             raise SystemExit(status)
 

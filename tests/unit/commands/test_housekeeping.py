@@ -22,11 +22,12 @@ from k3dreg.store.state_directory import StateDirectory
 from tests.fakes.databases import open_database
 
 APP = Repository(None, "app")
+MAIN = "from k3dreg.cli import main; main()"
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from k3dreg.cli import main; main()", *arguments],
+        [sys.executable, "-c", MAIN, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -89,6 +90,25 @@ def test_gc_removes_what_nobody_refers_to(state: Path) -> None:
         0,
         "removed 0 blobs and 0 manifests: 0 files, 0 B\n",
     )
+
+
+@pytest.mark.parametrize("command", [["ls"], ["gc", "--grace", "0"], ["rm", "app:a", "app:c"]])
+def test_a_reader_that_leaves_ends_nothing(state: Path, command: list[str]) -> None:
+    """As with `k3dreg gc | true`."""
+    leaving, output = os.pipe()
+    os.close(leaving)
+    with open(output, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, command[0], "--state-dir", str(state), *command[1:]],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (b"orphan" in held(state)) == (command == ["ls"])
 
 
 def test_gc_leaves_a_directory_alone_that_a_daemon_uses(state: Path) -> None:

@@ -90,6 +90,7 @@ class NodePullTests(SynchronousTestCase):
         self.assertEqual(len(engine.asked), 2)
         self.assertEqual(list(self.pulls._known), [(AGENT, APP)])
         self.pulls.stop()
+        self.assertTrue(engine.asked[1].called)  # cancelled
         self.assertEqual(self.recorded.calls, [])
 
     def test_all_containers_exist_also_those_that_are_stopped_and_none_are_known_without_an_engine(self) -> None:
