@@ -117,4 +117,6 @@ def test_wrong_passwords_keep_no_right_one_out(connections: int, before: bool, t
             # If the guesses were checked first, about one for each connection would be answered meanwhile.
             assert next(answered) - guesses < connections / 2
             assert ask(daemon.host, "GET", "/v2/", authorization=basic(USER, "wrong")) in (401, 503)
+            began = time.monotonic()
             daemon.stop()
+            assert time.monotonic() - began < 5

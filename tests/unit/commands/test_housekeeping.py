@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,19 +23,22 @@ from k3dreg.store.state_directory import StateDirectory
 from tests.fakes.databases import open_database
 
 APP = Repository(None, "app")
-MAIN = "from k3dreg.cli import main; main()"
 
 
-def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+def run(
+    *arguments: str, stdout: int = subprocess.PIPE, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Return the status, what was printed unless it went to the descriptor `stdout`, and the complaint."""
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, *arguments],
-        capture_output=True,
+        [sys.executable, "-c", "from k3dreg.cli import main; main()", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout or "", done.stderr
 
 
 def manifest(data: bytes, *parts: bytes) -> PushedManifest:
@@ -97,17 +101,11 @@ def test_a_reader_that_leaves_ends_nothing(state: Path, command: list[str]) -> N
     """As with `k3dreg gc | true`."""
     leaving, output = os.pipe()
     os.close(leaving)
-    with open(output, "wb") as closed:
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN, command[0], "--state-dir", str(state), *command[1:]],
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        status, _, complaint = run(command[0], "--state-dir", str(state), *command[1:], stdout=output)
+    finally:
+        os.close(output)
+    assert (status, complaint) == (0, "")
     assert (b"orphan" in held(state)) == (command == ["ls"])
 
 
@@ -135,7 +133,7 @@ def test_gc_applies_rules_and_tells_before_what_it_would_do_also_while_a_daemon_
     assert held(state) == {b"layer", b"one", b"two", b"untagged"}
     # The daemon's rules, from the environment.
     rules = {"K3DREG_RETAIN": "nothing=1 ?=1"}
-    assert run("gc", "--state-dir", str(state), **rules)[1].splitlines() == [
+    assert run("gc", "--state-dir", str(state), environment=rules)[1].splitlines() == [
         "removed app:b: --retain ?=1",
         "removed 1 tag, 0 blobs and 1 manifest: 1 file, 3 B",
     ]
