@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -10,7 +10,6 @@ from k3dreg.clusters.nodes import Node, NodeKind, NodeMount, cluster_by_labels, 
 from k3dreg.docker import containers
 from k3dreg.docker.containers import ListedContainer
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.oci.errors import EngineError
 
 
 @frozen
@@ -67,14 +66,6 @@ async def nodes_by_address(engine: IEngineRequests) -> Mapping[str, ListedContai
             several.update(address for address in container.addresses if address in nodes)
             nodes.update(dict.fromkeys(container.addresses, container))
     return {address: node for address, node in nodes.items() if address not in several}
-
-
-async def existing_containers(engine: IEngineRequests) -> Collection[str] | None:
-    """Return the IDs of all containers, running or not; None if the engine does not answer."""
-    try:
-        return {container.id for container in await containers.listed(engine)}
-    except EngineError:
-        return None
 
 
 async def _nodes(engine: IEngineRequests, wanted: Callable[[ListedContainer], bool]) -> Sequence[Node]:

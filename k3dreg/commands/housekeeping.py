@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,10 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.python import usage
 
+from k3dreg.clusters.node_images import images_on_nodes
 from k3dreg.commands.printing import say
 from k3dreg.config.retention import RetainRule
 from k3dreg.config.sources import Sources, read_sources
 from k3dreg.config.usage import CommandLine, columns, complaint
+from k3dreg.docker.client import EngineClient
+from k3dreg.docker.endpoint import make_agent
 from k3dreg.formats.text import age, counted, size
 from k3dreg.images.content_map import CONTENT_TABLES, ContentMap
 from k3dreg.oci.digest import Digest
@@ -24,7 +28,7 @@ from k3dreg.oci.errors import K3dregError, StateInUse, UsageError
 from k3dreg.reporting.logger import make_logger
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
-from k3dreg.store.collection import GRACE, Collected, Collector
+from k3dreg.store.collection import GRACE, AskNodes, Collected, Collector, NodeImages, unknown
 from k3dreg.store.database import DATABASE_FILE, Database, open_copy, open_read_only
 from k3dreg.store.interfaces import PushedImage
 from k3dreg.store.pushed import PushedContent
@@ -94,7 +98,7 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
         options.parseOptions(list(arguments))
         grace = parse_grace(options.get("grace", "0")) * _HOUR
         sources = settings(options, environment, retain=getattr(options, "rules", ()))
-        state_dir, rules = sources.value("state_dir"), sources.value("retain")
+        state_dir, rules, docker = (sources.value(field) for field in ("state_dir", "retain", "docker"))
     except (usage.UsageError, UsageError) as error:
         sys.stderr.write(complaint(error, options, command))
         raise SystemExit(2) from None
@@ -109,7 +113,21 @@ def main(command: str, arguments: Sequence[str], environment: dict[str, str]) ->
             say(line)
         return
     collect = _dry_run if options["dry-run"] else _collect
-    react(lambda reactor: Deferred.fromCoroutine(collect(reactor, state_dir, rules, grace, bool(options["untagged"]))))
+    untagged = bool(options["untagged"])
+
+    def run(reactor: Any) -> Deferred[None]:
+        engine = EngineClient(make_agent(reactor, docker), reactor, description=str(docker))
+        ask = partial(_images_on_nodes, engine)
+        return Deferred.fromCoroutine(collect(reactor, state_dir, rules, grace, untagged, ask))
+
+    react(run)
+
+
+async def _images_on_nodes(engine: EngineClient) -> NodeImages | None:
+    held = await images_on_nodes(engine)
+    if held is None:
+        sys.stderr.write("k3dreg: Docker does not answer: what nodes held when they were asked last counts\n")
+    return held
 
 
 def settings(options: Any, environment: dict[str, str], **repeated: Sequence[str]) -> Sources:
@@ -193,9 +211,11 @@ def _time(at: float, now: float | None) -> str:
     return age(now - at)
 
 
-async def _collect(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool) -> None:
+async def _collect(
+    reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool, ask: AskNodes
+) -> None:
     try:
-        async with running_workers(reactor) as workers, opened(reactor, workers, state_dir) as (_, collector):
+        async with running_workers(reactor) as workers, opened(reactor, workers, state_dir, ask) as (_, collector):
             collector.retain(rules)
             for line in told(await collector.collect(grace, untagged=untagged), "removed"):
                 say(line)
@@ -206,10 +226,12 @@ async def _collect(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], g
 
 
 @contextlib.asynccontextmanager
-async def opened(reactor: Any, workers: Workers, state_dir: Path) -> AsyncIterator[tuple[PushedContent, Collector]]:
+async def opened(
+    reactor: Any, workers: Workers, state_dir: Path, ask: AskNodes = unknown
+) -> AsyncIterator[tuple[PushedContent, Collector]]:
     """Open what was pushed into a state directory, which no daemon uses, and close it at the end.
 
-    Raises `StateInUse` or another `K3dregError`.
+    `ask`: see `Collector`.  Raises `StateInUse` or another `K3dregError`.
     """
     state = await workers.acquire(StateDirectory, StateDirectory.close, state_dir)
     tables = (PUSHED_TABLES, CONTENT_TABLES)
@@ -219,7 +241,7 @@ async def opened(reactor: Any, workers: Workers, state_dir: Path) -> AsyncIterat
             pushed = PushedContent(database, workers, reactor)
             store = await open_store_in(state, workers, _NO_LIMIT, reactor, pushed)
             try:
-                yield pushed, Collector(pushed, store, ContentMap(database, workers).knows, reactor)
+                yield pushed, Collector(pushed, store, ContentMap(database, workers).knows, reactor, ask)
             finally:
                 await store.close()
                 await pushed.close()
@@ -239,14 +261,16 @@ class _Files:
         return True
 
 
-async def _dry_run(reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool) -> None:
+async def _dry_run(
+    reactor: Any, state_dir: Path, rules: Sequence[RetainRule], grace: float, untagged: bool, ask: AskNodes
+) -> None:
     """Collect in a copy of the database, which a daemon may be using, and print what would go."""
     tables = (PUSHED_TABLES, CONTENT_TABLES)
     try:
         async with running_workers(reactor) as workers:
             with contextlib.closing(await workers.run(open_copy, state_dir / DATABASE_FILE, tables)) as database:
                 pushed = PushedContent(database, workers, reactor)
-                collector = Collector(pushed, _Files(state_dir), ContentMap(database, workers).knows, reactor)
+                collector = Collector(pushed, _Files(state_dir), ContentMap(database, workers).knows, reactor, ask)
                 collector.retain(rules)
                 for line in told(await collector.collect(grace, untagged=untagged), "would remove"):
                     say(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,7 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from k3dreg import __version__
 from k3dreg.attaching.addresses_for_nodes import Addresses
 from k3dreg.attaching.cluster_watch import ClusterWatch
-from k3dreg.clusters.cluster_nodes import existing_containers
+from k3dreg.clusters.node_images import images_on_nodes
 from k3dreg.config.endpoints import ONLY_LOOPBACK, is_only_loopback, tls_ports
 from k3dreg.config.settings import Config
 from k3dreg.credentials.chain import make_chain
@@ -30,7 +31,6 @@ from k3dreg.linking.linking_messages import AT_ONCE
 from k3dreg.registry.advance_linking import AdvanceLinking
 from k3dreg.registry.content_discovery import Discovery, EngineLists
 from k3dreg.registry.engine_content import EngineContent
-from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_name_discovery import EngineImageNames, learn_names
 from k3dreg.registry.own_names import OwnNames
@@ -159,8 +159,6 @@ class App:
         closing.add(self._linking.shutdown)
         self._advance_linking = AdvanceLinking(self.engine, image_names, pulled, self._linking, self._reactor)
         closing.add(self._advance_linking.stop)
-        node_pulls = NodePulls(self.engine, pushed, names, self._reactor)
-        closing.add(node_pulls.stop)
         self._pull = pull = Pull(
             lookup,
             names,
@@ -172,7 +170,6 @@ class App:
             upstream.repair,
             upstream.fallback,
             linking=self._linking,
-            node_pulls=node_pulls,
             refresh=self._refresh,
         )
         budget = connection_budget()
@@ -188,7 +185,7 @@ class App:
         )
         closing.add(self._uploads.shutdown)
         self._collector = Collector(
-            pushed, store, content_map.knows, self._reactor, lambda: existing_containers(self.engine)
+            pushed, store, content_map.knows, self._reactor, partial(images_on_nodes, self.engine)
         )
         self._collector.start()
         closing.add(self._collector.stop)

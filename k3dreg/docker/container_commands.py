@@ -12,8 +12,8 @@ from k3dreg.streaming.response_body import read_whole
 
 # Seconds for the whole command.
 _MAX_WAIT = 30.0
-# Bytes of what a command may print.
-_LARGEST = 64 * 1024
+# Bytes of what a command may print: the list of 300 images in a node has some 200 KB.
+_LARGEST = 4 * 1024 * 1024
 # Bytes of the header of each frame of the output: a stream's number, three zeros, and the length (Engine API, "Attach
 # to a container").
 _HEADER = 8

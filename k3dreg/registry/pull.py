@@ -29,7 +29,6 @@ from k3dreg.oci.errors import (
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.registry import one_remote
 from k3dreg.registry.engine_content import EngineContent
-from k3dreg.registry.node_pulls import NodePulls
 from k3dreg.registry.one_remote import OneRemote
 from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pull_credentials import PullCredentials
@@ -58,8 +57,8 @@ class Pull:
 
     Implements `IRegistry`.  Each method reads from top to bottom as the policy, and each step calls one collaborator.
     `repair` restores blobs that the engine has lost; without it such images are refused.  `fallback` is asked only
-    after `enable_origin_fallback(True)`.  `linking` links an image's layers into the node that pulls it.  `node_pulls`
-    records which node has pulled which pushed image.  `refresh` finds tags that have moved in their registries.
+    after `enable_origin_fallback(True)`.  `linking` links an image's layers into the node that pulls it.  `refresh`
+    finds tags that have moved in their registries.
     """
 
     _pushed: PushedLookup
@@ -73,7 +72,6 @@ class Pull:
     _fallback: IFallback | None = None
     _origin_fallback: bool = False
     _linking: LayerLinking | None = None
-    _node_pulls: NodePulls | None = None
     _refresh: Refresh | None = None
 
     def enable_origin_fallback(self, wanted: bool) -> None:
@@ -95,8 +93,6 @@ class Pull:
         pushed = self._pushed.manifest(reference)
         if pushed is not None:
             trace.source = "pushed"
-            if self._node_pulls is not None:
-                self._node_pulls.seen(trace.client, reference.repository, pushed.descriptor.digest)
             return pushed
         if reference.digest is not None and self._pushed.only_pushed(reference.digest):
             raise ManifestUnknown(f"{reference} was not pushed, and Docker is not known to have it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -52,8 +52,13 @@ class Collected:
     bytes: int = 0
 
 
-async def _all_nodes() -> None:
-    return None
+# By the ID of a node's container, the digests of the images that the node holds: see `IPushed.record_node_images`.
+NodeImages = Mapping[str, Collection[Digest] | None]
+AskNodes = Callable[[], Awaitable[NodeImages | None]]
+
+
+async def unknown() -> None:
+    """Tell nothing of what nodes hold."""
 
 
 class Collector:
@@ -68,18 +73,18 @@ class Collector:
         store: IFiles,
         is_engines: Callable[[Digest], bool],
         clock: IReactorTime,
-        nodes: Callable[[], Awaitable[Collection[str] | None]] = _all_nodes,
+        images_on_nodes: AskNodes = unknown,
     ) -> None:
         """`is_engines` tells whether the engine has the content, too; its file then stays as cached content.
 
-        `clock.seconds()` must be seconds since the epoch.  `nodes` returns the IDs of the containers that exist, None
-        if they are not known; what others have pulled is forgotten.
+        `clock.seconds()` must be seconds since the epoch.  `images_on_nodes` is asked before rules are applied.  It
+        returns None if nothing is known of nodes; what was recorded counts then.
         """
         self._pushed = pushed
         self._store = store
         self._is_engines = is_engines
         self._clock = clock
-        self._nodes = nodes
+        self._images_on_nodes = images_on_nodes
         self._rules: Sequence[RetainRule] = ()
         self._running: Deferred[None] | None = None
 
@@ -94,9 +99,7 @@ class Collector:
         manifests that no tag leads to.  That is off by default, because clients may pull them by digest.
         """
         unused_since = self._clock.seconds() - grace
-        if (nodes := await self._nodes()) is not None:
-            await self._pushed.keep_nodes(nodes)
-        retired = await self._pushed.retire(self._rules, unused_since) if self._rules else Retired()
+        retired = await self._retire(unused_since) if self._rules else Retired()
         manifests = await self._pushed.remove_untagged_manifests() if untagged else 0
         blobs = await self._pushed.remove_idle_blobs(unused_since)
         files = size = 0
@@ -109,6 +112,11 @@ class Collector:
                 files += 1
                 size += its_size
         return Collected(retired.tags, blobs, retired.manifests + manifests, files, size)
+
+    async def _retire(self, unused_since: float) -> Retired:
+        if (nodes := await self._images_on_nodes()) is not None:
+            await self._pushed.record_node_images(nodes)
+        return await self._pushed.retire(self._rules, unused_since)
 
     def start(self) -> None:
         """Collect every `EVERY` seconds, until `stop`."""

@@ -275,19 +275,19 @@ class IPushed(IPushedReader, IPins, Protocol):
     async def retire(self, rules: Sequence[RetainRule], unused_since: float) -> Retired:
         """Remove the tags that the rules do not keep, and the manifests to which nothing else leads.
 
-        Tags that were pulled within the last day stay, and what each node has pulled last of a repository.  So do tags
-        of whose manifests a client was told after `unused_since`, in seconds since the epoch: it does not push them.
+        Tags that were pulled within the last day stay, and those of images that nodes hold.  So do tags of whose
+        manifests a client was told after `unused_since`, in seconds since the epoch: it does not push them.
         A tag is removed together with its manifests, so a process that dies leaves only whole images.
         """
 
     async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
         """Return how much disk space pushed content takes, and how much `retire` would free."""
 
-    async def record_node_pulls(self, pulls: Mapping[tuple[Repository, str], Digest]) -> None:
-        """Record the manifests that nodes, by the IDs of their containers, have requested last of repositories."""
+    async def record_node_images(self, nodes: Mapping[str, Collection[Digest] | None]) -> None:
+        """Record the digests of the images that each node holds, by the ID of its container.
 
-    async def keep_nodes(self, nodes: Collection[str]) -> None:
-        """Forget what all other nodes have requested."""
+        What is recorded of a node with None stays.  Nodes that are not in `nodes` are forgotten.
+        """
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
         """Remove a manifest and all tags that name it; return whether it existed."""

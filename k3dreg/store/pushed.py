@@ -149,11 +149,8 @@ class PushedContent(PushedReader):
     async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
         return await self._workers.run(pushed_usage, self._database, rules, self._clock.seconds())
 
-    async def record_node_pulls(self, pulls: Mapping[tuple[Repository, str], Digest]) -> None:
-        await self._commits.write([pushed_tables.record_node_pull(*key, digest) for key, digest in pulls.items()])
-
-    async def keep_nodes(self, nodes: Collection[str]) -> None:
-        await self._commits.write([pushed_tables.keep_nodes(nodes)], removing=True)
+    async def record_node_images(self, nodes: Mapping[str, Collection[Digest] | None]) -> None:
+        await self._commits.write(pushed_tables.record_node_images(nodes), removing=True)
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:
         return await self._remove_manifests([(repository, digest)]) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
@@ -15,8 +15,8 @@ from k3dreg.store.interfaces import PushedManifest
 # unknown.  `size`: bytes; a blob's is 0 if unknown.  `parts`: a JSON list of digests.  `descriptor`: the manifest's
 # entry in a list of referrers as JSON.  It and `parts` may be megabytes: they come last, so that reading the columns
 # before them reads one page.  `pushed`: the time of the tag's push.  `pulled`: the time of the last request for its
-# manifest, which may be `PULL_RECORDED_EVERY` seconds late; 0 for never.  `node_pull`: the manifest that a node, by the
-# ID of its container, has requested last of a repository.
+# manifest, which may be `PULL_RECORDED_EVERY` seconds late; 0 for never.  `node_image`: the digest of an image that a
+# node, by the ID of its container, held when it was asked.
 _BLOB = """CREATE TABLE blob (registry TEXT, path TEXT, digest TEXT, since REAL, size INTEGER DEFAULT 0,
     PRIMARY KEY (registry, path, digest)) WITHOUT ROWID"""
 _MANIFEST = """CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, media_type TEXT, size INTEGER, since REAL,
@@ -24,8 +24,10 @@ _MANIFEST = """CREATE TABLE manifest (registry TEXT, path TEXT, digest TEXT, med
     PRIMARY KEY (registry, path, digest)) WITHOUT ROWID"""
 _TAG = """CREATE TABLE tag (registry TEXT, path TEXT, name TEXT, digest TEXT, pushed REAL, pulled REAL,
     PRIMARY KEY (registry, path, name)) WITHOUT ROWID"""
+# Of version 5: the manifest that a node had requested last of a repository.
 _NODE_PULL = """CREATE TABLE node_pull (registry TEXT, path TEXT, node TEXT, digest TEXT,
     PRIMARY KEY (registry, path, node)) WITHOUT ROWID"""
+_NODE_IMAGE = "CREATE TABLE node_image (node TEXT, digest TEXT, PRIMARY KEY (node, digest)) WITHOUT ROWID"
 _INDEXES = (
     "CREATE INDEX blob_by_digest ON blob (digest, size)",
     "CREATE INDEX manifest_by_digest ON manifest (digest, size)",
@@ -37,8 +39,8 @@ _INDEXES = (
 
 PUSHED_TABLES = Tables(
     "pushed",
-    5,
-    (_BLOB, _MANIFEST, _TAG, _NODE_PULL, *_INDEXES),
+    6,
+    (_BLOB, _MANIFEST, _TAG, _NODE_IMAGE, *_INDEXES),
     {
         1: ("ALTER TABLE manifest ADD COLUMN since REAL DEFAULT 0",),
         2: ("ALTER TABLE blob ADD COLUMN size INTEGER DEFAULT 0",),
@@ -64,6 +66,11 @@ PUSHED_TABLES = Tables(
                  WHERE (manifest.registry, manifest.path, manifest.digest)=(tag.registry, tag.path, tag.digest)),
                 CAST(strftime('%s', 'now') AS REAL))""",
             _NODE_PULL,
+        ),
+        5: (
+            _NODE_IMAGE,
+            "INSERT OR IGNORE INTO node_image SELECT node, digest FROM node_pull",
+            "DROP TABLE node_pull",
         ),
     },
 )
@@ -151,11 +158,16 @@ def record_pull(repository: Repository, digest: Digest, pulled: float) -> Statem
     )
 
 
-def record_node_pull(repository: Repository, node: str, digest: Digest) -> Statement:
-    """Record the manifest that a node has requested last of a repository."""
-    return ("INSERT OR REPLACE INTO node_pull VALUES (?, ?, ?, ?)", (*key_of(repository), node, str(digest)))
-
-
-def keep_nodes(nodes: Iterable[str]) -> Statement:
-    """Remove what is recorded of all other nodes."""
-    return ("DELETE FROM node_pull WHERE node NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(nodes)),))
+def record_node_images(nodes: Mapping[str, Collection[Digest] | None]) -> list[Statement]:
+    """Replace what is recorded of the images on nodes: see `IPushed.record_node_images`."""
+    answered = {node: digests for node, digests in nodes.items() if digests is not None}
+    rows = [(node, str(digest)) for node, digests in answered.items() for digest in digests]
+    return [
+        ("DELETE FROM node_image WHERE node NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(nodes)),)),
+        ("DELETE FROM node_image WHERE node IN (SELECT value FROM json_each(?))", (json.dumps(list(answered)),)),
+        (
+            """INSERT OR IGNORE INTO node_image
+                SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)""",
+            (json.dumps(rows),),
+        ),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from k3dreg.config.retention import RetainRule
@@ -20,7 +20,7 @@ PULL_PROTECTS = 86400.0 + PULL_RECORDED_EVERY
 _REPOSITORIES = "SELECT DISTINCT registry, path FROM tag"
 _NEWEST_FIRST = """
     SELECT name, digest, pushed, pulled FROM tag WHERE registry=? AND path=? ORDER BY pushed DESC, name DESC"""
-_ON_NODES = "SELECT digest FROM node_pull WHERE registry=? AND path=?"
+_ON_NODES = "SELECT DISTINCT digest FROM node_image"
 # A manifest, and the manifests that are its parts.
 _MANIFESTS = """
     WITH RECURSIVE content (digest) AS (
@@ -69,16 +69,18 @@ def expired_tags(database: IRows, rules: Sequence[RetainRule], now: float) -> li
     `now` is in seconds since the epoch.
     """
     expired: list[ExpiredTag] = []
+    on_nodes = {digest for (digest,) in database.rows(_ON_NODES)}
     with only_known_values():
         for registry, path in database.rows(_REPOSITORIES):
             repository = repository_of(registry, path)
-            expired += _expired_in(database, repository, rules, now)
+            expired += _expired_in(database, repository, rules, now, on_nodes)
     return expired
 
 
-def _expired_in(database: IRows, repository: Repository, rules: Sequence[RetainRule], now: float) -> list[ExpiredTag]:
+def _expired_in(
+    database: IRows, repository: Repository, rules: Sequence[RetainRule], now: float, on_nodes: Collection[str]
+) -> list[ExpiredTag]:
     key = key_of(repository)
-    on_nodes = {digest for (digest,) in database.rows(_ON_NODES, key)}
     expired = []
     newer: Counter[RetainRule] = Counter()
     for name, digest, pushed, pulled in database.rows(_NEWEST_FIRST, key):
@@ -90,6 +92,6 @@ def _expired_in(database: IRows, repository: Repository, rules: Sequence[RetainR
         if not too_old or now - pulled < PULL_PROTECTS:
             continue
         manifests = [found for (found,) in database.rows(_MANIFESTS, (*key, digest))]
-        if on_nodes.isdisjoint(manifests):
+        if not any(manifest in on_nodes for manifest in manifests):
             expired.append(ExpiredTag(repository, name, rule, frozenset(map(Digest.parse, manifests))))
     return expired

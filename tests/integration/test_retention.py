@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from k3dreg.formats import text
+from tests.integration.support import rig
+from tests.integration.support.clusters import build_node_image, running_kind_node
 from tests.integration.support.daemon import Daemon, program, running
+from tests.integration.support.docker_api import Docker, build_context
+from tests.integration.support.node import Node
 from tests.integration.support.registry_client import RegistryClient, digest_of, index
 from tests.integration.support.rig import EngineAddress
 
@@ -29,9 +34,16 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-def run(*words: str, status: int = 0) -> list[str]:
+def run(*words: str, status: int = 0, environment: Mapping[str, str] | None = None) -> list[str]:
     """Run a command of k3dreg; return the lines that it prints."""
-    done = subprocess.run([*program(), *words], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*program(), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
     print(done.stdout + done.stderr)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout.splitlines()
@@ -91,6 +103,60 @@ def test_rules_count_over_a_restart_and_free_what_only_the_old_tags_had(daemon: 
             assert not file_of(state, digest_of(layer_of(tag))).exists()
         daemon.kill()
     daemon.start()
+
+
+def into(node: Node, client: RegistryClient, tag: str) -> None:
+    """Let the node hold a tag of `app`, as an image that it has not unpacked."""
+    data = client.get(f"/v2/app/manifests/{tag}").body
+    document = json.loads(data)
+    blobs = [client.get(f"/v2/app/blobs/{part['digest']}").body for part in (document["config"], *document["layers"])]
+    descriptor = {
+        "mediaType": document["mediaType"],
+        "digest": digest_of(data),
+        "size": len(data),
+        "annotations": {"io.containerd.image.name": f"example.com/app:{tag}"},
+    }
+    files = {
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": json.dumps({"schemaVersion": 2, "manifests": [descriptor]}).encode(),
+        **{f"blobs/{digest_of(each).replace(':', '/')}": each for each in (data, *blobs)},
+    }
+    (node.address.chroot / "image.tar").write_bytes(build_context(files))
+    node.ctr("images", "import", "--no-unpack", "/image.tar")
+
+
+@pytest.fixture
+def bridged() -> EngineAddress:
+    """The engine in which commands run in containers: those in plain chroots do not find a container's files."""
+    engine, _ = rig.bridged()
+    build_node_image(engine, "default")
+    return engine
+
+
+def test_what_a_node_holds_stays_until_the_node_has_removed_it(bridged: EngineAddress, tmp_path: Path) -> None:
+    docker, state = Docker(bridged.socket), tmp_path / "state"
+    with running(NOBODY, tmp_path) as daemon, running_kind_node(docker, "bridge") as node:
+        client = RegistryClient(daemon.host)
+        for tag in ("1", "2", "3"):
+            push(client, tag)
+        into(node, client, "1")
+        daemon.kill()
+        with contextlib.closing(sqlite3.connect(state / "pushed.db")) as database, database:
+            database.execute("UPDATE tag SET pulled=0")  # not within the last day
+        gc = ("gc", "--state-dir", str(state), "--retain", "*=1", "--grace", "0")
+        with_nodes = {"DOCKER_HOST": bridged.url}
+        expected = "app:2: --retain *=1"
+        assert run(*gc, "--dry-run", environment=with_nodes)[:-1] == [f"would remove {expected}"]
+        assert run(*gc, environment=with_nodes)[:-1] == [f"removed {expected}"]
+        # What the node held last counts while it does not tell, and without Docker.
+        docker.ask("POST", f"/containers/{node.name}/pause")
+        assert run(*gc, environment=with_nodes)[:-1] == []
+        docker.ask("POST", f"/containers/{node.name}/unpause")
+        assert run(*gc, environment={"DOCKER_HOST": NOBODY.url})[:-1] == []
+        node.clean()
+        assert run(*gc, environment=with_nodes)[:-1] == ["removed app:1: --retain *=1"]
+        daemon.start()
+        assert tags_of(RegistryClient(daemon.host)) == ["3"]
 
 
 def run_failing(*words: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python import usage
 
 from k3dreg.config.retention import RetainRule, parse_rule
@@ -172,27 +174,44 @@ class ProtectionTests(RetentionCase):
         self.apply("*=1")
         self.assertEqual(self.tags(), ["tilt-0", "tilt-1"])
 
-    def test_what_a_node_pulled_last_stays_as_long_as_the_node_exists(self) -> None:
-        self.push_builds(4)
-        digests = tags_in(self.database, APP)
-        for node, tag in (("a", "tilt-0"), ("a", "tilt-1"), ("b", "tilt-2")):
-            self.result(self.pushed.record_node_pulls({(APP, node): digests[tag]}))
-        self.clock.advance(30 * DAY)
-        self.apply("*=1")
-        self.assertEqual(self.tags(), ["tilt-1", "tilt-2", "tilt-3"])
-        self.collector._nodes = lambda: succeed(["a"])
-        self.apply("*=1")
-        self.assertEqual(self.tags(), ["tilt-1", "tilt-3"])
-        self.restart()
-        self.apply("*=1")
-        self.assertEqual(self.tags(), ["tilt-1", "tilt-3"])
+    def hold(self, nodes: Mapping[str, Collection[Digest] | None] | None) -> None:
+        """Let nodes hold this from now on."""
+        self.collector._images_on_nodes = lambda: succeed(nodes)
 
-    def test_a_node_pulls_a_platform_of_an_index(self) -> None:
+    def test_what_a_node_holds_stays_as_long_as_the_node_exists(self) -> None:
+        self.push_builds(5)
+        digests = tags_in(self.database, APP)
+        self.clock.advance(30 * DAY)
+        self.hold({"a": [digests["tilt-0"], digests["tilt-1"]], "b": [digests["tilt-2"], Digest.of(b"another")]})
+        self.apply("*=1")
+        self.assertEqual(self.tags(), ["tilt-0", "tilt-1", "tilt-2", "tilt-4"])
+        # The node b does not run.
+        self.hold({"a": [digests["tilt-1"]], "b": None})
+        self.apply("*=1")
+        self.assertEqual(self.tags(), ["tilt-1", "tilt-2", "tilt-4"])
+        # Docker does not answer, and k3dreg is started anew.
+        self.restart()
+        self.hold(None)
+        self.apply("*=1")
+        self.assertEqual(self.tags(), ["tilt-1", "tilt-2", "tilt-4"])
+        self.hold({"a": [digests["tilt-1"]]})
+        self.apply("*=1")
+        self.assertEqual(self.tags(), ["tilt-1", "tilt-4"])
+        self.hold({"a": []})
+        self.apply("*=1")
+        self.assertEqual(self.tags(), ["tilt-4"])
+
+    def test_without_a_rule_no_node_is_asked(self) -> None:
+        self.push_builds(1)
+        self.collector._images_on_nodes = lambda: fail(ValueError("it was asked"))
+        self.apply()
+
+    def test_a_node_holds_a_platform_of_an_index(self) -> None:
         child = self.push(numbered(1))
         self.push(index(numbered(1)), "old")
         self.clock.advance(60)
         self.push(index(), "new")
-        self.result(self.pushed.record_node_pulls({(APP, "a"): child}))
+        self.hold({"a": [child]})
         self.clock.advance(30 * DAY)
         self.apply("*=1")
         self.assertEqual(self.tags(), ["new", "old"])
