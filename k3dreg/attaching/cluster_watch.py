@@ -154,8 +154,7 @@ class ClusterWatch:
         try:
             done = await attach(self._engine, self._addresses, node)
         except (CannotAttach, EngineError) as error:
-            advice = f". {error.advice}" if error.advice else ""
-            self._tell(node.id, f"{node.name} is not attached: {error}{advice}")
+            self._tell(node.id, f"{node.name} is not attached: {error.explained}")
             return
         for note in done.notes:
             self._tell(node.cluster, f"{node.cluster}: {note}", note)

@@ -51,7 +51,7 @@ async def attach_clusters(
         # A failed attempt, or an earlier address, may have left k3dreg in a network.
         await leave_networks(engine, addresses)
     except EngineError as error:
-        say(f"{error}. {error.advice}".rstrip(". "))
+        say(error.explained)
         return 1
     return status
 
@@ -74,7 +74,7 @@ async def detach_clusters(
         for network in await leave_networks(engine, addresses):
             say(f"k3dreg left the network {network}")
     except EngineError as error:
-        say(f"{error}. {error.advice}".rstrip(". "))
+        say(error.explained)
         return 1
     return status
 

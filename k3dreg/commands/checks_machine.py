@@ -15,6 +15,7 @@ from pathlib import Path
 from k3dreg.commands.checks import FAIL, OK, WARN, Check
 from k3dreg.config.engine_address import EngineAddress
 from k3dreg.credentials.docker_config_file import config_path
+from k3dreg.formats.text import size
 
 
 def socket_file(address: EngineAddress) -> Check:
@@ -72,12 +73,12 @@ def state_directory(directory: Path, cache_size: int) -> Check:
             found = file.stat()
             held += found.st_size if stat.S_ISREG(found.st_mode) else 0
     room = usage.free + held
-    said = f"{directory}, {usage.free / 1e9:.1f} GB free"
+    said = f"{directory}, {size(usage.free)} free"
     if room < cache_size:
         return Check(
             "state directory",
             WARN,
-            f"{said}: less than the {cache_size / 1e9:.1f} GB of --cache-size",
+            f"{said}: less than the {size(cache_size)} of --cache-size",
             f"set --cache-size {max(room // 2, 10**8) // 10**6}MB, or free disk space",
         )
     return Check("state directory", OK, said)

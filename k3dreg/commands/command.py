@@ -34,6 +34,7 @@ from k3dreg.config.usage import complaint
 from k3dreg.credentials.chain import make_chain, make_docker_logins
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.endpoint import make_agent
+from k3dreg.formats.text import size
 from k3dreg.linking.linkers import make_linkers
 from k3dreg.oci.errors import EngineError, K3dregError
 from k3dreg.oci.reference import Reference
@@ -195,7 +196,7 @@ async def warm(
         try:
             await running.log_in()
         except K3dregError as error:
-            say(f"{error}. {error.advice}")
+            say(error.explained)
             return 1
         return await _warm_all(Warmer(running, reactor, progress), references, say, is_terminal=is_terminal)
 
@@ -205,10 +206,10 @@ async def _warm_all(warmer: Warmer, references: Sequence[Reference], say: Write,
     for reference in references:
         end = "\n" if is_terminal else ""
         try:
-            size = await warmer.warm(reference)
+            prepared = await warmer.warm(reference)
         except K3dregError as error:
-            say(f"{end}{reference}: {error}{f'. {error.advice}' if error.advice else ''}")
+            say(f"{end}{reference}: {error.explained}")
             status = 1
         else:
-            say(f"{end}{reference}: ready, {size / 1e6:.1f} MB")
+            say(f"{end}{reference}: ready, {size(prepared)}")
     return status

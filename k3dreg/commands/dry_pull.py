@@ -14,6 +14,7 @@ from k3dreg.config.settings import Config
 from k3dreg.docker.image import EngineImage, EngineInfo, ImageStore, PullProgress
 from k3dreg.docker.interfaces import IEngine
 from k3dreg.formats.basic_auth import Credentials, registry_auth
+from k3dreg.formats.text import size
 from k3dreg.images.content_map import ContentMap, in_memory
 from k3dreg.images.repair import Repair, broken_children
 from k3dreg.oci.descriptor import Descriptor
@@ -125,7 +126,7 @@ class _ToldEngine:
             self._tell(f"the engine has no {name}")
             raise
         built = "" if image.platform is None else f", for {image.platform}"
-        self._tell(f"the engine has {name}: image {image.id}, {image.size / 1e6:.1f} MB{built}")
+        self._tell(f"the engine has {name}: image {image.id}, {size(image.size)}{built}")
         for child in image.children:
             if child.kind == "image":
                 here = "here" if child.available else "not here"
@@ -150,7 +151,7 @@ class _ToldEngine:
         try:
             descriptor = await self._engine.distribution(name, registry_auth)
         except K3dregError as error:
-            self._tell(f"{registry} does not give {name}: {explained(error)}")
+            self._tell(f"{registry} does not give {name}: {error.explained}")
             raise
         self._tell(f"{registry} has it: {descriptor.digest}")
         return descriptor
@@ -256,8 +257,3 @@ class _Unread:
 
     async def loose(self, descriptor: Descriptor) -> None:
         return None
-
-
-def explained(error: K3dregError) -> str:
-    """Return an error with its advice."""
-    return f"{error}. {error.advice}".rstrip(". ")

@@ -43,7 +43,7 @@ async def link(
         image = await image_of(engine, names, reference)
         there = await cluster_nodes(engine)
     except K3dregError as error:
-        say(f"{error}. {error.advice}".rstrip(". "))
+        say(error.explained)
         return 1
     by_name = {node.name: node for node in there}
     unknown = [name for name in nodes if name not in by_name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from k3dreg.commands.dry_pull import explained
 from k3dreg.commands.engine_image import image_of
 from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.errors import K3dregError, StoreError
@@ -37,7 +36,7 @@ async def refresh(
         try:
             said, is_current = await _refresh(questions, resolver, credentials, engine, names, reference)
         except K3dregError as error:
-            said, is_current = explained(error), False
+            said, is_current = error.explained, False
         say(f"{reference}: {said}")
         status = status or int(not is_current)
     return status

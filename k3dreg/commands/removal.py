@@ -126,7 +126,7 @@ async def _remove(
                 await running.check_state(own)
             return await _through_server(pushed, running, say)
     except K3dregError as error:
-        fail(f"{error}. {error.advice}" if error.advice else str(error))
+        fail(error.explained)
 
 
 async def _in_state(pushed: Iterable[Pushed], content: PushedContent, collector: Collector, say: Write) -> int:
@@ -169,6 +169,6 @@ async def _through_server(pushed: Iterable[Pushed], server: RunningServer, say: 
             refusal = ServerRefused(
                 "deleting is turned off in this k3dreg", advice="stop it, and run the command again"
             )
-        say(f"{reference}: {refusal}{f'. {refusal.advice}' if refusal.advice else ''}")
+        say(f"{reference}: {refusal.explained}")
         status = 1
     return status

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorTime
 
-from k3dreg.commands.dry_pull import Tell, WouldServe, explained, make_dry_pull
+from k3dreg.commands.dry_pull import Tell, WouldServe, make_dry_pull
 from k3dreg.config.settings import Config
 from k3dreg.docker.interfaces import IEngine
 from k3dreg.oci.errors import K3dregError, StoreError
@@ -75,7 +75,7 @@ async def explain(
         once(str(would))
         return True
     except K3dregError as error:
-        once(explained(error))
+        once(error.explained)
         elsewhere = "" if own.registry is None else f", and the node asks {registry} itself"
         once(f"the answer is {status_and_code(error)[0]}{elsewhere}")
         return False

@@ -85,7 +85,7 @@ class EngineWatch(Service):
                 told = describe_engine(await self._engine.info())
             except EngineError as error:
                 if str(error) != complaint:
-                    state = f"no engine at {self._description}: {error}. {error.advice}"
+                    state = f"no engine at {self._description}: {error.explained}"
                     log.warn("{state}", state=state)
                     self._tell(state)
                 known, complaint = "", str(error)

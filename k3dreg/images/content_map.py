@@ -213,9 +213,8 @@ class ContentMap:
         if str(error) != self._complaint:
             self._complaint = str(error)
             log.warn(
-                "k3dreg keeps its records of images in memory only, until it is restarted: {error} {advice}",
-                error=error,
-                advice=error.advice,
+                "k3dreg keeps its records of images in memory only, until it is restarted: {error}",
+                error=error.explained,
             )
 
 

@@ -118,11 +118,11 @@ class Export:
                 f"Docker's export of {name} has to be written to the disk before it can be served, and {error}",
                 advice=_NO_ROOM_ADVICE,
             )
-            log.error("{error}; {advice}", error=refused, advice=refused.advice)
+            log.error("{error}", error=refused.explained)
             self._fail(refused)
             raise refused from error
         except K3dregError as error:
-            log.error("exporting {name} failed: {error} {advice}", name=name, error=error, advice=error.advice)
+            log.error("exporting {name} failed: {error}", name=name, error=error.explained)
             self._fail(error)
             raise
         except Exception:

@@ -168,7 +168,7 @@ class Repair:
         log.info("{reference} is whole again, {how}, after {s:.1f} s", reference=reference, how=how, s=seconds)
 
     def _remember(self, case: _Case, error: K3dregError) -> None:
-        log.error("{error}. {advice}", error=error, advice=error.advice)
+        log.error("{error}", error=error.explained)
         self._failed.remember(case, error, _FAILED_FOR)
 
     async def _try(self, case: _Case, image: EngineImage, reference: Reference) -> str:

@@ -20,6 +20,11 @@ class K3dregError(Exception):
         super().__init__(message)
         self.advice = advice
 
+    @property
+    def explained(self) -> str:
+        """Return the sentence with the advice: `no engine at /run/docker.sock: connection refused. start Docker`."""
+        return f"{self}. {self.advice}" if self.advice else str(self)
+
 
 # -- the request is wrong ---------------------------------------------------------------------
 

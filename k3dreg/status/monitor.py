@@ -161,7 +161,7 @@ class Monitor:
             await ping(self._engine)
             await self._engine.info()
         except EngineError as error:
-            trouble = f"{error}. {error.advice}" if error.advice else str(error)
+            trouble = error.explained
         return trouble
 
     async def _look_at_clusters(self) -> Sequence[ListedNode]:
