@@ -30,6 +30,7 @@ from tests.integration.support.daemon import Daemon, program, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.linked import (
     HOSTS,
+    LinkCommand,
     blobs_sent,
     build,
     kind_node,
@@ -40,14 +41,6 @@ from tests.integration.support.linked import (
     snapshots,
 )
 from tests.integration.support.registry_client import digest_of
-
-
-def link_command(engine: rig.EngineAddress, *words: str) -> tuple[int, str]:
-    """Run `k3dreg link`; return its status and what it prints."""
-    command = [*program(), "link", "--docker", engine.url, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    print(done.stdout + done.stderr)
-    return done.returncode, done.stdout + done.stderr
 
 
 class Cluster:
@@ -167,7 +160,7 @@ def test_a_k3d_node_gets_an_images_layers_as_links(cluster: Cluster, tmp_path: P
 def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, tmp_path: Path) -> None:
     engine = cluster.machine.engine
     with rich_image(engine) as name, cluster.daemon(tmp_path / "on"):
-        status, said = link_command(engine, name, cluster.agent.name)
+        status, said = LinkCommand(engine, name, cluster.agent.name).ended()
         assert status == 0, said
         assert re.search(
             rf"linked \d+ layers, [\d,]+ files, [\d.]+ s, {cluster.agent.name}; [\d.]+ [kMG]B are neither", said
@@ -175,7 +168,8 @@ def test_what_was_linked_and_not_pulled_outlives_a_collection(cluster: Cluster, 
         linked = {each for each, kind in snapshots(cluster.agent).items() if kind == "Committed"}
         cluster.agent.ctr("content", "prune", "references")
         assert linked <= set(snapshots(cluster.agent))
-        assert link_command(engine, name, cluster.agent.name)[1].startswith(f"{cluster.agent.name}: nothing to link")
+        _, said = LinkCommand(engine, name, cluster.agent.name).ended()
+        assert said.startswith(f"{cluster.agent.name}: nothing to link")
         seconds = cluster.agent.pull(name)
         print(f"pull after linking in advance: {seconds:.2f} s")
         # Without the lease and the image, all of it is collected.
@@ -242,7 +236,7 @@ def test_a_kind_node_gets_an_images_layers_as_links(engine: rig.EngineAddress, t
             expected = listing_of(node, name)
         with kind_node(engine) as node:
             node.use_mirror(daemon.host)
-            status, said = link_command(engine, name, node.name)
+            status, said = LinkCommand(engine, name, node.name).ended()
             assert status == 0, said
             begun = len(daemon.log())
             print(f"pull after linking: {node.pull(name):.2f} s")
@@ -264,7 +258,7 @@ def test_docker_keeps_its_image_as_it_was(engine: rig.EngineAddress, tmp_path: P
     options = ("--reader", "off", "--docker-root", str(engine.directory / "data"))
     with rich_image(engine) as name, kind_node(engine) as node, running(engine, tmp_path, *options) as daemon:
         before = what_docker_has(engine, name)
-        status, said = link_command(engine, name, node.name)
+        status, said = LinkCommand(engine, name, node.name).ended()
         assert status == 0, said
         node.use_mirror(daemon.host)
         node.pull(name)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import signal
 import subprocess
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,11 @@ import pytest
 from tests.integration.conftest import Push, PushedImage
 from tests.integration.support import images, rig
 from tests.integration.support.clusters import NODE_IMAGE, pull_as_kubelet_does
-from tests.integration.support.daemon import Daemon, program, running
+from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker
 from tests.integration.support.images import VERDICT, LayerMaker
 from tests.integration.support.linked import (
+    LinkCommand,
     Mirrored,
     blobs_sent,
     build,
@@ -87,35 +87,11 @@ def kind(engine: rig.EngineAddress, daemon: Daemon) -> Iterator[Mirrored]:
         yield node
 
 
-class Link:
-    """A `k3dreg link` under way."""
-
-    def __init__(self, engine: rig.EngineAddress, name: str, node: Mirrored, before: Sequence[str] = ()) -> None:
-        self._node = node
-        self._process = subprocess.Popen(
-            [*before, *program(), "link", "--docker", engine.url, name, node.name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def wait_for_layers(self, count: int) -> None:
-        """Wait until so many layers are linked."""
-        end = time.monotonic() + 30
-        while sum(kind == "Committed" for kind in snapshots(self._node).values()) < count:
-            assert self._process.poll() is None, self.ended()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.communicate(timeout=60)
-
-    def ended(self) -> tuple[int, str]:
-        """Return the status and what was printed."""
-        said, _ = self._process.communicate(timeout=120)
-        print(said)
-        return self._process.returncode, said
+def begun(engine: rig.EngineAddress, image: PushedImage, node: Mirrored) -> LinkCommand:
+    """Link an image's layers into a node by hand; return when some are linked and others are not."""
+    linking = LinkCommand(engine, image.name, node.name)
+    linking.wait_for_layers(node, 5)
+    return linking
 
 
 def check_pull(node: Mirrored, image: PushedImage, incomplete: int = 0) -> None:
@@ -192,12 +168,12 @@ def test_a_layer_of_a_hundred_thousand_files(
 def check_linked(engine: rig.EngineAddress, node: Mirrored, daemon: Daemon, image: PushedImage, told: str) -> None:
     """Link the whole image, and pull it."""
     docker = image.pull_into(engine)
-    status, said = Link(engine, image.name, node).ended()
+    status, said = LinkCommand(engine, image.name, node.name).ended()
     assert status == 0, said
     assert told in said
-    begun = len(daemon.log())
+    logged = len(daemon.log())
     check_pull(node, image)
-    assert len(blobs_sent(daemon.log()[begun:])) == 1
+    assert len(blobs_sent(daemon.log()[logged:])) == 1
     docker.remove(image.name)
 
 
@@ -206,7 +182,7 @@ def test_docker_removes_the_image_while_pods_run(
     engine: rig.EngineAddress, kind: Mirrored, layered_image: PushedImage
 ) -> None:
     docker = layered_image.pull_into(engine)
-    status, said = Link(engine, layered_image.name, kind).ended()
+    status, said = LinkCommand(engine, layered_image.name, kind.name).ended()
     assert status == 0, said
     check_pull(kind, layered_image)
     everything = images.COMMAND
@@ -216,7 +192,7 @@ def test_docker_removes_the_image_while_pods_run(
             assert told.split("\n")[:2] == [layered_image.message, VERDICT]
         # Docker has it anew, unpacked into other files; the node's are still those of before.
         layered_image.pull_into(engine)
-        status, said = Link(engine, layered_image.name, kind).ended()
+        status, said = LinkCommand(engine, layered_image.name, kind.name).ended()
         assert (status, said) == (0, f"{kind.name}: nothing to link; it had {len(layered_image.layers)} layers\n")
         assert run(*everything).split("\n")[:2] == [layered_image.message, VERDICT]
         remove_all(docker, layered_image.name)
@@ -228,8 +204,7 @@ def test_docker_removes_the_image_while_it_is_linked(
     engine: rig.EngineAddress, kind: Mirrored, deep_image: PushedImage
 ) -> None:
     docker = deep_image.pull_into(engine)
-    linking = Link(engine, deep_image.name, kind)
-    linking.wait_for_layers(5)
+    linking = begun(engine, deep_image, kind)
     remove_all(docker, deep_image.name)
     linking.ended()
     # What was linked is complete, and the rest is pulled.
@@ -243,8 +218,7 @@ def test_the_node_is_restarted_and_removed_while_layers_are_linked(
     engine: rig.EngineAddress, kind: Mirrored, deep_image: PushedImage
 ) -> None:
     docker = deep_image.pull_into(engine)
-    linking = Link(engine, deep_image.name, kind)
-    linking.wait_for_layers(5)
+    linking = begun(engine, deep_image, kind)
     docker.ask("POST", f"/containers/{kind.name}/restart", t="0")
     status, said = linking.ended()
     assert status == 1, said
@@ -252,8 +226,7 @@ def test_the_node_is_restarted_and_removed_while_layers_are_linked(
     # The command could not remove what it had begun.
     check_pull(node, deep_image, incomplete=1)
     forget(node)
-    linking = Link(engine, deep_image.name, node)
-    linking.wait_for_layers(5)
+    linking = begun(engine, deep_image, node)
     docker.ask("DELETE", f"/containers/{kind.name}", force="1", v="1")
     status, said = linking.ended()
     assert status == 1, said
@@ -274,10 +247,9 @@ def restarted(docker: Docker, node: Mirrored) -> Mirrored:
 @both_stores
 def test_k3dreg_is_killed_while_it_links(engine: rig.EngineAddress, kind: Mirrored, deep_image: PushedImage) -> None:
     docker = deep_image.pull_into(engine)
-    linking = Link(engine, deep_image.name, kind)
-    linking.wait_for_layers(5)
+    linking = begun(engine, deep_image, kind)
     linking.kill()
-    status, said = Link(engine, deep_image.name, kind).ended()
+    status, said = LinkCommand(engine, deep_image.name, kind.name).ended()
     assert status == 0, said
     found = re.search(r"linked (\d+) layers.*it had (\d+) layers", said)
     assert found, said
@@ -305,7 +277,9 @@ def test_without_a_right_it_is_said_and_nothing_is_wrong(engine: rig.EngineAddre
             ("dac_override", ""),
         ):
             forget(kind)
-            status, said = Link(engine, name, kind, ["setpriv", "--bounding-set", f"-{capability}"]).ended()
+            status, said = LinkCommand(
+                engine, name, kind.name, before=["setpriv", "--bounding-set", f"-{capability}"]
+            ).ended()
             assert (status, reason in said) == (int(bool(reason)), True), f"without {capability}: {said}"
             print(f"pull: {kind.pull(name):.2f} s")
             found = listing_of(kind, name)
@@ -333,7 +307,7 @@ def test_cron_runs_jobs_in_pods_and_in_dockers_containers(engine: rig.EngineAddr
     """Debian's cron reads no file that has more than one link."""
     docker, name = Docker(engine.socket), f"k3dreg-test-cron-{uuid.uuid4().hex[:8]}"
     build(engine, name, CRON)
-    status, said = Link(engine, name, kind).ended()
+    status, said = LinkCommand(engine, name, kind.name).ended()
     assert status == 0, said
     kind.pull(f"docker.io/library/{name}:latest")
     assert kind.run(f"docker.io/library/{name}:latest") == "/run/it-ran\n"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import subprocess
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.integration.support import image, rig
 from tests.integration.support.clusters import NODE_IMAGE, KindNode, build_node_image, running_kind_node
+from tests.integration.support.daemon import program
 from tests.integration.support.docker_api import Docker, build_context
 from tests.integration.support.node import Node
 
@@ -115,6 +119,37 @@ class Mirrored(KindNode):
         file = self.address.chroot / "etc/containerd/certs.d/_default/hosts.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(HOSTS.format(host=hosts[0]))
+
+
+class LinkCommand:
+    """A `k3dreg link IMAGE [NODE]...` under way."""
+
+    def __init__(self, engine: rig.EngineAddress, *words: str, before: Sequence[str] = ()) -> None:
+        """`before` are words that start the command."""
+        self._process = subprocess.Popen(
+            [*before, *program(), "link", "--docker", engine.url, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for_layers(self, node: Node, count: int) -> None:
+        """Wait until so many layers are linked into the node."""
+        end = time.monotonic() + 30
+        while sum(kind == "Committed" for kind in snapshots(node).values()) < count:
+            assert self._process.poll() is None, self.ended()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.communicate(timeout=60)
+
+    def ended(self) -> tuple[int, str]:
+        """Return the status and what was printed."""
+        said, _ = self._process.communicate(timeout=120)
+        print(said)
+        return self._process.returncode, said
 
 
 def prepare_kind(engine: rig.EngineAddress) -> None:
