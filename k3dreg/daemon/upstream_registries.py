@@ -16,9 +16,8 @@ from k3dreg.registry.use_cases import IFallback
 from k3dreg.store.arrivals import Arrivals
 from k3dreg.store.interfaces import IBlobStore
 from k3dreg.streaming.quiet_pool import quiet_pool
-from k3dreg.upstream.origin import ICredentialSource, ITagDigests
+from k3dreg.upstream.origin import ICredentialSource, ITagDigests, MayAsk
 from k3dreg.upstream.origin_fallback import OriginFallback
-from k3dreg.upstream.permission import MayAsk
 from k3dreg.upstream.registry_access import RegistryAccess
 from k3dreg.upstream.registry_client import RegistryClient
 from k3dreg.upstream.registry_requests import Requests, make_origin_agent

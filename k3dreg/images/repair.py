@@ -39,8 +39,7 @@ from k3dreg.store.interfaces import IHeldBlobs
 from k3dreg.streaming.content import IBlob
 from k3dreg.streaming.negative_cache import NegativeCache
 from k3dreg.streaming.single_flight import SingleFlight
-from k3dreg.upstream.origin import ICredentialSource, IOrigin
-from k3dreg.upstream.permission import MayAsk, every_registry
+from k3dreg.upstream.origin import ICredentialSource, IOrigin, MayAsk, every_registry
 
 log = make_logger()
 

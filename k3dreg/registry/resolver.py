@@ -19,7 +19,7 @@ from k3dreg.reporting.observer import NULL_OBSERVER, IObserver, observed
 from k3dreg.reporting.trace import Trace
 from k3dreg.streaming.negative_cache import NegativeCache
 from k3dreg.streaming.single_flight import SingleFlight
-from k3dreg.upstream.permission import MayAsk, every_registry
+from k3dreg.upstream.origin import MayAsk, every_registry
 
 log = make_logger()
 

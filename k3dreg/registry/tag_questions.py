@@ -14,8 +14,7 @@ from k3dreg.registry.own_names import OwnNames
 from k3dreg.registry.pull_credentials import PullCredentials
 from k3dreg.registry.tag_records import TagRecord, TagRecords
 from k3dreg.upstream.addresses import hostname_of
-from k3dreg.upstream.origin import ITagDigests
-from k3dreg.upstream.permission import MayAsk, every_registry
+from k3dreg.upstream.origin import ITagDigests, MayAsk, every_registry
 
 
 class TagQuestions:

@@ -1,7 +1,8 @@
-"""Interfaces of the registries that k3dreg asks itself, and of the credentials for them."""
+"""Interfaces of the registries that k3dreg asks itself, of the credentials for them, and of the leave to ask them."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from k3dreg.formats.basic_auth import Credentials
@@ -9,6 +10,13 @@ from k3dreg.oci.descriptor import Descriptor
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Reference, Repository
 from k3dreg.streaming.content import IBlob
+
+# A function of a registry's host that raises `RegistryNotAllowed`: see `PermittedRegistries.check`.
+MayAsk = Callable[[str], Awaitable[None]]
+
+
+async def every_registry(registry: str) -> None:
+    """Allow every registry."""
 
 
 class ICredentialSource(Protocol):

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container
+from typing import Protocol
 
 from k3dreg.formats.basic_auth import BasicAuth
 from k3dreg.oci.errors import AuthenticationRequired, LoginRequired
 from k3dreg.web.answers import Answer
-from k3dreg.web.users import IUsers
 
 _HOW = "docker login; for a node, --anonymous-pull or credentials in its registry settings"
 _ONE_HEADER = (
     "a request carries one user and password, and this one carries k3dreg's: run docker login on "
     "k3dreg's machine, or let nodes pull without a password (--anonymous-pull)"
 )
+
+
+class IUsers(Protocol):
+    """The users of this registry and their passwords."""
+
+    async def knows(self, shown: BasicAuth, client: str = "") -> bool:
+        """Return whether `shown` is the name and password of a user.  An unknown name takes as long as a known one.
+
+        `client` is the address of the client: clients take turns.  Raises `NotYet` when too many checks wait.
+        """
 
 
 class Access:
