@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import evolve
@@ -12,6 +12,7 @@ from twisted.python import usage
 from k3dreg.clusters.files import CASES, files_for, hosting_for, place_for
 from k3dreg.clusters.place import Place, check_host, check_image, check_path, check_port
 from k3dreg.clusters.text import File
+from k3dreg.commands.printing import say
 from k3dreg.config.usage import CommandLine, complaint
 from k3dreg.oci.errors import UsageError
 
@@ -102,11 +103,11 @@ def text_of(arguments: Sequence[str]) -> str:
     return "\n".join(f"# ==> {file.name} <==\n{file.text}" for file in files)
 
 
-def main(arguments: Sequence[str], write: Callable[[str], object] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print the files, or exit with status 2 and a usage line."""
     try:
         text = text_of(arguments)
     except (usage.UsageError, UsageError) as error:
         sys.stderr.write(complaint(error, ConfigOptions(), "config"))  # type: ignore[no-untyped-call]
         raise SystemExit(2) from None
-    (write or sys.stdout.write)(text)
+    say(text.removesuffix("\n"))
