@@ -236,14 +236,14 @@ def push(upstream: Upstream) -> Push:
 
 @pytest.fixture(scope="session")
 def layered_image(push: Push, busybox: bytes) -> PushedImage:
-    """Over 200 MB in seven layers."""
+    """Over 100 MB in seven layers."""
     message = "seven layers say hello"
     return push("k3dreg-test/layered", images.many_sided_layers(busybox, message), message)
 
 
 @pytest.fixture(scope="session")
 def large_image(push: Push, busybox: bytes) -> PushedImage:
-    """550 MB in seven layers: large enough to break in the middle of it."""
+    """250 MB in seven layers: large enough to break in the middle of it."""
     message = "a large image says hello"
     return push("k3dreg-test/large", images.large_layers(busybox, message, 5), message)
 

@@ -20,7 +20,7 @@ from tests.integration.support.rig import EngineAddress, engines, nodes, unavail
 
 @pytest.fixture(scope="module")
 def held(engine: EngineAddress, layered_image: PushedImage) -> Iterator[PushedImage]:
-    """The image of over 200 MB, pulled by the engine from the registry."""
+    """The image of over 100 MB, pulled by the engine from the registry."""
     docker = layered_image.pull_into(engine)
     yield layered_image
     docker.remove(layered_image.name)

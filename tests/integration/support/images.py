@@ -89,20 +89,20 @@ def small_layers(busybox: bytes, message: str) -> list[Layer]:
 
 
 def many_sided_layers(busybox: bytes, message: str) -> list[Layer]:
-    """Seven layers, 218 MB to pull, 300 MB unpacked: files of many kinds, deletions, the same layer twice."""
+    """Seven layers, 109 MB to pull, 150 MB unpacked: files of many kinds, deletions, the same layer twice."""
     sums: dict[str, str] = {}
     makers: list[Callable[[], Layer]] = [lambda: base_layer(busybox, sums)]
 
     def big() -> Layer:
         maker = LayerMaker(sums)
         for number in range(4):
-            maker.file(f"data/noise{number}", noise(50 * MB, f"many sided {number}"))
+            maker.file(f"data/noise{number}", noise(25 * MB, f"many sided {number}"))
         return maker.layer(compress=0)
 
     def wordy() -> Layer:
         maker = LayerMaker(sums)
         for number in range(4):
-            maker.file(f"data/text{number}", text(25 * MB, f"many sided {number}"))
+            maker.file(f"data/text{number}", text(12 * MB, f"many sided {number}"))
         return maker.layer()
 
     def odd() -> Layer:
@@ -127,11 +127,11 @@ def many_sided_layers(busybox: bytes, message: str) -> list[Layer]:
 
 
 def large_layers(busybox: bytes, message: str, count: int) -> list[Layer]:
-    """`count` layers of 110 MB and two small ones: plain tars that do not compress, so they are as big in any store."""
+    """`count` layers of 50 MB and two small ones: plain tars that do not compress, so they are as big in any store."""
     sums: dict[str, str] = {}
     layers = [base_layer(busybox, sums)]
     for number in range(count):
         maker = LayerMaker(sums)
-        maker.file(f"huge/{number}", noise(110 * MB, f"huge {number}"))
+        maker.file(f"huge/{number}", noise(50 * MB, f"huge {number}"))
         layers.append(maker.layer(compress=None))
     return [*layers, last_layer(message, sums)]
