@@ -37,6 +37,11 @@ APART = (
     "test_push_limits",
     "test_stopping",
 )
+# Modules whose tests of one engine use a second one of its kind, so that another process can run them.
+WITH_SECOND = ("test_linking", "test_linking_disturbed", "test_linking_helper", "test_refresh")
+SECOND = "second"
+# The groups that take longest begin first, so that at the end no process works alone.
+LONGEST = ("docker29", "docker29-classic", "rig", SECOND, "docker20", "test_k3d")
 # Fixtures, and modules without them, whose tests change a node's mirrors or remove its images.
 NODE_FIXTURES = {"node", "one_node", "mirrored"}
 NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker", "test_refusals")
@@ -76,6 +81,8 @@ def _group(item: pytest.Item) -> str:
         return "test_k3d"
     engine = getattr(item, "callspec", None) and item.callspec.params.get("engine")  # type: ignore[attr-defined]
     url = engine.url if engine else getattr(getattr(item, "cls", None), "url", "")
+    if url and (second := rig.second()) and second.url == url:
+        return SECOND
     return next((engine.name for engine in rig.engines() if engine.url == url), "rig")
 
 
@@ -91,12 +98,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin with the tests of clusters, and refuse to run where pytest-xdist does not see the groups.
+    """Begin with the longest groups, and refuse to run where pytest-xdist does not see the groups.
 
     Without groups, two processes would use the same engines.  With `--no-loadscope-reorder` groups begin in the order
-    of their first tests; that of the clusters takes longest.
+    of their first tests.
     """
-    session.items.sort(key=lambda item: not item.path.is_relative_to(HERE) or _group(item) != "test_k3d")
+    order = {name: number for number, name in enumerate(LONGEST)}
+    session.items.sort(key=lambda item: order.get(_group(item), len(order)) if item.path.is_relative_to(HERE) else -1)
     there = [item for item in session.items if item.path.is_relative_to(HERE)]
     if hasattr(session.config, "workerinput") and not all("@" in item.nodeid for item in there):
         raise pytest.UsageError(
@@ -111,6 +119,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     if "engine" in metafunc.fixturenames:
         there = {engine.name: engine for engine in [*rig.engines(), *rig.spares(), *rig.podmans()]}
+        if metafunc.module.__name__.rpartition(".")[2] in WITH_SECOND and (second := rig.second()):
+            there[second.name] = second
         marker = metafunc.definition.get_closest_marker("engines")
         every = metafunc.definition.get_closest_marker("every_engine") is not None
         names = marker.args if marker else _matrix([engine.name for engine in rig.engines()], every)

@@ -124,6 +124,11 @@ def engines() -> list[EngineAddress]:
     return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_ENGINES")]
 
 
+def second() -> EngineAddress | None:
+    """Return another engine of the kind and the name of one of `engines`, for some of its tests."""
+    return next((EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_SECOND")), None)
+
+
 def spares() -> list[EngineAddress]:
     return [EngineAddress(name, url) for name, url in _pairs("K3DREG_TEST_SPARES")]
 
