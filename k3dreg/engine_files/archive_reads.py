@@ -21,7 +21,7 @@ _LARGEST_TRAILER = 64 * 1024
 # Bytes that are read from the temporary file at a time.
 _PIECE = 1024 * 1024
 # Bytes that one `read` waits for.
-_BATCH = 256 * 1024
+_BATCH = 512 * 1024
 
 
 def drain(stream: IByteStream, ended: Callable[[], None]) -> None:
