@@ -42,6 +42,8 @@ WITH_SECOND = ("test_linking", "test_linking_disturbed", "test_linking_helper", 
 SECOND = "second"
 # The groups that take longest begin first, so that at the end no process works alone.
 LONGEST = ("docker29", "docker29-classic", "rig", SECOND, "docker20", "test_k3d")
+# Fixtures whose tests use the engine with bridge networks, as those of `test_k3d` do.
+BRIDGED_FIXTURES = {"cluster", "bridged"}
 # Fixtures, and modules without them, whose tests change a node's mirrors or remove its images.
 NODE_FIXTURES = {"node", "one_node", "mirrored"}
 NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker", "test_refusals")
@@ -77,7 +79,7 @@ def _group(item: pytest.Item) -> str:
     """
     if item.path.stem in APART:
         return item.path.stem
-    if item.path.stem in ("test_linking", "test_linking_helper") and "cluster" in getattr(item, "fixturenames", ()):
+    if BRIDGED_FIXTURES.intersection(getattr(item, "fixturenames", ())):
         return "test_k3d"
     engine = getattr(item, "callspec", None) and item.callspec.params.get("engine")  # type: ignore[attr-defined]
     url = engine.url if engine else getattr(getattr(item, "cls", None), "url", "")
