@@ -99,9 +99,9 @@ class Addresses:
         if not tried:
             raise CannotAttach(
                 "k3dreg has no plain-HTTP port",
-                f"give nodes its certificate: k3dreg config {node.kind.name} --mode host --ca FILE",
+                advice=f"give nodes its certificate: k3dreg config {node.kind.name} --mode host --ca FILE",
             )
-        raise CannotAttach(f"it does not reach k3dreg ({'; '.join(tried)})", advice)
+        raise CannotAttach(f"it does not reach k3dreg ({'; '.join(tried)})", advice=advice)
 
     async def leave(self, attached: Sequence[ClusterNode]) -> Sequence[str]:
         """Take k3dreg's container out of networks that it joined and in which no node of `attached` is.

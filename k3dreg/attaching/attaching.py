@@ -42,7 +42,7 @@ class Attached:
 async def attach(engine: IEngineRequests, addresses: Addresses, node: ClusterNode) -> Attached:
     """Make k3dreg the first mirror of a node.  Raises `CannotAttach` and `EngineError`."""
     if not node.runs:
-        raise CannotAttach("it does not run", "start the cluster first")
+        raise CannotAttach("it does not run", advice="start the cluster first")
     address = await addresses.find(node)
     is_new, notes = await attach_node(engine, node, address.url)
     return Attached(address.url, is_new, notes)
@@ -51,7 +51,7 @@ async def attach(engine: IEngineRequests, addresses: Addresses, node: ClusterNod
 async def detach(engine: IEngineRequests, node: ClusterNode) -> bool:
     """Remove what `attach` wrote, and return whether there was anything.  Raises `CannotAttach` and `EngineError`."""
     if not node.runs:
-        raise CannotAttach("it does not run", "start the cluster first")
+        raise CannotAttach("it does not run", advice="start the cluster first")
     return await detach_node(engine, node)
 
 

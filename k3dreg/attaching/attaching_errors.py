@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from k3dreg.oci.errors import ExplainedError
 
-class CannotAttach(Exception):
-    """A node cannot be attached or detached.  The text says why, and `advice` what the user can do, or "".
 
-    It is no `K3dregError`, because no client gets it.
-    """
-
-    def __init__(self, reason: str, advice: str = "") -> None:
-        super().__init__(reason)
-        self.advice = advice
+class CannotAttach(ExplainedError):
+    """A node cannot be attached or detached.  It is no `K3dregError`, because no client gets it."""
 
 
 class NoMirrorFiles(CannotAttach):

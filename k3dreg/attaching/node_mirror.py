@@ -116,7 +116,7 @@ async def _check_runtime(engine: IEngineRequests, node: ClusterNode) -> None:
         if "containerd.sock" not in crictl.text:
             raise CannotAttach(
                 "its container runtime is not containerd, and Docker uses mirrors for Docker Hub's images only",
-                "minikube start --container-runtime=containerd",
+                advice="minikube start --container-runtime=containerd",
             )
 
 
@@ -138,7 +138,7 @@ async def _hosts_file(engine: IEngineRequests, node: ClusterNode) -> _Found:
         return _Found("", None, "")
     raise NoMirrorFiles(
         "its containerd has no config_path, so it reads no mirrors from files",
-        _NO_CONFIG_PATH.format(node.kind.name, node.kind.config),
+        advice=_NO_CONFIG_PATH.format(node.kind.name, node.kind.config),
     )
 
 
@@ -160,7 +160,7 @@ async def _write(engine: IEngineRequests, node: ClusterNode, changes: Sequence[t
             if f"{found.path}/".startswith(f"{destination.rstrip('/')}/"):
                 raise CannotAttach(
                     f"{found.path} lies on the host, in {source}, which k3dreg does not change",
-                    "change it there: `k3dreg config` prints what belongs into it",
+                    advice="change it there: `k3dreg config` prints what belongs into it",
                 )
     # All new files are there before the first takes its place, so that a full disk changes none.
     written = [(found, text) for found, text in wanted if text]

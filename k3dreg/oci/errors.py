@@ -10,11 +10,8 @@ a secret or a path of this machine.
 from __future__ import annotations
 
 
-class K3dregError(Exception):
-    """The base class of every error that k3dreg raises on purpose.
-
-    `str(error)` is one sentence for the user; `advice` is what the user can do, or "".
-    """
+class ExplainedError(Exception):
+    """An error whose text is one sentence for the user; `advice` is what the user can do, or ""."""
 
     def __init__(self, message: str, *, advice: str = "") -> None:
         super().__init__(message)
@@ -24,6 +21,10 @@ class K3dregError(Exception):
     def explained(self) -> str:
         """Return the sentence with the advice: `no engine at /run/docker.sock: connection refused. start Docker`."""
         return f"{self}. {self.advice}" if self.advice else str(self)
+
+
+class K3dregError(ExplainedError):
+    """The base class of the errors that clients may get, and of those that lead to them."""
 
 
 # -- the request is wrong ---------------------------------------------------------------------
