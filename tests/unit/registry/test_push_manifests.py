@@ -224,6 +224,15 @@ class AdoptingTests(UploadsCase):
         self.assertEqual(self.read(digest), b"blob")
 
 
+    def test_what_was_deleted_counts_as_pushed_only_until_its_file_is_gone(self) -> None:
+        read, other = self.push_blob(b"blob", OTHER), self.push_blob(b"another", OTHER)
+        self.restart()  # which ends the holds of the push
+        self.addCleanup(self.store.hold([read]))
+        for digest in (read, other):
+            self.result(self.uploads.delete_blob(OTHER, digest))
+        self.assertEqual([self.pushed.was_pushed(digest) for digest in (read, other)], [True, False])
+
+
 class LostTests(UploadsCase):
     """Somebody has removed files from the state directory, or the disk has lost them."""
 

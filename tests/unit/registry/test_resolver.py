@@ -94,6 +94,15 @@ class ResolvingTests(SynchronousTestCase):
         self.successResultOf(self.ask(reference("library/nginx", "1")))
         self.assertEqual(len(self.engine.pulls), 1)
 
+    def test_a_shutdown_ends_pulls(self) -> None:
+        self.engine.upstream["docker.io/library/nginx:1"] = make_image("docker.io/library/nginx:1")
+        self.engine.pull_gate.shut()
+        asked = self.ask(reference("library/nginx", "1"))
+        self.resolver.shutdown()
+        self.engine.flush()
+        self.failureResultOf(asked)
+        self.assertEqual(len(self.engine.abandoned), 1)
+
     def test_what_nobody_has_is_unknown_and_asked_for_anew_some_seconds_later(self) -> None:
         for _ in range(3):
             self.failureResultOf(self.ask(reference("library/nginx", "1")), ManifestUnknown)
