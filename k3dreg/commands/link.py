@@ -12,7 +12,7 @@ from k3dreg.docker.interfaces import IEngine, IEngineRequests
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.formats.text import counted, size
 from k3dreg.linking.layer_linking import told
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linkers import ILinkers
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.errors import K3dregError
@@ -70,7 +70,7 @@ async def link(
     return status
 
 
-def summary(done: Linking, node: Node) -> str:
+def summary(done: LinkingResult, node: Node) -> str:
     """Return what was done for a node, as a sentence."""
     if done.layers:
         said = f"{told(done, node)}; {size(done.saved)} are neither sent, unpacked nor stored twice"

@@ -18,7 +18,7 @@ from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.docker.system import when_reachable
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.formats.text import counted
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linkers import ILinker, ILinkers
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci import media_types
@@ -71,7 +71,7 @@ class LayerLinking:
         self._latest: ILinker | None = None
         self._preparing: Deferred[None] | None = None
         self._cleaning: Deferred[None] | None = None
-        self._flights: SingleFlight[tuple[str, Digest], Linking] = SingleFlight()
+        self._flights: SingleFlight[tuple[str, Digest], LinkingResult] = SingleFlight()
 
     def enable(self, wanted: bool) -> None:
         """Set whether layers are linked, from the next request on.
@@ -116,7 +116,7 @@ class LayerLinking:
             trace.not_linked = "an error in k3dreg"
             log.failure("{subject}: linking failed", subject=subject)
 
-    async def link(self, node: Node, repository: str, diff_ids: Sequence[Digest], seconds: float) -> Linking:
+    async def link(self, node: Node, repository: str, diff_ids: Sequence[Digest], seconds: float) -> LinkingResult:
         """Link the layers of these diffIDs into a node, and stop after `seconds`.  Raises `CannotLink`, `EngineError`.
 
         A call that finds the linking under way joins it, with the seconds of the first call.
@@ -125,7 +125,7 @@ class LayerLinking:
         """
         chain = chain_ids(diff_ids)
         if not chain:
-            return Linking()
+            return LinkingResult()
         return await self._flights.join((node.id, chain[-1]), lambda: self._run(node, repository, chain, seconds))
 
     async def shutdown(self) -> None:
@@ -169,7 +169,7 @@ class LayerLinking:
         found = await self._workers.run(_parse_diff_ids, data)
         return found if len(found) == len(manifest.layers) else ()
 
-    async def _run(self, node: Node, repository: str, chain: Sequence[Digest], seconds: float) -> Linking:
+    async def _run(self, node: Node, repository: str, chain: Sequence[Digest], seconds: float) -> LinkingResult:
         end = time.monotonic() + seconds
 
         def proceed() -> None:
@@ -179,7 +179,7 @@ class LayerLinking:
             if time.monotonic() > end:
                 raise CannotLink(f"it takes longer than {seconds:.0f} s")
 
-        done = Linking()
+        done = LinkingResult()
         activity = Activity(
             "link", f"{repository} into {node.name}", self._clock.seconds(), progress=lambda: Progress(done.saved)
         )
@@ -242,11 +242,11 @@ def _begin(work: Coroutine[Deferred[object], object, None]) -> Deferred[None]:
 _CONFIGS = frozenset({media_types.OCI_CONFIG, media_types.DOCKER_CONFIG})
 
 
-def _seen(done: Linking, node: Node) -> LinkedLayers:
+def _seen(done: LinkingResult, node: Node) -> LinkedLayers:
     return LinkedLayers(node.name, done.layers, done.there, done.saved)
 
 
-def told(done: Linking, node: Node) -> str:
+def told(done: LinkingResult, node: Node) -> str:
     """Return what was linked as text: `linked 6 layers, 26,390 files, 1.4 s, k3d-k3s-default-agent-0`."""
     return f"linked {counted(done.layers, 'layer')}, {done.files:,} files, {done.seconds:.1f} s, {node.name}"
 

@@ -36,14 +36,14 @@ _NO_LINK = (errno.EMLINK, errno.EPERM)
 
 
 @define
-class Linked:
+class LinkedFiles:
     """What was made: the numbers of links and of copied files."""
 
     files: int = 0
     copied: int = 0
 
 
-def link_tree(source: int, target: int, proceed: Callable[[], None] = lambda: None) -> Linked:
+def link_tree(source: int, target: int, proceed: Callable[[], None] = lambda: None) -> LinkedFiles:
     """Fill `target` with hard links to the files below `source`, both open directories, and return what was made.
 
     `target` must be empty, and gets the attributes of `source`.  `proceed` is called for each directory, and stops the
@@ -53,7 +53,7 @@ def link_tree(source: int, target: int, proceed: Callable[[], None] = lambda: No
     process cannot see all extended attributes; later for a directory that is too deep, and `OSError`.  Blocks.
     """
     _check(source, target)
-    linked = Linked()
+    linked = LinkedFiles()
     _link(source, target, "", linked, proceed)
     return linked
 
@@ -87,7 +87,9 @@ def _check(source: int, target: int) -> None:
         raise CannotLink("k3dreg may not read extended attributes of overlayfs (CAP_SYS_ADMIN)")
 
 
-def _link(source: int, target: int, path: str, linked: Linked, proceed: Callable[[], None], depth: int = 0) -> None:
+def _link(
+    source: int, target: int, path: str, linked: LinkedFiles, proceed: Callable[[], None], depth: int = 0
+) -> None:
     """Fill the directory `target`, which is at `path` in the layer, from `source`."""
     proceed()
     if depth > _DEEPEST:

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from k3dreg.clusters.nodes import NAMESPACE, Node
 from k3dreg.docker.image import EngineInfo
 from k3dreg.linking.engine_host import EngineHost, find_engine_host, on_host, open_below, same_directory
-from k3dreg.linking.link_tree import Linked, link_tree
+from k3dreg.linking.link_tree import LinkedFiles, link_tree
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.linking.snapshots import SNAPSHOTTER, AlreadyExists, Containerd, SnapshotMount, SnapshotUnknown
 from k3dreg.linking.unpacked_layers import UnpackedLayers, check_engine, unpacked_layers
@@ -29,7 +29,7 @@ _BEGINNING = "k3dreg-link"
 
 
 @define
-class Linking:
+class LinkingResult:
     """What was done for one image and node.
 
     `layers` is the number of layers that were linked, `there` of those that the node had, and `missing` of those that
@@ -66,7 +66,7 @@ class Linker:
         repository: str,
         chain: Sequence[Digest],
         proceed: Callable[[], None] = lambda: None,
-    ) -> Linking:
+    ) -> LinkingResult:
         """Link those layers that Docker has unpacked and the node lacks, the lowest first; return what was done.
 
         `chain` are the chain IDs of all layers of an image.  `proceed` is called often, and stops the work by raising;
@@ -126,9 +126,9 @@ class Linker:
     def _connect(self, node: Node) -> Containerd:
         return Containerd(_node_socket(node), NAMESPACE, f"the containerd of {node.name}")
 
-    def _into(self, containerd: Containerd, work: _Work, repository: str) -> Linking:
+    def _into(self, containerd: Containerd, work: _Work, repository: str) -> LinkingResult:
         """Link all layers, in a lease that replaces those of images of the repository that were linked before."""
-        done = Linking()
+        done = LinkingResult()
         subject = Digest.of(repository.encode()).short
         lease = self._new_lease(subject)
         self._busy.add(lease)
@@ -161,7 +161,7 @@ class _Work:
     proceed: Callable[[], None]
 
 
-def _layer(containerd: Containerd, work: _Work, number: int, lease: str, done: Linking) -> bool:
+def _layer(containerd: Containerd, work: _Work, number: int, lease: str, done: LinkingResult) -> bool:
     """Make sure that the node has one layer, whose parents it has.  Return False if Docker does not have it."""
     chain, layers = work.chain, work.layers
     name, key = str(chain[number]), f"{lease}-{number}"
@@ -191,7 +191,7 @@ def _layer(containerd: Containerd, work: _Work, number: int, lease: str, done: L
     return True
 
 
-def _fill(work: _Work, mount: SnapshotMount, source: str) -> Linked:
+def _fill(work: _Work, mount: SnapshotMount, source: str) -> LinkedFiles:
     """Link Docker's directory `source` into the new snapshot of the node."""
     target, below = on_host(mount.upper, work.node.mounts)
     with work.host.pair(source, target, below) as (from_directory, to_directory):

@@ -28,7 +28,7 @@ from k3dreg.engine_files.helper_container import HelperContainers, HelperImage, 
 from k3dreg.engine_files.layout import linking_directories
 from k3dreg.engine_files.own_container import find_own_container
 from k3dreg.linking import linking_helper
-from k3dreg.linking.linker import Linker, Linking
+from k3dreg.linking.linker import Linker, LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.linking.remote_linker import RemoteLinker
 from k3dreg.linking.unpacked_layers import check_engine
@@ -67,7 +67,7 @@ class ILinker(Protocol):
         repository: str,
         chain: Sequence[Digest],
         proceed: Callable[[], None] = ...,
-    ) -> Linking: ...
+    ) -> LinkingResult: ...
 
     def examine(self, info: EngineInfo, node: Node) -> None: ...
 

@@ -18,7 +18,7 @@ from threading import Thread
 from k3dreg.engine_files.directory_sender import SECRET, connect
 from k3dreg.linking import linking_messages as messages
 from k3dreg.linking.engine_host import EngineHost
-from k3dreg.linking.linker import Linker, Linking
+from k3dreg.linking.linker import Linker, LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.linking.linking_messages import Request
 
@@ -56,7 +56,7 @@ def serve(connection: socket.socket, linker: Linker) -> None:
             return  # k3dreg has ended
 
 
-def _outcome(data: bytes, linker: Linker, connection: socket.socket) -> Linking | CannotLink:
+def _outcome(data: bytes, linker: Linker, connection: socket.socket) -> LinkingResult | CannotLink:
     cancelled = select.poll()
     cancelled.register(connection, select.POLLIN)
 
@@ -80,7 +80,7 @@ def _outcome(data: bytes, linker: Linker, connection: socket.socket) -> Linking 
     except Exception as error:  # noqa: BLE001  (a defect with one image must not end the work on others)
         traceback.print_exc()
         return CannotLink(f"linking failed in the helper container: {type(error).__name__}")
-    return Linking()
+    return LinkingResult()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from attrs import asdict, fields, frozen
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.formats.text import one_line
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import InvalidDigest
@@ -97,14 +97,14 @@ class Request:
             raise CannotLink("the helper container does not understand k3dreg: is it of the same version?") from error
 
 
-def encode_answer(outcome: Linking | CannotLink) -> bytes:
+def encode_answer(outcome: LinkingResult | CannotLink) -> bytes:
     """Return the answer that says what was done, or why it was not."""
     if isinstance(outcome, CannotLink):
         return json.dumps({"error": str(outcome)[:_LONGEST]}).encode()
     return json.dumps({"done": asdict(outcome)}).encode()
 
 
-def parse_answer(data: bytes) -> Linking:
+def parse_answer(data: bytes) -> LinkingResult:
     """Return what the helper's answer says was done.
 
     Raises `CannotLink` with the reason why it was not done, or for an answer that is none.
@@ -113,8 +113,8 @@ def parse_answer(data: bytes) -> Linking:
         message = json.loads(data)
         if "error" in message:
             raise CannotLink(one_line(str(message["error"])[:_LONGEST]))
-        done = Linking()
-        for each in fields(Linking):
+        done = LinkingResult()
+        for each in fields(LinkingResult):
             value = message["done"][each.name]
             # Not NaN, either.
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:

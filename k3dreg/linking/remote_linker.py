@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineInfo
 from k3dreg.linking import linking_messages as messages
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.linking.linking_messages import Request
 from k3dreg.oci.digest import Digest
@@ -45,7 +45,7 @@ class RemoteLinker:
         repository: str,
         chain: Sequence[Digest],
         proceed: Callable[[], None] = lambda: None,
-    ) -> Linking:
+    ) -> LinkingResult:
         """Link layers as `Linker.link` does.  A helper that does not stop when `proceed` has raised counts as ended."""
         return self._ask(Request(messages.LINK, node, info, repository, tuple(chain)), proceed)
 
@@ -83,7 +83,7 @@ class RemoteLinker:
             while self._idle:
                 self._idle.pop().close()
 
-    def _ask(self, request: Request, proceed: Callable[[], None]) -> Linking:
+    def _ask(self, request: Request, proceed: Callable[[], None]) -> LinkingResult:
         data = request.encode()
         with self._lock:
             if self._over.is_set():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import EngineInfo
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.oci.digest import Digest
 
 
@@ -16,7 +16,7 @@ class FakeLinker:
     def __init__(self) -> None:
         self.linked: list[tuple[str, str, Sequence[Digest]]] = []
         self.cleaned: list[str] = []
-        self.done = Linking(layers=2, files=26390, seconds=1.43, saved=1000)
+        self.done = LinkingResult(layers=2, files=26390, seconds=1.43, saved=1000)
         self.error: Exception | None = None
 
     def link(
@@ -26,7 +26,7 @@ class FakeLinker:
         repository: str,
         chain: Sequence[Digest],
         proceed: Callable[[], None] = lambda: None,
-    ) -> Linking:
+    ) -> LinkingResult:
         proceed()
         self.linked.append((node.name, repository, chain))
         if self.error is not None:

@@ -14,7 +14,7 @@ from k3dreg.commands.checks import OK, WARN, Check
 from k3dreg.commands.link import link
 from k3dreg.commands.why import parse_image
 from k3dreg.docker.image import ImageStore
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.registry.own_names import OwnNames
 from tests.fakes.engine import FakeEngine
@@ -73,7 +73,7 @@ class LinkingCommandTests(SynchronousTestCase):
 
     def test_link_says_what_it_saved_or_why_it_did_nothing(self) -> None:
         self.fake.add(make_image("docker.io/library/app:1"))
-        self.linker.done = Linking(layers=2, files=3, saved=2_500_000, seconds=0.5)
+        self.linker.done = LinkingResult(layers=2, files=3, saved=2_500_000, seconds=0.5)
         status, [line] = self.link()
         self.assertEqual(status, 0)
         self.assertIn("linked 2 layers, 3 files, 0.5 s, agent-1; 2.5 MB are neither sent", line)

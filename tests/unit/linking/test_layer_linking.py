@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.linking.layer_linking import LayerLinking
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci import media_types
 from k3dreg.oci.descriptor import Descriptor
@@ -100,14 +100,14 @@ class LayerLinkingTests(SynchronousTestCase):
         self.assertEqual((self.trace.linked, self.trace.not_linked, self.observer.linked), (seen, "", [seen]))
 
     def test_one_layer_is_no_layers(self) -> None:
-        self.linker.done = Linking(layers=1, files=1)
+        self.linker.done = LinkingResult(layers=1, files=1)
         answer = self.before_answer()
         self.workers.work_all()
         self.successResultOf(answer)
         self.assertEqual(self.trace.steps, ["linked 1 layer, 1 files, 0.0 s, agent-0"])
 
     def test_where_the_node_has_all_the_line_says_nothing(self) -> None:
-        self.linker.done = Linking(there=2)
+        self.linker.done = LinkingResult(there=2)
         with heard() as lines:
             answer = self.before_answer()
             self.workers.work_all()
@@ -163,7 +163,7 @@ class LayerLinkingTests(SynchronousTestCase):
         self.assertIn("Docker is down", lines[0])
 
     def test_layers_that_docker_has_not_unpacked_are_told(self) -> None:
-        self.linker.done = Linking(missing=2)
+        self.linker.done = LinkingResult(missing=2)
         with heard() as lines:
             answer = self.before_answer()
             self.workers.work_all()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from k3dreg.linking import link_tree as module
-from k3dreg.linking.link_tree import Linked, link_tree
+from k3dreg.linking.link_tree import LinkedFiles, link_tree
 from k3dreg.linking.linking_errors import CannotLink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -40,7 +40,7 @@ class Trees:
         file.write_bytes(content)
         return file
 
-    def link(self, proceed: Callable[[], None] = lambda: None) -> Linked:
+    def link(self, proceed: Callable[[], None] = lambda: None) -> LinkedFiles:
         source, target = (os.open(each, module.OPEN_DIRECTORY) for each in (self.source, self.target))
         try:
             return link_tree(source, target, proceed)
@@ -89,7 +89,7 @@ def test_every_kind_of_file_is_linked(trees: Trees) -> None:
     (source / "empty").mkdir()
     os.lchown(source / "dangling", 7, 8)
     linked = trees.link()
-    assert linked == Linked(9, 0)
+    assert linked == LinkedFiles(9, 0)
     assert list(listing(trees.source)) == list(listing(trees.target))
     for path in ("bin/tool", "bin/ping", "bin/link", "dangling", "deleted", "null", "fifo"):
         assert trees.is_linked(path), path
@@ -150,7 +150,7 @@ def test_what_cron_reads_is_copied_with_all_attributes(trees: Trees, path: str) 
     os.setxattr(file, "user.note", b"kept")
     os.setxattr(file, "security.capability", CAPABILITY)
     os.utime(file, ns=(LONG_AGO, LONG_AGO))
-    assert trees.link() == Linked(0, 1)
+    assert trees.link() == LinkedFiles(0, 1)
     assert (trees.target / path).stat().st_nlink == 1
     assert list(listing(trees.source)) == list(listing(trees.target))
 
@@ -160,7 +160,7 @@ def test_what_cron_reads_is_copied_with_all_attributes(trees: Trees, path: str) 
 )
 def test_other_files_of_such_names_are_linked(trees: Trees, path: str) -> None:
     trees.file(path)
-    assert trees.link() == Linked(1, 0)
+    assert trees.link() == LinkedFiles(1, 0)
     assert trees.is_linked(path)
 
 
@@ -168,7 +168,7 @@ def test_whiteouts_and_links_below_etc_cron_are_linked(trees: Trees) -> None:
     trees.file("etc/cron.d/job")
     os.mknod(trees.source / "etc/cron.d/gone", stat.S_IFCHR, os.makedev(0, 0))
     (trees.source / "etc/cron.d/link").symlink_to("job")
-    assert trees.link() == Linked(2, 1)
+    assert trees.link() == LinkedFiles(2, 1)
     assert trees.is_linked("etc/cron.d/gone")
     assert trees.is_linked("etc/cron.d/link")
 
@@ -187,7 +187,7 @@ def test_a_file_of_any_kind_that_cannot_be_linked_is_copied(
     os.mkfifo(trees.source / "fifo", 0o620)
     os.mknod(trees.source / "deleted", stat.S_IFCHR | 0o600, os.makedev(0, 0))
     monkeypatch.setattr(os, "link", refuse)
-    assert trees.link() == Linked(0, 4)
+    assert trees.link() == LinkedFiles(0, 4)
     assert list(listing(trees.source)) == list(listing(trees.target))
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_changed_is_copied(trees: Trees) -> None:
     if subprocess.run(["chattr", "+i", file], check=False, capture_output=True).returncode:
         pytest.skip("needs chattr on a file system that knows it")
     try:
-        assert trees.link() == Linked(0, 1)
+        assert trees.link() == LinkedFiles(0, 1)
     finally:
         subprocess.run(["chattr", "-i", file], check=True)
 
@@ -346,6 +346,6 @@ def test_a_hundred_thousand_files(trees: Trees) -> None:
             # Links among them, which are made faster than files.
             os.link(first, directory / f"{other}")
     began = time.monotonic()
-    assert trees.link() == Linked(100_000, 0)
+    assert trees.link() == LinkedFiles(100_000, 0)
     print(f"100,000 files in {time.monotonic() - began:.2f} s")
     assert sum(len(files) for _, _, files in os.walk(trees.target)) == 100_000

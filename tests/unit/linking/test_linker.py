@@ -20,7 +20,7 @@ from attrs import evolve
 from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.formats.protobuf import Message
-from k3dreg.linking.linker import Linker, Linking
+from k3dreg.linking.linker import Linker, LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.digest import Digest
 
@@ -73,7 +73,7 @@ class Rig:
         self.node.stop()
         self.listening.close()
 
-    def link(self, repository: str = "app", **more: object) -> Linking:
+    def link(self, repository: str = "app", **more: object) -> LinkingResult:
         return self.linker.link(self.info, self.there, repository, CHAIN, **more)  # type: ignore[arg-type]
 
     def is_linked(self, chain: Digest) -> bool:
@@ -282,7 +282,7 @@ def test_what_was_complete_before_a_kill_stays(rig: Rig) -> None:
 
 
 def test_another_image_of_the_repository_meanwhile_keeps_its_lease(rig: Rig) -> None:
-    inner: list[Linking] = []
+    inner: list[LinkingResult] = []
 
     def link_other(message: Message) -> None:
         del rig.node.before["Usage"]

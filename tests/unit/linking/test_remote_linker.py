@@ -17,7 +17,7 @@ from k3dreg.clusters.nodes import Node, NodeMount
 from k3dreg.docker.image import EngineInfo, ImageStore
 from k3dreg.linking import linking_messages as messages
 from k3dreg.linking import remote_linker
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.linking.linking_helper import serve
 from k3dreg.linking.linking_messages import Request, parse_answer
@@ -136,7 +136,7 @@ class Slow:
     def __init__(self) -> None:
         self.ended: list[str] = []
 
-    def link(self, info: object, node: object, repository: str, chain: object, proceed: Any) -> Linking:
+    def link(self, info: object, node: object, repository: str, chain: object, proceed: Any) -> LinkingResult:
         while True:
             try:
                 proceed()
@@ -166,7 +166,7 @@ def test_work_that_k3dreg_stops_is_stopped_in_the_helper(helper: Helper) -> None
 
 def test_a_helper_that_does_not_stop_counts_as_ended(helper: Helper) -> None:
     release = threading.Event()
-    with mock.patch.object(helper.linker, "link", lambda *_: Linking(layers=int(release.wait(10)))):
+    with mock.patch.object(helper.linker, "link", lambda *_: LinkingResult(layers=int(release.wait(10)))):
         with mock.patch.object(remote_linker, "_MAX_WAIT", 0.05), pytest.raises(CannotLink, match="enough"):
             helper.remote.link(INFO, NODE, "app", CHAIN, mock.Mock(side_effect=CannotLink("enough")))
         assert not helper.remote.is_alive()
@@ -217,8 +217,8 @@ def test_an_end_of_the_helper_between_two_requests_is_noticed() -> None:
 
 
 def test_numbers_and_texts_of_an_answer_have_bounds() -> None:
-    good = asdict(Linking(layers=2, seconds=1.5))
-    assert parse_answer(json.dumps({"done": good}).encode()) == Linking(layers=2, seconds=1.5)
+    good = asdict(LinkingResult(layers=2, seconds=1.5))
+    assert parse_answer(json.dumps({"done": good}).encode()) == LinkingResult(layers=2, seconds=1.5)
     for wrong in (-1, "1", None, True, float("nan"), float("inf"), 2**64, [1]):
         with pytest.raises(CannotLink, match="not understand"):
             parse_answer(json.dumps({"done": {**good, "files": wrong}}).encode())

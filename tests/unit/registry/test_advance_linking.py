@@ -8,7 +8,7 @@ from k3dreg.clusters.nodes import Node
 from k3dreg.docker.image import ImageStore
 from k3dreg.engine_files.layout import chain_ids
 from k3dreg.linking.layer_linking import LayerLinking
-from k3dreg.linking.linker import Linking
+from k3dreg.linking.linker import LinkingResult
 from k3dreg.linking.linkers import LinkersHere
 from k3dreg.linking.linking_errors import CannotLink
 from k3dreg.oci.reference import Repository
@@ -110,7 +110,7 @@ class AdvanceLinkingTests(StoreTestCase):
 
     def test_what_was_linked_before_costs_no_line(self) -> None:
         self.pulls("2")
-        self.linker.done = Linking(there=3)
+        self.linker.done = LinkingResult(there=3)
         with heard() as lines:
             self.image("1")
         self.assertEqual(lines, [])

@@ -223,7 +223,6 @@ class AdoptingTests(UploadsCase):
         self.restart()
         self.assertEqual(self.read(digest), b"blob")
 
-
     def test_what_was_deleted_counts_as_pushed_only_until_its_file_is_gone(self) -> None:
         read, other = self.push_blob(b"blob", OTHER), self.push_blob(b"another", OTHER)
         self.restart()  # which ends the holds of the push
