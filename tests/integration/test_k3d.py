@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import sqlite3
@@ -27,6 +28,7 @@ from tests.integration.support.clusters import (
 )
 from tests.integration.support.daemon import program, running
 from tests.integration.support.docker_api import Docker, DockerError
+from tests.integration.support.images import printing
 from tests.integration.support.k3d import Container, network
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.one_file import Fetch, content_of, layout
@@ -58,7 +60,9 @@ class Own:
     def build(self) -> str:
         """`docker build`; returns what a container of it prints."""
         message = uuid.uuid4().hex
-        dockerfile = b'FROM scratch\nCOPY busybox message /\nCMD ["/busybox", "cat", "/message"]\n'
+        dockerfile = (
+            f"FROM scratch\nCOPY busybox message /\nCMD {json.dumps(printing('/message', '/busybox'))}\n".encode()
+        )
         files = {"Dockerfile": dockerfile, "busybox": self._busybox, "message": message.encode()}
         self._docker.build(self.name, files)
         return message

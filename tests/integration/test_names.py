@@ -13,7 +13,7 @@ from tests.integration.conftest import PushedImage
 from tests.integration.support import images, rig
 from tests.integration.support.daemon import Daemon
 from tests.integration.support.docker_api import Docker, build_context
-from tests.integration.support.images import VERDICT
+from tests.integration.support.images import VERDICT, printing
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.puller import Puller
 from tests.integration.support.rig import EngineAddress
@@ -54,7 +54,7 @@ def test_an_image_built_here_is_pulled_under_its_name_and_a_rebuilt_one_is_fresh
     docker = Docker(engine.socket)
     dockerfile = (
         b"FROM scratch\nCOPY busybox /bin/busybox\nCOPY message /message\nCMD "
-        + json.dumps(["/bin/busybox", "cat", "/message"]).encode()
+        + json.dumps(printing("/message")).encode()
     )
     try:
         for message in ("first", "second"):
@@ -92,7 +92,7 @@ def test_an_image_that_buildkit_built_is_pulled(
     client = rig.setting("K3DREG_TEST_DOCKER").split()
     socket = engine.inner_socket
     message = str(uuid.uuid4())
-    dockerfile = b'FROM scratch\nCOPY . /bin/\nCMD ["/bin/busybox", "cat", "/bin/message"]\n'
+    dockerfile = f"FROM scratch\nCOPY . /bin/\nCMD {json.dumps(printing('/bin/message'))}\n".encode()
     context = build_context({"Dockerfile": dockerfile, "busybox": busybox, "message": message.encode()})
     command = [*client, "-H", f"unix://{socket}", "build", "-q", "-t", "my-image:latest", "-"]
     built = subprocess.run(command, input=context, capture_output=True, timeout=120, check=False)

@@ -15,7 +15,7 @@ from tests.integration.conftest import PushedImage
 from tests.integration.support import image, k3d, rig
 from tests.integration.support.daemon import Daemon, running
 from tests.integration.support.docker_api import Docker, build_context
-from tests.integration.support.images import VERDICT
+from tests.integration.support.images import VERDICT, printing
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.private import PrivateUpstream, manifest_path, push_small_image, request
 from tests.integration.support.puller import Puller
@@ -26,9 +26,8 @@ from tests.integration.support.upstream import Upstream
 pytestmark = pytest.mark.engines("podman")
 
 DOCKERFILE = (
-    b"FROM scratch\nCOPY busybox /bin/busybox\nCOPY message /message\n"
-    b'CMD ["/bin/busybox", "cat", "/message"]\n'
-)  # fmt: skip
+    f"FROM scratch\nCOPY busybox /bin/busybox\nCOPY message /message\nCMD {json.dumps(printing('/message'))}\n"
+).encode()
 
 
 def test_the_log_says_that_it_is_podman(daemon: Daemon) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.integration.support import rig
+from tests.integration.support.images import PAUSE
 
 _CURRENT = "-current"
 
@@ -43,7 +44,8 @@ def build_with_ko(directory: Path, target: str, base: str, message: str) -> None
     `directory` is for the source.  The same message on the same base makes the same image.
     """
     (directory / "go.mod").write_text("module k3dreg.invalid/app\n\ngo 1.24\n")
-    source = f'package main\n\nimport "os"\n\nfunc main() {{ os.Stdout.WriteString("{message}") }}\n'
+    said = f'os.Stdout.WriteString("{message}"); time.Sleep({int(PAUSE * 1000)} * time.Millisecond)'
+    source = f'package main\n\nimport (\n"os"\n"time"\n)\n\nfunc main() {{ {said} }}\n'
     (directory / "main.go").write_text(source)
     settings = {"KO_DOCKER_REPO": target, "KO_DEFAULTBASEIMAGE": base, "GOTOOLCHAIN": "local"}
     words = [*around((), "ko-current"), *(f"{name}={value}" for name, value in settings.items())]

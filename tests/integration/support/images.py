@@ -17,10 +17,16 @@ from pathlib import Path
 from tests.integration.support.upstream import LAYER_GZIP, LAYER_TAR, Layer, digest_of
 
 MB = 1_000_000
-# The pause: containerd 1.6's `ctr run` was seen to lose the last line of a container that ended right after it.
-_CHECK = "cat /message && /bin/busybox sha256sum -c -s /sums && echo every file is right && /bin/busybox sleep 0.1"
+# Seconds: `ctr run` was seen to lose the last lines of a container that ended right after them.
+PAUSE = 0.1
+_CHECK = f"cat /message && /bin/busybox sha256sum -c -s /sums && echo every file is right && /bin/busybox sleep {PAUSE}"
 COMMAND = ["/bin/busybox", "sh", "-c", _CHECK]
 VERDICT = "every file is right"
+
+
+def printing(file: str, busybox: str = "/bin/busybox") -> list[str]:
+    """Return a container's command that prints a file."""
+    return [busybox, "sh", "-c", f"{busybox} cat {file} && {busybox} sleep {PAUSE}"]
 
 
 class LayerMaker:

@@ -14,12 +14,13 @@ from tests.integration.support import image, rig
 from tests.integration.support.clusters import NODE_IMAGE, KindNode, build_node_image, running_kind_node
 from tests.integration.support.daemon import program
 from tests.integration.support.docker_api import Docker, build_context
+from tests.integration.support.images import PAUSE
 from tests.integration.support.node import Node
 
 # Prints all that a container sees of its files, but what differs from container to container: links, and what Docker
 # and containerd put there.
 LISTING = """
-import hashlib, json, os, stat
+import hashlib, json, os, stat, sys, time
 for top, directories, files in os.walk("/"):
     if top == "/":
         directories[:] = sorted(set(directories) - {"proc", "sys", "dev", "run"})
@@ -41,7 +42,9 @@ for top, directories, files in os.walk("/"):
                 content = hashlib.md5(file.read()).hexdigest()
         print(json.dumps([path, found.st_mode, found.st_uid, found.st_gid, size, int(found.st_mtime), found.st_rdev,
                           attributes, link, content]))
-"""
+sys.stdout.flush()
+time.sleep(PAUSE)
+""".replace("PAUSE", str(PAUSE))
 # Every kind of file that layers have, in layers that hide those below: on the packages of Debian that nodes have.
 DOCKERFILE = f"""
 FROM {NODE_IMAGE}
