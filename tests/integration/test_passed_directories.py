@@ -254,7 +254,7 @@ def test_a_node_runs_what_it_got_so_and_a_restart_asks_again(
         assert made.stop()[0] in (0, 143)
         made.start()
         made.wait_for(PASSED)
-        assert pull(layered_image, port) > 2e8
+        assert pull(layered_image, port) > 1e8
         made.check_log()
     one_node.clean()
     layered_image.remove_from(engine)

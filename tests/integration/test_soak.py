@@ -39,7 +39,7 @@ MAX_WAIT = 60
 MOST_PUSHED = 8_000_000
 TAGS = "abc"
 # Bytes.
-CACHE = 150_000_000
+CACHE = 75_000_000
 RESERVE = 64_000_000  # for deleting on a full disk, and the database
 # Open at rest: standard streams, the reactor's own, listening sockets, databases, idle connections to the engine.
 DESCRIPTORS = 64
