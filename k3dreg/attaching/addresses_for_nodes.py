@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -37,6 +38,8 @@ get() {
 }
 get "$1" "$2" /healthz && get "$1" "$2" '/v2/_catalog?n=1'
 """
+# As wget and bash print it, and curl.
+_UNAUTHORIZED = re.compile(r"(HTTP/1\.[01]|returned error:) 401\b")
 
 
 @frozen
@@ -187,6 +190,6 @@ async def _reason(engine: IEngineRequests, node: ClusterNode, address: Address) 
     said = one_line(done.output)
     if '"k3dreg"' not in said:
         return said[-200:] if done.status else "another program answers there"
-    if " 401" in said:
+    if _UNAUTHORIZED.search(said):
         return "k3dreg asks for a password: --anonymous-pull lets nodes pull without"
     return said[-200:] if done.status else ""

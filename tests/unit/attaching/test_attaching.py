@@ -241,6 +241,14 @@ class K3dTests(Case):
             self.containers.reach = lambda node, host, port, said=said: (0, said)  # type: ignore[misc]
             self.assertIn(told, str(self.refused("k3d-dev-server-0")))
 
+    def test_a_password_is_not_read_out_of_other_numbers(self) -> None:
+        """By bash, the whole answer with its headers is read."""
+        said = f"HTTP/1.1 200 OK Content-Length: 401 {REACHED[1]} HTTP/1.1 200 OK Content-Length: 401 {{}}"
+        self.containers.reach = lambda node, host, port: (0, said)
+        self.assertEqual(self.attach("dev"), 0)
+        self.containers.reach = lambda node, host, port: (0, f"{said} HTTP/1.0 401 Unauthorized")
+        self.assertIn("--anonymous-pull", str(self.refused("k3d-dev-agent-0")))
+
     def test_of_all_clusters_those_that_run_are_attached(self) -> None:
         self.containers.add(k3d_node("k3d-old-server-0", cluster="old")).state = "exited"
         for work in (self.attach, self.detach):
