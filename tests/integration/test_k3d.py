@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import image, rig
-from tests.integration.support.browser import eventually
 from tests.integration.support.clusters import (
     MORE,
     NODE_IMAGE,
@@ -97,18 +96,28 @@ def check_pushed(machine: Clusters, nodes: dict[str, Node], directory: Path) -> 
             image = f"{name}/{app}:t"
             pull_as_kubelet_does(node, image)
             assert content_of(from_node(node), node.digest(image)) == content
-    identities = {machine.docker.ask("GET", f"/containers/{name}/json")["Id"] for name in nodes}
-    eventually(lambda: identities <= nodes_that_pulled(machine, app, directory))
+    check_held(machine, app, directory)
 
 
-def nodes_that_pulled(machine: Clusters, repository: str, directory: Path) -> set[str]:
-    """Return the containers' IDs of the nodes of which k3dreg has recorded a pull, out of its database."""
+def check_held(machine: Clusters, repository: str, directory: Path) -> None:
+    """Check that no rule removes a tag that was pushed and pulled long ago, because nodes hold its image."""
     state = machine.docker.call("GET", f"/containers/{REGISTRY}/archive", query={"path": "/var/lib/k3dreg"})
     copy = directory / uuid.uuid4().hex
     with tarfile.open(fileobj=io.BytesIO(state)) as archive:
         archive.extractall(copy, [member for member in archive if "/pushed.db" in member.name])
-    with contextlib.closing(sqlite3.connect(copy / "k3dreg/pushed.db")) as database:
-        return {node for (node,) in database.execute("SELECT node FROM node_pull WHERE path=?", (repository,))}
+    with contextlib.closing(sqlite3.connect(copy / "k3dreg/pushed.db")) as database, database:
+        database.execute("UPDATE tag SET pushed=0, pulled=0")
+    for engine, goes in (("unix:///nonexistent/docker.sock", True), (machine.engine.url, False)):
+        done = subprocess.run(
+            [*program(), "gc", "--state-dir", str(copy / "k3dreg"), "--retain", "*=1h", "--dry-run"],
+            env={**os.environ, "DOCKER_HOST": engine},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (f"would remove {repository}:t:" in done.stdout) == goes, done.stdout
 
 
 def test_a_registry_that_is_created_with_its_cluster(machine: Clusters, own: Own, tmp_path: Path) -> None:
