@@ -115,7 +115,6 @@ class Connections:
         Idle connections are closed now, others when their request is answered.  After `FINISHING` seconds, requests
         still under way are interrupted.  After `CLOSING` more seconds, connections still open are aborted.
         """
-        self._ports.clear()
         self._budget = None
         self._paused = False
         if self._check is not None:

@@ -140,6 +140,17 @@ def test_new_connections_wait_while_all_are_busy(
     assert made[2].closed
 
 
+def test_there_is_one_check_at_a_time(connections: Connections, clock: Clock, port: FakePort) -> None:
+    made = [FakeConnection(connections) for _ in range(4)]
+    clock.advance(GRACE / 2)
+    assert not port.accepting
+    connections.lost(made[0])
+    clock.advance(0)
+    assert port.accepting
+    clock.advance(0)
+    assert connections._look not in [call.func for call in clock.getDelayedCalls()]
+
+
 def test_new_connections_are_accepted_when_another_is_lost(
     connections: Connections, clock: Clock, port: FakePort
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from k3dreg.oci.errors import NotYet
 from k3dreg.web.password_checks import MAX_WAIT, MOST_OF_ONE, MOST_WAITING, Checks
@@ -31,7 +32,9 @@ class Room:
         return asked
 
     def end(self, name: str, *, right: bool = False) -> None:
-        self.running.pop(name).callback(right)
+        running = self.running.pop(name)
+        running.callback(right)
+        assert not isinstance(running.result, Failure), running.result
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from k3dreg.formats.basic_auth import BasicAuth
 from k3dreg.oci.errors import UsageError
@@ -187,6 +187,21 @@ def test_a_file_that_is_not_there_or_none_is_told_of(tmp_path: Path) -> None:
         Deferred.fromCoroutine(Passwords(path, InlineWorkers()).start()).addErrback(failed.append)
         with pytest.raises(UsageError, match=complaint):
             failed[0].raiseException()  # type: ignore[attr-defined]
+
+
+def test_a_shutdown_fails_what_waits(tmp_path: Path) -> None:
+    path = tmp_path / "htpasswd"
+    path.write_text(line("anna", "secret"))
+    workers = ManualWorkers()
+    passwords = Passwords(path, workers)
+    Deferred.fromCoroutine(passwords.start())
+    workers.work()
+    waiting = Deferred.fromCoroutine(passwords.knows(ANNA))
+    passwords.shutdown()
+    failed: list[object] = []
+    waiting.addErrback(failed.append)
+    [failure] = failed
+    assert failure.check(CancelledError)  # type: ignore[attr-defined]
 
 
 def test_many_who_show_the_same_wait_for_one_check(tmp_path: Path) -> None:

@@ -209,6 +209,12 @@ class BodiesTests(PushCase):
         await self.logged()
         self.assertTrue(self.uploads.cancelled)
 
+    async def test_a_session_is_deleted(self) -> None:
+        wire = await self.wire()
+        wire.transport.write(request("DELETE", SESSION))
+        self.assertEqual((await wire.response()).status, 204)
+        self.assertTrue(self.uploads.cancelled)
+
     async def test_forms_are_bodies_like_others(self) -> None:
         wire = await self.wire()
         form = {"Content_Type": "application/x-www-form-urlencoded", "Content_Length": "7"}
@@ -233,6 +239,7 @@ class RefusalTests(PushCase):
         answer = await wire.response()
         self.assertEqual((answer.status, answer.headers["connection"]), (404, "close"))
         self.assertEqual(json.loads(answer.body)["errors"][0]["code"], "BLOB_UPLOAD_UNKNOWN")
+        await wire.closed()  # at once, and not after LINGER
 
     async def test_nor_is_it_read_when_it_came_with_the_head(self) -> None:
         wire = await self.wire()
