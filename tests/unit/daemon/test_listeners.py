@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bcrypt
 import pytest
 from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from k3dreg.config.options import Options
 from k3dreg.daemon.listeners import Listeners, describe_address, is_exposed
+from k3dreg.formats.basic_auth import BasicAuth
 from k3dreg.registry.own_names import OwnNames
 from tests.fakes.logs import heard
 from tests.fakes.workers import InlineWorkers
@@ -91,3 +94,15 @@ def test_a_registry_that_becomes_open_is_warned_of_once() -> None:
         for htpasswd in (None, Path("htpasswd"), Path("htpasswd"), None, None):
             listeners.admit(htpasswd, anonymous_pull=False)
     assert len([line for line in lines if "every client that reaches 0.0.0.0:5000" in line]) == 2
+
+
+def test_no_password_is_checked_after_a_shutdown(tmp_path: Path) -> None:
+    path = tmp_path / "htpasswd"
+    path.write_text(f"anna:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
+    listeners = Listeners(InlineWorkers())
+    listeners.admit(path, anonymous_pull=False)
+    listeners.shutdown()
+    failed: list[Failure] = []
+    asked = Deferred.fromCoroutine(listeners._passwords[path].knows(BasicAuth("anna", "secret")))
+    asked.addErrback(failed.append)
+    assert failed[0].check(CancelledError)
