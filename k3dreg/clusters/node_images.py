@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from k3dreg.clusters.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.clusters.nodes import NAMESPACE
@@ -11,12 +11,13 @@ from k3dreg.docker import container_commands
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import EngineError
+from k3dreg.store.interfaces import NodeImages
 from k3dreg.streaming.gather import all_of
 
 _DIGEST = re.compile(r"\bsha256:[0-9a-f]{64}\b")
 
 
-async def images_on_nodes(engine: IEngineRequests) -> Mapping[str, Collection[Digest] | None] | None:
+async def images_on_nodes(engine: IEngineRequests) -> NodeImages | None:
     """Return the digests of the images that each node holds, by the ID of the node's container.
 
     They are those of manifests and indexes, and others that do no harm.  A node that does not tell has None: it does

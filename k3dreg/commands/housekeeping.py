@@ -28,9 +28,9 @@ from k3dreg.oci.errors import K3dregError, StateInUse, UsageError
 from k3dreg.reporting.logger import make_logger
 from k3dreg.store.blob_files import blob_path
 from k3dreg.store.blob_store import open_store_in
-from k3dreg.store.collection import GRACE, AskNodes, Collected, Collector, NodeImages, unknown
+from k3dreg.store.collection import GRACE, AskNodes, Collected, Collector, unknown
 from k3dreg.store.database import DATABASE_FILE, Database, open_copy, open_read_only
-from k3dreg.store.interfaces import PushedImage
+from k3dreg.store.interfaces import NodeImages, PushedImage
 from k3dreg.store.pushed import PushedContent
 from k3dreg.store.pushed_queries import all_images
 from k3dreg.store.pushed_tables import PUSHED_TABLES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from k3dreg.config.retention import RetainRule
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import StoreError
 from k3dreg.reporting.logger import make_logger
-from k3dreg.store.interfaces import ExpiredTag, IPushed, Retired
+from k3dreg.store.interfaces import ExpiredTag, IPushed, NodeImages, Retired
 
 log = make_logger()
 
@@ -52,8 +52,6 @@ class Collected:
     bytes: int = 0
 
 
-# By the ID of a node's container, the digests of the images that the node holds: see `IPushed.record_node_images`.
-NodeImages = Mapping[str, Collection[Digest] | None]
 AskNodes = Callable[[], Awaitable[NodeImages | None]]
 
 

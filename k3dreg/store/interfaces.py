@@ -228,6 +228,10 @@ class IPushedReader(Protocol):
         """Return whether any repository has the content, or had it since the start and `forget` was not called."""
 
 
+# By the ID of a node's container, the digests of the images that the node holds; None if the node does not tell.
+NodeImages = Mapping[str, Collection[Digest] | None]
+
+
 class IPushed(IPushedReader, IPins, Protocol):
     """What was pushed: repositories, each with its blobs, manifests and tags.  The bytes are in the blob store.
 
@@ -283,7 +287,7 @@ class IPushed(IPushedReader, IPins, Protocol):
     async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
         """Return how much disk space pushed content takes, and how much `retire` would free."""
 
-    async def record_node_images(self, nodes: Mapping[str, Collection[Digest] | None]) -> None:
+    async def record_node_images(self, nodes: NodeImages) -> None:
         """Record the digests of the images that each node holds, by the ID of its container.
 
         What is recorded of a node with None stays.  Nodes that are not in `nodes` are forgotten.

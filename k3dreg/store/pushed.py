@@ -22,7 +22,15 @@ from k3dreg.reporting.logger import make_logger
 from k3dreg.store import pushed_queries, pushed_tables
 from k3dreg.store.database import Database, DatabaseConnection
 from k3dreg.store.group_commit import GroupCommit
-from k3dreg.store.interfaces import ExpiredTag, PushedImage, PushedManifest, PushedUsage, ReferrersPage, Retired
+from k3dreg.store.interfaces import (
+    ExpiredTag,
+    NodeImages,
+    PushedImage,
+    PushedManifest,
+    PushedUsage,
+    ReferrersPage,
+    Retired,
+)
 from k3dreg.store.pushed_queries import PushedReader
 from k3dreg.store.retention import expired_tags, pushed_usage
 from k3dreg.streaming.workers import Workers
@@ -149,7 +157,7 @@ class PushedContent(PushedReader):
     async def usage(self, rules: Sequence[RetainRule]) -> PushedUsage:
         return await self._workers.run(pushed_usage, self._database, rules, self._clock.seconds())
 
-    async def record_node_images(self, nodes: Mapping[str, Collection[Digest] | None]) -> None:
+    async def record_node_images(self, nodes: NodeImages) -> None:
         await self._commits.write(pushed_tables.record_node_images(nodes), removing=True)
 
     async def remove_manifest(self, repository: Repository, digest: Digest) -> bool:

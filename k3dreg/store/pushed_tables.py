@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
 
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.reference import Repository
 from k3dreg.store.database import Statement, Tables, Values
-from k3dreg.store.interfaces import PushedManifest
+from k3dreg.store.interfaces import NodeImages, PushedManifest
 
 # `registry` is "" for this registry's own repositories.  `since`: the time of the push in seconds since the epoch, 0 if
 # unknown.  `size`: bytes; a blob's is 0 if unknown.  `parts`: a JSON list of digests.  `descriptor`: the manifest's
@@ -158,7 +157,7 @@ def record_pull(repository: Repository, digest: Digest, pulled: float) -> Statem
     )
 
 
-def record_node_images(nodes: Mapping[str, Collection[Digest] | None]) -> list[Statement]:
+def record_node_images(nodes: NodeImages) -> list[Statement]:
     """Replace what is recorded of the images on nodes: see `IPushed.record_node_images`."""
     answered = {node: digests for node, digests in nodes.items() if digests is not None}
     rows = [(node, str(digest)) for node, digests in answered.items() for digest in digests]
