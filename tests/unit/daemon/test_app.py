@@ -9,10 +9,10 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
-from k3dreg.config.options import Options
 from k3dreg.config.settings import SETTINGS
 from k3dreg.daemon.app import App
 from k3dreg.daemon.closing import Closing
+from tests.fakes.daemon_options import options_without_engine
 
 
 def test_every_reloadable_setting_is_applied_and_no_other() -> None:
@@ -77,10 +77,7 @@ class ClosingTests(TestCase):
             add(closing, closes)
 
         self.patch(Closing, "add", recorded)
-        options = Options()
-        words = ["--state-dir", self.mktemp(), "--docker", "unix:///nonexistent/docker.sock", "--reader", "stopped"]
-        options.parseOptions([*words, "--listen", "tcp:0:interface=127.0.0.1"])
-        app = App(options.config, reactor)
+        app = App(options_without_engine(self.mktemp()).config, reactor)
         await app.start()
         await app.stop()
         self.assertEqual(closed, CLOSED.split())

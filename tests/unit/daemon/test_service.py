@@ -8,16 +8,13 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
-from k3dreg.config.options import Options
 from k3dreg.daemon.service import Daemon
+from tests.fakes.daemon_options import options_without_engine
 
 
 class StoppingTests(TestCase):
     def daemon(self) -> Any:
-        options = Options()
-        words = ["--state-dir", self.mktemp(), "--docker", "unix:///nonexistent/docker.sock", "--reader", "stopped"]
-        options.parseOptions([*words, "--listen", "tcp:0:interface=127.0.0.1"])
-        return Daemon(options, reactor)
+        return Daemon(options_without_engine(self.mktemp()), reactor)
 
     async def test_sighup_does_what_it_did_before(self) -> None:
         before = signal.getsignal(signal.SIGHUP)

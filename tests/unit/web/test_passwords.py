@@ -189,13 +189,18 @@ def test_a_file_that_is_not_there_or_none_is_told_of(tmp_path: Path) -> None:
             failed[0].raiseException()  # type: ignore[attr-defined]
 
 
-def test_a_shutdown_fails_what_waits(tmp_path: Path) -> None:
-    path = tmp_path / "htpasswd"
+def waiting_passwords(directory: Path) -> tuple[Passwords, ManualWorkers]:
+    """Return anna's password, which is checked when the workers work."""
+    path, workers = directory / "htpasswd", ManualWorkers()
     path.write_text(line("anna", "secret"))
-    workers = ManualWorkers()
     passwords = Passwords(path, workers)
     Deferred.fromCoroutine(passwords.start())
     workers.work()
+    return passwords, workers
+
+
+def test_a_shutdown_fails_what_waits(tmp_path: Path) -> None:
+    passwords, _ = waiting_passwords(tmp_path)
     waiting = Deferred.fromCoroutine(passwords.knows(ANNA))
     passwords.shutdown()
     failed: list[object] = []
@@ -205,12 +210,7 @@ def test_a_shutdown_fails_what_waits(tmp_path: Path) -> None:
 
 
 def test_many_who_show_the_same_wait_for_one_check(tmp_path: Path) -> None:
-    path = tmp_path / "htpasswd"
-    path.write_text(line("anna", "secret"))
-    workers = ManualWorkers()
-    passwords = Passwords(path, workers)
-    Deferred.fromCoroutine(passwords.start())
-    workers.work()
+    passwords, workers = waiting_passwords(tmp_path)
     found: list[bool] = []
     for _ in range(20):
         Deferred.fromCoroutine(passwords.knows(ANNA)).addCallback(found.append)
