@@ -42,13 +42,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Return how many processes `-n auto` of pyproject.toml means; None leaves it to pytest-xdist: one for each core.
 
     None but this one for a person's own Docker, whose contents are compared before and after, and for single files,
-    which is sooner done.  Three where there are other engines: one has an engine to itself, and mostly waits for it.
+    which is sooner done.  Four where there are other engines: one has an engine to itself, and mostly waits for it.
     """
     paths = [Path(argument.partition("::")[0]) for argument in config.args]
     few = len(paths) < 4 and all(path.suffix == ".py" for path in paths)
     if few or os.environ.get("K3DREG_TEST_ENGINE"):
         return 0
-    return 3 if any(os.environ.get(name) for name in ENGINES) else None
+    return 4 if any(os.environ.get(name) for name in ENGINES) else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

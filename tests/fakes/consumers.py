@@ -13,10 +13,15 @@ class Reader:
     """Takes `appetite` bytes, pauses its producer, and goes on when told to `eat`.  None: takes everything."""
 
     def __init__(self, appetite: int | None = None) -> None:
-        self.received = b""
+        self._pieces: list[bytes] = []
         self.producer: IPushProducer | None = None
         self.registered = 0
         self._appetite = appetite
+
+    @property
+    def received(self) -> bytes:
+        """All bytes so far."""
+        return b"".join(self._pieces)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         assert self.producer is None
@@ -30,7 +35,7 @@ class Reader:
         self.producer = None
 
     def write(self, data: bytes) -> None:
-        self.received += data
+        self._pieces.append(data)
         if self._appetite is not None:
             self._appetite -= len(data)
         self._pause_if_full()

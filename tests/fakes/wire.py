@@ -152,7 +152,7 @@ class WireTestCase(TestCase):
         return self.lines
 
     async def turn(self) -> None:
-        """Let the reactor do what it can do now."""
+        """Let the reactor do what it can do now, and worker threads: a reactor that never waits keeps Python's lock."""
         turned: Deferred[None] = Deferred()
-        reactor.callLater(0, turned.callback, None)
+        reactor.callLater(0.001, turned.callback, None)
         await turned

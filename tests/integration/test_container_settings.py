@@ -64,7 +64,8 @@ def test_aws_profiles_are_mounted_read_only_and_open_ecr_to_botocore_and_to_awss
         "from k3dreg.credentials.ecr_hosts import EcrHost\n"
         'print(fetch_token(EcrHost("eu-west-1", account="123456789012")))'
     )
-    script = f"/opt/k3dreg/bin/python -c '{ours}' && echo {host} | docker-credential-ecr-login get && ls -d $HOME/.aws"
+    theirs = f"echo {host} | docker-credential-ecr-login get || {{ cat $HOME/.ecr/log/ecr-login.log; exit 1; }}"
+    script = f"/opt/k3dreg/bin/python -c '{ours}'; {theirs}; ls -d $HOME/.aws"
     aws = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     aws.start()
     try:

@@ -164,7 +164,7 @@ class LayerStoreTests(StoreTestCase):
         self.assertFalse(self.store.has(self.fake.best.layers[0].diff_id))
 
     def test_a_layer_is_served_when_the_disk_is_full_in_the_middle_of_it(self) -> None:
-        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"})])
+        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"}, compress=False)])
         image, layer = self.hold(fake), fake.best.layers[0]
         self.root_of(image)
         fill_disk_after(self, 5 * MiB)
@@ -185,7 +185,7 @@ class LayerStoreTests(StoreTestCase):
         self.assertEqual(self.staged(), [])
 
     def test_a_part_of_a_layer_is_served_where_none_can_be_kept(self) -> None:
-        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"})])
+        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"}, compress=False)])
         image, layer = self.hold(fake), fake.best.layers[0]
         self.root_of(image)
         refuse_writes(self)
@@ -196,7 +196,7 @@ class LayerStoreTests(StoreTestCase):
             self.clock.advance(READER_WAIT)
 
     def test_a_layer_that_is_not_kept_waits_for_its_reader_within_bounds(self) -> None:
-        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"})])
+        fake = make_image(layers=[make_layer({name: os.urandom(3 * MiB) for name in "abcdefghijkl"}, compress=False)])
         image, layer = self.hold(fake), fake.best.layers[0]
         self.root_of(image)
         refuse_writes(self)
