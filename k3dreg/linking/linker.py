@@ -6,6 +6,7 @@ layer's chain ID, and is a directory with the layer's unpacked files: the same d
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -86,6 +87,8 @@ class Linker:
         except (AlreadyExists, SnapshotUnknown) as error:
             raise CannotLink(f"snapshots were changed meanwhile: {error}") from error
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise CannotLink("the disk of Docker's layers and the node's snapshots is full") from error
             raise CannotLink(f"linking failed: {error.strerror or error}") from error
         done.seconds = time.monotonic() - started
         return done

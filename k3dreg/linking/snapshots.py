@@ -25,6 +25,8 @@ _EXPIRES = "containerd.io/gc.expire"
 # Seconds.  A healthy containerd answers within milliseconds; to commit a layer, it counts its files.
 _MAX_WAIT = 10.0
 _MAX_WAIT_FOR_COMMIT = 60.0
+# In an answer, as Go words ENOSPC.
+_DISK_FULL = "no space left on device"
 _LARGEST_ANSWER = 16 * 1024 * 1024
 
 
@@ -175,7 +177,8 @@ class Containerd:
                 raise AlreadyExists(error.details()) from error
             if error.code() == codes.NOT_FOUND:
                 raise SnapshotUnknown(error.details()) from error
-            method = path.rpartition("/")[2]
-            raise CannotLink(f"{self._where} does not {method}: {error.details()}") from error
+            if (error.details() or "").endswith(_DISK_FULL):
+                raise CannotLink(f"the disk of {self._where} is full") from error
+            raise CannotLink(f"{self._where} refuses {path.rpartition('/')[2]}: {error.details()}") from error
         except ValueError as error:
             raise CannotLink(f"{self._where} gives an answer that does not parse: {error}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import shutil
 import subprocess
 import tarfile
 import time
@@ -258,6 +260,48 @@ def test_k3dreg_is_killed_while_it_links(engine: rig.EngineAddress, kind: Mirror
     check_pull(kind, deep_image, incomplete=1)
     forget(kind)
     docker.remove(deep_image.name)
+
+
+# -- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full(engine: rig.EngineAddress, free: int) -> Iterator[None]:
+    """Leave so many inodes of the engine's file system free; a directory and a hard link in a tmpfs need one each."""
+    filler = engine.directory / "data" / "filler"
+    filler.mkdir()
+    try:
+        for number in range(os.statvfs(filler).f_ffree - free):
+            (filler / str(number)).touch()
+        yield
+    finally:
+        shutil.rmtree(filler)
+
+
+@pytest.mark.engines("docker29-spare-small")
+def test_the_disk_is_full_before_and_while_layers_are_linked(engine: rig.EngineAddress, kind: Mirrored) -> None:
+    """Nothing is left of a layer that did not fit, and the next pull brings it, or the next linking."""
+    with rich_image(engine) as name:
+        print(f"ordinary pull: {kind.pull(name):.2f} s")
+        expected = listing_of(kind, name)
+        for free in (0, 10, 5_000):
+            forget(kind)
+            with full(engine, free):
+                status, said = LinkCommand(engine, name, kind.name).ended()
+            assert status == 1, f"{free} inodes: {said}"
+            assert re.search("the disk of .* is full", said), f"{free} inodes: {said}"
+            assert "Active" not in snapshots(kind).values()
+            kind.pull(name)
+            assert listing_of(kind, name) == expected
+        # A layer that fitted is a layer, and the next linking goes on with the others.
+        forget(kind)
+        with full(engine, 5_000):
+            LinkCommand(engine, name, kind.name).ended()
+        status, said = LinkCommand(engine, name, kind.name).ended()
+        assert status == 0, said
+        assert re.search("linked 7 layers, .*; it had 1 layer", said), said
+        kind.pull(name)
+        assert listing_of(kind, name) == expected
 
 
 # -- rights that k3dreg lacks -----------------------------------------------------------------------------------------

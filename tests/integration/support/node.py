@@ -88,6 +88,10 @@ class Node:
             raise PullFailed(error.details()) from error
         return time.monotonic() - started
 
+    def remove(self, image: str) -> None:
+        """RemoveImage, as a kubelet calls it for an unused image when the node's disk is nearly full."""
+        self._call("RemoveImage", _image_spec(image))
+
     def ctr(self, *arguments: str, seconds: float = 120) -> str:
         """containerd's own command line client, in the node's file system.  Returns what it prints."""
         return self._ctr(*arguments, seconds=seconds).decode()

@@ -245,12 +245,20 @@ def test_wherever_it_is_stopped_complete_layers_stay_and_nothing_else(rig: Rig, 
 
 
 @pytest.mark.parametrize("method", ["Prepare", "Commit", "Usage"])
-def test_a_refusal_of_the_node_is_told(rig: Rig, method: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("shutting down", "containerd of k3d-x-agent-0 refuses {}: shutting down"),
+        ("mkdir /var/x: no space left on device", "the disk of the containerd of k3d-x-agent-0 is full"),
+    ],
+    ids=["refusal", "full disk"],
+)
+def test_a_refusal_of_the_node_is_told(rig: Rig, method: str, answer: str, told: str) -> None:
     def refuse(message: Message) -> None:
-        raise Refusal("UNAVAILABLE", "disk full")
+        raise Refusal("UNAVAILABLE", answer)
 
     rig.node.before[method] = refuse
-    with pytest.raises(CannotLink, match=f"containerd of k3d-x-agent-0 does not {method}: disk full"):
+    with pytest.raises(CannotLink, match=told.format(method)):
         rig.link()
     assert rig.node.of_kind("active") == []
     assert rig.docker.leases == {}
