@@ -38,7 +38,15 @@ APART = (
     "test_stopping",
 )
 # Modules whose tests of one engine use a second one of its kind, so that another process can run them.
-WITH_SECOND = ("test_linking", "test_linking_disturbed", "test_linking_helper", "test_refresh")
+WITH_SECOND = (
+    "test_direct_sources",
+    "test_herd",
+    "test_linking",
+    "test_linking_disturbed",
+    "test_linking_helper",
+    "test_refresh",
+    "test_slow_pull",
+)
 SECOND = "second"
 # The groups that take longest begin first, so that at the end no process works alone.
 LONGEST = ("docker29", "docker29-classic", "rig", SECOND, "docker20", "test_k3d")
