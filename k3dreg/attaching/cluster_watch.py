@@ -15,7 +15,7 @@ from k3dreg.attaching.attaching import attach, leave_networks
 from k3dreg.attaching.attaching_errors import CannotAttach
 from k3dreg.clusters.cluster_nodes import ClusterNode, all_nodes
 from k3dreg.clusters.nodes import cluster_by_labels
-from k3dreg.docker.container_events import follow_containers
+from k3dreg.docker.events import follow_containers
 from k3dreg.docker.interfaces import IEngineRequests
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.reporting.logger import make_logger

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from k3dreg.docker.image_events import follow_events
+from k3dreg.docker.events import follow_images
 from k3dreg.docker.interfaces import IEngine, IImageNames
 from k3dreg.oci.errors import EngineError, EngineUnavailable
 from k3dreg.reporting.logger import make_logger
@@ -68,7 +68,7 @@ class NewNames:
         while True:
             after = _AGAIN
             try:
-                await follow_events(self._engine, self._heard)
+                await follow_images(self._engine, self._heard)
                 complaint = ""
             except EngineUnavailable:
                 pass  # `engine_watch` logs it

@@ -33,11 +33,10 @@ from twisted.trial.unittest import TestCase
 from k3dreg.docker import containers, images
 from k3dreg.docker.client import EngineClient
 from k3dreg.docker.container_commands import Ended, run
-from k3dreg.docker.container_events import follow_containers
 from k3dreg.docker.container_files import SmallFile, read_file, write_file
 from k3dreg.docker.endpoint import EngineAddress, make_agent, make_pool, parse_engine_url
+from k3dreg.docker.events import follow_containers, follow_images
 from k3dreg.docker.image import ImageStore
-from k3dreg.docker.image_events import follow_events
 from k3dreg.engine_files.helper_objects import image_of_nothing
 from k3dreg.oci import media_types
 from k3dreg.oci.digest import Digest
@@ -286,7 +285,7 @@ class EngineContract:
                 await waiting[-1]
             heard.clear()
 
-        following = Deferred.fromCoroutine(follow_events(self.engine, hear))
+        following = Deferred.fromCoroutine(follow_images(self.engine, hear))
         following.addErrback(lambda failure: failure.trap(CancelledError) and None)
         await told("")
         image = await self.hold(self.an_image())

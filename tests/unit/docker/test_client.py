@@ -16,8 +16,8 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from k3dreg.docker.client import PREPARATION, EngineClient
+from k3dreg.docker.events import follow_images
 from k3dreg.docker.image import EngineImage, ImageStore, PullProgress
-from k3dreg.docker.image_events import follow_events
 from k3dreg.oci.digest import Digest
 from k3dreg.oci.errors import (
     AuthenticationRequired,
@@ -347,7 +347,7 @@ class Pulls(_EngineCase):
         self.assertEqual(self.fake.abandoned, ["/v1.51/images/create"])
 
     def test_events_that_nobody_can_be_told_of_are_given_up(self) -> None:
-        self.fails(follow_events(self.engine, self.refuse), ValueError)
+        self.fails(follow_images(self.engine, self.refuse), ValueError)
         self.fake.flush()
         self.assertEqual(self.fake.listeners, [])
 

@@ -9,8 +9,8 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
+from k3dreg.docker.events import name_in
 from k3dreg.docker.image import EngineImage, ImageStore
-from k3dreg.docker.image_events import name_in
 from k3dreg.images.content_map import ContentMap
 from k3dreg.images.export_source import ExportSource
 from k3dreg.images.source import IImageSource
