@@ -52,8 +52,8 @@ SECOND = "second"
 LONGEST = ("docker29", "docker29-classic", "rig", SECOND, "docker20", "test_k3d")
 # Fixtures whose tests use the engine with bridge networks, as those of `test_k3d` do.
 BRIDGED_FIXTURES = {"cluster", "bridged"}
-# Fixtures, and modules without them, whose tests change a node's mirrors or remove its images.
-NODE_FIXTURES = {"node", "one_node", "mirrored"}
+# Tests that change mirrors of the first node or remove its images, by fixtures, and of any node, by modules.
+ONE_NODE_FIXTURES = {"one_node", "mirrored"}
 NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker", "test_refusals")
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
@@ -98,12 +98,20 @@ def _group(item: pytest.Item) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let one process at a time use the nodes, which tests of all engines share; fixtures' ends are included."""
-    uses_node = NODE_FIXTURES.intersection(getattr(item, "fixturenames", ()))
-    if not uses_node and item.path.stem not in NODE_MODULES:
+    """Let one process at a time use a node, as tests of all engines share the nodes; fixtures' ends are included."""
+    with rig.alone(*_nodes_of(item)):
         return (yield)
-    with rig.alone("nodes"):
-        return (yield)
+
+
+def _nodes_of(item: pytest.Item) -> list[str]:
+    """Return the names of the nodes that a test uses."""
+    nodes = [node.name for node in rig.nodes()]
+    if item.path.stem in NODE_MODULES:
+        return nodes
+    fixtures = getattr(item, "fixturenames", ())
+    if "node" in fixtures:
+        return [item.callspec.params["node"].name]  # type: ignore[attr-defined]
+    return nodes[:1] if ONE_NODE_FIXTURES.intersection(fixtures) else []
 
 
 @pytest.hookimpl(tryfirst=True)

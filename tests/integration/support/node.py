@@ -39,8 +39,8 @@ class Node:
 
     def __init__(self, address: NodeAddress) -> None:
         """Fail for a node of the rig that tests of other processes may use meanwhile: they change its mirrors."""
-        alone = address not in rig.nodes() or rig.is_alone("nodes")
-        assert alone, "NODE_FIXTURES and NODE_MODULES lack a fixture or a module that uses a node"
+        alone = address not in rig.nodes() or rig.is_alone(address.name)
+        assert alone, "ONE_NODE_FIXTURES and NODE_MODULES lack a fixture or a module that uses a node"
         self.address = address
         self.name = address.name
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -173,15 +173,15 @@ _ALONE: set[str] = set()
 
 
 @contextmanager
-def alone(what: str) -> Generator[None]:
-    """Wait until no other process of the tests uses `what`, and keep them from it meanwhile."""
-    with (Path(tempfile.gettempdir()) / f"k3dreg-tests-{os.getuid()}-{what}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        _ALONE.add(what)
-        try:
-            yield
-        finally:
-            _ALONE.remove(what)
+def alone(*things: str) -> Generator[None]:
+    """Wait until no other process of the tests uses any of these things, and keep them from these meanwhile."""
+    with ExitStack() as kept:
+        for what in sorted(things):  # in the same order everywhere, so that no two processes wait for each other
+            path = Path(tempfile.gettempdir()) / f"k3dreg-tests-{os.getuid()}-{what}.lock"
+            fcntl.flock(kept.enter_context(path.open("w")), fcntl.LOCK_EX)
+            _ALONE.add(what)
+            kept.callback(_ALONE.remove, what)
+        yield
 
 
 def is_alone(what: str) -> bool:
