@@ -52,15 +52,16 @@ SECOND = "second"
 LONGEST = ("docker29", "docker29-classic", "rig", SECOND, "docker20", "test_k3d")
 # Fixtures whose tests use the engine with bridge networks, as those of `test_k3d` do.
 BRIDGED_FIXTURES = {"cluster", "bridged"}
-# Tests that change mirrors of the first node or remove its images, by fixtures, and of any node, by modules.
+# Tests that change the first node's mirrors or remove its images, by fixtures and by modules.
 ONE_NODE_FIXTURES = {"one_node", "mirrored"}
-NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker", "test_refusals")
+ONE_NODE_MODULES = ("test_node_pulls", "test_push_clients", "test_push_from_docker")
 # Nothing is read in place, wherever the engine keeps its files.
 READERS_ONLY = ("--reader", "stopped", "--docker-root", "/nonexistent", "--content-store", "/nonexistent")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): only these of the engines")
+    config.addinivalue_line("markers", "every_node: it uses all nodes at once")
     config.addinivalue_line("markers", "every_engine: on all engines, and not on those of the matrix alone")
     config.addinivalue_line("markers", "xdist_group(name): one process runs all of the group; for pytest-xdist")
     config.addinivalue_line("markers", "nodes(*names): only these of the nodes")
@@ -106,12 +107,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def _nodes_of(item: pytest.Item) -> list[str]:
     """Return the names of the nodes that a test uses."""
     nodes = [node.name for node in rig.nodes()]
-    if item.path.stem in NODE_MODULES:
-        return nodes
     fixtures = getattr(item, "fixturenames", ())
+    if item.get_closest_marker("every_node"):
+        return nodes
     if "node" in fixtures:
         return [item.callspec.params["node"].name]  # type: ignore[attr-defined]
-    return nodes[:1] if ONE_NODE_FIXTURES.intersection(fixtures) else []
+    is_one = ONE_NODE_FIXTURES.intersection(fixtures) or item.path.stem in ONE_NODE_MODULES
+    return nodes[:1] if is_one else []
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -131,6 +131,7 @@ def test_clients_push_an_image(registry: Daemon, tools: list[str], program: str)
     check_node_pulls(registry, repository, content, rig.nodes()[:1])
 
 
+@pytest.mark.every_node
 def test_every_node_pulls_by_every_name(registry: Daemon, tools: list[str]) -> None:
     repository, content = pushed_by(registry, tools, "crane")
     check_node_pulls(registry, repository, content, rig.nodes())

@@ -15,6 +15,8 @@ from tests.integration.support import rig
 from tests.integration.support.node import Node, PullFailed
 from tests.integration.support.scripted import Reply, Scripted, an_image, refusal
 
+pytestmark = pytest.mark.every_node
+
 # containerd's, of the nodes that the document is about.
 VERSIONS = {"node23": "2.3", "node": "2.1", "node17": "1.7", "node16": "1.6"}
 DOCUMENT = rig.REPOSITORY / "docs/refusals.md"

@@ -40,7 +40,7 @@ class Node:
     def __init__(self, address: NodeAddress) -> None:
         """Fail for a node of the rig that tests of other processes may use meanwhile: they change its mirrors."""
         alone = address not in rig.nodes() or rig.is_alone(address.name)
-        assert alone, "ONE_NODE_FIXTURES and NODE_MODULES lack a fixture or a module that uses a node"
+        assert alone, f"the test does not keep the others from {address.name}: see `_nodes_of` in conftest.py"
         self.address = address
         self.name = address.name
 
