@@ -76,6 +76,8 @@ class TlsFront:
             client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        # Wakes the thread, which goes on to listen otherwise.
+        self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
 
