@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from k3dreg.docker.interfaces import IEngineRequests
-from k3dreg.docker.members import texts
+from k3dreg.docker.members import text, texts
 from k3dreg.formats.json_stream import JsonObjects
 
 # Seconds without an event after which k3dreg asks again, because a connection over a network may be lost silently.
@@ -66,13 +66,12 @@ def name_in(event: Mapping[str, object]) -> str | None:
         return ""
     if action not in _NAMING or not isinstance(actor, dict):
         return None
-    attributes = actor.get("Attributes")
     # An event of `tag` has the image's ID in `ID` and the whole name in the attribute `name`.  An event of `pull` has
     # the whole name in `ID`, and a part of it in the attribute.
-    names = [attributes.get("name") if isinstance(attributes, dict) else None, actor.get("ID")]
-    for text in names if action == "tag" else reversed(names):
-        if isinstance(text, str) and not text.startswith("sha256:") and ":" in text.rpartition("/")[2]:
-            return text
+    names = [texts(actor.get("Attributes")).get("name", ""), text(actor.get("ID"))]
+    for name in names if action == "tag" else reversed(names):
+        if not name.startswith("sha256:") and ":" in name.rpartition("/")[2]:
+            return name
     return ""
 
 

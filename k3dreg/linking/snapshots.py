@@ -25,9 +25,9 @@ _EXPIRES = "containerd.io/gc.expire"
 # Seconds.  A healthy containerd answers within milliseconds; to commit a layer, it counts its files.
 _MAX_WAIT = 10.0
 _MAX_WAIT_FOR_COMMIT = 60.0
+_LARGEST_ANSWER = 16 * 1024 * 1024
 # In an answer, as Go words ENOSPC.
 _DISK_FULL = "no space left on device"
-_LARGEST_ANSWER = 16 * 1024 * 1024
 
 
 class AlreadyExists(Exception):

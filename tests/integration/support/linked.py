@@ -22,10 +22,10 @@ from tests.integration.support.node import Node
 LISTING = """
 import hashlib, json, os, stat, sys, time
 for top, directories, files in os.walk("/"):
-    directories.sort()  # a file system has an order of its own
     if top == "/":
-        directories[:] = sorted(set(directories) - {"proc", "sys", "dev", "run"})
+        directories[:] = set(directories) - {"proc", "sys", "dev", "run"}
         files = []
+    directories.sort()  # a file system has an order of its own
     for name in sorted([".", *directories, *files]):
         path = os.path.join(top, name)
         if path in ("/.", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/."):
